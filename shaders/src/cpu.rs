@@ -1,0 +1,113 @@
+//! The CPU backend: interprets a program with the twins, on a pool of its own.
+
+use std::sync::Arc;
+
+use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
+use crate::kernel::{Access, Buf, Bufs};
+use crate::program::{ListId, Op, Plan, Program};
+
+/// The twins on a pool of threads; results do not depend on its size.
+pub struct CpuDevice {
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl CpuDevice {
+    /// A pool of `threads` (0: all cores).
+    pub fn new(threads: usize) -> Self {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap_or_else(|_| {
+            // Threads cannot be made (a limit of the machine): compute on the calling one.
+            rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().expect("the current thread exists")
+        });
+        Self { pool: Arc::new(pool) }
+    }
+    /// Name with thread count.
+    pub fn name(&self) -> String {
+        format!("cpu ({} threads, {})", self.pool.current_num_threads(), crate::simd::level())
+    }
+    pub(crate) fn allocate(&self, plan: &Plan) -> CpuBackend {
+        CpuBackend { pool: self.pool.clone(), slots: plan.slots.iter().map(|w| vec![0u32; *w]).collect() }
+    }
+}
+
+/// What `flow devices` prints about the CPU.
+pub fn info() -> DeviceInfo {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    DeviceInfo {
+        name: cpu_model(),
+        kind: DeviceKind::Cpu,
+        backend: "cpu".into(),
+        driver: crate::simd::level().into(),
+        limits: vec![
+            ("threads".into(), cores.to_string()),
+            ("free memory".into(), free_memory().map_or("unknown".into(), |b| format!("{} MiB", b >> 20))),
+        ],
+    }
+}
+
+/// Model name of the CPU, for the keys of measured ports.
+pub fn cpu_model() -> String {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|t| t.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(':').nth(1)).map(|s| s.trim().to_owned()))
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Memory that can be taken without swapping, in bytes (Linux: MemAvailable).
+pub fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+pub(crate) struct CpuBackend {
+    pool: Arc<rayon::ThreadPool>,
+    slots: Vec<Vec<u32>>,
+}
+
+impl Backend for CpuBackend {
+    fn write(&mut self, slot: usize, offset: usize, words: &[u32]) -> Result<(), DeviceError> {
+        self.slots[slot][offset..offset + words.len()].copy_from_slice(words);
+        Ok(())
+    }
+    fn read(&mut self, slot: usize, offset: usize, words: usize) -> Result<Vec<u32>, DeviceError> {
+        Ok(self.slots[slot][offset..offset + words].to_vec())
+    }
+    fn run(&mut self, _list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
+        let slots = &mut self.slots;
+        self.pool.install(|| {
+            for op in ops {
+                dispatch(op, program, plan, slots);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Runs one twin: written slots are taken out of the table for the time of the call, so that no borrow overlaps.
+fn dispatch(op: &Op, program: &Program, plan: &Plan, slots: &mut [Vec<u32>]) {
+    let slot = |i: usize| plan.slot_of[op.buffers[i].0 as usize];
+    let mut taken: Vec<Option<Vec<u32>>> = op
+        .kernel
+        .bindings
+        .iter()
+        .enumerate()
+        .map(|(i, b)| (b.access != Access::Read).then(|| std::mem::take(&mut slots[slot(i)])))
+        .collect();
+    let bufs = taken
+        .iter_mut()
+        .enumerate()
+        .map(|(i, t)| {
+            let words = program.words(op.buffers[i]);
+            match t {
+                Some(v) => Buf::W(&mut v[..words]),
+                None => Buf::R(&slots[slot(i)][..words]),
+            }
+        })
+        .collect();
+    (op.kernel.cpu)(&op.params, Bufs(bufs));
+    for (i, t) in taken.into_iter().enumerate() {
+        if let Some(v) = t {
+            slots[slot(i)] = v;
+        }
+    }
+}

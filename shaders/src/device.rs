@@ -1,0 +1,191 @@
+//! Devices and sessions: one interface over the CPU twins and wgpu.
+
+use std::sync::Arc;
+
+use crate::program::{BufferId, ListId, Op, Plan, Program};
+
+/// What can go wrong on a device; each says what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No adapter matches the choice.
+    #[error("no device matches `{choice}`; there are: {available}")]
+    NotFound {
+        /// What was asked for.
+        choice: String,
+        /// What exists.
+        available: String,
+    },
+    /// The plan does not fit.
+    #[error("out of memory on {device}: {needed} MiB needed, {available} MiB available; lower the batch size or sequence length, or choose a smaller preset")]
+    OutOfMemory {
+        /// Device.
+        device: String,
+        /// Planned MiB.
+        needed: u64,
+        /// Free MiB.
+        available: u64,
+    },
+    /// A buffer exceeds what the adapter binds at once.
+    #[error("buffer `{buffer}` needs {needed} MiB, but {device} binds at most {limit} MiB at once; run with FLOW_DEVICE=cpu or a smaller preset")]
+    Binding {
+        /// Device.
+        device: String,
+        /// Buffer.
+        buffer: String,
+        /// Size in MiB.
+        needed: u64,
+        /// Limit in MiB.
+        limit: u64,
+    },
+    /// The device went away or refused.
+    #[error("{device}: {message}; run again (the task continues from its last checkpoint), or with FLOW_DEVICE=cpu")]
+    Failed {
+        /// Device.
+        device: String,
+        /// What the driver said.
+        message: String,
+    },
+}
+
+/// Class of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The CPU twins.
+    Cpu,
+    /// A GPU (discrete, integrated or virtual).
+    Gpu,
+    /// A software rasteriser such as llvmpipe: taken only when asked for.
+    Software,
+}
+
+/// What `flow devices` prints.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Name of the adapter, or the CPU's.
+    pub name: String,
+    /// Class.
+    pub kind: DeviceKind,
+    /// `vulkan`, `metal`, `dx12`, or `cpu`.
+    pub backend: String,
+    /// Driver and version, or instruction sets.
+    pub driver: String,
+    /// Limits and features worth showing: (name, value).
+    pub limits: Vec<(String, String)>,
+}
+
+/// Plays dispatches over slots.
+pub(crate) trait Backend: Send {
+    /// Overwrites the first words of a slot.
+    fn write(&mut self, slot: usize, offset: usize, words: &[u32]) -> Result<(), DeviceError>;
+    /// Reads words of a slot from an offset.
+    fn read(&mut self, slot: usize, offset: usize, words: usize) -> Result<Vec<u32>, DeviceError>;
+    /// Runs a list; `list` lets the backend keep what it prepared.
+    fn run(&mut self, list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError>;
+}
+
+/// A device that programs can be loaded on.
+#[derive(Clone)]
+pub enum Device {
+    /// The twins, on a pool of threads.
+    Cpu(Arc<crate::cpu::CpuDevice>),
+    /// A wgpu adapter.
+    Gpu(Arc<crate::gpu::GpuDevice>),
+}
+
+/// All devices of this machine, the CPU last.
+pub fn list() -> Vec<DeviceInfo> {
+    let mut all = crate::gpu::list();
+    all.push(crate::cpu::info());
+    all
+}
+
+/// Opens a device: `auto` (a real GPU if there is one, else the twins), `gpu` (any adapter), `cpu`, or part of an
+/// adapter's name. `threads` = 0 takes all cores.
+pub fn open(choice: &str, threads: usize) -> Result<Device, DeviceError> {
+    let cpu = || Device::Cpu(Arc::new(crate::cpu::CpuDevice::new(threads)));
+    match choice {
+        "cpu" => Ok(cpu()),
+        "auto" | "" => Ok(crate::gpu::GpuDevice::open_real()?.map_or_else(cpu, |g| Device::Gpu(Arc::new(g)))),
+        _ => crate::gpu::GpuDevice::open(choice).map(|g| Device::Gpu(Arc::new(g))),
+    }
+}
+
+impl Device {
+    /// Name for provenance.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu(d) => d.name(),
+            Device::Gpu(d) => d.name(),
+        }
+    }
+    /// Free memory in bytes, where the device can tell.
+    pub fn free_memory(&self) -> Option<u64> {
+        match self {
+            Device::Cpu(_) => crate::cpu::free_memory(),
+            Device::Gpu(d) => d.free_memory(),
+        }
+    }
+    /// Plans and allocates a program.
+    pub fn load(&self, program: Program) -> Result<Session, DeviceError> {
+        let plan = program.plan();
+        if let Some(free) = self.free_memory()
+            && plan.bytes() > free
+        {
+            return Err(DeviceError::OutOfMemory { device: self.name(), needed: plan.bytes() >> 20, available: free >> 20 });
+        }
+        let backend: Box<dyn Backend> = match self {
+            Device::Cpu(d) => Box::new(d.allocate(&plan)),
+            Device::Gpu(d) => Box::new(d.allocate(&program, &plan)?),
+        };
+        Ok(Session { program, plan, backend })
+    }
+}
+
+/// A loaded program.
+pub struct Session {
+    program: Program,
+    plan: Plan,
+    backend: Box<dyn Backend>,
+}
+
+impl Session {
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+    /// Bytes that the planner predicted (and allocated).
+    pub fn planned_bytes(&self) -> u64 {
+        self.plan.bytes()
+    }
+    /// Writes words at the start of a buffer.
+    pub fn write(&mut self, id: BufferId, words: &[u32]) -> Result<(), DeviceError> {
+        assert!(words.len() <= self.program.words(id), "write past `{}`", self.program.buffers[id.0 as usize].name);
+        self.backend.write(self.plan.slot_of[id.0 as usize], 0, words)
+    }
+    /// Writes floats at the start of a buffer.
+    pub fn write_f32(&mut self, id: BufferId, values: &[f32]) -> Result<(), DeviceError> {
+        self.write(id, bytemuck::cast_slice(values))
+    }
+    /// Writes signed words at the start of a buffer.
+    pub fn write_i32(&mut self, id: BufferId, values: &[i32]) -> Result<(), DeviceError> {
+        self.write(id, bytemuck::cast_slice(values))
+    }
+    /// Reads a whole buffer.
+    pub fn read(&mut self, id: BufferId) -> Result<Vec<u32>, DeviceError> {
+        let words = self.program.words(id);
+        self.backend.read(self.plan.slot_of[id.0 as usize], 0, words)
+    }
+    /// Reads a whole buffer of floats.
+    pub fn read_f32(&mut self, id: BufferId) -> Result<Vec<f32>, DeviceError> {
+        Ok(bytemuck::cast_vec(self.read(id)?))
+    }
+    /// Reads a part of a buffer of floats.
+    pub fn read_f32_at(&mut self, id: BufferId, offset: usize, len: usize) -> Result<Vec<f32>, DeviceError> {
+        assert!(offset + len <= self.program.words(id), "read past `{}`", self.program.buffers[id.0 as usize].name);
+        Ok(bytemuck::cast_vec(self.backend.read(self.plan.slot_of[id.0 as usize], offset, len)?))
+    }
+    /// Runs a list to its end.
+    pub fn run(&mut self, list: ListId) -> Result<(), DeviceError> {
+        self.backend.run(list, &self.program.lists[list.0 as usize].1, &self.program, &self.plan)
+    }
+}

@@ -1,0 +1,43 @@
+//! Activation quantisation, per token, to signed bytes packed four to a u32 (element `4 i + j` in byte `j`, zero padded).
+//!
+//! mode 0 absmax: `step = max(max|x|, 1e-5) / qmax`, `q = round_half_even(x / step)`, `|q| ≤ qmax`;
+//! mode 1 absmean (BitNet a4.8, arXiv 2411.04965): `β = mean|x|`, `q = clamp(round_half_even(√7·x / (β + 1e-5)), −8, 7)`, `step = β/√7`;
+//! mode 2 clip: `step = clip / qmax`, `q = clamp(round_half_even(x / step), −qmax, qmax)`.
+//! `qmax` is `hyper[QMAX]` (127 for A8, 7 for A4), so that the flip is a changed number, not a changed program.
+
+mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, grid_1d, read, write};
+
+/// Words of a packed row.
+pub const fn packed_words(cols: usize) -> usize {
+    cols.div_ceil(4)
+}
+
+/// Shapes: `x [rows, cols]`, `q [rows, words] u32`, `step [rows]`, `qsum [rows] i32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Shape {
+    /// Tokens.
+    pub rows: u32,
+    /// Features.
+    pub cols: u32,
+    /// Words of a packed row: at least `ceil(cols / 4)`; the ternary product wants `4 · ceil(cols / 16)`.
+    pub words: u32,
+    /// 0 absmax, 1 absmean, 2 clip.
+    pub mode: u32,
+    /// Clip value of mode 2.
+    pub clip: f32,
+}
+
+/// Bindings: `x`, `hyper`, `q`, `step`, `qsum` (Σ_c q). One workgroup per row.
+pub static ACT_QUANT: Kernel = Kernel {
+    name: "act_quant",
+    revision: 1,
+    wgsl: &[include_str!("kernel.wgsl")],
+    bindings: &[read("x"), read("hyper"), write("q"), write("step_size"), write("qsum")],
+    grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cpu: cpu::act_quant,
+};

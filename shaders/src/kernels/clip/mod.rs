@@ -1,0 +1,56 @@
+//! Global-norm gradient clipping with a guard against NaN and Inf.
+//!
+//! `sum_sq` writes one partial per 16,384 elements into a shared buffer; `clip_finish` adds them up:
+//! `norm = √Σ`, `factor = min(1, clip/(norm + 1e-6))`, `skip = 1` if the norm is not finite (then `factor = 0`).
+
+pub(crate) mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, grid_1d, read, update, write};
+
+/// Elements behind one partial sum.
+pub const BLOCK: usize = 16_384;
+
+/// Partials that `n` elements need.
+pub const fn partials(n: usize) -> usize {
+    n.div_ceil(BLOCK)
+}
+
+/// Squares of `x [n]` into `partials[offset ..]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct SumSq {
+    /// Elements.
+    pub n: u32,
+    /// First partial.
+    pub offset: u32,
+}
+
+/// Bindings: `x`, `partials` (updated: only its own entries). One workgroup per block.
+pub static SUM_SQ: Kernel = Kernel {
+    name: "sum_sq",
+    revision: 1,
+    wgsl: &[include_str!("sum_sq.wgsl")],
+    bindings: &[read("x"), update("partials")],
+    grid: |p| grid_1d(p.get::<SumSq>().n as usize, BLOCK),
+    cpu: cpu::sum_sq,
+};
+
+/// Number of partials.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Finish {
+    /// Partials to add.
+    pub n: u32,
+}
+
+/// Bindings: `partials`, `hyper` (CLIP), `clip [4]` = (norm, factor, skip as 0.0 or 1.0, 0). One workgroup.
+pub static CLIP_FINISH: Kernel = Kernel {
+    name: "clip_finish",
+    revision: 1,
+    wgsl: &[include_str!("finish.wgsl")],
+    bindings: &[read("partials"), read("hyper"), write("clip")],
+    grid: |_| [1, 1, 1],
+    cpu: cpu::finish,
+};

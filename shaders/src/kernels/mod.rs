@@ -1,0 +1,95 @@
+//! All kernels, by family. One folder each: `mod.rs` (formula, shapes, bindings), `.wgsl`, `cpu.rs` (the twin).
+
+pub mod act_quant;
+pub mod adamw;
+pub mod attention;
+pub mod clip;
+pub mod elementwise;
+pub mod embed;
+pub mod gated;
+pub mod gemm;
+pub mod kd_loss;
+pub mod kv_store;
+pub mod muon;
+pub mod rmsnorm;
+pub mod rope;
+pub mod sample;
+pub mod ternary;
+pub mod ternary_gemm;
+pub mod topk;
+
+use crate::kernel::Kernel;
+
+/// Scalars that change from step to step: indices into the `hyper` buffer ([`hyper::LEN`] floats).
+pub mod hyper {
+    /// Learning rate of AdamW.
+    pub const LR: usize = 0;
+    /// AdamW β1.
+    pub const BETA1: usize = 1;
+    /// AdamW β2.
+    pub const BETA2: usize = 2;
+    /// AdamW eps.
+    pub const EPS: usize = 3;
+    /// AdamW weight decay.
+    pub const WEIGHT_DECAY: usize = 4;
+    /// 1 − β1^t.
+    pub const BIAS1: usize = 5;
+    /// 1 − β2^t.
+    pub const BIAS2: usize = 6;
+    /// Largest global gradient norm.
+    pub const CLIP: usize = 7;
+    /// 1/τ of the distillation loss.
+    pub const INV_TAU: usize = 8;
+    /// 127 (A8) or 7 (A4).
+    pub const QMAX: usize = 9;
+    /// Learning rate of Muon.
+    pub const MUON_LR: usize = 10;
+    /// Momentum of Muon.
+    pub const MUON_MOMENTUM: usize = 11;
+    /// Weight decay of Muon.
+    pub const MUON_DECAY: usize = 12;
+    /// Floats in the buffer.
+    pub const LEN: usize = 16;
+}
+
+/// Every kernel, sorted by name.
+pub static ALL: &[&Kernel] = &[
+    &ternary::ABS_MEAN,
+    &act_quant::ACT_QUANT,
+    &adamw::ADAMW,
+    &sample::ARGMAX,
+    &attention::ATTENTION,
+    &attention::ATTENTION_DELTA,
+    &attention::ATTENTION_GRAD_KV,
+    &attention::ATTENTION_GRAD_Q,
+    &clip::CLIP_FINISH,
+    &elementwise::COPY,
+    &ternary::DEQUANT_TERNARY,
+    &embed::EMBED,
+    &embed::EMBED_GRAD,
+    &gated::GATED,
+    &gated::GATED_GRAD,
+    &gemm::GEMM_NN,
+    &gemm::GEMM_NN_TERNARY,
+    &gemm::GEMM_NT,
+    &gemm::GEMM_TN,
+    &gemm::GEMM_TN_Q8,
+    &kd_loss::KD_LOSS,
+    &kv_store::KV_STORE,
+    &kd_loss::LOSS_SUM,
+    &muon::MUON_MOMENTUM,
+    &muon::MUON_NORMALISE,
+    &muon::MUON_POLY,
+    &muon::MUON_UPDATE,
+    &rmsnorm::RMSNORM,
+    &rmsnorm::RMSNORM_GRAD_G,
+    &rmsnorm::RMSNORM_GRAD_X,
+    &rope::ROPE,
+    &ternary::ROW_ABS_SUM,
+    &sample::SAMPLE,
+    &clip::SUM_SQ,
+    &ternary::TERNARISE,
+    &ternary::THRESHOLD_GRAD,
+    &topk::TOPK,
+    &elementwise::ZERO,
+];

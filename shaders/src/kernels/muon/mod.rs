@@ -1,0 +1,101 @@
+//! Muon for hidden matrices (K. Jordan and others, 2024): momentum orthogonalised by Newton–Schulz steps.
+//!
+//! `b ← μ b + g·clip.factor`, `u = g·clip.factor + μ b` (Nesterov), `X = u/(‖u‖_F + 1e-7)`, then `iterations` times
+//! `X ← (a I + b G + c G²) X` with `G = X Xᵀ` (or `Xᵀ X` when rows > cols), `a, b, c = 3.4445, −4.7750, 2.0315`, and
+//! `W ← W(1 − lr·wd) − lr·√max(1, rows/cols)·X`. All factors are polynomials of the first `G` and commute, so the
+//! program iterates on the small Gram matrix and touches `X` once (`poly` and symmetric products of `gemm`).
+
+mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, grid_1d, read, update, write};
+
+/// Coefficients of the quintic step.
+pub const NS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
+/// `n` elements.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Momentum {
+    /// Elements.
+    pub n: u32,
+}
+
+/// Bindings: `hyper` (MUON_MOMENTUM), `clip`, `g`, `momentum` (updated), `u`. With `clip.skip` the momentum stays and
+/// `u = 0`. One thread per element.
+pub static MUON_MOMENTUM: Kernel = Kernel {
+    name: "muon_momentum",
+    revision: 1,
+    wgsl: &[include_str!("momentum.wgsl")],
+    bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), write("u")],
+    grid: |p| grid_1d(p.get::<Momentum>().n as usize, 256),
+    cpu: cpu::momentum,
+};
+
+/// `x ← u / (√Σ partials + 1e-7)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Normalise {
+    /// Elements.
+    pub n: u32,
+    /// Partial sums of squares (`sum_sq` with offset 0).
+    pub partials: u32,
+}
+
+/// Bindings: `u`, `partials`, `x`. One thread per element; every thread adds the few partials in order.
+pub static MUON_NORMALISE: Kernel = Kernel {
+    name: "muon_normalise",
+    revision: 1,
+    wgsl: &[include_str!("normalise.wgsl")],
+    bindings: &[read("u"), read("partials"), write("x")],
+    grid: |p| grid_1d(p.get::<Normalise>().n as usize, 256),
+    cpu: cpu::normalise,
+};
+
+/// `p = a·I + b·g + c·g2` for `[n, n]` matrices.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Poly {
+    /// Side.
+    pub n: u32,
+    /// Coefficient of the identity.
+    pub a: f32,
+    /// Coefficient of `g`.
+    pub b: f32,
+    /// Coefficient of `g2`.
+    pub c: f32,
+}
+
+/// Bindings: `g`, `g2`, `p_out`. One thread per element.
+pub static MUON_POLY: Kernel = Kernel {
+    name: "muon_poly",
+    revision: 1,
+    wgsl: &[include_str!("poly.wgsl")],
+    bindings: &[read("g"), read("g2"), write("p_out")],
+    grid: |p| {
+        let n = p.get::<Poly>().n as usize;
+        grid_1d(n * n, 256)
+    },
+    cpu: cpu::poly,
+};
+
+/// `w ← w(1 − lr·wd) − lr·factor·x`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Update {
+    /// Elements.
+    pub n: u32,
+    /// √max(1, rows/cols).
+    pub factor: f32,
+}
+
+/// Bindings: `hyper` (MUON_LR, MUON_DECAY), `clip`, `x`, `w` (updated; unchanged when `clip.skip`). One thread per element.
+pub static MUON_UPDATE: Kernel = Kernel {
+    name: "muon_update",
+    revision: 1,
+    wgsl: &[include_str!("update.wgsl")],
+    bindings: &[read("hyper"), read("clip"), read("x"), update("w")],
+    grid: |p| grid_1d(p.get::<Update>().n as usize, 256),
+    cpu: cpu::update,
+};

@@ -1,0 +1,51 @@
+//! RMSNorm with weight and its gradients (eps inside the root).
+//!
+//! `rstd[r] = 1 / sqrt(mean_c x[r, c]² + eps)`, `y = x · rstd · g`.
+
+mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, grid_1d, read, update, write};
+
+/// Shapes: `x, y, dy, dx [rows, cols]`, `g, dg [cols]`, `rstd [rows]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Shape {
+    /// Tokens.
+    pub rows: u32,
+    /// Normalised size.
+    pub cols: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Bindings: `x`, `g`, `y`, `rstd`. One workgroup per row.
+pub static RMSNORM: Kernel = Kernel {
+    name: "rmsnorm",
+    revision: 1,
+    wgsl: &[include_str!("forward.wgsl")],
+    bindings: &[read("x"), read("g"), write("y"), write("rstd")],
+    grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cpu: cpu::forward,
+};
+
+/// `dx += rstd·dy·g − x·rstd³/cols · Σ_c dy·g·x`. Bindings: `x`, `g`, `rstd`, `dy`, `dx` (added to). One workgroup per row.
+pub static RMSNORM_GRAD_X: Kernel = Kernel {
+    name: "rmsnorm_grad_x",
+    revision: 1,
+    wgsl: &[include_str!("grad_x.wgsl")],
+    bindings: &[read("x"), read("g"), read("rstd"), read("dy"), update("dx")],
+    grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cpu: cpu::grad_x,
+};
+
+/// `dg[c] += Σ_r dy·x·rstd`, rows in ascending order. Bindings: `x`, `rstd`, `dy`, `dg` (added to). One thread per column.
+pub static RMSNORM_GRAD_G: Kernel = Kernel {
+    name: "rmsnorm_grad_g",
+    revision: 1,
+    wgsl: &[include_str!("grad_g.wgsl")],
+    bindings: &[read("x"), read("rstd"), read("dy"), update("dg")],
+    grid: |p| grid_1d(p.get::<Shape>().cols as usize, 64),
+    cpu: cpu::grad_g,
+};

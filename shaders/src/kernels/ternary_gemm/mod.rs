@@ -1,0 +1,37 @@
+//! Packed ternary product with exact integer accumulation: the forward pass of BitLinear.
+//!
+//! `acc = Σ_k q[r, k]·code[o, k] − qsum[r]` in i32, then `y[r, o] (+)= (f32(acc) · step[r]) · scale[o]`.
+//! Activations: packed bytes `[rows, 4·ceil(cols/16)] u32`; weights: packed 2-bit codes `[outs, ceil(cols/16)] u32`.
+
+pub(crate) mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, read, update};
+
+/// Shapes: `q [rows, 4·ceil(cols/16)]`, `codes [outs, ceil(cols/16)]`, `y [rows, outs]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Shape {
+    /// Tokens.
+    pub rows: u32,
+    /// Output features.
+    pub outs: u32,
+    /// Input features.
+    pub cols: u32,
+    /// 1: `y += …`, 0: `y = …`.
+    pub add: u32,
+}
+
+/// Bindings: `q`, `step`, `qsum`, `codes`, `scale`, `y`. Workgroups of 8 rows × 32 outputs (x over outputs, y over rows).
+pub static TERNARY_GEMM: Kernel = Kernel {
+    name: "ternary_gemm",
+    revision: 1,
+    wgsl: &[include_str!("kernel.wgsl")],
+    bindings: &[read("q"), read("step_size"), read("qsum"), read("codes"), read("scale"), update("y")],
+    grid: |p| {
+        let s: Shape = p.get();
+        [s.outs.div_ceil(32), s.rows.div_ceil(8), 1]
+    },
+    cpu: cpu::ternary_gemm,
+};

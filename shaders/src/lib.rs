@@ -1,0 +1,21 @@
+//! WGSL kernels, their CPU twins and the device runtime of `flow`.
+//!
+//! A model becomes a [`program::Program`]: lists of dispatches over planned buffers. A [`device::Device`] (a wgpu
+//! adapter or the CPU) loads it into a [`device::Session`], which plays the lists. In reading order:
+//!
+//! - [`kernel`]: what a kernel declares; [`kernels`]: all of them, each with module and twin;
+//! - [`program`]: buffers, dispatches, the memory planner;
+//! - [`device`]: choosing a device, sessions; [`cpu`] and [`gpu`]: the two backends;
+//! - [`fingerprint`]: the hash of a module's arithmetic that enters action keys;
+//! - [`simd`]: runtime dispatch and the exact float functions of the twins.
+
+#![deny(missing_docs)]
+
+pub mod cpu;
+pub mod device;
+pub mod fingerprint;
+pub mod gpu;
+pub mod kernel;
+pub mod kernels;
+pub mod program;
+pub mod simd;

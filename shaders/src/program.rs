@@ -1,0 +1,170 @@
+//! A program: operations over planned buffers, in named lists; every shape is known, so the memory is too.
+
+use crate::kernel::{Access, Kernel, Params};
+
+/// A buffer of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// A list of operations of a program, run as one submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListId(pub u32);
+
+/// How long a buffer keeps its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// From run to run: parameters, optimizer state, inputs and outputs.
+    Persistent,
+    /// Within one list, from its first writer to its last reader; memory is shared.
+    Transient,
+}
+
+/// A declared buffer.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// Name, for errors and memory reports.
+    pub name: String,
+    /// Size in 4-byte words.
+    pub words: usize,
+    /// Lifetime.
+    pub life: Life,
+}
+
+/// One dispatch.
+pub struct Op {
+    /// What to run.
+    pub kernel: &'static Kernel,
+    /// Buffers in binding order.
+    pub buffers: Vec<BufferId>,
+    /// Parameters.
+    pub params: Params,
+}
+
+/// Buffers and operation lists.
+#[derive(Default)]
+pub struct Program {
+    /// All buffers.
+    pub buffers: Vec<Buffer>,
+    /// Lists with their names.
+    pub lists: Vec<(String, Vec<Op>)>,
+}
+
+/// Where the planner put every buffer.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Slot of each buffer.
+    pub slot_of: Vec<usize>,
+    /// Words of each slot.
+    pub slots: Vec<usize>,
+}
+
+impl Plan {
+    /// Planned memory in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|w| *w as u64 * 4).sum()
+    }
+}
+
+impl Program {
+    /// Declares a buffer that keeps its content (at least one word).
+    pub fn persistent(&mut self, name: impl Into<String>, words: usize) -> BufferId {
+        self.declare(name.into(), words, Life::Persistent)
+    }
+    /// Declares a buffer that lives within one list.
+    pub fn transient(&mut self, name: impl Into<String>, words: usize) -> BufferId {
+        self.declare(name.into(), words, Life::Transient)
+    }
+    fn declare(&mut self, name: String, words: usize, life: Life) -> BufferId {
+        self.buffers.push(Buffer { name, words: words.max(1), life });
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+    /// Starts a list.
+    pub fn list(&mut self, name: impl Into<String>) -> ListId {
+        self.lists.push((name.into(), Vec::new()));
+        ListId(self.lists.len() as u32 - 1)
+    }
+    /// Words of a buffer.
+    pub fn words(&self, id: BufferId) -> usize {
+        self.buffers[id.0 as usize].words
+    }
+    /// Appends a dispatch. Panics on a binding mistake: that is an error of the program's author, not of data.
+    pub fn push<P: bytemuck::Pod>(&mut self, list: ListId, kernel: &'static Kernel, buffers: &[BufferId], params: &P) {
+        assert_eq!(buffers.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
+        for (i, a) in buffers.iter().enumerate() {
+            for (j, b) in buffers.iter().enumerate().skip(i + 1) {
+                let writes = kernel.bindings[i].access != Access::Read || kernel.bindings[j].access != Access::Read;
+                assert!(a != b || !writes, "{}: `{}` aliases `{}`", kernel.name, kernel.bindings[i].name, kernel.bindings[j].name);
+            }
+        }
+        self.lists[list.0 as usize].1.push(Op { kernel, buffers: buffers.to_vec(), params: Params::new(params) });
+    }
+
+    /// Assigns slots: persistent buffers their own, transient ones the smallest free slot that fits (else the
+    /// largest free one grown), list by list; lists run one at a time and share the transient slots.
+    pub fn plan(&self) -> Plan {
+        let mut slot_of = vec![usize::MAX; self.buffers.len()];
+        let mut slots = Vec::new();
+        for (i, b) in self.buffers.iter().enumerate() {
+            if b.life == Life::Persistent {
+                slot_of[i] = slots.len();
+                slots.push(b.words);
+            }
+        }
+        let first_shared = slots.len();
+        for (name, ops) in &self.lists {
+            let mut last = vec![0usize; self.buffers.len()];
+            for (t, op) in ops.iter().enumerate() {
+                for b in &op.buffers {
+                    last[b.0 as usize] = t;
+                }
+            }
+            let mut free: Vec<usize> = (first_shared..slots.len()).collect();
+            let mut seen = vec![false; self.buffers.len()];
+            for (t, op) in ops.iter().enumerate() {
+                for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
+                    let i = b.0 as usize;
+                    if self.buffers[i].life == Life::Persistent || seen[i] {
+                        continue;
+                    }
+                    assert!(binding.access == Access::Write, "{name}: `{}` is read before it is written", self.buffers[i].name);
+                    assert!(slot_of[i] == usize::MAX, "transient `{}` is used in two lists", self.buffers[i].name);
+                    seen[i] = true;
+                    slot_of[i] = take_slot(&mut free, &mut slots, self.buffers[i].words);
+                }
+                for b in &op.buffers {
+                    let i = b.0 as usize;
+                    if self.buffers[i].life == Life::Transient && last[i] == t && !free.contains(&slot_of[i]) {
+                        free.push(slot_of[i]);
+                    }
+                }
+            }
+        }
+        for (i, slot) in slot_of.iter_mut().enumerate() {
+            if *slot == usize::MAX {
+                *slot = slots.len();
+                slots.push(self.buffers[i].words);
+            }
+        }
+        Plan { slot_of, slots }
+    }
+
+    /// Every kernel that some list uses, by name, without repetition.
+    pub fn kernels(&self) -> Vec<&'static Kernel> {
+        let mut all: Vec<&'static Kernel> = self.lists.iter().flat_map(|(_, ops)| ops.iter().map(|o| o.kernel)).collect();
+        all.sort_by_key(|k| k.name);
+        all.dedup_by_key(|k| k.name);
+        all
+    }
+}
+
+fn take_slot(free: &mut Vec<usize>, slots: &mut Vec<usize>, words: usize) -> usize {
+    let best = free.iter().enumerate().filter(|(_, s)| slots[**s] >= words).min_by_key(|(_, s)| slots[**s]);
+    let largest = free.iter().enumerate().max_by_key(|(_, s)| slots[**s]);
+    if let Some((i, _)) = best.or(largest) {
+        let slot = free.swap_remove(i);
+        slots[slot] = slots[slot].max(words);
+        return slot;
+    }
+    slots.push(words);
+    slots.len() - 1
+}
