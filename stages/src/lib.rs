@@ -1,1 +1,2 @@
-//! flow
+//! The built-in kinds of `flow`.
+pub mod model;
