@@ -1,2 +1,4 @@
 //! The built-in kinds of `flow`.
+pub mod data;
 pub mod model;
+pub mod tokenizer;
