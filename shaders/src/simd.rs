@@ -61,3 +61,140 @@ macro_rules! simd {
         }
     )*};
 }
+
+/// Buffers of the calling thread that are kept between calls, so that a training step allocates nothing large.
+pub(crate) mod scratch {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Lends a buffer of `len` floats with arbitrary content.
+    pub(crate) fn with<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        let result = body(&mut buffer[..len]);
+        FREE.with_borrow_mut(|free| free.push(buffer));
+        result
+    }
+}
+
+/// Float functions of the twins: the same bits on every CPU, unlike those of the platform's libm.
+pub(crate) mod math {
+    const MAGIC: f32 = 12_582_912.0; // 1.5·2^23: adding it rounds to an integer in the low bits
+
+    /// e^x within 2 ULP for x in [−87, 88]; clamped outside, NaN stays NaN.
+    #[inline(always)]
+    pub fn exp(x: f32) -> f32 {
+        let x = if x < -87.0 { -87.0 } else { x };
+        let x = if x > 88.0 { 88.0 } else { x };
+        let t = x.mul_add(std::f32::consts::LOG2_E, MAGIC);
+        let n = t - MAGIC;
+        let r = n.mul_add(-0.693_359_4, x);
+        let r = n.mul_add(2.121_944_4e-4, r);
+        let mut p = 1.987_569_1e-4f32;
+        p = p.mul_add(r, 1.398_199_9e-3);
+        p = p.mul_add(r, 8.333_452e-3);
+        p = p.mul_add(r, 4.166_579_6e-2);
+        p = p.mul_add(r, 1.666_666_5e-1);
+        p = p.mul_add(r, 0.5);
+        let y = (p * r).mul_add(r, r) + 1.0;
+        y * f32::from_bits((t.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127)) << 23)
+    }
+
+    /// Natural logarithm of a positive, normal x, computed in f64 and rounded once.
+    pub fn ln(x: f32) -> f32 {
+        let bits = f64::from(x).to_bits();
+        let mut e = ((bits >> 52) & 0x7ff) as i64 - 1023;
+        let mut m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
+        if !x.is_finite() || x <= 0.0 {
+            return if x == 0.0 { f32::NEG_INFINITY } else if x > 0.0 { x } else { f32::NAN };
+        }
+        if m > std::f64::consts::SQRT_2 {
+            m *= 0.5;
+            e += 1;
+        }
+        let s = (m - 1.0) / (m + 1.0);
+        let z = s * s;
+        let mut p = 1.0 / 17.0;
+        for d in [15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+            p = p * z + 1.0 / d;
+        }
+        (2.0 * s * p + e as f64 * std::f64::consts::LN_2) as f32
+    }
+
+    /// Lanes of every reduction.
+    pub const LANES: usize = 16;
+
+    /// Adds the lanes as a tree.
+    #[inline(always)]
+    pub fn fold(mut v: [f32; LANES]) -> f32 {
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+            half /= 2;
+        }
+        v[0]
+    }
+
+    /// Σ a·b over 16 lanes, then a tree.
+    #[inline(always)]
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut acc = [0f32; LANES];
+        let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+        for (i, (x, y)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
+            acc[i] = x.mul_add(*y, acc[i]);
+        }
+        for (x, y) in ca.zip(cb) {
+            for i in 0..LANES {
+                acc[i] = x[i].mul_add(y[i], acc[i]);
+            }
+        }
+        fold(acc)
+    }
+
+    /// Σ f(x) over 16 lanes, then a tree.
+    #[inline(always)]
+    pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+        let mut acc = [0f32; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (i, v) in chunks.remainder().iter().enumerate() {
+            acc[i] += f(*v);
+        }
+        for c in chunks {
+            for i in 0..LANES {
+                acc[i] += f(c[i]);
+            }
+        }
+        fold(acc)
+    }
+
+    /// Largest value (lanes); NaN is ignored.
+    #[inline(always)]
+    pub fn max(x: &[f32]) -> f32 {
+        let mut acc = [f32::NEG_INFINITY; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (i, v) in chunks.remainder().iter().enumerate() {
+            acc[i] = if *v > acc[i] { *v } else { acc[i] };
+        }
+        for c in chunks {
+            for i in 0..LANES {
+                acc[i] = if c[i] > acc[i] { c[i] } else { acc[i] };
+            }
+        }
+        acc.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    }
+
+    /// y += a·x.
+    #[inline(always)]
+    pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = a.mul_add(*x, *y);
+        }
+    }
+}

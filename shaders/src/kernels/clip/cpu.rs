@@ -1,4 +1,44 @@
-//! CPU twins.
+//! CPU twins of global-norm clipping.
+
+use rayon::prelude::*;
+
+use super::{BLOCK, Finish, SumSq};
 use crate::kernel::{Bufs, Params};
-pub(crate) fn sum_sq(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn finish(_p: &Params, _b: Bufs<'_>) {}
+use crate::kernels::hyper;
+use crate::simd::math::{dot, fold};
+
+pub(crate) fn sum_sq(p: &Params, bufs: Bufs<'_>) {
+    let s: SumSq = p.get();
+    let [x, partials] = bufs.take();
+    let blocks = x.f32()[..s.n as usize].par_chunks(BLOCK);
+    partials.f32_mut()[s.offset as usize..].par_iter_mut().zip(blocks).for_each(|(out, x)| *out = square_sum(x));
+}
+
+crate::simd! {
+    fn square_sum(x: &[f32]) -> f32 {
+        dot(x, x)
+    }
+}
+
+/// √ of the sum of the partials.
+pub(crate) fn norm(partials: &[f32]) -> f32 {
+    let mut acc = [0f32; 16];
+    for c in partials.chunks(16) {
+        for (a, x) in acc.iter_mut().zip(c) {
+            *a += x;
+        }
+    }
+    fold(acc).sqrt()
+}
+
+pub(crate) fn finish(p: &Params, bufs: Bufs<'_>) {
+    let s: Finish = p.get();
+    let [partials, hyper, clip] = bufs.take();
+    let norm = norm(&partials.f32()[..s.n as usize]);
+    let out = clip.f32_mut();
+    let finite = norm.is_finite();
+    out[0] = norm;
+    out[1] = if finite { (hyper.f32()[hyper::CLIP] / (norm + 1e-6)).min(1.0) } else { 0.0 };
+    out[2] = if finite { 0.0 } else { 1.0 };
+    out[3] = 0.0;
+}

@@ -1,4 +1,30 @@
-//! CPU twins.
+//! CPU twins of the embedding kernels.
+
+use rayon::prelude::*;
+
+use super::Shape;
 use crate::kernel::{Bufs, Params};
-pub(crate) fn gather(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn scatter(_p: &Params, _b: Bufs<'_>) {}
+
+pub(crate) fn gather(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [ids, table, out] = bufs.take();
+    let (ids, table, cols) = (ids.u32(), table.f32(), s.cols as usize);
+    out.f32_mut().par_chunks_mut(cols).zip(ids).take(s.rows as usize).for_each(|(out, id)| {
+        let at = *id as usize * cols;
+        out.copy_from_slice(&table[at..at + cols]);
+    });
+}
+
+pub(crate) fn scatter(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [starts, order, dx, dtable] = bufs.take();
+    let (starts, order, dx, cols) = (starts.u32(), order.u32(), dx.f32(), s.cols as usize);
+    dtable.f32_mut().par_chunks_mut(cols).enumerate().take(s.vocab as usize).for_each(|(v, out)| {
+        for r in &order[starts[v] as usize..starts[v + 1] as usize] {
+            let at = *r as usize * cols;
+            for (o, x) in out.iter_mut().zip(&dx[at..at + cols]) {
+                *o += x;
+            }
+        }
+    });
+}

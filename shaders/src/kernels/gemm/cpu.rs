@@ -1,7 +1,232 @@
-//! CPU twins.
+//! CPU twins of the f32 products: both operands packed into panels, register tiles, rows of tiles in parallel.
+
+use rayon::prelude::*;
+
+use super::Shape;
+use super::tile::{self, MAX_TILE, Tile};
 use crate::kernel::{Bufs, Params};
-pub(crate) fn nn(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn nt(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn tn(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn nn_ternary(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn tn_q8(_p: &Params, _b: Bufs<'_>) {}
+use crate::simd::scratch;
+
+/// Longest chain kept in the packed panels at once (floats along k).
+const KC: usize = 1024;
+
+/// Where an operand comes from; `at` is its logical element.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// `[outer, k]`: k contiguous.
+    KContiguous(&'a [f32], usize),
+    /// `[k, outer]`: outer contiguous.
+    OuterContiguous(&'a [f32], usize),
+    /// Packed ternary rows `[k, words]` with a scale per k.
+    Ternary { codes: &'a [u32], scale: &'a [f32], words: usize },
+    /// Packed bytes `[k, words]` with a step per k.
+    Bytes { q: &'a [u32], step: &'a [f32], words: usize },
+}
+
+pub(crate) fn nn(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    product(&s, Source::KContiguous(a.f32(), s.k as usize), Source::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
+}
+
+pub(crate) fn nt(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    product(&s, Source::KContiguous(a.f32(), s.k as usize), Source::KContiguous(b.f32(), s.k as usize), c.f32_mut());
+}
+
+pub(crate) fn tn(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    product(&s, Source::OuterContiguous(a.f32(), s.m as usize), Source::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
+}
+
+pub(crate) fn nn_ternary(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, codes, scale, c] = bufs.take();
+    let b = Source::Ternary { codes: codes.u32(), scale: scale.f32(), words: (s.n as usize).div_ceil(16) };
+    product(&s, Source::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
+}
+
+pub(crate) fn tn_q8(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, q, step, c] = bufs.take();
+    let b = Source::Bytes { q: q.u32(), step: step.f32(), words: 4 * (s.n as usize).div_ceil(16) };
+    product(&s, Source::OuterContiguous(a.f32(), s.m as usize), b, c.f32_mut());
+}
+
+/// `C (+)= A·B` with the best tile of this CPU.
+fn product(s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
+    product_with(tile::best(), s, a, b, c);
+}
+
+/// As [`product`], with a given tile; all tiles give the same bits.
+pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
+    let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
+    let c = &mut c[..m * n];
+    if s.add == 0 {
+        c.par_chunks_mut(1 << 16).for_each(|x| x.fill(0.0));
+    }
+    for k0 in (0..k).step_by(KC) {
+        let kc = KC.min(k - k0);
+        scratch::with(m.div_ceil(tile.mr) * tile.mr * kc, |pa| {
+            scratch::with(n.div_ceil(tile.nr) * tile.nr * kc, |pb| {
+                pack(&a, m, k0, kc, tile.mr, pa);
+                pack(&b, n, k0, kc, tile.nr, pb);
+                tiles(tile, s, kc, pa, pb, c);
+            });
+        });
+    }
+    if s.symmetric == 1 {
+        for i in 1..n {
+            for j in 0..i {
+                c[i * n + j] = c[j * n + i];
+            }
+        }
+    }
+}
+
+/// Packs an operand into panels `[outer / w][kc][w]`, zero padded.
+fn pack(src: &Source<'_>, outer: usize, k0: usize, kc: usize, w: usize, out: &mut [f32]) {
+    out.par_chunks_mut(kc * w).enumerate().for_each(|(panel, out)| pack_panel(src, outer, k0, panel * w, w, out));
+}
+
+crate::simd! {
+    fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
+        let width = w.min(outer - first);
+        if width < w {
+            out.fill(0.0);
+        }
+        match *src {
+            Source::OuterContiguous(x, ld) => {
+                for (k, row) in out.chunks_exact_mut(w).enumerate() {
+                    let at = (k0 + k) * ld + first;
+                    row[..width].copy_from_slice(&x[at..at + width]);
+                }
+            }
+            Source::KContiguous(x, ld) => {
+                let kc = out.len() / w;
+                for j in 0..width {
+                    let at = (first + j) * ld + k0;
+                    for (k, v) in x[at..at + kc].iter().enumerate() {
+                        out[k * w + j] = *v;
+                    }
+                }
+            }
+            Source::Ternary { codes, scale, words } => {
+                for (k, row) in out.chunks_exact_mut(w).enumerate() {
+                    let line = &codes[(k0 + k) * words..(k0 + k + 1) * words];
+                    let s = scale[k0 + k];
+                    let table = [-s, 0.0, s, 0.0];
+                    for (j, v) in row[..width].iter_mut().enumerate() {
+                        let e = first + j;
+                        let shift = (e % 4) * 8 + (e / 4 % 4) * 2;
+                        *v = table[(line[e / 16] >> shift & 3) as usize];
+                    }
+                }
+            }
+            Source::Bytes { q, step, words } => {
+                let bytes: &[i8] = bytemuck::cast_slice(q);
+                for (k, row) in out.chunks_exact_mut(w).enumerate() {
+                    let at = (k0 + k) * words * 4 + first;
+                    let s = step[k0 + k];
+                    for (v, b) in row[..width].iter_mut().zip(&bytes[at..at + width]) {
+                        *v = f32::from(*b) * s;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All tiles of C: rows of tiles in parallel, or columns when there are few rows.
+fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], c: &mut [f32]) {
+    let (m, n) = (s.m as usize, s.n as usize);
+    let row_blocks = m.div_ceil(tile.mr);
+    if row_blocks >= 4 || n <= tile.nr * 2 {
+        c.par_chunks_mut(tile.mr * n).enumerate().for_each(|(i, c)| {
+            let first = if s.symmetric == 1 { i * tile.mr / tile.nr } else { 0 };
+            row_of_tiles(tile, n, kc, &pa[i * kc * tile.mr..], pb, first..n.div_ceil(tile.nr), 0, n, c);
+        });
+        return;
+    }
+    // Few rows (decoding): split the columns, each part into its own buffer, then copy.
+    let panels = n.div_ceil(tile.nr);
+    let per = panels.div_ceil(rayon::current_num_threads() * 4).max(1);
+    let parts: Vec<(usize, Vec<f32>)> = (0..panels.div_ceil(per))
+        .into_par_iter()
+        .map(|part| {
+            let (first, last) = (part * per, panels.min((part + 1) * per));
+            let (j0, width) = (first * tile.nr, n.min(last * tile.nr) - first * tile.nr);
+            let mut out: Vec<f32> = (0..m).flat_map(|i| c[i * n + j0..i * n + j0 + width].iter().copied()).collect();
+            for i in 0..row_blocks {
+                let rows = &mut out[i * tile.mr * width..(m * width).min((i + 1) * tile.mr * width)];
+                row_of_tiles(tile, width, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, width, rows);
+            }
+            (j0, out)
+        })
+        .collect();
+    for (j0, out) in parts {
+        let width = out.len() / m;
+        for (i, row) in out.chunks_exact(width).enumerate() {
+            c[i * n + j0..i * n + j0 + width].copy_from_slice(row);
+        }
+    }
+}
+
+/// One row of tiles over the column panels `panels`; `c` holds columns `j0 .. j0 + width` with stride `ld`.
+#[allow(clippy::too_many_arguments)]
+fn row_of_tiles(tile: Tile, ld: usize, kc: usize, pa: &[f32], pb: &[f32], panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32]) {
+    let rows = c.len().div_ceil(ld).min(tile.mr);
+    let mut acc = [0f32; MAX_TILE];
+    for panel in panels {
+        let j = panel * tile.nr - j0;
+        let cols = tile.nr.min(width - j);
+        for i in 0..rows {
+            acc[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
+        }
+        (tile.run)(kc, &pa[..kc * tile.mr], &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr], &mut acc);
+        for i in 0..rows {
+            c[i * ld + j..i * ld + j + cols].copy_from_slice(&acc[i * tile.nr..i * tile.nr + cols]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(n: usize, seed: u32) -> Vec<f32> {
+        let mut x = seed;
+        (0..n)
+            .map(|_| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (x >> 8) as f32 / 8_388_608.0 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_tile_and_thread_count_gives_the_plain_chain() {
+        for (m, n, k) in [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50)] {
+            let (a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
+            let mut want = c.clone();
+            for i in 0..m {
+                for j in 0..n {
+                    for l in 0..k {
+                        want[i * n + j] = a[i * k + l].mul_add(b[l * n + j], want[i * n + j]);
+                    }
+                }
+            }
+            let s = Shape { m: m as u32, n: n as u32, k: k as u32, add: 1, symmetric: 0 };
+            for tile in tile::all() {
+                for threads in [1, 3] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut got = c.clone();
+                    pool.install(|| product_with(tile, &s, Source::KContiguous(&a, k), Source::OuterContiguous(&b, n), &mut got));
+                    assert_eq!(got, want, "{m}x{n}x{k}, tile {}x{}, {threads} threads", tile.mr, tile.nr);
+                }
+            }
+        }
+    }
+}

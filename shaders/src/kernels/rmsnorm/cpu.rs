@@ -1,5 +1,68 @@
-//! CPU twins.
+//! CPU twins of RMSNorm.
+
+use rayon::prelude::*;
+
+use super::Shape;
 use crate::kernel::{Bufs, Params};
-pub(crate) fn forward(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn grad_x(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn grad_g(_p: &Params, _b: Bufs<'_>) {}
+use crate::simd::math::{LANES, dot, fold};
+
+pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [x, g, y, rstd] = bufs.take();
+    let (x, g, cols) = (x.f32(), g.f32(), s.cols as usize);
+    let rows = y.f32_mut().par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(rstd.f32_mut());
+    rows.take(s.rows as usize).for_each(|((y, x), rstd)| *rstd = forward_row(x, g, s.eps, y));
+}
+
+pub(crate) fn grad_x(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [x, g, rstd, dy, dx] = bufs.take();
+    let (x, g, dy, cols) = (x.f32(), g.f32(), dy.f32(), s.cols as usize);
+    let rows = dx.f32_mut().par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(dy.par_chunks(cols)).zip(rstd.f32());
+    rows.take(s.rows as usize).for_each(|(((dx, x), dy), rstd)| grad_x_row(x, g, dy, *rstd, dx));
+}
+
+pub(crate) fn grad_g(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [x, rstd, dy, dg] = bufs.take();
+    let (x, rstd, dy) = (x.f32(), rstd.f32(), dy.f32());
+    let cols = s.cols as usize;
+    // Columns in parallel, rows ascending: the order of every sum is that of the formula.
+    dg.f32_mut()[..cols].par_chunks_mut(64).enumerate().for_each(|(i, dg)| grad_g_part(x, rstd, dy, cols, i * 64, s.rows as usize, dg));
+}
+
+crate::simd! {
+    fn forward_row(x: &[f32], g: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+        let rstd = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+        for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
+            *y = x * rstd * g;
+        }
+        rstd
+    }
+
+    fn grad_x_row(x: &[f32], g: &[f32], dy: &[f32], rstd: f32, dx: &mut [f32]) {
+        let mut acc = [0f32; LANES];
+        let n = x.len() / LANES * LANES;
+        for i in (0..n).step_by(LANES) {
+            for l in 0..LANES {
+                acc[l] = (dy[i + l] * g[i + l]).mul_add(x[i + l], acc[l]);
+            }
+        }
+        for i in n..x.len() {
+            acc[i - n] = (dy[i] * g[i]).mul_add(x[i], acc[i - n]);
+        }
+        let c = fold(acc) * rstd * rstd * rstd / x.len() as f32;
+        for (((dx, x), g), dy) in dx.iter_mut().zip(x).zip(g).zip(dy) {
+            *dx += (rstd * dy).mul_add(*g, -(x * c));
+        }
+    }
+
+    fn grad_g_part(x: &[f32], rstd: &[f32], dy: &[f32], cols: usize, first: usize, rows: usize, dg: &mut [f32]) {
+        for r in 0..rows {
+            let at = r * cols + first;
+            for ((d, x), dy) in dg.iter_mut().zip(&x[at..]).zip(&dy[at..]) {
+                *d = (dy * x).mul_add(rstd[r], *d);
+            }
+        }
+    }
+}

@@ -1,7 +1,116 @@
-//! CPU twins.
+//! CPU twins of the ternary weight kernels.
+
+use rayon::prelude::*;
+
+use super::{Shape, packed_words};
 use crate::kernel::{Bufs, Params};
-pub(crate) fn row_abs_sum(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn abs_mean(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn ternarise(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn threshold_grad(_p: &Params, _b: Bufs<'_>) {}
-pub(crate) fn dequant(_p: &Params, _b: Bufs<'_>) {}
+use crate::simd::math::{fold, sum};
+
+pub(crate) fn row_abs_sum(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [w, partial] = bufs.take();
+    let rows = partial.f32_mut().par_iter_mut().zip(w.f32().par_chunks(s.cols as usize));
+    rows.take(s.rows as usize).for_each(|(out, row)| *out = abs_sum(row));
+}
+
+pub(crate) fn abs_mean(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [partial, mean] = bufs.take();
+    mean.f32_mut()[0] = mean_of(&partial.f32()[..s.rows as usize], s.cols as usize);
+}
+
+fn mean_of(partial: &[f32], cols: usize) -> f32 {
+    let mut acc = [0f32; 16];
+    for c in partial.chunks(16) {
+        for (a, x) in acc.iter_mut().zip(c) {
+            *a += x;
+        }
+    }
+    fold(acc) / (partial.len() * cols) as f32
+}
+
+/// Mean of |w| in the order of the kernels, and the scale of the absmean rule.
+pub(crate) fn absmean_scale(w: &[f32], cols: usize) -> f32 {
+    let partial: Vec<f32> = w.chunks(cols).map(abs_sum).collect();
+    mean_of(&partial, cols).max(1e-5)
+}
+
+/// One code, −1, 0 or +1.
+pub(crate) fn code(w: f32, mean: f32, rule: u32) -> i32 {
+    if rule == 0 {
+        (w / mean.max(1e-5)).round_ties_even().clamp(-1.0, 1.0) as i32
+    } else if w.abs() > 0.7 * mean {
+        if w > 0.0 { 1 } else { -1 }
+    } else {
+        0
+    }
+}
+
+pub(crate) fn ternarise(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [w, mean, codes, scale] = bufs.take();
+    let (mean, cols) = (mean.f32()[0], s.cols as usize);
+    scale.f32_mut()[..s.rows as usize].fill(if s.rule == 0 { mean.max(1e-5) } else { 1.0 });
+    let rows = codes.u32_mut().par_chunks_mut(packed_words(cols)).zip(w.f32().par_chunks(cols));
+    rows.take(s.rows as usize).for_each(|(out, row)| pack_row(row, mean, s.rule, out));
+}
+
+crate::simd! {
+    fn abs_sum(row: &[f32]) -> f32 {
+        sum(row, f32::abs)
+    }
+
+    fn pack_row(row: &[f32], mean: f32, rule: u32, out: &mut [u32]) {
+        let threshold = 0.7 * mean;
+        let scale = mean.max(1e-5);
+        for (word, w) in out.iter_mut().zip(row.chunks(16)) {
+            let mut codes = [1u32; 16];
+            if rule == 0 {
+                for (c, w) in codes.iter_mut().zip(w) {
+                    let q = (w / scale).round_ties_even();
+                    *c = 1 + u32::from(q >= 1.0) - u32::from(q <= -1.0);
+                }
+            } else {
+                for (c, w) in codes.iter_mut().zip(w) {
+                    *c = 1 + u32::from(*w > threshold) - u32::from(*w < -threshold);
+                }
+            }
+            *word = 0;
+            for (e, c) in codes.iter().enumerate() {
+                *word |= c << ((e % 4) * 8 + (e / 4) * 2);
+            }
+        }
+    }
+}
+
+/// Code of element `e` in a packed row.
+fn unpack(row: &[u32], e: usize) -> f32 {
+    (row[e / 16] >> ((e % 4) * 8 + (e / 4 % 4) * 2) & 3) as f32 - 1.0
+}
+
+pub(crate) fn threshold_grad(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [codes, scale, dw, dscale] = bufs.take();
+    let cols = s.cols as usize;
+    let rows = dw.f32_mut().par_chunks_mut(cols).zip(codes.u32().par_chunks(packed_words(cols))).zip(scale.f32()).zip(dscale.f32_mut());
+    rows.take(s.rows as usize).for_each(|(((dw, codes), scale), dscale)| {
+        let mut acc = [0f32; 16];
+        for (e, d) in dw.iter_mut().enumerate() {
+            acc[e % 16] = unpack(codes, e).mul_add(*d, acc[e % 16]);
+            *d *= scale;
+        }
+        *dscale += fold(acc);
+    });
+}
+
+pub(crate) fn dequant(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [codes, scale, out] = bufs.take();
+    let cols = s.cols as usize;
+    let rows = out.f32_mut().par_chunks_mut(cols).zip(codes.u32().par_chunks(packed_words(cols))).zip(scale.f32());
+    rows.take(s.rows as usize).for_each(|((out, codes), scale)| {
+        for (e, o) in out.iter_mut().enumerate() {
+            *o = unpack(codes, e) * scale;
+        }
+    });
+}
