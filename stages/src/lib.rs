@@ -2,3 +2,4 @@
 pub mod data;
 pub mod model;
 pub mod tokenizer;
+pub mod traces;

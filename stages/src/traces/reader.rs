@@ -1,0 +1,174 @@
+//! Reads traces sequence by sequence.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use flow_engine::plugin::StageError;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::meta::MetaFile;
+use super::schema::{self, TraceRow};
+use super::{SequenceRow, TraceCounts, TraceMeta};
+
+const BATCH_ROWS: usize = 8_192;
+
+/// A traces directory that was opened for reading.
+pub struct TraceReader<R: TraceRow> {
+    dir: PathBuf,
+    file: MetaFile,
+    shards: Vec<PathBuf>,
+    rows: PhantomData<R>,
+}
+
+impl<R: TraceRow> TraceReader<R> {
+    /// Opens a directory and checks that its parts are there.
+    pub fn open(dir: &Path) -> Result<Self, StageError> {
+        let file = MetaFile::read(dir)?;
+        if file.meta.layout != R::LAYOUT {
+            return Err(StageError::new(format!("{}: holds {:?} traces, expected {:?} ones", dir.display(), file.meta.layout, R::LAYOUT))
+                .help("raw traces become projected ones by the kind `kd.project`"));
+        }
+        let shards: Vec<PathBuf> = (0..file.counts.shards).map(|i| dir.join(format!("rows-{i:05}.parquet"))).collect();
+        if let Some(missing) = shards.iter().find(|s| !s.is_file()) {
+            return Err(
+                StageError::new(format!("{}: missing, but meta.json counts {} shards", missing.display(), shards.len())).help(ADVICE)
+            );
+        }
+        Ok(Self { dir: dir.to_owned(), file, shards, rows: PhantomData })
+    }
+    /// What holds for all rows.
+    pub fn meta(&self) -> &TraceMeta {
+        &self.file.meta
+    }
+    /// Sizes.
+    pub fn counts(&self) -> &TraceCounts {
+        &self.file.counts
+    }
+    /// All sequences with their rows, in the order in which they were written.
+    pub fn sequences(&self) -> Result<Sequences<R>, StageError> {
+        let path = self.dir.join("sequences.parquet");
+        Ok(Sequences {
+            sequences: Batches::open(path)?,
+            waiting: VecDeque::new(),
+            shards: self.shards.clone().into(),
+            shard: None,
+            rows: VecDeque::new(),
+            failed: false,
+        })
+    }
+}
+
+const ADVICE: &str =
+    "the file is damaged or cut short: delete it and run the stage that makes it again (in a cache, `flow verify` heals it)";
+
+struct Batches {
+    path: PathBuf,
+    reader: ParquetRecordBatchReader,
+}
+
+impl Batches {
+    fn open(path: PathBuf) -> Result<Self, StageError> {
+        let file = File::open(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(|b| b.with_batch_size(BATCH_ROWS).build())
+            .map_err(|e| corrupt(&path, &e.to_string()))?;
+        Ok(Self { path, reader })
+    }
+    fn next(&mut self) -> Option<Result<RecordBatch, StageError>> {
+        self.reader.next().map(|b| b.map_err(|e| corrupt(&self.path, &e.to_string())))
+    }
+}
+
+fn corrupt(path: &Path, what: &str) -> StageError {
+    StageError::new(format!("{}: not readable as traces: {what}", path.display())).help(ADVICE)
+}
+
+/// Iterator over `(sequence, rows)`.
+pub struct Sequences<R: TraceRow> {
+    sequences: Batches,
+    waiting: VecDeque<SequenceRow>,
+    shards: VecDeque<PathBuf>,
+    shard: Option<Batches>,
+    rows: VecDeque<((i64, i32, i32), R)>,
+    failed: bool,
+}
+
+impl<R: TraceRow> Sequences<R> {
+    fn advance(&mut self) -> Result<Option<(SequenceRow, Vec<R>)>, StageError> {
+        while self.waiting.is_empty() {
+            match self.sequences.next() {
+                Some(batch) => {
+                    let rows = schema::sequences(&batch?).map_err(|e| corrupt(&self.sequences.path, &e))?;
+                    self.waiting.extend(rows);
+                }
+                None => return self.nothing_left(),
+            }
+        }
+        let Some(sequence) = self.waiting.pop_front() else { return Ok(None) };
+        let mut rows = Vec::new();
+        loop {
+            if self.rows.is_empty() && !self.fill()? {
+                break;
+            }
+            let Some(((p, s, step), _)) = self.rows.front() else { break };
+            if (*p, *s) != (sequence.prompt_idx, sequence.sample_idx) {
+                break;
+            }
+            if *step != rows.len() as i32 {
+                let path = self.shard.as_ref().map_or(self.sequences.path.as_path(), |s| &s.path);
+                return Err(corrupt(path, &format!("prompt {p} sample {s}: step_idx {step} where {} was expected", rows.len())));
+            }
+            rows.extend(self.rows.pop_front().map(|r| r.1));
+        }
+        Ok(Some((sequence, rows)))
+    }
+
+    fn nothing_left(&mut self) -> Result<Option<(SequenceRow, Vec<R>)>, StageError> {
+        if self.rows.is_empty() && !self.fill()? {
+            return Ok(None);
+        }
+        let key = self.rows.front().map(|r| r.0).unwrap_or_default();
+        Err(corrupt(&self.sequences.path, &format!("prompt {} sample {} has rows but no sequence here", key.0, key.1)))
+    }
+
+    /// Reads more rows; false when there are none.
+    fn fill(&mut self) -> Result<bool, StageError> {
+        loop {
+            if self.shard.is_none() {
+                match self.shards.pop_front() {
+                    Some(path) => self.shard = Some(Batches::open(path)?),
+                    None => return Ok(false),
+                }
+            }
+            let Some(shard) = &mut self.shard else { return Ok(false) };
+            match shard.next() {
+                Some(batch) => {
+                    let batch = batch?;
+                    let keys = schema::keys(&batch).map_err(|e| corrupt(&shard.path, &e))?;
+                    let rows = R::rows(&batch).map_err(|e| corrupt(&shard.path, &e))?;
+                    self.rows.extend(keys.into_iter().zip(rows));
+                    if !self.rows.is_empty() {
+                        return Ok(true);
+                    }
+                }
+                None => self.shard = None,
+            }
+        }
+    }
+}
+
+impl<R: TraceRow> Iterator for Sequences<R> {
+    type Item = Result<(SequenceRow, Vec<R>), StageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let item = self.advance().transpose();
+        self.failed = matches!(item, Some(Err(_)));
+        item
+    }
+}

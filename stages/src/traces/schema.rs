@@ -1,0 +1,312 @@
+//! The Parquet columns of rows and sequences, and their conversion from and to structs.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
+
+use super::{ByteStrings, Layout, ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, is_structural};
+
+/// A row type with its Parquet columns.
+pub trait TraceRow: Sized + Send + 'static {
+    /// Whose ids it holds.
+    const LAYOUT: Layout;
+    /// Columns after the keys.
+    #[doc(hidden)]
+    fn fields() -> Vec<Field>;
+    /// Arrays of those columns.
+    #[doc(hidden)]
+    fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef>;
+    /// Rows of a batch, or the column that does not fit.
+    #[doc(hidden)]
+    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String>;
+    /// Whether the row is structural.
+    #[doc(hidden)]
+    fn structural(&self) -> bool;
+}
+
+fn field(name: &str, ty: DataType) -> Field {
+    Field::new(name, ty, false)
+}
+
+fn list(name: &str, item: DataType, nullable: bool) -> Field {
+    Field::new(name, DataType::List(Arc::new(Field::new("element", item, false))), nullable)
+}
+
+/// Schema of row shards.
+pub(super) fn row_schema<R: TraceRow>() -> SchemaRef {
+    let mut fields = vec![field("prompt_idx", DataType::Int64), field("sample_idx", DataType::Int32), field("step_idx", DataType::Int32)];
+    fields.extend(R::fields());
+    Arc::new(Schema::new(fields))
+}
+
+/// Schema of `sequences.parquet`.
+pub(super) fn sequence_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field("prompt_idx", DataType::Int64),
+        field("sample_idx", DataType::Int32),
+        field("source", DataType::Utf8),
+        field("context", DataType::Binary),
+        list("context_ids", DataType::Int32, true),
+        field("finish_reason", DataType::Utf8),
+    ]))
+}
+
+fn offsets(lengths: impl Iterator<Item = usize>) -> OffsetBuffer<i32> {
+    OffsetBuffer::from_lengths(lengths)
+}
+
+fn element(ty: DataType) -> Arc<Field> {
+    Arc::new(Field::new("element", ty, false))
+}
+
+fn int_lists<'a>(rows: impl Iterator<Item = &'a [i32]> + Clone) -> ArrayRef {
+    let values = Int32Array::from_iter_values(rows.clone().flatten().copied());
+    Arc::new(ListArray::new(element(DataType::Int32), offsets(rows.map(<[i32]>::len)), Arc::new(values), None))
+}
+
+fn float_lists<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> ArrayRef {
+    let values = Float32Array::from_iter_values(rows.clone().flatten().copied());
+    Arc::new(ListArray::new(element(DataType::Float32), offsets(rows.map(<[f32]>::len)), Arc::new(values), None))
+}
+
+fn optional_float_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>> + Clone) -> ArrayRef {
+    let nulls = NullBuffer::from_iter(rows.clone().map(|r| r.is_some()));
+    let values = Float32Array::from_iter_values(rows.clone().flatten().flatten().copied());
+    let lengths = offsets(rows.map(|r| r.map_or(0, <[f32]>::len)));
+    Arc::new(ListArray::new(element(DataType::Float32), lengths, Arc::new(values), Some(nulls)))
+}
+
+fn byte_lists<'a>(rows: impl Iterator<Item = &'a ByteStrings> + Clone) -> ArrayRef {
+    let values = BinaryArray::from_iter_values(rows.clone().flat_map(ByteStrings::iter));
+    Arc::new(ListArray::new(element(DataType::Binary), offsets(rows.map(ByteStrings::len)), Arc::new(values), None))
+}
+
+fn repeated(text: &str, n: usize) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, n)))
+}
+
+/// Keys and columns of rows that belong to consecutive sequences: `(prompt, sample, rows)` each.
+pub(super) fn row_batch<R: TraceRow>(
+    keys: &[(i64, i32, usize)],
+    rows: &[R],
+    meta: &TraceMeta,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let spread = || keys.iter().flat_map(|(p, s, n)| (0..*n).map(move |step| (*p, *s, step as i32)));
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(spread().map(|k| k.0))),
+        Arc::new(Int32Array::from_iter_values(spread().map(|k| k.1))),
+        Arc::new(Int32Array::from_iter_values(spread().map(|k| k.2))),
+    ];
+    columns.extend(R::columns(rows, meta));
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+pub(super) fn sequence_batch(rows: &[SequenceRow], schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let ids = ListArray::new(
+        element(DataType::Int32),
+        offsets(rows.iter().map(|r| r.context_ids.as_ref().map_or(0, Vec::len))),
+        Arc::new(Int32Array::from_iter_values(rows.iter().flat_map(|r| r.context_ids.iter().flatten().copied()))),
+        Some(NullBuffer::from_iter(rows.iter().map(|r| r.context_ids.is_some()))),
+    );
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.prompt_idx))),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.sample_idx))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.source.name()))),
+        Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.context))),
+        Arc::new(ids),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.finish_reason))),
+    ];
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str, ty: &DataType) -> Result<&'a ArrayRef, String> {
+    let array = batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"))?;
+    let same = match (array.data_type(), ty) {
+        (DataType::List(a), DataType::List(b)) => a.data_type() == b.data_type(),
+        (a, b) => a == b,
+    };
+    if same { Ok(array) } else { Err(format!("column `{name}` has type {}, expected {ty}", array.data_type())) }
+}
+
+/// The list column `name` with its values, offsets checked by arrow.
+fn list_column<'a>(batch: &'a RecordBatch, name: &str, item: DataType) -> Result<&'a ListArray, String> {
+    Ok(column(batch, name, &DataType::List(element(item)))?.as_list::<i32>())
+}
+
+fn ints(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<i32>, String> {
+    Ok(column(batch, name, &DataType::Int32)?.as_primitive::<Int32Type>().values().clone())
+}
+
+fn longs(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<i64>, String> {
+    Ok(column(batch, name, &DataType::Int64)?.as_primitive::<Int64Type>().values().clone())
+}
+
+fn floats(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<f32>, String> {
+    Ok(column(batch, name, &DataType::Float32)?.as_primitive::<Float32Type>().values().clone())
+}
+
+fn range(offsets: &OffsetBuffer<i32>, i: usize) -> std::ops::Range<usize> {
+    offsets[i] as usize..offsets[i + 1] as usize
+}
+
+/// `(prompt_idx, sample_idx, step_idx)` of each row of a batch.
+pub(super) fn keys(batch: &RecordBatch) -> Result<Vec<(i64, i32, i32)>, String> {
+    let (p, s, t) = (longs(batch, "prompt_idx")?, ints(batch, "sample_idx")?, ints(batch, "step_idx")?);
+    Ok((0..batch.num_rows()).map(|i| (p[i], s[i], t[i])).collect())
+}
+
+pub(super) fn sequences(batch: &RecordBatch) -> Result<Vec<SequenceRow>, String> {
+    let (p, s) = (longs(batch, "prompt_idx")?, ints(batch, "sample_idx")?);
+    let source = column(batch, "source", &DataType::Utf8)?.as_string::<i32>();
+    let context = column(batch, "context", &DataType::Binary)?.as_binary::<i32>();
+    let finish = column(batch, "finish_reason", &DataType::Utf8)?.as_string::<i32>();
+    let ids = list_column(batch, "context_ids", DataType::Int32)?;
+    let values = ids.values().as_primitive::<Int32Type>().values();
+    (0..batch.num_rows())
+        .map(|i| {
+            let name = source.value(i);
+            Ok(SequenceRow {
+                prompt_idx: p[i],
+                sample_idx: s[i],
+                source: Source::parse(name).ok_or_else(|| format!("column `source`: `{name}` is none of text, sample, on_policy"))?,
+                context: context.value(i).to_vec(),
+                context_ids: ids.is_valid(i).then(|| values[range(ids.offsets(), i)].to_vec()),
+                finish_reason: finish.value(i).to_owned(),
+            })
+        })
+        .collect()
+}
+
+impl TraceRow for RawRow {
+    const LAYOUT: Layout = Layout::Raw;
+
+    fn fields() -> Vec<Field> {
+        vec![
+            field("teacher_sample_id", DataType::Int32),
+            field("teacher_sample_text", DataType::Utf8),
+            field("sample_bytes", DataType::Binary),
+            list("topk_ids", DataType::Int32, false),
+            list("topk_bytes", DataType::Binary, false),
+            list("topk_logprobs", DataType::Float32, false),
+            field("other_logprob", DataType::Float32),
+            list("other_lse", DataType::Float32, true),
+            field("is_struct_token", DataType::Boolean),
+            field("template_hash", DataType::Utf8),
+            field("tokenizer_hash", DataType::Utf8),
+        ]
+    }
+    fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef> {
+        let texts: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes)).collect();
+        vec![
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.sample_id))),
+            Arc::new(StringArray::from_iter_values(&texts)),
+            Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.sample_bytes))),
+            int_lists(rows.iter().map(|r| r.topk_ids.as_slice())),
+            byte_lists(rows.iter().map(|r| &r.topk_bytes)),
+            float_lists(rows.iter().map(|r| r.topk_logprobs.as_slice())),
+            Arc::new(Float32Array::from_iter_values(rows.iter().map(|r| r.other_logprob))),
+            optional_float_lists(rows.iter().map(|r| r.other_lse.as_deref())),
+            Arc::new(BooleanArray::from_iter(texts.iter().map(|t| Some(is_structural(t))))),
+            repeated(&meta.template_hash, rows.len()),
+            repeated(&meta.tokenizer_hash, rows.len()),
+        ]
+    }
+    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String> {
+        let sample = ints(batch, "teacher_sample_id")?;
+        let sample_bytes = column(batch, "sample_bytes", &DataType::Binary)?.as_binary::<i32>();
+        let ids = list_column(batch, "topk_ids", DataType::Int32)?;
+        let id_values = ids.values().as_primitive::<Int32Type>().values();
+        let bytes = list_column(batch, "topk_bytes", DataType::Binary)?;
+        let byte_values = bytes.values().as_binary::<i32>();
+        let logprobs = list_column(batch, "topk_logprobs", DataType::Float32)?;
+        let logprob_values = logprobs.values().as_primitive::<Float32Type>().values();
+        let other = floats(batch, "other_logprob")?;
+        let lse = list_column(batch, "other_lse", DataType::Float32)?;
+        let lse_values = lse.values().as_primitive::<Float32Type>().values();
+        (0..batch.num_rows())
+            .map(|i| {
+                let span = range(bytes.offsets(), i);
+                let mut strings = ByteStrings::with_capacity(span.len());
+                span.for_each(|k| strings.push(byte_values.value(k)));
+                Ok(RawRow {
+                    sample_id: sample[i],
+                    sample_bytes: sample_bytes.value(i).to_vec(),
+                    topk_ids: id_values[range(ids.offsets(), i)].to_vec(),
+                    topk_bytes: strings,
+                    topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
+                    other_logprob: other[i],
+                    other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
+                })
+            })
+            .collect()
+    }
+    fn structural(&self) -> bool {
+        is_structural(&String::from_utf8_lossy(&self.sample_bytes))
+    }
+}
+
+impl TraceRow for ProjectedRow {
+    const LAYOUT: Layout = Layout::Projected;
+
+    fn fields() -> Vec<Field> {
+        vec![
+            field("teacher_sample_id", DataType::Int32),
+            field("teacher_sample_text", DataType::Utf8),
+            list("topk_ids", DataType::Int32, false),
+            list("topk_logprobs", DataType::Float32, false),
+            field("other_logprob", DataType::Float32),
+            list("other_lse", DataType::Float32, true),
+            field("is_struct_token", DataType::Boolean),
+            field("kd_weight", DataType::Float32),
+            field("template_hash", DataType::Utf8),
+            field("tokenizer_hash", DataType::Utf8),
+        ]
+    }
+    fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef> {
+        vec![
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.sample_id))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.sample_text))),
+            int_lists(rows.iter().map(|r| r.topk_ids.as_slice())),
+            float_lists(rows.iter().map(|r| r.topk_logprobs.as_slice())),
+            Arc::new(Float32Array::from_iter_values(rows.iter().map(|r| r.other_logprob))),
+            optional_float_lists(rows.iter().map(|r| r.other_lse.as_deref())),
+            Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.is_struct)))),
+            Arc::new(Float32Array::from_iter_values(rows.iter().map(|r| r.kd_weight))),
+            repeated(&meta.template_hash, rows.len()),
+            repeated(&meta.tokenizer_hash, rows.len()),
+        ]
+    }
+    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String> {
+        let sample = ints(batch, "teacher_sample_id")?;
+        let text = column(batch, "teacher_sample_text", &DataType::Utf8)?.as_string::<i32>();
+        let ids = list_column(batch, "topk_ids", DataType::Int32)?;
+        let id_values = ids.values().as_primitive::<Int32Type>().values();
+        let logprobs = list_column(batch, "topk_logprobs", DataType::Float32)?;
+        let logprob_values = logprobs.values().as_primitive::<Float32Type>().values();
+        let other = floats(batch, "other_logprob")?;
+        let lse = list_column(batch, "other_lse", DataType::Float32)?;
+        let lse_values = lse.values().as_primitive::<Float32Type>().values();
+        let structural = column(batch, "is_struct_token", &DataType::Boolean)?.as_boolean();
+        let weight = floats(batch, "kd_weight")?;
+        Ok((0..batch.num_rows())
+            .map(|i| ProjectedRow {
+                sample_id: sample[i],
+                sample_text: text.value(i).to_owned(),
+                topk_ids: id_values[range(ids.offsets(), i)].to_vec(),
+                topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
+                other_logprob: other[i],
+                other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
+                is_struct: structural.value(i),
+                kd_weight: weight[i],
+            })
+            .collect())
+    }
+    fn structural(&self) -> bool {
+        self.is_struct
+    }
+}

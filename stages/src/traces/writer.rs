@@ -1,0 +1,175 @@
+//! Writes traces sequence by sequence; the same rows always give the same bytes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use flow_engine::plugin::StageError;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::meta::MetaFile;
+use super::schema::{self, TraceRow};
+use super::{SequenceRow, TraceCounts, TraceMeta};
+
+/// Rows gathered before a batch goes to Parquet.
+const BATCH_ROWS: usize = 8_192;
+/// Rows of a row group: what a reader holds at once.
+const GROUP_ROWS: usize = 32_768;
+/// A shard is closed at the first sequence that ends beyond this.
+const SHARD_ROWS: usize = 262_144;
+
+/// Streams traces into a directory.
+pub struct TraceWriter<R: TraceRow> {
+    dir: PathBuf,
+    meta: TraceMeta,
+    properties: Arc<WriterProperties>,
+    sequences: ArrowWriter<File>,
+    sequence_schema: SchemaRef,
+    waiting_sequences: Vec<SequenceRow>,
+    shard: Option<ArrowWriter<File>>,
+    shard_rows: usize,
+    row_schema: SchemaRef,
+    keys: Vec<(i64, i32, usize)>,
+    rows: Vec<R>,
+    last: Option<(i64, i32)>,
+    counts: TraceCounts,
+}
+
+fn properties(meta: &TraceMeta) -> WriterProperties {
+    let json = serde_json::to_string(meta).unwrap_or_default();
+    let mut builder = WriterProperties::builder()
+        .set_created_by("flow".into())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_statistics_enabled(ColumnPath::from("prompt_idx"), EnabledStatistics::Chunk)
+        .set_key_value_metadata(Some(vec![KeyValue::new("flow.meta".into(), json)]));
+    // Neighbouring logprobs share exponents: splitting their bytes compresses where a dictionary cannot.
+    for column in ["topk_logprobs.list.element", "other_lse.list.element", "other_logprob"] {
+        let path = ColumnPath::from(column.split('.').map(str::to_owned).collect::<Vec<_>>());
+        builder = builder.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT);
+    }
+    builder.build()
+}
+
+impl<R: TraceRow> TraceWriter<R> {
+    /// Starts a traces directory (made if it is missing).
+    pub fn create(dir: &Path, meta: &TraceMeta) -> Result<Self, StageError> {
+        std::fs::create_dir_all(dir).map_err(|e| StageError::io("cannot make", dir, &e))?;
+        let meta = meta.completed(R::LAYOUT);
+        let properties = Arc::new(properties(&meta));
+        let sequence_schema = schema::sequence_schema();
+        let sequences = open(&dir.join("sequences.parquet"), &sequence_schema, &properties)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            meta,
+            properties,
+            sequences,
+            sequence_schema,
+            waiting_sequences: Vec::new(),
+            shard: None,
+            shard_rows: 0,
+            row_schema: schema::row_schema::<R>(),
+            keys: Vec::new(),
+            rows: Vec::new(),
+            last: None,
+            counts: TraceCounts::default(),
+        })
+    }
+
+    /// Appends a sequence with all its rows, in step order.
+    pub fn push(&mut self, sequence: SequenceRow, rows: impl IntoIterator<Item = R>) -> Result<(), StageError> {
+        let key = (sequence.prompt_idx, sequence.sample_idx);
+        if self.last == Some(key) {
+            return Err(StageError::new(format!("prompt {} sample {} was written twice in a row", key.0, key.1)));
+        }
+        self.last = Some(key);
+        let before = self.rows.len();
+        self.rows.extend(rows);
+        let n = self.rows.len() - before;
+        self.keys.push((key.0, key.1, n));
+        self.counts.sequences += 1;
+        self.counts.rows += n as u64;
+        *self.counts.rows_by_source.entry(sequence.source.name().into()).or_default() += n as u64;
+        self.counts.structural_rows += self.rows[before..].iter().filter(|r| r.structural()).count() as u64;
+        self.shard_rows += n;
+        self.waiting_sequences.push(sequence);
+        if self.rows.len() >= BATCH_ROWS || self.shard_rows >= SHARD_ROWS {
+            self.flush_rows()?;
+        }
+        if self.shard_rows >= SHARD_ROWS {
+            self.close_shard()?;
+        }
+        if self.waiting_sequences.len() >= 1_024 {
+            self.flush_sequences()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left and `meta.json`.
+    pub fn finish(mut self) -> Result<TraceCounts, StageError> {
+        self.flush_rows()?;
+        self.close_shard()?;
+        self.flush_sequences()?;
+        let path = self.dir.join("sequences.parquet");
+        self.sequences.close().map_err(|e| failed(&path, &e))?;
+        let file = MetaFile { meta: self.meta, counts: self.counts };
+        let path = self.dir.join("meta.json");
+        let text = serde_json::to_string_pretty(&file).map_err(|e| StageError::new(e.to_string()))?;
+        std::fs::write(&path, text + "\n").map_err(|e| StageError::io("cannot write", &path, &e))?;
+        Ok(file.counts)
+    }
+
+    fn shard_path(&self) -> PathBuf {
+        self.dir.join(format!("rows-{:05}.parquet", self.counts.shards))
+    }
+
+    fn flush_rows(&mut self) -> Result<(), StageError> {
+        if self.rows.is_empty() {
+            self.keys.clear();
+            return Ok(());
+        }
+        let path = self.shard_path();
+        let batch = schema::row_batch(&self.keys, &self.rows, &self.meta, &self.row_schema).map_err(|e| failed(&path, &e))?;
+        self.keys.clear();
+        self.rows.clear();
+        let mut shard = match self.shard.take() {
+            Some(open) => open,
+            None => open(&path, &self.row_schema, &self.properties)?,
+        };
+        shard.write(&batch).map_err(|e| failed(&path, &e))?;
+        self.shard = Some(shard);
+        Ok(())
+    }
+
+    fn close_shard(&mut self) -> Result<(), StageError> {
+        if let Some(shard) = self.shard.take() {
+            let path = self.shard_path();
+            shard.close().map_err(|e| failed(&path, &e))?;
+            self.counts.shards += 1;
+        }
+        self.shard_rows = 0;
+        Ok(())
+    }
+
+    fn flush_sequences(&mut self) -> Result<(), StageError> {
+        let path = self.dir.join("sequences.parquet");
+        let batch = schema::sequence_batch(&self.waiting_sequences, &self.sequence_schema).map_err(|e| failed(&path, &e))?;
+        self.waiting_sequences.clear();
+        self.sequences.write(&batch).map_err(|e| failed(&path, &e))
+    }
+}
+
+fn open(path: &Path, schema: &SchemaRef, properties: &WriterProperties) -> Result<ArrowWriter<File>, StageError> {
+    let file = File::create(path).map_err(|e| StageError::io("cannot create", path, &e))?;
+    ArrowWriter::try_new(file, schema.clone(), Some(properties.clone())).map_err(|e| failed(path, &e))
+}
+
+fn failed(path: &Path, error: &dyn std::fmt::Display) -> StageError {
+    StageError::new(format!("cannot write {}: {error}", path.display()))
+}
