@@ -1,0 +1,64 @@
+//! What an action key produced: the file that is the truth, and the answer to a look-up.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::{ActionKey, Artifact, Digest};
+
+/// Version of the action entry's format.
+pub const FORMAT: u32 = 1;
+
+/// `actions/ab/cdef….json`: the outputs of one successful execution.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActionEntry {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The action key.
+    pub key: ActionKey,
+    /// The kind that ran.
+    pub kind: String,
+    /// Output port → artifact.
+    pub outputs: BTreeMap<String, Artifact>,
+    /// What the key was made of, so that `explain` can compare.
+    pub parts: Value,
+    /// How it came to be.
+    pub provenance: ActionProvenance,
+}
+
+/// How an execution went: recorded, never part of a key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActionProvenance {
+    /// Name of the stage in its pipeline.
+    pub stage: String,
+    /// Wall seconds.
+    pub seconds: f64,
+    /// Unix seconds at its end.
+    pub finished: u64,
+    /// Device that computed.
+    pub device: String,
+    /// Last value of every metric.
+    pub metrics: BTreeMap<String, f64>,
+    /// Warnings that a later run which reuses the result repeats.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// The answer to "is this action done already?".
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Done, and all of its objects are good.
+    Hit(Box<ActionEntry>),
+    /// Never done, as far as this cache knows.
+    Miss,
+    /// Done once, but an object of an output is missing or damaged; it must be made again.
+    Broken {
+        /// Output port.
+        port: String,
+        /// The object.
+        digest: Digest,
+        /// Damaged if true, missing if false.
+        damaged: bool,
+    },
+}

@@ -1,0 +1,60 @@
+//! What can go wrong in the cache.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+
+/// A failure of the cache or of the file system under it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The file system refused.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// SQLite refused.
+    #[error("cache index {path}: {source} (it can be deleted: it is rebuilt from the cache's files)", path = path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
+    /// An object is missing or holds other bytes than its name says.
+    #[error("object {digest} is missing or damaged; run the pipeline again to make it anew")]
+    Damaged {
+        /// The object's name.
+        digest: Digest,
+    },
+    /// A file that an artifact cannot hold.
+    #[error("{path}: {why}", path = path.display())]
+    NotStorable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A manifest or an action entry that is not in its format.
+    #[error("{what} {name}: {why}")]
+    Format {
+        /// Manifest or action entry.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl CacheError {
+    /// Adds to an I/O error what was being done to which path.
+    pub fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
+    }
+}

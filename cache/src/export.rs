@@ -1,0 +1,47 @@
+//! Artifacts outside the cache: copies, put in place at once, never linked to the store.
+
+use std::fs;
+use std::path::Path;
+
+use crate::cache::Cache;
+use crate::digest::Artifact;
+use crate::error::CacheError;
+use crate::files;
+
+impl Cache {
+    /// Copies an artifact to `to`, replacing what is there; says whether anything had to be written.
+    pub fn export(&self, artifact: &Artifact, to: &Path) -> Result<bool, CacheError> {
+        if let Some((digest, _)) = self.check_artifact(artifact)? {
+            return Err(CacheError::Damaged { digest });
+        }
+        if let Ok(there) = self.digest_source(to)
+            && there.tree == artifact.tree
+            && there.digest == artifact.digest
+        {
+            return Ok(false);
+        }
+        let parent = files::parent(to);
+        files::create_dir(parent)?;
+        let temporary =
+            tempfile::Builder::new().prefix(".flow-").tempdir_in(parent).map_err(CacheError::io("create a directory in", parent))?;
+        let new = temporary.path().join("new");
+        if artifact.tree {
+            files::create_dir(&new)?;
+            for entry in self.manifest(artifact)?.entries() {
+                let file = new.join(&entry.path);
+                files::create_dir(files::parent(&file))?;
+                files::copy(&self.layout().object(&entry.digest), &file, if entry.executable { 0o755 } else { 0o644 })?;
+            }
+        } else {
+            files::copy(&self.layout().object(&artifact.digest), &new, 0o644)?;
+        }
+        // A rename replaces a file by a file at once; anything else has to step aside first.
+        let step_aside = artifact.tree || to.is_dir();
+        if step_aside && fs::symlink_metadata(to).is_ok() {
+            fs::rename(to, temporary.path().join("old")).map_err(CacheError::io("move aside", to))?;
+        }
+        fs::rename(&new, to).map_err(CacheError::io("rename to", to))?;
+        files::remove_all(temporary.path())?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,184 @@
+//! The store: objects enter by digest, and are checked before they are used.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::cache::Cache;
+use crate::digest::{Artifact, Digest};
+use crate::error::CacheError;
+use crate::files::{self, Stat};
+use crate::manifest::{Entry, Manifest, check_path};
+
+/// What was found under an object's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ObjectState {
+    Good,
+    Missing,
+    /// It held other bytes, and was removed so that nobody is served them.
+    Damaged,
+}
+
+impl Cache {
+    /// Checks one object: by its stat where that is what it was at the last verification, else by its bytes.
+    pub(crate) fn check_object(&self, digest: &Digest) -> Result<ObjectState, CacheError> {
+        let path = self.layout().object(digest);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ObjectState::Missing),
+            Err(e) => return Err(CacheError::io("stat", &path)(e)),
+        };
+        let stat = Stat::of(&meta);
+        if self.index.is_verified(digest, &stat)? {
+            return Ok(ObjectState::Good);
+        }
+        if meta.is_file() && files::hash_file(&path)? == *digest {
+            self.index.set_verified(digest, &stat)?;
+            return Ok(ObjectState::Good);
+        }
+        tracing::warn!("object {} is damaged and was removed", digest.short());
+        files::remove_all(&path)?;
+        Ok(ObjectState::Damaged)
+    }
+
+    /// Checks every object of an artifact; gives the first that is not good.
+    pub(crate) fn check_artifact(&self, artifact: &Artifact) -> Result<Option<(Digest, ObjectState)>, CacheError> {
+        let state = self.check_object(&artifact.digest)?;
+        if state != ObjectState::Good {
+            return Ok(Some((artifact.digest, state)));
+        }
+        if artifact.tree {
+            for entry in self.manifest(artifact)?.entries() {
+                let state = self.check_object(&entry.digest)?;
+                if state != ObjectState::Good {
+                    return Ok(Some((entry.digest, state)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files of a directory artifact.
+    pub fn manifest(&self, artifact: &Artifact) -> Result<Manifest, CacheError> {
+        let path = self.layout().object(&artifact.digest);
+        let text = fs::read_to_string(&path).map_err(CacheError::io("read", &path))?;
+        Manifest::decode(&artifact.digest, &text)
+    }
+
+    /// Moves a file or a directory into the store; the source is gone afterwards.
+    pub fn put(&self, path: &Path) -> Result<Artifact, CacheError> {
+        let meta = fs::symlink_metadata(path).map_err(CacheError::io("stat", path))?;
+        if meta.is_dir() {
+            let mut entries = Vec::new();
+            self.put_tree(path, "", &mut entries)?;
+            files::remove_all(path)?;
+            let manifest = Manifest::new(entries);
+            let digest = self.put_bytes(manifest.encode().as_bytes())?;
+            return Ok(Artifact { digest, tree: true, size: manifest.size() });
+        }
+        if !meta.is_file() {
+            return Err(not_storable(path));
+        }
+        let digest = self.put_file(path)?;
+        Ok(Artifact { digest, tree: false, size: meta.len() })
+    }
+
+    /// Stores bytes.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, CacheError> {
+        let tmp = self.layout().tmp();
+        let file = tempfile::NamedTempFile::new_in(&tmp).map_err(CacheError::io("create a file in", &tmp))?;
+        fs::write(file.path(), bytes).map_err(CacheError::io("write", file.path()))?;
+        self.put_file(file.path())
+    }
+
+    fn put_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), CacheError> {
+        for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
+            let path = item.map_err(CacheError::io("list", dir))?.path();
+            let name = child_name(prefix, &path)?;
+            let meta = fs::symlink_metadata(&path).map_err(CacheError::io("stat", &path))?;
+            if meta.is_dir() {
+                self.put_tree(&path, &name, entries)?;
+            } else if meta.is_file() {
+                let executable = meta.permissions().mode() & 0o100 != 0;
+                entries.push(Entry { path: name, digest: self.put_file(&path)?, size: meta.len(), executable });
+            } else {
+                return Err(not_storable(&path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hashes a file, makes it durable and gives it its final name.
+    fn put_file(&self, path: &Path) -> Result<Digest, CacheError> {
+        files::set_mode(path, 0o444)?;
+        let digest = files::hash_file(path)?;
+        if self.check_object(&digest)? == ObjectState::Good {
+            fs::remove_file(path).map_err(CacheError::io("remove", path))?;
+            return Ok(digest);
+        }
+        let target = self.layout().object(&digest);
+        files::create_dir(files::parent(&target))?;
+        fs::File::open(path).and_then(|f| f.sync_all()).map_err(CacheError::io("fsync", path))?;
+        fs::rename(path, &target).map_err(CacheError::io("rename to", &target))?;
+        files::sync_dir(files::parent(&target))?;
+        let meta = fs::metadata(&target).map_err(CacheError::io("stat", &target))?;
+        self.index.set_verified(&digest, &Stat::of(&meta))?;
+        Ok(digest)
+    }
+
+    /// The artifact that a file or directory outside the cache would be; unchanged files are not read again.
+    pub fn digest_source(&self, path: &Path) -> Result<Artifact, CacheError> {
+        let meta = fs::metadata(path).map_err(CacheError::io("read", path))?;
+        if !meta.is_dir() {
+            let digest = self.digest_file(path, &meta)?;
+            return Ok(Artifact { digest, tree: false, size: meta.len() });
+        }
+        let mut entries = Vec::new();
+        self.digest_tree(path, "", &mut entries)?;
+        let manifest = Manifest::new(entries);
+        Ok(Artifact { digest: Digest::of(manifest.encode().as_bytes()), tree: true, size: manifest.size() })
+    }
+
+    fn digest_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), CacheError> {
+        for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
+            let path = item.map_err(CacheError::io("list", dir))?.path();
+            let name = child_name(prefix, &path)?;
+            let meta = fs::metadata(&path).map_err(CacheError::io("stat", &path))?;
+            if meta.is_dir() {
+                self.digest_tree(&path, &name, entries)?;
+            } else {
+                let executable = meta.permissions().mode() & 0o100 != 0;
+                entries.push(Entry { path: name, digest: self.digest_file(&path, &meta)?, size: meta.len(), executable });
+            }
+        }
+        Ok(())
+    }
+
+    fn digest_file(&self, path: &Path, meta: &fs::Metadata) -> Result<Digest, CacheError> {
+        use std::os::unix::ffi::OsStrExt;
+        let absolute = std::path::absolute(path).map_err(CacheError::io("resolve", path))?;
+        let name = absolute.as_os_str().as_bytes();
+        let stat = Stat::of(meta);
+        if let Some(digest) = self.index.source(name, &stat)? {
+            return Ok(digest);
+        }
+        let digest = files::hash_file(path)?;
+        if !stat.is_fresh() {
+            self.index.set_source(name, &stat, &digest)?;
+        }
+        Ok(digest)
+    }
+}
+
+fn child_name(prefix: &str, path: &Path) -> Result<String, CacheError> {
+    let bad = |why: String| CacheError::NotStorable { path: path.to_owned(), why };
+    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| bad("its name is not UTF-8".into()))?;
+    let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+    check_path(&name).map_err(bad)?;
+    Ok(name)
+}
+
+fn not_storable(path: &Path) -> CacheError {
+    CacheError::NotStorable { path: path.to_owned(), why: "only files and directories can be kept (no links, sockets or devices)".into() }
+}
