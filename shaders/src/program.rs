@@ -126,7 +126,7 @@ impl Program {
                     if self.buffers[i].life == Life::Persistent || seen[i] {
                         continue;
                     }
-                    assert!(binding.access == Access::Write, "{name}: `{}` is read before it is written", self.buffers[i].name);
+                    assert!(binding.access != Access::Read, "{name}: `{}` is read before it is written", self.buffers[i].name);
                     assert!(slot_of[i] == usize::MAX, "transient `{}` is used in two lists", self.buffers[i].name);
                     seen[i] = true;
                     slot_of[i] = take_slot(&mut free, &mut slots, self.buffers[i].words);

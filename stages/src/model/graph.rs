@@ -1,0 +1,360 @@
+//! The decoder as operations: parameters in a program, the forward pass, and the pieces that both passes share.
+
+use std::collections::BTreeMap;
+
+use flow_shaders::kernels::{act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, rmsnorm, rope, ternary, ternary_gemm};
+use flow_shaders::program::{BufferId, ListId, Program};
+
+use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+
+/// Where a tensor lives in a program.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// What it is.
+    pub spec: TensorSpec,
+    /// f32 values; absent for linears of a packed inference program.
+    pub master: Option<BufferId>,
+    /// Packed ternary codes and scale per output, for ternary linears.
+    pub packed: Option<(BufferId, BufferId)>,
+}
+
+/// How an act on a linear's input is held: values, and codes where the linears are ternary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Act {
+    pub values: BufferId,
+    pub quant: Option<Quant>,
+}
+
+/// Quantised activations: packed bytes, step per row, sum of codes per row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quant {
+    pub q: BufferId,
+    pub step: BufferId,
+    pub qsum: BufferId,
+}
+
+/// Inputs of a forward pass over `sequences · q_len` rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Sequences.
+    pub sequences: usize,
+    /// Rows of each.
+    pub q_len: usize,
+    /// Token ids `[rows]`.
+    pub ids: BufferId,
+    /// Positions `[rows]`.
+    pub pos: BufferId,
+    /// 1 for real keys `[sequences, kv_len]`.
+    pub mask: BufferId,
+}
+
+impl Batch {
+    /// Rows of the batch.
+    pub fn rows(&self) -> usize {
+        self.sequences * self.q_len
+    }
+}
+
+/// Keys and values of earlier positions, per layer `[sequences, kv_len, kv_heads·head_dim]`.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Positions that fit.
+    pub kv_len: usize,
+    /// (keys, values) of each layer.
+    pub layers: Vec<(BufferId, BufferId)>,
+}
+
+/// What a block's backward pass needs of its forward pass.
+pub(crate) struct BlockTape {
+    pub x_in: BufferId,
+    pub rstd_attn: BufferId,
+    pub h_attn: Act,
+    pub q: BufferId,
+    pub k: BufferId,
+    pub v: BufferId,
+    pub o: BufferId,
+    pub stats: BufferId,
+    pub sub_attn: Option<BufferId>,
+    pub o_in: Act,
+    pub x_mid: BufferId,
+    pub rstd_mlp: BufferId,
+    pub h_mlp: Act,
+    pub gate: BufferId,
+    pub up: BufferId,
+    pub act: BufferId,
+    pub sub_mlp: Option<BufferId>,
+    pub down_in: Act,
+}
+
+/// What the whole backward pass needs.
+pub(crate) struct Tape {
+    pub blocks: Vec<BlockTape>,
+    pub x_last: BufferId,
+    pub rstd: BufferId,
+    pub normed: BufferId,
+    pub logits: BufferId,
+}
+
+/// A model inside a program.
+pub struct Graph {
+    /// Buffers and lists.
+    pub program: Program,
+    /// Shape.
+    pub config: ModelConfig,
+    /// Parameters in checkpoint order.
+    pub tensors: Vec<Tensor>,
+    /// Scalars that change from step to step.
+    pub hyper: BufferId,
+    /// RoPE angles `[positions, head_dim]`.
+    pub rope: BufferId,
+    /// Positions in the RoPE table.
+    pub positions: usize,
+    index: BTreeMap<String, usize>,
+}
+
+impl Graph {
+    /// Declares the parameters. `masters`: keep f32 values of ternary linears too (training).
+    pub fn new(config: ModelConfig, positions: usize, masters: bool) -> Self {
+        let mut program = Program::default();
+        let mut tensors = Vec::new();
+        let ternary = config.weights != Weights::Float;
+        for spec in config.tensors() {
+            let packs = ternary && spec.role == Role::Linear;
+            let master = (masters || !packs).then(|| program.persistent(&spec.name, spec.len()));
+            let packed = packs.then(|| {
+                let words = spec.shape[0] * ternary::packed_words(spec.shape[1]);
+                (program.persistent(format!("{}.codes", spec.name), words), program.persistent(format!("{}.scale", spec.name), spec.shape[0]))
+            });
+            tensors.push(Tensor { spec, master, packed });
+        }
+        let index = tensors.iter().enumerate().map(|(i, t)| (t.spec.name.clone(), i)).collect();
+        let hyper = program.persistent("hyper", hyper::LEN);
+        let rope = program.persistent("rope", positions * config.head_dim);
+        Self { program, config, tensors, hyper, rope, positions, index }
+    }
+
+    /// Index of a tensor of the config.
+    pub(crate) fn tensor(&self, name: &str) -> usize {
+        self.index[name]
+    }
+
+    pub(crate) fn values(&self, name: &str) -> BufferId {
+        self.tensors[self.index[name]].master.expect("held as f32")
+    }
+
+    /// Codes and effective scale of a ternary linear: under the threshold rule the scale is the learned one.
+    pub(crate) fn codes(&self, name: &str) -> (BufferId, BufferId) {
+        let (codes, scale) = self.tensors[self.index[name]].packed.expect("ternary");
+        match self.config.weights {
+            Weights::Threshold => (codes, self.values(&format!("{name}_scale"))),
+            _ => (codes, scale),
+        }
+    }
+
+    /// RoPE angles in f64, rounded once: `head_dim/2` cosines then as many sines per position.
+    pub fn rope_table(&self) -> Vec<f32> {
+        let half = self.config.head_dim / 2;
+        let mut table = Vec::with_capacity(self.positions * half * 2);
+        for p in 0..self.positions {
+            let angle = |i: usize| p as f64 * libm::pow(self.config.rope_theta, -(i as f64) / half as f64);
+            table.extend((0..half).map(|i| libm::cos(angle(i)) as f32));
+            table.extend((0..half).map(|i| libm::sin(angle(i)) as f32));
+        }
+        table
+    }
+
+    /// Declares the inputs of a batch.
+    pub fn batch(&mut self, name: &str, sequences: usize, q_len: usize, kv_len: usize) -> Batch {
+        let rows = sequences * q_len;
+        Batch {
+            sequences,
+            q_len,
+            ids: self.program.persistent(format!("{name}.ids"), rows),
+            pos: self.program.persistent(format!("{name}.pos"), rows),
+            mask: self.program.persistent(format!("{name}.mask"), sequences * kv_len),
+        }
+    }
+
+    /// Declares a KV cache.
+    pub fn cache(&mut self, name: &str, sequences: usize, kv_len: usize) -> Cache {
+        let words = sequences * kv_len * self.config.kv_heads * self.config.head_dim;
+        let layers = (0..self.config.layers)
+            .map(|l| (self.program.persistent(format!("{name}.{l}.k"), words), self.program.persistent(format!("{name}.{l}.v"), words)))
+            .collect();
+        Cache { kv_len, layers }
+    }
+
+    /// Ternarises the masters into their codes.
+    pub fn ternarise(&mut self, list: ListId) {
+        let rule = u32::from(self.config.weights == Weights::Threshold);
+        for i in 0..self.tensors.len() {
+            let Tensor { spec, master: Some(w), packed: Some((codes, scale)) } = self.tensors[i].clone() else { continue };
+            let (rows, cols) = (spec.shape[0], spec.shape[1]);
+            let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
+            let partial = self.program.transient("partial", rows);
+            let mean = self.program.transient("mean", 1);
+            self.program.push(list, &ternary::ROW_ABS_SUM, &[w, partial], &shape);
+            self.program.push(list, &ternary::ABS_MEAN, &[partial, mean], &shape);
+            self.program.push(list, &ternary::TERNARISE, &[w, mean, codes, scale], &shape);
+        }
+    }
+
+    pub(crate) fn norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (BufferId, BufferId) {
+        let cols = self.program.words(x) / rows;
+        let y = self.program.transient(format!("{weight}.out"), rows * cols);
+        let rstd = self.program.transient(format!("{weight}.rstd"), rows);
+        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps };
+        let g = self.values(weight);
+        self.program.push(list, &rmsnorm::RMSNORM, &[x, g, y, rstd], &shape);
+        (y, rstd)
+    }
+
+    /// Quantises the input of ternary linears; full-precision ones take it as it is.
+    pub(crate) fn act(&mut self, list: ListId, values: BufferId, rows: usize) -> Act {
+        if self.config.weights == Weights::Float {
+            return Act { values, quant: None };
+        }
+        let cols = self.program.words(values) / rows;
+        let words = 4 * cols.div_ceil(16);
+        let quant = Quant {
+            q: self.program.transient("act.q", rows * words),
+            step: self.program.transient("act.step", rows),
+            qsum: self.program.transient("act.qsum", rows),
+        };
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words as u32, mode: 0, clip: 0.0 };
+        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.hyper, quant.q, quant.step, quant.qsum], &shape);
+        Act { values, quant: Some(quant) }
+    }
+
+    /// `y (+)= act · Wᵀ`.
+    pub(crate) fn linear(&mut self, list: ListId, act: Act, weight: &str, rows: usize, y: BufferId, add: bool) {
+        let spec = &self.tensors[self.tensor(weight)].spec;
+        let (outs, cols, add) = (spec.shape[0] as u32, spec.shape[1] as u32, u32::from(add));
+        match act.quant {
+            Some(a) => {
+                let (codes, scale) = self.codes(weight);
+                let shape = ternary_gemm::Shape { rows: rows as u32, outs, cols, add };
+                self.program.push(list, &ternary_gemm::TERNARY_GEMM, &[a.q, a.step, a.qsum, codes, scale, y], &shape);
+            }
+            None => {
+                let shape = gemm::Shape { m: rows as u32, n: outs, k: cols, add, symmetric: 0 };
+                let w = self.values(weight);
+                self.program.push(list, &gemm::GEMM_NT, &[act.values, w, y], &shape);
+            }
+        }
+    }
+
+    /// The residual stream after a linear: `x + act·Wᵀ` in a buffer of its own (the backward pass reads `x`).
+    fn residual(&mut self, list: ListId, x: BufferId, act: Act, weight: &str, rows: usize) -> BufferId {
+        let n = self.program.words(x);
+        let y = self.program.transient(format!("{weight}.residual"), n);
+        self.program.push(list, &elementwise::COPY, &[x, y], &elementwise::Shape { n: n as u32 });
+        self.linear(list, act, weight, rows, y, true);
+        y
+    }
+
+    pub(crate) fn rotate(&mut self, list: ListId, x: BufferId, pos: BufferId, rows: usize, heads: usize, inverse: bool) {
+        let head_dim = self.config.head_dim as u32;
+        let shape = rope::Shape { rows: rows as u32, heads: heads as u32, head_dim, inverse: u32::from(inverse) };
+        self.program.push(list, &rope::ROPE, &[pos, self.rope, x], &shape);
+    }
+
+    pub(crate) fn attention_shape(&self, rows: usize, q_len: usize, kv_len: usize) -> attention::Shape {
+        let c = &self.config;
+        attention::Shape {
+            rows: rows as u32,
+            q_len: q_len as u32,
+            kv_len: kv_len as u32,
+            heads: c.heads as u32,
+            kv_heads: c.kv_heads as u32,
+            head_dim: c.head_dim as u32,
+            scale: 1.0 / (c.head_dim as f32).sqrt(),
+        }
+    }
+
+    fn block(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> (BlockTape, BufferId) {
+        let (rows, c) = (batch.rows(), self.config.clone());
+        let name = |part: &str| format!("layers.{l}.{part}");
+        let (h, rstd_attn) = self.norm(list, x_in, &name("attn_norm"), rows);
+        let h_attn = self.act(list, h, rows);
+        let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let [q, k, v] = [("q", qw), ("k", kw), ("v", kw)].map(|(n, w)| {
+            let y = self.program.transient(name(n) + ".out", rows * w);
+            self.linear(list, h_attn, &name(n), rows, y, false);
+            y
+        });
+        self.rotate(list, q, batch.pos, rows, c.heads, false);
+        self.rotate(list, k, batch.pos, rows, c.kv_heads, false);
+        let (keys, values, kv_len) = match cache {
+            Some(cache) => {
+                let (ck, cv) = cache.layers[l];
+                let shape = kv_store::Shape { rows: rows as u32, q_len: batch.q_len as u32, kv_len: cache.kv_len as u32, cols: kw as u32 };
+                self.program.push(list, &kv_store::KV_STORE, &[k, batch.pos, ck], &shape);
+                self.program.push(list, &kv_store::KV_STORE, &[v, batch.pos, cv], &shape);
+                (ck, cv, cache.kv_len)
+            }
+            None => (k, v, batch.q_len),
+        };
+        let o = self.program.transient(name("attention"), rows * qw);
+        let stats = self.program.transient(name("stats"), rows * c.heads * 2);
+        let shape = self.attention_shape(rows, batch.q_len, kv_len);
+        self.program.push(list, &attention::ATTENTION, &[q, keys, values, batch.mask, batch.pos, o, stats], &shape);
+        let (o_normed, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
+        let o_in = self.act(list, o_normed, rows);
+        let x_mid = self.residual(list, x_in, o_in, &name("o"), rows);
+
+        let (h, rstd_mlp) = self.norm(list, x_mid, &name("mlp_norm"), rows);
+        let h_mlp = self.act(list, h, rows);
+        let [gate, up] = ["gate", "up"].map(|n| {
+            let y = self.program.transient(name(n) + ".out", rows * c.mlp);
+            self.linear(list, h_mlp, &name(n), rows, y, false);
+            y
+        });
+        let act = self.program.transient(name("act"), rows * c.mlp);
+        let shape = gated::Shape { n: (rows * c.mlp) as u32, act: u32::from(c.activation == Activation::Relu2) };
+        self.program.push(list, &gated::GATED, &[gate, up, act], &shape);
+        let (act_normed, sub_mlp) = self.sub_norm(list, act, &name("mlp_sub_norm"), rows);
+        let down_in = self.act(list, act_normed, rows);
+        let x_out = self.residual(list, x_mid, down_in, &name("down"), rows);
+        let tape = BlockTape {
+            x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in,
+        };
+        (tape, x_out)
+    }
+
+    /// SubLN where the model has it: (its output, its rstd).
+    fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (BufferId, Option<BufferId>) {
+        if !self.config.sub_norm {
+            return (x, None);
+        }
+        let (y, rstd) = self.norm(list, x, weight, rows);
+        (y, Some(rstd))
+    }
+
+    /// Head: the embedding when tied.
+    pub(crate) fn head(&self) -> BufferId {
+        self.values(if self.config.tied { "embed" } else { "head" })
+    }
+
+    /// Appends the forward pass; logits `[rows, vocab]` are transient unless `logits` names a buffer.
+    pub(crate) fn forward(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, logits: Option<BufferId>) -> Tape {
+        let (rows, c) = (batch.rows(), self.config.clone());
+        let x = self.program.transient("embedded", rows * c.dim);
+        let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
+        let table = self.values("embed");
+        self.program.push(list, &embed::EMBED, &[batch.ids, table, x], &shape);
+        let mut blocks = Vec::new();
+        let mut x_last = x;
+        for l in 0..c.layers {
+            let (tape, out) = self.block(list, l, x_last, batch, cache);
+            blocks.push(tape);
+            x_last = out;
+        }
+        let (normed, rstd) = self.norm(list, x_last, "norm", rows);
+        let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * c.vocab));
+        let head = self.head();
+        let shape = gemm::Shape { m: rows as u32, n: c.vocab as u32, k: c.dim as u32, add: 0, symmetric: 0 };
+        self.program.push(list, &gemm::GEMM_NT, &[normed, head, logits], &shape);
+        Tape { blocks, x_last, rstd, normed, logits }
+    }
+}

@@ -1,0 +1,161 @@
+//! Global-norm clip and the optimizer step as operations: AdamW everywhere, or Muon for the hidden matrices.
+
+use flow_shaders::kernels::{adamw, clip, gemm, muon, ternary};
+use flow_shaders::program::{BufferId, ListId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Role, Weights};
+use super::graph::Graph;
+
+/// Which optimizer updates the block linears; everything else is AdamW's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// AdamW (arXiv 1711.05101).
+    Adamw,
+    /// Muon (K. Jordan and others, 2024), with AdamW for embeddings, norms and head.
+    Muon,
+}
+
+/// Optimizer state of one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum State {
+    /// First and second moment.
+    Adamw(BufferId, BufferId),
+    /// Momentum.
+    Muon(BufferId),
+}
+
+impl State {
+    /// Its buffers with their names in checkpoints.
+    pub fn buffers(&self) -> Vec<(&'static str, BufferId)> {
+        match self {
+            State::Adamw(m, v) => vec![("m", *m), ("v", *v)],
+            State::Muon(b) => vec![("momentum", *b)],
+        }
+    }
+}
+
+impl Graph {
+    /// Declares gradients.
+    pub(crate) fn declare_gradients(&mut self) -> Vec<BufferId> {
+        let specs: Vec<_> = self.tensors.iter().map(|t| t.spec.clone()).collect();
+        specs.iter().map(|s| self.program.persistent(format!("grad.{}", s.name), s.len())).collect()
+    }
+
+    /// Declares optimizer state.
+    pub(crate) fn declare_state(&mut self, optimizer: Optimizer) -> Vec<State> {
+        let specs: Vec<_> = self.tensors.iter().map(|t| t.spec.clone()).collect();
+        specs
+            .iter()
+            .map(|s| match (optimizer, s.role) {
+                (Optimizer::Muon, Role::Linear) => State::Muon(self.program.persistent(format!("momentum.{}", s.name), s.len())),
+                _ => State::Adamw(
+                    self.program.persistent(format!("m.{}", s.name), s.len()),
+                    self.program.persistent(format!("v.{}", s.name), s.len()),
+                ),
+            })
+            .collect()
+    }
+
+    /// Appends clip and update. `clip` `[4]` receives norm, factor and skip.
+    pub(crate) fn update(&mut self, list: ListId, grads: &[BufferId], states: &[State], clip_out: BufferId, ns_steps: usize) {
+        if self.config.weights == Weights::Threshold {
+            self.threshold_gradients(list, grads);
+        }
+        let total: usize = self.tensors.iter().map(|t| clip::partials(t.spec.len())).sum();
+        let partials = self.program.transient("clip.partials", total);
+        let mut offset = 0;
+        for (t, g) in self.tensors.iter().zip(grads) {
+            let shape = clip::SumSq { n: t.spec.len() as u32, offset };
+            self.program.push(list, &clip::SUM_SQ, &[*g, partials], &shape);
+            offset += clip::partials(t.spec.len()) as u32;
+        }
+        self.program.push(list, &clip::CLIP_FINISH, &[partials, self.hyper, clip_out], &clip::Finish { n: total as u32 });
+        for i in 0..self.tensors.len() {
+            let spec = self.tensors[i].spec.clone();
+            let w = self.tensors[i].master.expect("training keeps masters");
+            match states[i] {
+                State::Adamw(m, v) => {
+                    let decay = if matches!(spec.role, Role::Linear | Role::Head) { 1.0 } else { 0.0 };
+                    let shape = adamw::Shape { n: spec.len() as u32, decay };
+                    self.program.push(list, &adamw::ADAMW, &[self.hyper, clip_out, grads[i], w, m, v], &shape);
+                }
+                State::Muon(b) => self.muon(list, grads[i], w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps),
+            }
+        }
+    }
+
+    /// Turns the gradient of scaled codes into those of master and learned scale.
+    fn threshold_gradients(&mut self, list: ListId, grads: &[BufferId]) {
+        for i in 0..self.tensors.len() {
+            let t = &self.tensors[i];
+            let Some((codes, _)) = t.packed else { continue };
+            let shape = ternary::Shape { rows: t.spec.shape[0] as u32, cols: t.spec.shape[1] as u32, rule: 1 };
+            let scale_name = format!("{}_scale", t.spec.name);
+            let (scale, dscale) = (self.values(&scale_name), grads[self.tensor(&scale_name)]);
+            self.program.push(list, &ternary::THRESHOLD_GRAD, &[codes, scale, grads[i], dscale], &shape);
+        }
+    }
+
+    /// One matrix `[rows, cols]`: the five steps run on the Gram matrix of the smaller side (see `muon`).
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn muon(&mut self, list: ListId, grad: BufferId, w: BufferId, momentum: BufferId, clip_out: BufferId, (rows, cols): (usize, usize), steps: usize) {
+        let (n, side) = (rows * cols, rows.min(cols));
+        let p = &mut self.program;
+        let u = p.transient("muon.u", n);
+        let x = p.transient("muon.x", n);
+        let partials = p.transient("muon.partials", clip::partials(n));
+        p.push(list, &muon::MUON_MOMENTUM, &[self.hyper, clip_out, grad, momentum, u], &muon::Momentum { n: n as u32 });
+        p.push(list, &clip::SUM_SQ, &[u, partials], &clip::SumSq { n: n as u32, offset: 0 });
+        let shape = muon::Normalise { n: n as u32, partials: clip::partials(n) as u32 };
+        p.push(list, &muon::MUON_NORMALISE, &[u, partials, x], &shape);
+
+        let s = side as u32;
+        let symmetric = gemm::Shape { m: s, n: s, k: s, add: 0, symmetric: 1 };
+        let mut g = p.transient("muon.gram", side * side);
+        if rows <= cols {
+            p.push(list, &gemm::GEMM_NT, &[x, x, g], &gemm::Shape { k: cols as u32, ..symmetric });
+        } else {
+            p.push(list, &gemm::GEMM_TN, &[x, x, g], &gemm::Shape { k: rows as u32, ..symmetric });
+        }
+        let [a, b, c] = muon::NS;
+        let mut q = None;
+        for step in 0..steps {
+            let g2 = p.transient("muon.g2", side * side);
+            let poly = p.transient("muon.poly", side * side);
+            p.push(list, &gemm::GEMM_NN, &[g, g, g2], &symmetric);
+            p.push(list, &muon::MUON_POLY, &[g, g2, poly], &muon::Poly { n: s, a, b, c });
+            if step + 1 < steps {
+                let (t, next) = (p.transient("muon.pg", side * side), p.transient("muon.pgp", side * side));
+                p.push(list, &gemm::GEMM_NN, &[poly, g, t], &symmetric);
+                p.push(list, &gemm::GEMM_NN, &[t, poly, next], &symmetric);
+                g = next;
+            }
+            q = Some(match q {
+                None => poly,
+                Some(q) => {
+                    let product = p.transient("muon.q", side * side);
+                    p.push(list, &gemm::GEMM_NN, &[poly, q, product], &symmetric);
+                    product
+                }
+            });
+        }
+        let x = match q {
+            None => x,
+            Some(q) => {
+                let y = p.transient("muon.y", n);
+                let (r, c) = (rows as u32, cols as u32);
+                if rows <= cols {
+                    p.push(list, &gemm::GEMM_NN, &[q, x, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
+                } else {
+                    p.push(list, &gemm::GEMM_NN, &[x, q, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
+                }
+                y
+            }
+        };
+        let factor = (rows as f32 / cols as f32).max(1.0).sqrt();
+        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, x, w], &muon::Update { n: n as u32, factor });
+    }
+}

@@ -1,0 +1,351 @@
+//! A training session: the program of one optimizer step on a device, fed with micro-batches from the host.
+
+use std::collections::BTreeMap;
+
+use flow_shaders::device::{Device, DeviceError, Session};
+use flow_shaders::kernels::{hyper, kd_loss};
+use flow_shaders::program::{BufferId, ListId};
+
+use super::backward::Gradients;
+use super::config::{ModelConfig, Weights};
+use super::graph::{Batch, Graph};
+use super::optimizer::{Optimizer, State};
+
+/// Sizes of a training program.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainShape {
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Top-K buckets of the targets; 0 for cross-entropy only.
+    pub top_k: usize,
+    /// Newton–Schulz steps of Muon.
+    pub ns_steps: usize,
+}
+
+/// One micro-batch on the host; all rows are `batch · seq`, row-major.
+#[derive(Clone, Debug, Default)]
+pub struct MicroBatch {
+    /// Input token ids.
+    pub ids: Vec<u32>,
+    /// 1 for real tokens.
+    pub mask: Vec<u32>,
+    /// Next token, negative where there is no target.
+    pub labels: Vec<i32>,
+    /// Student ids of the buckets `[rows, top_k]`, −1 when absent.
+    pub topk_ids: Vec<i32>,
+    /// Their logprobs at τ = 1.
+    pub topk_logprobs: Vec<f32>,
+    /// Per row: Other's log-mass at τ (`other_logprob/τ` or the stored tail), weights of KL, CE and format.
+    pub meta: Vec<[f32; 4]>,
+}
+
+/// Scalars of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Hyper {
+    /// Optimizer step, from 1.
+    pub step: u64,
+    /// AdamW's learning rate.
+    pub lr: f32,
+    /// Muon's learning rate.
+    pub muon_lr: f32,
+    /// AdamW β1, β2, eps.
+    pub betas: (f32, f32, f32),
+    /// AdamW's weight decay.
+    pub weight_decay: f32,
+    /// Muon's momentum and weight decay.
+    pub muon: (f32, f32),
+    /// Largest gradient norm.
+    pub clip: f32,
+    /// Temperature of the KL.
+    pub tau: f32,
+    /// Activation bits: 8 or 4.
+    pub bits: u32,
+}
+
+impl Hyper {
+    fn words(&self) -> Vec<f32> {
+        let power = |b: f32| (0..self.step).fold(1.0f64, |p, _| p * f64::from(b));
+        let mut h = vec![0f32; hyper::LEN];
+        h[hyper::LR] = self.lr;
+        (h[hyper::BETA1], h[hyper::BETA2], h[hyper::EPS]) = self.betas;
+        h[hyper::WEIGHT_DECAY] = self.weight_decay;
+        h[hyper::BIAS1] = (1.0 - power(self.betas.0)) as f32;
+        h[hyper::BIAS2] = (1.0 - power(self.betas.1)) as f32;
+        h[hyper::CLIP] = self.clip;
+        h[hyper::INV_TAU] = 1.0 / self.tau;
+        h[hyper::QMAX] = qmax(self.bits);
+        h[hyper::MUON_LR] = self.muon_lr;
+        (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
+        h
+    }
+}
+
+/// Largest activation code: ±127 at 8 bits, ±7 at 4.
+pub fn qmax(bits: u32) -> f32 {
+    if bits == 4 { 7.0 } else { 127.0 }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepStats {
+    /// Σ w_kd·kl over the step's micro-batches.
+    pub kl: f32,
+    /// Σ w_ce·ce.
+    pub ce: f32,
+    /// Σ w_format·ce.
+    pub format: f32,
+    /// Gradient norm before clipping.
+    pub grad_norm: f32,
+    /// Gradient norm after clipping.
+    pub grad_norm_clipped: f32,
+    /// Rows whose loss was not finite.
+    pub non_finite: f32,
+    /// Whether the update was skipped because the norm was not finite.
+    pub skipped: bool,
+}
+
+impl StepStats {
+    /// KL + weighted CE + weighted format loss.
+    pub fn total(&self) -> f32 {
+        self.kl + self.ce + self.format
+    }
+}
+
+struct Lists {
+    begin: ListId,
+    micro: ListId,
+    update: ListId,
+    quantise: ListId,
+    evaluate: ListId,
+}
+
+struct Io {
+    topk_ids: BufferId,
+    topk_logprobs: BufferId,
+    meta: BufferId,
+    labels: BufferId,
+    losses: BufferId,
+    loss_sum: BufferId,
+    clip: BufferId,
+}
+
+/// A model being trained on a device.
+pub struct Trainer {
+    session: Session,
+    graph: Graph,
+    shape: TrainShape,
+    batch: Batch,
+    io: Io,
+    lists: Lists,
+    gradients: Gradients,
+    states: Vec<State>,
+}
+
+impl Trainer {
+    /// Builds and allocates the program.
+    pub fn new(device: &Device, config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Result<Self, DeviceError> {
+        let (graph, parts) = build(config, shape, optimizer);
+        let Parts { batch, io, lists, gradients, states, program } = parts;
+        let mut session = device.load(program)?;
+        session.write_f32(graph.rope, &graph.rope_table())?;
+        let pos: Vec<u32> = (0..batch.rows()).map(|r| (r % shape.seq) as u32).collect();
+        session.write(batch.pos, &pos)?;
+        Ok(Self { session, graph, shape, batch, io, lists, gradients, states })
+    }
+
+    /// Bytes that such a session needs, without allocating anything.
+    pub fn planned_bytes(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> u64 {
+        build(config, shape, optimizer).1.program.plan().bytes()
+    }
+
+    /// Bytes that the planner predicted.
+    pub fn session_bytes(&self) -> u64 {
+        self.session.planned_bytes()
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.graph.config
+    }
+
+    /// Sets parameters by name; every tensor must be there with its size.
+    pub fn load(&mut self, tensors: &BTreeMap<String, Vec<f32>>) -> Result<(), DeviceError> {
+        for t in &self.graph.tensors {
+            let values = &tensors[&t.spec.name];
+            self.session.write_f32(t.master.expect("training keeps masters"), values)?;
+        }
+        Ok(())
+    }
+
+    /// Parameters by name.
+    pub fn tensors(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+        let mut all = BTreeMap::new();
+        for t in &self.graph.tensors {
+            all.insert(t.spec.name.clone(), self.session.read_f32(t.master.expect("training keeps masters"))?);
+        }
+        Ok(all)
+    }
+
+    /// Gradients of the last step, before clipping.
+    pub fn gradients(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+        let mut all = BTreeMap::new();
+        for (t, g) in self.graph.tensors.iter().zip(&self.gradients.grads) {
+            all.insert(t.spec.name.clone(), self.session.read_f32(*g)?);
+        }
+        Ok(all)
+    }
+
+    /// Optimizer state by `tensor.part`.
+    pub fn optimizer_state(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+        let mut all = BTreeMap::new();
+        for (t, s) in self.graph.tensors.iter().zip(&self.states) {
+            for (part, buffer) in s.buffers() {
+                all.insert(format!("{}.{part}", t.spec.name), self.session.read_f32(buffer)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Restores what [`Self::optimizer_state`] gave; `false` if a part is missing or has another size.
+    pub fn load_optimizer_state(&mut self, state: &BTreeMap<String, Vec<f32>>) -> Result<bool, DeviceError> {
+        for (t, s) in self.graph.tensors.iter().zip(&self.states) {
+            for (part, buffer) in s.buffers() {
+                match state.get(&format!("{}.{part}", t.spec.name)) {
+                    Some(values) if values.len() == t.spec.len() => self.session.write_f32(buffer, values)?,
+                    _ => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn feed(&mut self, micro: &MicroBatch) -> Result<(), DeviceError> {
+        let (starts, order) = scatter_order(&micro.ids, self.graph.config.vocab);
+        self.session.write(self.batch.ids, &micro.ids)?;
+        self.session.write(self.batch.mask, &micro.mask)?;
+        self.session.write(self.gradients.starts, &starts)?;
+        self.session.write(self.gradients.order, &order)?;
+        self.session.write_i32(self.io.labels, &micro.labels)?;
+        if self.shape.top_k > 0 {
+            self.session.write_i32(self.io.topk_ids, &micro.topk_ids)?;
+            self.session.write_f32(self.io.topk_logprobs, &micro.topk_logprobs)?;
+        }
+        self.session.write_f32(self.io.meta, bytemuck::cast_slice(&micro.meta))
+    }
+
+    /// One optimizer step over micro-batches whose weights already sum to one.
+    pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
+        self.session.write_f32(self.graph.hyper, &hyper.words())?;
+        self.session.run(self.lists.begin)?;
+        for micro in micros {
+            self.feed(micro)?;
+            self.session.run(self.lists.micro)?;
+        }
+        self.session.run(self.lists.update)?;
+        let sums = self.session.read_f32(self.io.loss_sum)?;
+        let clip = self.session.read_f32(self.io.clip)?;
+        Ok(StepStats {
+            kl: sums[0],
+            ce: sums[1],
+            format: sums[2],
+            non_finite: sums[3],
+            grad_norm: clip[0],
+            grad_norm_clipped: clip[0] * clip[1],
+            skipped: clip[2] != 0.0,
+        })
+    }
+
+    /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`].
+    pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: u32) -> Result<Vec<(f32, f32)>, DeviceError> {
+        let mut h = vec![0f32; hyper::LEN];
+        h[hyper::INV_TAU] = 1.0 / tau;
+        h[hyper::QMAX] = qmax(bits);
+        self.session.write_f32(self.graph.hyper, &h)?;
+        self.session.run(self.lists.quantise)?;
+        self.feed(micro)?;
+        self.session.run(self.lists.evaluate)?;
+        let losses = self.session.read_f32(self.io.losses)?;
+        Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
+    }
+}
+
+struct Parts {
+    batch: Batch,
+    io: Io,
+    lists: Lists,
+    gradients: Gradients,
+    states: Vec<State>,
+    program: flow_shaders::program::Program,
+}
+
+fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph, Parts) {
+    let mut graph = Graph::new(config, shape.seq, true);
+    let rows = shape.batch * shape.seq;
+    let batch = graph.batch("batch", shape.batch, shape.seq, shape.seq);
+    let vocab = graph.config.vocab;
+    let p = &mut graph.program;
+    let io = Io {
+        topk_ids: p.persistent("topk_ids", rows * shape.top_k),
+        topk_logprobs: p.persistent("topk_logprobs", rows * shape.top_k),
+        meta: p.persistent("meta", rows * 4),
+        labels: p.persistent("labels", rows),
+        losses: p.persistent("losses", rows * 4),
+        loss_sum: p.persistent("loss_sum", 4),
+        clip: p.persistent("clip", 4),
+    };
+    let (starts, order) = (p.persistent("scatter.starts", vocab + 1), p.persistent("scatter.order", rows));
+    let gradients = Gradients { grads: graph.declare_gradients(), starts, order };
+    let states = graph.declare_state(optimizer);
+    let lists = Lists {
+        begin: graph.program.list("begin"),
+        micro: graph.program.list("micro"),
+        update: graph.program.list("update"),
+        quantise: graph.program.list("quantise"),
+        evaluate: graph.program.list("evaluate"),
+    };
+    let ternary = graph.config.weights != Weights::Float;
+    for b in gradients.grads.iter().chain([&io.loss_sum]) {
+        let n = graph.program.words(*b) as u32;
+        graph.program.push(lists.begin, &flow_shaders::kernels::elementwise::ZERO, &[*b], &flow_shaders::kernels::elementwise::Shape { n });
+    }
+    if ternary {
+        graph.ternarise(lists.begin);
+        graph.ternarise(lists.quantise);
+    }
+    let tape = graph.forward(lists.micro, &batch, None, None);
+    loss(&mut graph, lists.micro, &io, tape.logits, shape);
+    let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
+    graph.program.push(lists.micro, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
+    graph.backward(lists.micro, &batch, &tape, &gradients);
+    graph.update(lists.update, &gradients.grads, &states, io.clip, shape.ns_steps);
+    let tape = graph.forward(lists.evaluate, &batch, None, None);
+    loss(&mut graph, lists.evaluate, &io, tape.logits, shape);
+    let program = std::mem::take(&mut graph.program);
+    (graph, Parts { batch, io, lists, gradients, states, program })
+}
+
+fn loss(graph: &mut Graph, list: ListId, io: &Io, logits: BufferId, shape: TrainShape) {
+    let s = kd_loss::Shape { rows: (shape.batch * shape.seq) as u32, vocab: graph.config.vocab as u32, k: shape.top_k as u32 };
+    let buffers = [logits, io.topk_ids, io.topk_logprobs, io.meta, io.labels, graph.hyper, io.losses];
+    graph.program.push(list, &kd_loss::KD_LOSS, &buffers, &s);
+}
+
+/// Rows sorted by token id (ascending rows within an id), and where each id starts.
+fn scatter_order(ids: &[u32], vocab: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0u32; vocab + 1];
+    for id in ids {
+        starts[*id as usize + 1] += 1;
+    }
+    for v in 0..vocab {
+        starts[v + 1] += starts[v];
+    }
+    let mut next = starts.clone();
+    let mut order = vec![0u32; ids.len()];
+    for (r, id) in ids.iter().enumerate() {
+        order[next[*id as usize] as usize] = r as u32;
+        next[*id as usize] += 1;
+    }
+    (starts, order)
+}

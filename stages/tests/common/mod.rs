@@ -1,0 +1,62 @@
+//! Golden files and the devices that they are checked on.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+
+use flow_shaders::device::{Device, open};
+use safetensors::SafeTensors;
+
+/// `FLOW_GOLDEN_DIR`, or the repository's own copy.
+pub fn golden_dir() -> PathBuf {
+    std::env::var_os("FLOW_GOLDEN_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from)
+}
+
+/// The device that `FLOW_DEVICE` names; without it the CPU, and an adapter where one exists.
+pub fn devices() -> Vec<Device> {
+    match std::env::var("FLOW_DEVICE") {
+        Ok(name) => vec![open(&name, 0).expect("FLOW_DEVICE names a device")],
+        Err(_) => {
+            let mut all = vec![open("cpu", 0).expect("the CPU is always there")];
+            match open("gpu", 0) {
+                Ok(gpu) => all.push(gpu),
+                Err(e) => eprintln!("SKIPPED on wgpu: {e}"),
+            }
+            all
+        }
+    }
+}
+
+/// One case of `numerics/`.
+pub struct Golden {
+    bytes: Vec<u8>,
+    /// Its entry in the manifest.
+    pub about: serde_json::Value,
+}
+
+impl Golden {
+    /// Reads a case by name.
+    pub fn load(name: &str) -> Self {
+        let dir = golden_dir().join("numerics");
+        let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("manifest.json")).unwrap()).unwrap();
+        Self { bytes: std::fs::read(dir.join(format!("{name}.safetensors"))).unwrap(), about: manifest[name].clone() }
+    }
+    fn data(&self, name: &str) -> Vec<u8> {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec()
+    }
+    /// Floats.
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(&self.data(name))
+    }
+    /// Doubles.
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        bytemuck::pod_collect_to_vec(&self.data(name))
+    }
+    /// Signed words.
+    pub fn i32(&self, name: &str) -> Vec<i32> {
+        bytemuck::pod_collect_to_vec(&self.data(name))
+    }
+    /// Bytes.
+    pub fn u8(&self, name: &str) -> Vec<u8> {
+        self.data(name)
+    }
+}
