@@ -1,48 +1,440 @@
-//! The wgpu backend.
+//! The wgpu backend: one buffer per planned slot, pipelines cached per device, bind groups made once per list.
+//!
+//! A run of a list is one submission with one compute pass; wgpu puts the barriers between dispatches. Errors come
+//! through error scopes, the poll and the device-lost callback, and leave as [`DeviceError`]: nothing here panics.
 
-use crate::device::{Backend, DeviceError, DeviceInfo};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
+use crate::kernel::{Access, Kernel};
 use crate::program::{ListId, Op, Plan, Program};
 
-/// A wgpu adapter.
-pub struct GpuDevice {}
+/// Bytes that queued writes may hold in staging memory, and of one read-back.
+const STAGING: usize = 64 << 20;
+/// Submissions in flight: enough to keep a GPU busy, few enough that nothing piles up on a slow adapter.
+const IN_FLIGHT: usize = 2;
+/// Bytes of one dispatch's parameters.
+const PARAMS: u64 = 64;
 
-/// Adapters of this machine.
+/// A wgpu adapter, opened.
+pub struct GpuDevice {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    software: bool,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
+    /// What the driver said outside of an error scope: a lost device or an error of a submission.
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+struct Pipeline {
+    layout: wgpu::BindGroupLayout,
+    pipeline: wgpu::ComputePipeline,
+}
+
+/// Adapters of this machine, real ones first.
 pub fn list() -> Vec<DeviceInfo> {
-    Vec::new()
+    adapters().iter().map(describe).collect()
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = backends;
+    let mut all = pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(backends));
+    all.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    all
+}
+
+fn is_software(adapter: &wgpu::Adapter) -> bool {
+    adapter.get_info().device_type == wgpu::DeviceType::Cpu
+}
+
+fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let features = adapter.features();
+    let present = |flag, yes: &'static str| if features.contains(flag) { Some(yes) } else { None };
+    let names: Vec<&str> = [
+        present(wgpu::Features::SHADER_F16, "f16"),
+        present(wgpu::Features::SUBGROUP, "subgroups"),
+        present(wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+        present(wgpu::Features::PIPELINE_CACHE, "pipeline cache"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    DeviceInfo {
+        name: info.name.clone(),
+        kind: if is_software(adapter) { DeviceKind::Software } else { DeviceKind::Gpu },
+        backend: info.backend.to_str().to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        limits: vec![
+            ("storage binding".into(), mib(limits.max_storage_buffer_binding_size)),
+            ("buffer".into(), mib(limits.max_buffer_size)),
+            ("storage buffers".into(), limits.max_storage_buffers_per_shader_stage.to_string()),
+            ("workgroup".into(), format!("{} invocations", limits.max_compute_invocations_per_workgroup)),
+            ("workgroup memory".into(), format!("{} KiB", limits.max_compute_workgroup_storage_size >> 10)),
+            ("subgroup".into(), format!("{}–{}", info.subgroup_min_size, info.subgroup_max_size)),
+            ("features".into(), if names.is_empty() { "none".into() } else { names.join(", ") }),
+        ],
+    }
 }
 
 impl GpuDevice {
     /// A real GPU, if there is one.
     pub fn open_real() -> Result<Option<Self>, DeviceError> {
-        Ok(None)
+        adapters().iter().find(|a| !is_software(a)).map(Self::request).transpose()
     }
-    /// Any adapter (`gpu`), or the one whose name contains `choice`.
+
+    /// Any adapter (`gpu`, real ones first), or the first one whose name contains `choice`, upper and lower case alike.
     pub fn open(choice: &str) -> Result<Self, DeviceError> {
-        Err(DeviceError::NotFound { choice: choice.into(), available: "cpu".into() })
+        let all = adapters();
+        let wanted = choice.to_lowercase();
+        let found = all.iter().find(|a| wanted == "gpu" || a.get_info().name.to_lowercase().contains(&wanted));
+        match found {
+            Some(adapter) => Self::request(adapter),
+            None => {
+                let mut names: Vec<String> = all.iter().map(|a| format!("`{}`", a.get_info().name)).collect();
+                names.push("`cpu`".into());
+                Err(DeviceError::NotFound { choice: choice.to_owned(), available: names.join(", ") })
+            }
+        }
     }
-    /// Name.
+
+    /// Opens an adapter with its own limits and no optional features: the kernels are WebGPU's baseline, the sizes are not.
+    fn request(adapter: &wgpu::Adapter) -> Result<Self, DeviceError> {
+        let name = adapter.get_info().name;
+        let desc = wgpu::DeviceDescriptor {
+            label: Some("flow"),
+            required_features: wgpu::Features::empty(),
+            required_limits: adapter.limits(),
+            // Small blocks: what the planner counts is then what the device holds.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&desc))
+            .map_err(|e| DeviceError::Failed { device: name.clone(), message: format!("the device cannot be opened: {e}") })?;
+        let trouble = Arc::new(Mutex::new(None));
+        let note = |slot: &Arc<Mutex<Option<String>>>| {
+            let slot = slot.clone();
+            move |message: String| {
+                tracing::warn!("{message}");
+                slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+            }
+        };
+        let (lost, uncaptured) = (note(&trouble), note(&trouble));
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device is no loss.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost(format!("the device was lost: {message}"));
+            }
+        });
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
+        let shared = Shared { name, software: is_software(adapter), device, queue, pipelines: Mutex::default(), trouble };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Name of the adapter.
     pub fn name(&self) -> String {
-        String::new()
+        self.shared.name.clone()
     }
-    /// Free memory.
+
+    /// Free memory in bytes, where it can be known: a software adapter computes in the machine's own; wgpu does not tell
+    /// for others.
     pub fn free_memory(&self) -> Option<u64> {
-        None
+        if self.shared.software { crate::cpu::free_memory() } else { None }
     }
-    pub(crate) fn allocate(&self, _program: &Program, _plan: &Plan) -> Result<GpuBackend, DeviceError> {
-        Ok(GpuBackend {})
+
+    /// Bytes that the device's allocator holds for this process, where the backend reports them.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.shared.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
+    }
+
+    pub(crate) fn allocate(&self, program: &Program, plan: &Plan) -> Result<GpuBackend, DeviceError> {
+        let shared = &self.shared;
+        let limits = shared.device.limits();
+        let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        for buffer in &program.buffers {
+            let bytes = buffer.words as u64 * 4;
+            if bytes > limit {
+                let mib = |b: u64| b.div_ceil(1 << 20);
+                return Err(DeviceError::Binding {
+                    device: self.name(),
+                    buffer: buffer.name.clone(),
+                    needed: mib(bytes),
+                    limit: limit >> 20,
+                });
+            }
+        }
+        let mut slots = Vec::with_capacity(plan.slots.len());
+        let mut held = 0u64;
+        for words in &plan.slots {
+            let size = *words as u64 * 4;
+            // wgpu fills new buffers with zeros before their first use.
+            let buffer = shared.checked(plan.bytes(), held, || {
+                shared.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size,
+                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            })?;
+            slots.push(buffer);
+            held += size;
+        }
+        for kernel in program.kernels() {
+            shared.pipeline(kernel)?;
+        }
+        Ok(GpuBackend {
+            shared: shared.clone(),
+            slots,
+            planned: plan.bytes(),
+            lists: HashMap::new(),
+            staging: None,
+            queued: 0,
+            in_flight: VecDeque::new(),
+        })
     }
 }
 
-pub(crate) struct GpuBackend {}
+impl Shared {
+    fn failed(&self, message: impl Into<String>) -> DeviceError {
+        DeviceError::Failed { device: self.name.clone(), message: message.into() }
+    }
+
+    /// Runs `make` inside error scopes; `needed` and `held` (bytes) describe an out-of-memory error.
+    fn checked<T>(&self, needed: u64, held: u64, make: impl FnOnce() -> T) -> Result<T, DeviceError> {
+        let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+            .map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        let mut error = None;
+        for scope in scopes.into_iter().rev() {
+            error = pollster::block_on(scope.pop()).or(error);
+        }
+        match error {
+            None => Ok(made),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(DeviceError::OutOfMemory { device: self.name.clone(), needed: needed >> 20, available: held >> 20 })
+            }
+            Some(e) => Err(self.failed(e.to_string())),
+        }
+    }
+
+    /// Waits for a submission (all of them without an index) and passes on what the driver complained about since.
+    fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        self.sound()?;
+        polled.map(|_| ()).map_err(|e| self.failed(e.to_string()))
+    }
+
+    fn sound(&self) -> Result<(), DeviceError> {
+        match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(message) => Err(self.failed(message.clone())),
+        }
+    }
+
+    /// The pipeline of a kernel, compiled at its first use on this device.
+    fn pipeline(&self, kernel: &'static Kernel) -> Result<Arc<Pipeline>, DeviceError> {
+        let mut cache = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = cache.get(kernel.name) {
+            return Ok(pipeline.clone());
+        }
+        let made = Arc::new(self.checked(0, 0, || self.compile(kernel))?);
+        cache.insert(kernel.name, made.clone());
+        Ok(made)
+    }
+
+    fn compile(&self, kernel: &Kernel) -> Pipeline {
+        let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: binding == 0, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
+        for (i, b) in kernel.bindings.iter().enumerate() {
+            entries.push(entry(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: b.access == Access::Read }));
+        }
+        let label = Some(kernel.name);
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            ..Default::default()
+        });
+        let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        Pipeline { layout, pipeline }
+    }
+}
+
+/// One dispatch, ready to be encoded.
+struct Dispatch {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    offset: u32,
+    grid: [u32; 3],
+}
+
+pub(crate) struct GpuBackend {
+    shared: Arc<Shared>,
+    slots: Vec<wgpu::Buffer>,
+    planned: u64,
+    lists: HashMap<ListId, Vec<Dispatch>>,
+    /// The read-back buffer, as large as the largest read so far (at most [`STAGING`]).
+    staging: Option<wgpu::Buffer>,
+    /// Bytes written since the last submission.
+    queued: usize,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+}
+
+impl GpuBackend {
+    /// Bind groups and parameters of a list: made at its first run, valid as long as the slots.
+    fn prepare(&self, ops: &[Op], program: &Program, plan: &Plan) -> Result<Vec<Dispatch>, DeviceError> {
+        let shared = &self.shared;
+        let pipelines = ops.iter().map(|op| shared.pipeline(op.kernel)).collect::<Result<Vec<_>, _>>()?;
+        let stride = PARAMS.max(u64::from(shared.device.limits().min_uniform_buffer_offset_alignment));
+        let mut bytes = vec![0u8; ops.len() * stride as usize];
+        for (op, line) in ops.iter().zip(bytes.chunks_exact_mut(stride as usize)) {
+            line[..PARAMS as usize].copy_from_slice(bytemuck::bytes_of(&op.params));
+        }
+        shared.checked(self.planned, self.planned, || {
+            let uniforms = shared.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("parameters"),
+                size: (bytes.len() as u64).max(stride),
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            shared.queue.write_buffer(&uniforms, 0, &bytes);
+            let dispatch = |(i, (op, pipeline)): (usize, (&Op, Arc<Pipeline>))| {
+                let bind = |buffer, size| {
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(size) })
+                };
+                let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: bind(&uniforms, PARAMS) }];
+                for (j, id) in op.buffers.iter().enumerate() {
+                    let buffer = &self.slots[plan.slot_of[id.0 as usize]];
+                    entries.push(wgpu::BindGroupEntry { binding: j as u32 + 1, resource: bind(buffer, program.words(*id) as u64 * 4) });
+                }
+                let group = shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(op.kernel.name),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                Dispatch { pipeline, group, offset: (i as u64 * stride) as u32, grid: (op.kernel.grid)(&op.params) }
+            };
+            ops.iter().zip(pipelines).enumerate().map(dispatch).collect()
+        })
+    }
+
+    /// Submits, and waits until few enough submissions are in flight.
+    fn submit(&mut self, commands: Option<wgpu::CommandBuffer>) -> Result<(), DeviceError> {
+        self.in_flight.push_back(self.shared.queue.submit(commands));
+        self.queued = 0;
+        while self.in_flight.len() > IN_FLIGHT {
+            self.shared.wait(self.in_flight.pop_front())?;
+        }
+        self.shared.sound()
+    }
+}
 
 impl Backend for GpuBackend {
-    fn write(&mut self, _slot: usize, _offset: usize, _words: &[u32]) -> Result<(), DeviceError> {
+    fn write(&mut self, slot: usize, offset: usize, words: &[u32]) -> Result<(), DeviceError> {
+        let mut at = offset as u64 * 4;
+        for part in words.chunks(STAGING / 4) {
+            if self.queued + part.len() * 4 > STAGING {
+                // wgpu keeps a copy of every write until a submission has passed it on.
+                self.submit(None)?;
+                self.shared.wait(None)?;
+            }
+            let bytes: &[u8] = bytemuck::cast_slice(part);
+            let shared = self.shared.clone();
+            shared.checked(self.planned, self.planned, || shared.queue.write_buffer(&self.slots[slot], at, bytes))?;
+            self.queued += bytes.len();
+            at += bytes.len() as u64;
+        }
         Ok(())
     }
-    fn read(&mut self, _slot: usize, _offset: usize, words: usize) -> Result<Vec<u32>, DeviceError> {
-        Ok(vec![0; words])
+
+    fn read(&mut self, slot: usize, offset: usize, words: usize) -> Result<Vec<u32>, DeviceError> {
+        let shared = self.shared.clone();
+        let mut out = Vec::with_capacity(words);
+        while out.len() < words {
+            let count = (words - out.len()).min(STAGING / 4);
+            let size = count as u64 * 4;
+            if self.staging.as_ref().is_none_or(|b| b.size() < size) {
+                self.staging = Some(shared.checked(self.planned, self.planned, || {
+                    shared.device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("read-back"),
+                        size,
+                        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                        mapped_at_creation: false,
+                    })
+                })?);
+            }
+            let Some(staging) = &self.staging else { continue };
+            let (done, mapped) = mpsc::channel();
+            shared.checked(self.planned, self.planned, || {
+                let mut encoder = shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(&self.slots[slot], (offset + out.len()) as u64 * 4, staging, 0, size);
+                shared.queue.submit([encoder.finish()]);
+                staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| drop(done.send(result)));
+            })?;
+            self.queued = 0;
+            self.in_flight.clear();
+            shared.wait(None)?;
+            match mapped.try_recv() {
+                Ok(Ok(())) => {}
+                _ => return Err(shared.failed("a buffer could not be read back")),
+            }
+            let view = staging.slice(..size).get_mapped_range().map_err(|e| shared.failed(e.to_string()))?;
+            out.extend(view.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            drop(view);
+            staging.unmap();
+        }
+        Ok(out)
     }
-    fn run(&mut self, _list: ListId, _ops: &[Op], _program: &Program, _plan: &Plan) -> Result<(), DeviceError> {
-        Ok(())
+
+    fn run(&mut self, list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
+        self.shared.sound()?;
+        if !self.lists.contains_key(&list) {
+            let prepared = self.prepare(ops, program, plan)?;
+            self.lists.insert(list, prepared);
+        }
+        let shared = self.shared.clone();
+        let dispatches = &self.lists[&list];
+        let commands = shared.checked(self.planned, self.planned, || {
+            let mut encoder = shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for d in dispatches {
+                pass.set_pipeline(&d.pipeline.pipeline);
+                pass.set_bind_group(0, &d.group, &[d.offset]);
+                pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]);
+            }
+            drop(pass);
+            encoder.finish()
+        })?;
+        self.submit(Some(commands))
     }
 }

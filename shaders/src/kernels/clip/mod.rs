@@ -31,7 +31,7 @@ pub struct SumSq {
 pub static SUM_SQ: Kernel = Kernel {
     name: "sum_sq",
     revision: 1,
-    wgsl: &[include_str!("sum_sq.wgsl")],
+    wgsl: &[include_str!("sum_sq.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), update("partials")],
     grid: |p| grid_1d(p.get::<SumSq>().n as usize, BLOCK),
     cpu: cpu::sum_sq,
@@ -49,7 +49,7 @@ pub struct Finish {
 pub static CLIP_FINISH: Kernel = Kernel {
     name: "clip_finish",
     revision: 1,
-    wgsl: &[include_str!("finish.wgsl")],
+    wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],
     cpu: cpu::finish,

@@ -1,1 +1,12 @@
-// to be written
+// A [m, k], k contiguous. `slot_a` spreads the 1,024 elements of a 64 x 16 tile so that neighbours read neighbours.
+
+fn slot_a(t: u32) -> vec2<u32> {
+    return vec2(t / 16u, t % 16u);
+}
+
+fn load_a(i: u32, k: u32) -> f32 {
+    if (i < p.m && k < p.k) {
+        return a[i * p.k + k];
+    }
+    return 0.0;
+}

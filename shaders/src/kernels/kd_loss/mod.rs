@@ -31,7 +31,7 @@ pub struct Shape {
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl")],
+    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[update("logits"), read("topk_ids"), read("topk_logprobs"), read("meta_"), read("labels"), read("hyper"), write("losses")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::kd_loss,
@@ -42,7 +42,7 @@ pub static KD_LOSS: Kernel = Kernel {
 pub static LOSS_SUM: Kernel = Kernel {
     name: "loss_sum",
     revision: 1,
-    wgsl: &[include_str!("sum.wgsl")],
+    wgsl: &[include_str!("sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("losses"), read("meta_"), update("out")],
     grid: |_| [1, 1, 1],
     cpu: cpu::loss_sum,

@@ -1,1 +1,24 @@
-// to be written
+// cache[r / q_len, pos[r], c] = x[r, c].  x [rows, cols], pos [rows], cache [sequences, kv_len, cols].
+// One thread per element of x.
+
+struct Params {
+    rows: u32,
+    q_len: u32,
+    kv_len: u32,
+    cols: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> pos: array<u32>;
+@group(0) @binding(3) var<storage, read_write> cache: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (wid.y * groups.x + wid.x) * 256u + lane;
+    if (i >= p.rows * p.cols) {
+        return;
+    }
+    let r = i / p.cols;
+    cache[(r / p.q_len * p.kv_len + pos[r]) * p.cols + i % p.cols] = x[i];
+}

@@ -1,1 +1,32 @@
-// to be written
+// With g' = g * clip.factor and mu = hyper.MUON_MOMENTUM:  momentum <- mu momentum + g';  u = g' + mu momentum (Nesterov).
+// With clip.skip the momentum stays and u = 0. All [n]; one thread per element.
+
+struct Params {
+    n: u32,
+}
+
+const MUON_MOMENTUM: u32 = 11u;
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> hyper: array<f32>;
+@group(0) @binding(2) var<storage, read> clip: array<f32>;
+@group(0) @binding(3) var<storage, read> g: array<f32>;
+@group(0) @binding(4) var<storage, read_write> momentum: array<f32>;
+@group(0) @binding(5) var<storage, read_write> u: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (wid.y * groups.x + wid.x) * 256u + lane;
+    if (i >= p.n) {
+        return;
+    }
+    if (clip[2] != 0.0) {
+        u[i] = 0.0;
+        return;
+    }
+    let mu = hyper[MUON_MOMENTUM];
+    let grad = g[i] * clip[1];
+    let b = mu * momentum[i] + grad;
+    momentum[i] = b;
+    u[i] = grad + mu * b;
+}

@@ -1,1 +1,26 @@
-// to be written
+// w <- w (1 - lr wd) - lr factor x, with lr = hyper.MUON_LR, wd = hyper.MUON_DECAY; unchanged when clip.skip is set.
+// w, x [n]; one thread per element.
+
+struct Params {
+    n: u32,
+    factor: f32,
+}
+
+const MUON_LR: u32 = 10u;
+const MUON_DECAY: u32 = 12u;
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> hyper: array<f32>;
+@group(0) @binding(2) var<storage, read> clip: array<f32>;
+@group(0) @binding(3) var<storage, read> x: array<f32>;
+@group(0) @binding(4) var<storage, read_write> w: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (wid.y * groups.x + wid.x) * 256u + lane;
+    if (i >= p.n || clip[2] != 0.0) {
+        return;
+    }
+    let lr = hyper[MUON_LR];
+    w[i] = w[i] * (1.0 - lr * hyper[MUON_DECAY]) - lr * p.factor * x[i];
+}

@@ -24,7 +24,7 @@ pub struct Shape {
 pub static RMSNORM: Kernel = Kernel {
     name: "rmsnorm",
     revision: 1,
-    wgsl: &[include_str!("forward.wgsl")],
+    wgsl: &[include_str!("forward.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), write("y"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::forward,
@@ -34,7 +34,7 @@ pub static RMSNORM: Kernel = Kernel {
 pub static RMSNORM_GRAD_X: Kernel = Kernel {
     name: "rmsnorm_grad_x",
     revision: 1,
-    wgsl: &[include_str!("grad_x.wgsl")],
+    wgsl: &[include_str!("grad_x.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), read("rstd"), read("dy"), update("dx")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::grad_x,

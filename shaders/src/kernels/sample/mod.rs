@@ -39,7 +39,7 @@ pub static ARGMAX: Kernel = Kernel {
 pub static SAMPLE: Kernel = Kernel {
     name: "sample",
     revision: 1,
-    wgsl: &[include_str!("sample.wgsl")],
+    wgsl: &[include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), read("u"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::sample,

@@ -31,7 +31,7 @@ pub struct Shape {
 pub static ROW_ABS_SUM: Kernel = Kernel {
     name: "row_abs_sum",
     revision: 1,
-    wgsl: &[include_str!("row_abs_sum.wgsl")],
+    wgsl: &[include_str!("row_abs_sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("w"), write("partial_sums")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::row_abs_sum,
@@ -41,7 +41,7 @@ pub static ROW_ABS_SUM: Kernel = Kernel {
 pub static ABS_MEAN: Kernel = Kernel {
     name: "abs_mean",
     revision: 1,
-    wgsl: &[include_str!("abs_mean.wgsl")],
+    wgsl: &[include_str!("abs_mean.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partial_sums"), write("mean")],
     grid: |_| [1, 1, 1],
     cpu: cpu::abs_mean,
@@ -68,7 +68,7 @@ pub static TERNARISE: Kernel = Kernel {
 pub static THRESHOLD_GRAD: Kernel = Kernel {
     name: "threshold_grad",
     revision: 1,
-    wgsl: &[include_str!("threshold_grad.wgsl")],
+    wgsl: &[include_str!("threshold_grad.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("codes"), read("scale"), update("dw"), update("dscale")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::threshold_grad,
