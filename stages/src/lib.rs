@@ -1,5 +1,6 @@
 //! The built-in kinds of `flow`.
 pub mod data;
 pub mod model;
+pub mod project;
 pub mod tokenizer;
 pub mod traces;

@@ -3,6 +3,9 @@
 /// Mass of Other after renormalisation.
 pub const OTHER_FLOOR: f64 = 1e-6;
 
+/// Other below this is rounding, not a tail: the row is renormalised.
+pub const OTHER_LEAST: f64 = 1e-9;
+
 /// Why a row is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invalid {
@@ -42,13 +45,14 @@ impl Invalid {
 pub struct Settled {
     /// Probabilities of the candidates.
     pub probs: Vec<f64>,
-    /// Mass outside them, at least [`OTHER_FLOOR`].
+    /// Mass outside them.
     pub other: f64,
     /// Whether the candidates were scaled so that Other has its floor.
     pub renormalised: bool,
 }
 
-/// Checks a row and settles its mass: Σp ≤ 1 + 1e-3 is scaled so that Other is at least 1e-6; above, it is invalid.
+/// Checks a row and settles its mass: Σp ≤ 1 + 1e-3 with no tail left is scaled so that Other is 1e-6; above,
+/// it is invalid.
 /// `ids` below 0 are unknown and never equal.
 pub fn settle(ids: &[i32], logprobs: &[f32]) -> Result<Settled, Invalid> {
     if logprobs.is_empty() {
@@ -75,7 +79,7 @@ pub fn settle(ids: &[i32], logprobs: &[f32]) -> Result<Settled, Invalid> {
     if sum > 1.0 + 1e-3 {
         return Err(Invalid::Mass);
     }
-    if sum <= 1.0 - OTHER_FLOOR {
+    if 1.0 - sum >= OTHER_LEAST {
         return Ok(Settled { probs, other: 1.0 - sum, renormalised: false });
     }
     let scale = (1.0 - OTHER_FLOOR) / sum;
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn certain_rows_are_scaled_and_kept() {
-        for top in [0.0f32, -1e-7, 5e-4] {
+        for top in [0.0f32, -1e-10, 5e-4] {
             let settled = settle(&[3], &[top]).expect("valid");
             assert!(settled.renormalised && settled.other == OTHER_FLOOR);
             assert!((settled.probs[0] + settled.other - 1.0).abs() < 1e-12);

@@ -11,7 +11,7 @@ mod reader;
 mod schema;
 mod writer;
 
-pub use check::{Invalid, OTHER_FLOOR, Settled, settle};
+pub use check::{Invalid, OTHER_FLOOR, OTHER_LEAST, Settled, settle};
 pub use meta::{Layout, Sampling, TraceCounts, TraceMeta};
 pub use reader::{Sequences, TraceReader};
 pub use schema::TraceRow;

@@ -1,0 +1,66 @@
+//! Runs a kind outside the engine.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use flow_engine::plugin::{EventSink, InputArtifact, Stage, StageError, Task, TaskContext, TaskEvent};
+
+#[derive(Default)]
+pub struct Events(pub Mutex<Vec<TaskEvent>>);
+
+impl EventSink for Events {
+    fn emit(&self, event: TaskEvent) {
+        self.0.lock().expect("lock").push(event);
+    }
+}
+
+/// Runs `stage` with `(port, type, path)` inputs; outputs go to `dir/<port>`.
+pub fn run<S: Stage>(
+    stage: &S,
+    params: serde_json::Value,
+    inputs: &[(&str, &str, &Path)],
+    dir: &Path,
+) -> Result<BTreeMap<String, PathBuf>, StageError> {
+    std::fs::create_dir_all(dir.join("state")).expect("state");
+    let outputs: BTreeMap<String, PathBuf> = stage.outputs().iter().map(|o| (o.name.to_owned(), dir.join(o.name))).collect();
+    let task = Task {
+        flow: 1,
+        stage: "test".into(),
+        kind: S::KIND.into(),
+        key: "00".into(),
+        params: params.clone(),
+        inputs: inputs
+            .iter()
+            .map(|(port, ty, path)| InputArtifact {
+                port: (*port).into(),
+                path: path.to_path_buf(),
+                ty: (*ty).into(),
+                digest: "00".into(),
+                from: format!("stage.{port}"),
+            })
+            .collect(),
+        outputs: outputs.clone(),
+        state: dir.join("state"),
+        device: "cpu".into(),
+        threads: 2,
+        provenance: Vec::new(),
+    };
+    let context = TaskContext::new(task, Arc::new(Events::default()), Arc::new(AtomicBool::new(false)));
+    let params: S::Params = serde_json::from_value(params).map_err(|e| StageError::new(e.to_string()))?;
+    stage.check(&params).map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
+    stage.run(params, &context)?;
+    Ok(outputs)
+}
+
+/// The repository's pipelines' data.
+pub fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/data/corpus.txt")
+}
+
+/// Golden files: `FLOW_GOLDEN_DIR` or the repository's own.
+pub fn golden() -> PathBuf {
+    std::env::var_os("FLOW_GOLDEN_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from)
+}
