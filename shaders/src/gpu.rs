@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Kernel};
@@ -14,6 +15,8 @@ use crate::program::{ListId, Op, Plan, Program};
 const STAGING: usize = 64 << 20;
 /// Submissions in flight: enough to keep a GPU busy, few enough that nothing piles up on a slow adapter.
 const IN_FLIGHT: usize = 2;
+/// Longest wait for the callback of a finished read-back.
+const CALLBACK: Duration = Duration::from_secs(60);
 /// Bytes of one dispatch's parameters.
 const PARAMS: u64 = 64;
 
@@ -404,7 +407,8 @@ impl Backend for GpuBackend {
             self.queued = 0;
             self.in_flight.clear();
             shared.wait(None)?;
-            match mapped.try_recv() {
+            // Another thread's poll may be the one that calls back, a moment after this one returns.
+            match mapped.recv_timeout(CALLBACK) {
                 Ok(Ok(())) => {}
                 _ => return Err(shared.failed("a buffer could not be read back")),
             }

@@ -40,27 +40,25 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
 
     var low = -qmax;
     var high = qmax;
-    var numerator = 1.0;
-    var denominator = p.clip / qmax;
-    var step = denominator;
+    var divisor = divide(p.clip, qmax);
+    var step = divisor;
     if (p.mode == 0u) {
         var largest = 0.0;
         for (var c = lane; c < p.cols; c += LANES) {
             largest = max(largest, abs(x[base + c]));
         }
-        denominator = max(max_lanes(lane, largest), 1e-5) / qmax;
-        step = denominator;
+        divisor = divide(max(max_lanes(lane, largest), 1e-5), qmax);
+        step = divisor;
     } else if (p.mode == 1u) {
         var total = 0.0;
         for (var c = lane; c < p.cols; c += LANES) {
             total += abs(x[base + c]);
         }
-        let beta = sum_lanes(lane, total) / f32(p.cols);
+        let beta = divide(sum_lanes(lane, total), f32(p.cols));
         low = -8.0;
         high = 7.0;
-        numerator = SQRT_7;
-        denominator = beta + 1e-5;
-        step = beta / SQRT_7;
+        divisor = divide(beta + 1e-5, SQRT_7);
+        step = divide(beta, SQRT_7);
     }
 
     var total = 0;
@@ -69,7 +67,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         for (var j = 0u; j < 4u; j++) {
             let c = 4u * i + j;
             if (c < p.cols) {
-                let code = i32(clamp(round(numerator * x[base + c] / denominator), low, high));
+                let code = i32(clamp(round(divide(x[base + c], divisor)), low, high));
                 total += code;
                 word |= (bitcast<u32>(code) & 0xffu) << (8u * j);
             }

@@ -36,7 +36,7 @@ pub struct Shape {
 pub static ACT_QUANT: Kernel = Kernel {
     name: "act_quant",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("hyper"), write("q"), write("step_size"), write("qsum")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cpu: cpu::act_quant,

@@ -20,6 +20,6 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     }
     let sum = sum_lanes(lane, total);
     if (lane == 0u) {
-        mean[0] = sum / (f32(p.rows) * f32(p.cols));
+        mean[0] = divide(sum, f32(p.rows * p.cols));
     }
 }

@@ -41,7 +41,7 @@ pub static ROW_ABS_SUM: Kernel = Kernel {
 pub static ABS_MEAN: Kernel = Kernel {
     name: "abs_mean",
     revision: 1,
-    wgsl: &[include_str!("abs_mean.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[include_str!("abs_mean.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("partial_sums"), write("mean")],
     grid: |_| [1, 1, 1],
     cpu: cpu::abs_mean,
@@ -53,7 +53,7 @@ pub static ABS_MEAN: Kernel = Kernel {
 pub static TERNARISE: Kernel = Kernel {
     name: "ternarise",
     revision: 1,
-    wgsl: &[include_str!("ternarise.wgsl")],
+    wgsl: &[include_str!("ternarise.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("w"), read("mean"), write("codes"), write("scale")],
     grid: |p| {
         let s: Shape = p.get();

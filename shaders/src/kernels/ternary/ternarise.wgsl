@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         if (first + e < p.cols) {
             let value = w[row * p.cols + first + e];
             if (p.rule == 0u) {
-                code = u32(clamp(round(value / s), -1.0, 1.0) + 1.0);
+                code = u32(clamp(round(divide(value, s)), -1.0, 1.0) + 1.0);
             } else if (abs(value) > threshold) {
                 code = select(0u, 2u, value > 0.0);
             }

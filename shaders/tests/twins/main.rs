@@ -1,0 +1,87 @@
+//! Twin against twin: every kernel on the CPU and on a wgpu adapter, on random shapes and edge sizes.
+//!
+//! Integers must be equal, except that a code may differ by one where the value before rounding lies within 1e-5 of a
+//! tie; floats agree within the tolerance of each test, which covers another order of additions and WGSL's looser
+//! functions. `FLOW_DEVICE` names the adapter.
+
+mod attention;
+mod elementwise;
+mod harness;
+mod losses;
+mod matrix;
+mod quantise;
+mod rows;
+mod speed;
+
+use flow_shaders::device::DeviceError;
+use flow_shaders::kernels;
+use flow_shaders::kernels::elementwise::{COPY, Shape, ZERO};
+use flow_shaders::program::Program;
+
+/// Every kernel has a test here: its name stands in one of the files.
+#[test]
+fn every_kernel_is_tested() {
+    let tests = [
+        include_str!("attention.rs"),
+        include_str!("elementwise.rs"),
+        include_str!("losses.rs"),
+        include_str!("matrix.rs"),
+        include_str!("quantise.rs"),
+        include_str!("rows.rs"),
+    ]
+    .concat();
+    for kernel in kernels::ALL {
+        assert!(tests.contains(&kernel.name.to_uppercase()), "{} has no twin test", kernel.name);
+    }
+}
+
+#[test]
+fn an_unknown_device_is_named_with_what_exists() {
+    let Err(e) = flow_shaders::device::open("no such adapter", 0) else { panic!("it was opened") };
+    let text = e.to_string();
+    assert!(text.contains("`no such adapter`") && text.contains("`cpu`"), "{text}");
+}
+
+#[test]
+fn a_buffer_beyond_the_binding_limit_is_refused() {
+    let Some(adapter) = harness::adapter() else { return };
+    let limit = 64 << 30;
+    let mut program = Program::default();
+    program.persistent("far too large", limit / 4);
+    let Err(e) = adapter.load(program) else { panic!("it was allocated") };
+    let named = match &e {
+        DeviceError::Binding { buffer, .. } => buffer == "far too large",
+        DeviceError::OutOfMemory { .. } => true,
+        _ => false,
+    };
+    assert!(named, "{e}");
+}
+
+/// Lists, transient buffers, partial reads and many runs in flight behave as on the CPU.
+#[test]
+fn a_session_keeps_its_buffers_from_run_to_run() {
+    let Some(adapter) = harness::adapter() else { return };
+    for device in [harness::cpu(), adapter] {
+        let mut program = Program::default();
+        let n = 1000;
+        let shape = Shape { n };
+        let [x, y] = ["x", "y"].map(|name| program.persistent(name, n as usize));
+        let middle = program.transient("middle", n as usize);
+        let forth = program.list("forth");
+        program.push(forth, &COPY, &[x, middle], &shape);
+        program.push(forth, &COPY, &[middle, y], &shape);
+        let clear = program.list("clear");
+        program.push(clear, &ZERO, &[x], &shape);
+        let mut session = device.load(program).unwrap();
+        assert!(session.read(y).unwrap().iter().all(|w| *w == 0), "new buffers are zero");
+        let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
+        session.write_f32(x, &values).unwrap();
+        for _ in 0..20 {
+            session.run(forth).unwrap();
+        }
+        session.run(clear).unwrap();
+        assert_eq!(session.read_f32_at(y, 500, 3).unwrap(), [500.0, 501.0, 502.0]);
+        assert!(session.read(x).unwrap().iter().all(|w| *w == 0));
+        assert_eq!(session.read_f32(y).unwrap(), values);
+    }
+}

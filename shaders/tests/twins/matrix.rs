@@ -1,0 +1,83 @@
+//! Matrix products.
+
+use flow_shaders::kernel::Kernel;
+use flow_shaders::kernels::{gemm, ternary_gemm};
+use proptest::prelude::*;
+
+use crate::harness::{Random, adapter, check, check_exact, cpu, junk, run, size};
+
+fn shape(m: usize, n: usize, k: usize, add: u32) -> gemm::Shape {
+    gemm::Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 }
+}
+
+proptest! {
+    #![proptest_config(crate::harness::config(10))]
+
+    #[test]
+    fn f32_products(m in size(150), n in size(150), k in size(200), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let c = r.floats(m * n, 1.0);
+        // Errors of k products of size ~1: absolute.
+        let atol = 4e-6 * (k as f32).sqrt() + 2e-6;
+        let kernels: [&'static Kernel; 3] = [&gemm::GEMM_NN, &gemm::GEMM_NT, &gemm::GEMM_TN];
+        for kernel in kernels {
+            check(kernel, &[r.floats(m * k, 1.0), r.floats(n * k, 1.0), c.clone()], &shape(m, n, k, add), 4e-6, atol);
+        }
+        let buffers = [r.floats(m * k, 1.0), r.codes(k, n), r.floats(k, 1.0), c.clone()];
+        check(&gemm::GEMM_NN_TERNARY, &buffers, &shape(m, n, k, add), 4e-6, atol);
+        let (q, _) = r.bytes(k, n, 4 * n.div_ceil(16));
+        let buffers = [r.floats(m * k, 1.0), q, r.floats(k, 0.02), c];
+        check(&gemm::GEMM_TN_Q8, &buffers, &shape(m, n, k, add), 4e-6, 4.0 * atol);
+    }
+
+    #[test]
+    fn symmetric_products(n in size(150), k in size(90), seed: u64) {
+        let x = Random(seed).floats(n * k, 1.0);
+        let s = gemm::Shape { symmetric: 1, ..shape(n, n, k, 0) };
+        check(&gemm::GEMM_NT, &[x.clone(), x.clone(), junk(n * n)], &s, 4e-6, 4e-5);
+        if let Some(adapter) = adapter() {
+            let c = run(adapter, &gemm::GEMM_NT, &[x.clone(), x, junk(n * n)], &s).swap_remove(2);
+            assert!((0..n * n).all(|i| c[i] == c[i % n * n + i / n]), "not symmetric");
+        }
+    }
+
+    #[test]
+    fn ternary_products_are_exact(rows in size(70), outs in size(150), cols in size(300), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let (q, sums) = r.bytes(rows, cols, 4 * cols.div_ceil(16));
+        let s = ternary_gemm::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add };
+        let codes = r.codes(outs, cols);
+        // Powers of two: scaling is exact, so the floats show the integers.
+        let exact = [q.clone(), vec![0.5f32.to_bits(); rows], sums.clone(), codes.clone(), vec![2f32.to_bits(); outs], vec![0; rows * outs]];
+        check_exact(&ternary_gemm::TERNARY_GEMM, &exact, &s);
+        let scaled = [q, r.range(rows, 0.01, 0.02), sums, codes, r.range(outs, 0.5, 2.0), r.floats(rows * outs, 1.0)];
+        check(&ternary_gemm::TERNARY_GEMM, &scaled, &s, 1e-6, 1e-6);
+    }
+}
+
+/// Long rows of extreme codes: no intermediate sum overflows or saturates.
+#[test]
+fn extreme_ternary_products_are_exact() {
+    let (rows, outs, cols) = (3, 33, 16_400);
+    let words = 4 * cols / 16;
+    let s = ternary_gemm::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
+    for (byte, code) in [(0x8080_8080u32, 0xaaaa_aaaau32), (0x7f7f_7f7f, 0xaaaa_aaaa), (0x8080_8080, 0), (0x807f_807f, 0x5a0a_5a0a)] {
+        let sum: i32 = byte.to_le_bytes().iter().map(|b| i32::from(*b as i8)).sum::<i32>() * words as i32;
+        let buffers = [
+            vec![byte; rows * words],
+            vec![1f32.to_bits(); rows],
+            vec![sum as u32; rows],
+            vec![code; outs * cols / 16],
+            vec![1f32.to_bits(); outs],
+            junk(rows * outs),
+        ];
+        check_exact(&ternary_gemm::TERNARY_GEMM, &buffers, &s);
+        let got = run(cpu(), &ternary_gemm::TERNARY_GEMM, &buffers, &s).swap_remove(5);
+        let element = |e: usize| {
+            let code = (code >> (8 * (e % 4) + 2 * (e / 4)) & 3) as i32 - 1;
+            code * i32::from(byte.to_le_bytes()[e % 4] as i8)
+        };
+        let want = (0..16).map(element).sum::<i32>() * (cols / 16) as i32;
+        assert!(got.iter().all(|w| f32::from_bits(*w) == want as f32), "{want}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Quantisers: codes may differ by one at a tie, everything else follows from them.
+
+use flow_shaders::kernels::{act_quant, hyper as slots, ternary};
+use proptest::prelude::*;
+
+use crate::harness::{Random, both, check, close, hyper, junk, size, words};
+
+/// Distance of `value` from the nearest tie of rounding, relative to values above 1.
+fn near_tie(value: f64) -> bool {
+    let fraction = (value - value.floor() - 0.5).abs();
+    fraction <= 1e-5 * value.abs().max(1.0)
+}
+
+proptest! {
+    #![proptest_config(crate::harness::config(12))]
+
+    #[test]
+    fn activation_codes(rows in size(40), cols in size(300), mode in 0u32..3, qmax in prop_oneof![Just(127f32), Just(7f32)], wide in 0usize..2, seed: u64) {
+        let mut r = Random(seed);
+        let count = if wide == 1 { 4 * cols.div_ceil(16) } else { cols.div_ceil(4) };
+        let x = r.floats(rows * cols, 1.5);
+        let mut h = hyper();
+        h[slots::QMAX] = qmax.to_bits();
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32, mode, clip: 2.5 };
+        let buffers = [x.clone(), h, junk(rows * count), junk(rows), junk(rows)];
+        let Some((cpu, gpu)) = both(&act_quant::ACT_QUANT, &buffers, &shape) else { return Ok(()) };
+        close("step", &cpu[3], &gpu[3], 1e-6, 0.0);
+        for row in 0..rows {
+            let mut sum = 0i32;
+            for e in 0..4 * count {
+                let byte = |words: &[u32]| (words[row * count + e / 4] >> (8 * (e % 4))) as u8 as i8;
+                let (a, b) = (byte(&cpu[2]), byte(&gpu[2]));
+                sum += i32::from(b);
+                if a == b {
+                    continue;
+                }
+                assert!(e < cols, "padding");
+                let step = f64::from(f32::from_bits(cpu[3][row]));
+                let divisor = if mode == 1 { step + 1e-5 / 7f64.sqrt() } else { step };
+                let value = f64::from(f32::from_bits(x[row * cols + e])) / divisor;
+                assert!((a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
+            }
+            assert_eq!(sum as u32, gpu[4][row], "qsum");
+        }
+    }
+
+    #[test]
+    fn ternary_codes(rows in size(40), cols in size(300), rule in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let w = r.floats(rows * cols, 0.7);
+        let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
+        check(&ternary::ROW_ABS_SUM, &[w.clone(), junk(rows)], &shape, 2e-6, 1e-6);
+        check(&ternary::ABS_MEAN, &[r.range(rows, 0.0, 9.0), junk(1)], &shape, 2e-6, 1e-7);
+        let mean = r.range(1, 0.2, 1.5);
+        let count = ternary::packed_words(cols);
+        let buffers = [w.clone(), mean.clone(), junk(rows * count), junk(rows)];
+        let Some((cpu, gpu)) = both(&ternary::TERNARISE, &buffers, &shape) else { return Ok(()) };
+        assert_eq!(cpu[3], gpu[3], "scale");
+        for row in 0..rows {
+            for e in 0..16 * count {
+                let code = |words: &[u32]| (words[row * count + e / 16] >> (8 * (e % 4) + 2 * (e / 4 % 4)) & 3) as i32;
+                let (a, b) = (code(&cpu[2]), code(&gpu[2]));
+                if a != b {
+                    let value = f64::from(f32::from_bits(w[row * cols + e]) / f32::from_bits(mean[0]));
+                    let tie = if rule == 0 { near_tie(value) } else { (value.abs() - 0.7).abs() < 1e-5 };
+                    assert!(e < cols && (a - b).abs() == 1 && tie, "row {row}, {e}: {a} and {b} for {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ternary_gradient_and_values(rows in size(40), cols in size(300), seed: u64) {
+        let mut r = Random(seed);
+        let n = rows * cols;
+        let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule: 1 };
+        let (codes, scale) = (r.codes(rows, cols), r.floats(rows, 1.0));
+        check(&ternary::DEQUANT_TERNARY, &[codes.clone(), scale.clone(), junk(n)], &shape, 0.0, 0.0);
+        check(&ternary::THRESHOLD_GRAD, &[codes, scale, r.floats(n, 1.0), r.floats(rows, 1.0)], &shape, 1e-5, 1e-5);
+    }
+}
+
+/// Exact ties round to even on both sides.
+#[test]
+fn ties_round_to_even() {
+    let x: Vec<f32> = (-8..8).map(|i| i as f32 + 0.5).collect();
+    let mut h = hyper();
+    h[slots::QMAX] = 8f32.to_bits();
+    let shape = act_quant::Shape { rows: 1, cols: 16, words: 4, mode: 2, clip: 8.0 };
+    let Some((cpu, gpu)) = both(&act_quant::ACT_QUANT, &[words(&x), h, junk(4), junk(1), junk(1)], &shape) else { return };
+    let want: Vec<u8> = x.iter().map(|v| v.round_ties_even() as i8 as u8).collect();
+    for out in [&cpu[2], &gpu[2]] {
+        assert_eq!(bytemuck::cast_slice::<u32, u8>(out), want);
+    }
+}
