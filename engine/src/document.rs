@@ -1,0 +1,313 @@
+//! YAML text as values with their places.
+//!
+//! Values come from `serde_yaml`, places from the event parser `saphyr-parser` over the same text; the two
+//! are matched by path.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::NamedSource;
+use saphyr_parser::{Event, Parser, Span};
+use serde_json::{Map, Value};
+
+use crate::problem::Problem;
+
+/// A path into the document: mapping keys and sequence indices.
+pub type Path = [String];
+
+/// Builds an owned path.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! path {
+    ($($part:expr),* $(,)?) => { vec![$($part.to_string()),*] };
+}
+
+#[derive(Clone, Debug, Default)]
+struct Place {
+    key: Option<Range<usize>>,
+    value: Range<usize>,
+}
+
+/// A parsed file: its values and where each of them is.
+#[derive(Clone, Debug)]
+pub struct Document {
+    name: String,
+    text: Arc<str>,
+    /// The values.
+    pub root: Value,
+    places: HashMap<Vec<String>, Place>,
+    overrides: Vec<(Vec<String>, String)>,
+}
+
+impl Document {
+    /// Parses `text`; `name` is how the file is called in messages.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Problem> {
+        let text: Arc<str> = text.into();
+        let mut document = Self { name: name.into(), text: text.clone(), root: Value::Null, places: HashMap::new(), overrides: Vec::new() };
+        document.places = Walk::new(&text).walk().map_err(|(message, span, help)| {
+            let problem = document.at_bytes(message, span);
+            problem.maybe_help(help)
+        })?;
+        let mut yaml: serde_yaml::Value = serde_yaml::from_str(&text).map_err(|e| document.yaml_problem(&e))?;
+        yaml.apply_merge().map_err(|e| document.yaml_problem(&e))?;
+        document.root = to_json(yaml, &mut Vec::new()).map_err(|(path, message)| document.at_value(&path, message))?;
+        Ok(document)
+    }
+
+    fn yaml_problem(&self, error: &serde_yaml::Error) -> Problem {
+        let at = error.location().map_or(0, |l| l.index());
+        let text = error.to_string();
+        // The place is shown in the file itself.
+        let message = text.split(" at line ").next().unwrap_or(&text);
+        self.at_bytes(format!("not valid YAML: {message}"), at..at + 1)
+    }
+
+    fn at_bytes(&self, message: impl Into<String>, span: Range<usize>) -> Problem {
+        let mut problem = Problem::new(message);
+        let start = span.start.min(self.text.len());
+        let end = span.end.clamp(start, self.text.len());
+        problem.source_code = Some(NamedSource::new(&self.name, self.text.clone()).with_language("YAML"));
+        problem.span = Some((start, end - start).into());
+        problem
+    }
+
+    /// A problem with the value at `path` (or the nearest that has a place above it).
+    pub fn at_value(&self, path: &Path, message: impl Into<String>) -> Problem {
+        self.problem(path, message.into(), |p| p.value.clone())
+    }
+
+    /// A problem with the key at `path`.
+    pub fn at_key(&self, path: &Path, message: impl Into<String>) -> Problem {
+        self.problem(path, message.into(), |p| p.key.clone().unwrap_or(p.value.clone()))
+    }
+
+    fn problem(&self, path: &Path, message: String, pick: impl Fn(&Place) -> Range<usize>) -> Problem {
+        if let Some((_, origin)) = self.overrides.iter().find(|(o, _)| path.starts_with(o)) {
+            return Problem::new(format!("{message} (set by `{origin}`)"));
+        }
+        for len in (0..=path.len()).rev() {
+            if let Some(place) = self.places.get(&path[..len]) {
+                let span = if len == path.len() { pick(place) } else { place.key.clone().unwrap_or(place.value.clone()) };
+                return self.at_bytes(message, span);
+            }
+        }
+        Problem::new(message)
+    }
+
+    /// Sets the value at `path` as `origin` (a command-line argument) says; mappings on the way are made.
+    pub fn set(&mut self, path: &Path, value: Value, origin: &str) -> Result<(), Problem> {
+        let mut slot = &mut self.root;
+        for part in path {
+            slot = match slot {
+                Value::Array(items) => {
+                    let len = items.len();
+                    part.parse::<usize>()
+                        .ok()
+                        .and_then(|i| items.get_mut(i))
+                        .ok_or_else(|| Problem::new(format!("`{origin}`: the list has {len} items, no item `{part}`")))?
+                }
+                Value::Object(map) => map.entry(part.clone()).or_insert(Value::Null),
+                other => {
+                    *other = Value::Object(Map::new());
+                    match other {
+                        Value::Object(map) => map.entry(part.clone()).or_insert(Value::Null),
+                        _ => return Err(Problem::new(format!("`{origin}` does not fit"))),
+                    }
+                }
+            };
+        }
+        *slot = value;
+        self.overrides.push((path.to_vec(), origin.into()));
+        Ok(())
+    }
+}
+
+/// One YAML scalar, list or mapping from the command line.
+pub fn parse_value(text: &str) -> Result<Value, Problem> {
+    let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| Problem::new(format!("`{text}` is not valid YAML: {e}")))?;
+    to_json(yaml, &mut Vec::new()).map_err(|(_, message)| Problem::new(message))
+}
+
+fn to_json(yaml: serde_yaml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<String>, String)> {
+    use serde_yaml::Value as Y;
+    Ok(match yaml {
+        Y::Null => Value::Null,
+        Y::Bool(b) => b.into(),
+        Y::String(s) => s.into(),
+        Y::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64().and_then(serde_json::Number::from_f64)) {
+            (Some(u), _, _) => u.into(),
+            (_, Some(i), _) => i.into(),
+            (_, _, Some(f)) => Value::Number(f),
+            _ => return Err((path.clone(), format!("`{n}` is not a number that a parameter can hold"))),
+        },
+        Y::Sequence(items) => {
+            let mut out = Vec::new();
+            for (i, item) in items.into_iter().enumerate() {
+                path.push(i.to_string());
+                out.push(to_json(item, path)?);
+                path.pop();
+            }
+            Value::Array(out)
+        }
+        Y::Mapping(map) => {
+            let mut out = Map::new();
+            for (key, value) in map {
+                let key = match key {
+                    Y::String(s) => s,
+                    Y::Number(n) => n.to_string(),
+                    Y::Bool(b) => b.to_string(),
+                    _ => return Err((path.clone(), "a key must be a plain word".into())),
+                };
+                path.push(key.clone());
+                let value = to_json(value, path)?;
+                path.pop();
+                out.insert(key, value);
+            }
+            Value::Object(out)
+        }
+        Y::Tagged(tagged) => return Err((path.clone(), format!("YAML tags such as `{}` mean nothing here", tagged.tag))),
+    })
+}
+
+type WalkError = (String, Range<usize>, Option<String>);
+
+/// Walks the events once and notes where each path is.
+struct Walk<'a> {
+    text: &'a str,
+    /// Byte offset of each character, where the text is not plain ASCII.
+    bytes: Option<Vec<usize>>,
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    places: HashMap<Vec<String>, Place>,
+    path: Vec<String>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(text: &'a str) -> Self {
+        let bytes = (!text.is_ascii()).then(|| text.char_indices().map(|(i, _)| i).collect());
+        Self { text, bytes, parser: Parser::new_from_str(text), places: HashMap::new(), path: Vec::new() }
+    }
+
+    fn byte(&self, chars: usize) -> usize {
+        match &self.bytes {
+            Some(bytes) => bytes.get(chars).copied().unwrap_or(self.text.len()),
+            None => chars.min(self.text.len()),
+        }
+    }
+
+    fn range(&self, span: &Span) -> Range<usize> {
+        let (start, end) = (self.byte(span.start.index()), self.byte(span.end.index()));
+        let text = self.text.get(start..end).unwrap_or_default();
+        // A block value ends where the next token starts; a place is one line at most.
+        let shown = text.lines().next().unwrap_or_default().trim_end();
+        start..start + shown.len().max(1).min(self.text.len().saturating_sub(start))
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Span), WalkError> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(e)) => {
+                let at = self.byte(e.marker().index());
+                Err((format!("not valid YAML: {}", e.info()), at..at + 1, yaml_help(self.text, at)))
+            }
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn walk(mut self) -> Result<HashMap<Vec<String>, Place>, WalkError> {
+        let mut documents = 0;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(self.places),
+                Event::DocumentStart(_) => {
+                    documents += 1;
+                    if documents > 1 {
+                        return Err(("a pipeline is one YAML document, this is a second".into(), self.range(&span), None));
+                    }
+                }
+                Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
+                other => self.value(other, &span, None)?,
+            }
+        }
+    }
+
+    fn value(&mut self, event: Event<'a>, span: &Span, key: Option<Range<usize>>) -> Result<(), WalkError> {
+        let value = self.range(span);
+        self.places.insert(self.path.clone(), Place { key, value });
+        match event {
+            Event::MappingStart(..) => loop {
+                let (event, span) = self.next()?;
+                let name = match event {
+                    Event::MappingEnd => return Ok(()),
+                    Event::Scalar(text, ..) => text.into_owned(),
+                    _ => return Err(("a key must be a plain word".into(), self.range(&span), None)),
+                };
+                let key = self.range(&span);
+                self.path.push(name);
+                if self.places.contains_key(&self.path) {
+                    let name = self.path.last().cloned().unwrap_or_default();
+                    return Err((format!("key `{name}` is given twice"), key, Some("remove or rename one of the two".into())));
+                }
+                let (event, span) = self.next()?;
+                self.value(event, &span, Some(key))?;
+                self.path.pop();
+            },
+            Event::SequenceStart(..) => {
+                for i in 0.. {
+                    let (event, span) = self.next()?;
+                    if matches!(event, Event::SequenceEnd) {
+                        break;
+                    }
+                    self.path.push(i.to_string());
+                    self.value(event, &span, None)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn yaml_help(text: &str, at: usize) -> Option<String> {
+    let line = text.get(..at)?.rsplit('\n').next()?;
+    line.contains('\t').then(|| "YAML indents with spaces, never with tabs".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, path: &[&str], key: bool) -> String {
+        let document = Document::parse("p.yaml", text).unwrap();
+        let path: Vec<_> = path.iter().map(ToString::to_string).collect();
+        let p = if key { document.at_key(&path, "m") } else { document.at_value(&path, "m") };
+        let span = p.span.unwrap();
+        text[span.offset()..span.offset() + span.len()].to_owned()
+    }
+
+    #[test]
+    fn places_are_bytes_even_after_other_alphabets() {
+        let text = "# übung – ж\na:\n  b: { c: \"${x}\", d: [1, zwei] } # kommentar\n  \u{e9}t\u{e9}: 3\n";
+        assert_eq!(shown(text, &["a", "b", "c"], true), "c");
+        assert_eq!(shown(text, &["a", "b", "c"], false), "\"${x}\"");
+        assert_eq!(shown(text, &["a", "b", "d", "1"], false), "zwei");
+        assert_eq!(shown(text, &["a", "\u{e9}t\u{e9}"], false), "3");
+        assert_eq!(shown(text, &["a", "b", "nothing"], false), "b", "falls back to the nearest place above");
+    }
+
+    #[test]
+    fn duplicate_keys_are_found_where_they_are() {
+        let problem = Document::parse("p.yaml", "a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert_eq!(problem.line_column(), Some((3, 1)));
+        assert!(problem.message.contains("`a` is given twice"));
+    }
+
+    #[test]
+    fn aliases_and_merges_are_values() {
+        let document = Document::parse("p.yaml", "x: &x { a: 1 }\ny: { <<: *x, b: 2 }\nz: *x\n").unwrap();
+        assert_eq!(document.root["y"], serde_json::json!({"b": 2, "a": 1}));
+        assert_eq!(document.root["z"]["a"], 1);
+    }
+}

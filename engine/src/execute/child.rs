@@ -1,0 +1,137 @@
+//! A task in a child process: for heavy stages, whose crash must not take the engine down.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::execute::Failure;
+use crate::execute::collect::Collector;
+use crate::execute::local::seconds;
+use crate::plugin::TaskEvent;
+use crate::run::WorkerCommand;
+use crate::stop::Stop;
+use crate::worker::TaskResult;
+
+/// How long a task may take to checkpoint after it was asked to stop by a timeout.
+const GRACE: Duration = Duration::from_secs(20);
+const TAIL_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(
+    worker: &WorkerCommand,
+    dir: &Path,
+    timeout: Option<Duration>,
+    stop: &Stop,
+    collector: &mut Collector,
+) -> Result<(), Failure> {
+    let log = dir.join("stderr.log");
+    let stderr = File::create(&log).map_err(|e| Failure::new(format!("create {}: {e}", log.display())))?;
+    let mut command = Command::new(&worker.program);
+    command.args(&worker.args).arg(dir).envs(worker.env.iter().map(|(k, v)| (k, v)));
+    // Its own process group: Ctrl-C reaches the engine alone, which asks the task to checkpoint.
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|e| Failure::new(format!("start {}: {e}", worker.program.display())))?;
+    let mut stdin = child.stdin.take();
+    let mut tail = Tail::new(&dir.join("events.jsonl"));
+    let deadline = tokio::time::sleep(timeout.unwrap_or(Duration::from_secs(u32::MAX.into())));
+    tokio::pin!(deadline);
+    let (mut asked, mut timed_out, mut killed) = (false, false, false);
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            () = tokio::time::sleep(TAIL_EVERY) => tail.read(collector),
+            () = stop.reached(1), if !asked => {
+                asked = true;
+                ask(&mut stdin).await;
+            }
+            () = stop.reached(2), if !killed => {
+                killed = true;
+                let _ = child.start_kill();
+            }
+            () = &mut deadline, if !killed => {
+                if timed_out {
+                    killed = true;
+                    let _ = child.start_kill();
+                } else {
+                    timed_out = true;
+                    ask(&mut stdin).await;
+                    deadline.as_mut().reset(tokio::time::Instant::now() + GRACE);
+                }
+            }
+        }
+    };
+    tail.read(collector);
+    let status = status.map_err(|e| Failure::new(format!("wait for the task: {e}")))?;
+    let result: Option<TaskResult> = std::fs::read(dir.join("result.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
+    match result {
+        Some(result) if result.ok => Ok(()),
+        _ if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
+        Some(result) => Err(Failure {
+            message: result.message.unwrap_or_else(|| "failed without a message".into()),
+            help: result.help,
+            log: Vec::new(),
+            interrupted: result.interrupted,
+        }),
+        None if killed => Err(Failure::interrupted()),
+        None => Err(crash(status, &log, collector)),
+    }
+}
+
+async fn ask(stdin: &mut Option<tokio::process::ChildStdin>) {
+    if let Some(pipe) = stdin {
+        // A child that is gone already cannot be asked; its exit tells.
+        let _ = pipe.write_all(b"stop\n").await;
+        let _ = pipe.flush().await;
+    }
+}
+
+fn crash(status: ExitStatus, log: &Path, collector: &Collector) -> Failure {
+    use std::os::unix::process::ExitStatusExt;
+    let mut failure = match status.signal() {
+        Some(9) => {
+            let mut failure = Failure::new("the task's process was killed (signal 9)");
+            failure.help = Some("often the system was out of memory: close other programs, or make the stage smaller".into());
+            failure
+        }
+        Some(signal) => Failure::new(format!("the task's process crashed (signal {signal})")),
+        None => Failure::new(format!("the task's process ended without a result (exit code {})", status.code().unwrap_or(-1))),
+    };
+    failure.log = collector.tail();
+    let text = std::fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    failure.log.extend(lines[lines.len().saturating_sub(20)..].iter().map(ToString::to_string));
+    failure
+}
+
+/// Reads the lines that were added to a file.
+struct Tail {
+    path: std::path::PathBuf,
+    offset: u64,
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), offset: 0, rest: Vec::new() }
+    }
+
+    fn read(&mut self, collector: &mut Collector) {
+        let Ok(mut file) = File::open(&self.path) else { return };
+        if file.seek(SeekFrom::Start(self.offset)).is_err() {
+            return;
+        }
+        if let Ok(n) = file.read_to_end(&mut self.rest) {
+            self.offset += n as u64;
+        }
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            if let Ok(event) = serde_json::from_slice::<TaskEvent>(&line) {
+                collector.take(event);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A task in this process: for light stages.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::execute::Failure;
+use crate::execute::collect::Collector;
+use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
+use crate::registry::Kind;
+use crate::stop::Stop;
+
+struct Channel(mpsc::UnboundedSender<TaskEvent>);
+
+impl EventSink for Channel {
+    fn emit(&self, event: TaskEvent) {
+        // The receiver outlives the task; if it is gone, so is the run.
+        let _ = self.0.send(event);
+    }
+}
+
+pub(super) async fn run(
+    kind: &Arc<dyn Kind>,
+    task: &Task,
+    timeout: Option<Duration>,
+    stop: &Stop,
+    collector: &mut Collector,
+) -> Result<(), Failure> {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let flag = Arc::new(AtomicBool::new(false));
+    let context = TaskContext::new(task.clone(), Arc::new(Channel(sender)), flag.clone());
+    let (kind, params) = (kind.clone(), task.params.clone());
+    let mut work = tokio::task::spawn_blocking(move || run_caught(kind.as_ref(), params, &context));
+    let deadline = tokio::time::sleep(timeout.unwrap_or(Duration::from_secs(u32::MAX.into())));
+    tokio::pin!(deadline);
+    let mut timed_out = false;
+    let result = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            Some(event) = events.recv() => collector.take(event),
+            () = stop.reached(1), if !flag.load(Ordering::Relaxed) => flag.store(true, Ordering::Relaxed),
+            () = &mut deadline, if !timed_out => {
+                timed_out = true;
+                flag.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        collector.take(event);
+    }
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
+        Ok(Err(e)) => Err(Failure { message: e.message, help: e.help, log: Vec::new(), interrupted: e.interrupted }),
+        Err(e) => Err(Failure::new(format!("the task could not be run: {e}"))),
+    }
+}
+
+pub(super) fn seconds(timeout: Option<Duration>) -> String {
+    format!("{} s", timeout.unwrap_or_default().as_secs_f64())
+}
+
+/// Runs a task; a panic is an error like any other.
+pub(crate) fn run_caught(kind: &dyn Kind, params: serde_json::Value, context: &TaskContext) -> Result<(), StageError> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| kind.run(params, context))).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(StageError::new(format!("the stage panicked: {what}")).help("this is a bug in the stage; please report it with the log above"))
+    })
+}

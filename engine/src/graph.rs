@@ -1,0 +1,54 @@
+//! The DAG as text for other tools.
+
+use std::fmt::Write;
+
+use crate::plan::{Plan, StageId};
+
+/// Graphviz.
+pub fn dot(plan: &Plan, selected: &[StageId]) -> String {
+    let mut out = String::from("digraph flow {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
+    for id in selected {
+        let stage = plan.stage(*id);
+        let _ = writeln!(out, "  \"{0}\" [label=\"{0}\\n{1}\"];", stage.name, stage.kind.name());
+    }
+    edges(plan, selected, |from, to, label| match label {
+        Some(label) => {
+            let _ = writeln!(out, "  \"{from}\" -> \"{to}\" [label=\"{label}\"];");
+        }
+        None => {
+            let _ = writeln!(out, "  \"{from}\" -> \"{to}\" [style=dashed];");
+        }
+    });
+    out.push_str("}\n");
+    out
+}
+
+/// Mermaid.
+pub fn mermaid(plan: &Plan, selected: &[StageId]) -> String {
+    let mut out = String::from("flowchart LR\n");
+    for id in selected {
+        let stage = plan.stage(*id);
+        let _ = writeln!(out, "  {0}[\"{0}<br/>{1}\"]", stage.name, stage.kind.name());
+    }
+    edges(plan, selected, |from, to, label| match label {
+        Some(label) => {
+            let _ = writeln!(out, "  {from} -->|{label}| {to}");
+        }
+        None => {
+            let _ = writeln!(out, "  {from} -.-> {to}");
+        }
+    });
+    out
+}
+
+fn edges(plan: &Plan, selected: &[StageId], mut emit: impl FnMut(&str, &str, Option<&str>)) {
+    for id in selected {
+        let stage = plan.stage(*id);
+        for wire in &stage.inputs {
+            emit(&plan.stage(wire.from).name, &stage.name, Some(&wire.port));
+        }
+        for after in &stage.after {
+            emit(&plan.stage(*after).name, &stage.name, None);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What a run would do, and why, without doing it.
+
+use std::collections::HashMap;
+
+use flow_cache::{ActionEntry, ActionKey, Artifact, Cache, CacheError, Lookup};
+
+use crate::explain;
+use crate::key::{KeyParts, MachineId};
+use crate::plan::{Plan, StageId};
+
+/// What would happen to one stage.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Its result is in the cache.
+    Reuse {
+        /// The action key.
+        key: ActionKey,
+        /// What it gave.
+        entry: Box<ActionEntry>,
+    },
+    /// It has to run.
+    Execute {
+        /// The action key, unknown while an input is.
+        key: Option<ActionKey>,
+        /// Why.
+        causes: Vec<String>,
+    },
+}
+
+impl Decision {
+    /// Whether the stage would run.
+    pub fn runs(&self) -> bool {
+        matches!(self, Self::Execute { .. })
+    }
+}
+
+/// The decision for each selected stage, in topological order.
+pub fn preview(
+    plan: &Plan,
+    cache: &Cache,
+    selected: &[StageId],
+    machine: &dyn Fn() -> MachineId,
+) -> Result<Vec<(StageId, Decision)>, CacheError> {
+    let mut outputs: HashMap<(StageId, String), Artifact> = HashMap::new();
+    let mut decisions: Vec<(StageId, Decision)> = Vec::new();
+    for &id in selected {
+        let stage = plan.stage(id);
+        let runs = |other: StageId| decisions.iter().any(|(s, d)| *s == other && d.runs());
+        let inputs: Option<Vec<Artifact>> =
+            stage.inputs.iter().map(|w| outputs.get(&(w.from, w.output.clone())).copied()).collect();
+        let decision = if let Some(inputs) = inputs {
+            let parts = KeyParts::of(stage, &inputs, machine, cache)?;
+            let key = parts.key();
+            match cache.lookup(&key)? {
+                Lookup::Hit(entry) => Decision::Reuse { key, entry },
+                found => Decision::Execute { key: Some(key), causes: explain::causes(cache, plan, id, &parts, &found, &runs)? },
+            }
+        } else {
+            let mut causes = Vec::new();
+            match explain::earlier(cache, plan, id)? {
+                Some(before) => {
+                    let parts = KeyParts::of(stage, &[], machine, cache)?;
+                    causes.extend(explain::own_causes(plan, id, &before, &parts));
+                }
+                None => causes.push("never executed".into()),
+            }
+            for wire in stage.inputs.iter().filter(|w| runs(w.from)) {
+                let cause = format!("input `{}` may change: stage `{}` will run", wire.port, plan.stage(wire.from).name);
+                if !causes.contains(&cause) {
+                    causes.push(cause);
+                }
+            }
+            Decision::Execute { key: None, causes }
+        };
+        if let Decision::Reuse { entry, .. } = &decision {
+            outputs.extend(entry.outputs.iter().map(|(port, a)| ((id, port.clone()), *a)));
+        }
+        decisions.push((id, decision));
+    }
+    Ok(decisions)
+}

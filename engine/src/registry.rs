@@ -1,0 +1,194 @@
+//! The kinds that a pipeline may use, their types erased.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use crate::document::Path;
+use crate::plugin::{InputPort, OutputPort, Purity, Stage, StageError, TaskContext};
+use crate::schema;
+
+/// A [`Stage`] behind a common interface.
+pub trait Kind: Send + Sync {
+    /// `family.verb`.
+    fn name(&self) -> &str;
+    /// Recipe revision.
+    fn revision(&self) -> u32;
+    /// One sentence.
+    fn summary(&self) -> &str;
+    /// Whether tasks run in a child process.
+    fn heavy(&self) -> bool;
+    /// Typed inputs.
+    fn inputs(&self) -> &[InputPort];
+    /// Typed outputs.
+    fn outputs(&self) -> &[OutputPort];
+    /// Further parts of the key.
+    fn fingerprints(&self) -> Vec<(String, String)>;
+    /// JSON Schema of the parameters.
+    fn schema(&self) -> &Value;
+    /// Validates parameters and fills their defaults.
+    fn check(&self, raw: Value) -> Result<Checked, Refused>;
+    /// Runs a task whose parameters are canonical.
+    fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError>;
+    /// Whether every output is pure, so that nothing measured may be read.
+    fn is_pure(&self) -> bool {
+        self.outputs().iter().all(|o| o.purity == Purity::Pure)
+    }
+}
+
+/// Parameters that passed.
+pub struct Checked {
+    /// With defaults filled in.
+    pub params: Value,
+    /// Notes that `plan` prints.
+    pub notes: Vec<String>,
+}
+
+/// Parameters that did not pass.
+#[derive(Debug)]
+pub struct Refused {
+    /// Path inside `with:`.
+    pub path: Vec<String>,
+    /// Whether the place is the key (an unknown parameter), not its value.
+    pub at_key: bool,
+    /// What is wrong.
+    pub message: String,
+    /// What to do next.
+    pub help: Option<String>,
+}
+
+struct Erased<S> {
+    stage: S,
+    inputs: Vec<InputPort>,
+    outputs: Vec<OutputPort>,
+    schema: OnceLock<Value>,
+}
+
+impl<S: Stage> Kind for Erased<S> {
+    fn name(&self) -> &str {
+        S::KIND
+    }
+    fn revision(&self) -> u32 {
+        S::REVISION
+    }
+    fn summary(&self) -> &str {
+        S::SUMMARY
+    }
+    fn heavy(&self) -> bool {
+        S::HEAVY
+    }
+    fn inputs(&self) -> &[InputPort] {
+        &self.inputs
+    }
+    fn outputs(&self) -> &[OutputPort] {
+        &self.outputs
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        let mut all = self.stage.fingerprints();
+        all.sort();
+        all
+    }
+    fn schema(&self) -> &Value {
+        self.schema.get_or_init(|| schemars::schema_for!(S::Params).to_value())
+    }
+    fn check(&self, raw: Value) -> Result<Checked, Refused> {
+        schema::refuse_unknown(self.schema(), &raw)?;
+        let params: S::Params = serde_path_to_error::deserialize(raw).map_err(|e| {
+            let path = split_path(&e.path().to_string());
+            let (message, help) = plain_words(&e.inner().to_string());
+            Refused { path, at_key: false, message, help }
+        })?;
+        let notes = self.stage.check(&params).map_err(|e| Refused {
+            path: split_path(&e.path),
+            at_key: false,
+            message: e.message,
+            help: e.help,
+        })?;
+        let params = serde_json::to_value(&params).map_err(|e| Refused {
+            path: Vec::new(),
+            at_key: false,
+            message: format!("parameters cannot be written as JSON: {e}"),
+            help: None,
+        })?;
+        Ok(Checked { params, notes })
+    }
+    fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError> {
+        let params = serde_json::from_value(params).map_err(|e| StageError::new(format!("task.json holds parameters that do not fit: {e}")))?;
+        self.stage.run(params, ctx)
+    }
+}
+
+fn split_path(path: &str) -> Vec<String> {
+    let path = path.replace('[', ".").replace(']', "");
+    path.split('.').filter(|p| !p.is_empty() && *p != "?").map(str::to_owned).collect()
+}
+
+/// serde's message without Rust's type names.
+fn plain_words(message: &str) -> (String, Option<String>) {
+    let mut text = message.to_owned();
+    for (rust, words) in [("f64", "a number"), ("f32", "a number"), ("bool", "true or false"), ("boolean", "true or false")] {
+        text = text.replace(&format!("expected {rust}"), &format!("expected {words}"));
+        text = text.replace(&format!("expected a {rust}"), &format!("expected {words}"));
+    }
+    for rust in ["u8", "u16", "u32", "u64", "usize"] {
+        text = text.replace(&format!("expected {rust}"), "expected a whole number, 0 or more");
+    }
+    for rust in ["i8", "i16", "i32", "i64", "isize"] {
+        text = text.replace(&format!("expected {rust}"), "expected a whole number");
+    }
+    text = text.replace("floating point `", "`").replace("integer `", "`");
+    (text, None)
+}
+
+/// Every kind by its name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: BTreeMap<String, Arc<dyn Kind>>,
+}
+
+impl Registry {
+    /// A registry without kinds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Adds a kind.
+    pub fn register(&mut self, stage: impl Stage) -> &mut Self {
+        let (inputs, outputs) = (stage.inputs(), stage.outputs());
+        let erased = Erased { stage, inputs, outputs, schema: OnceLock::new() };
+        self.kinds.insert(erased.name().to_owned(), Arc::new(erased));
+        self
+    }
+    /// Adds a kind, by value.
+    #[must_use]
+    pub fn with(mut self, stage: impl Stage) -> Self {
+        self.register(stage);
+        self
+    }
+    /// The kind of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Kind>> {
+        self.kinds.get(name)
+    }
+    /// All kinds, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Kind>> {
+        self.kinds.values()
+    }
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.kinds.keys().map(String::as_str)
+    }
+}
+
+/// `with.a.b` for messages.
+pub fn show_path(path: &Path) -> String {
+    let mut out = String::from("with");
+    for part in path {
+        if part.bytes().all(|b| b.is_ascii_digit()) {
+            out.push_str(&format!("[{part}]"));
+        } else {
+            out.push('.');
+            out.push_str(part);
+        }
+    }
+    out
+}

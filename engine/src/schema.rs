@@ -1,0 +1,234 @@
+//! JSON Schemas: which parameters are sources or outside the key, and the schema of the whole file.
+
+use serde_json::{Map, Value, json};
+
+use crate::plugin::{InputPort, OutputPort};
+use crate::problem::suggest;
+use crate::registry::{Refused, Registry};
+
+/// What a schema says about a parameter beyond its type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// Keyed by the content of the file at this path.
+    SourceFile,
+    /// Keyed by the content of the directory at this path.
+    SourceDir,
+    /// Never in the key.
+    NoKey,
+}
+
+/// The marks of all parameters that `value` gives.
+pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
+    let mut found = Vec::new();
+    walk(schema, schema, value, &mut Vec::new(), 0, &mut |schema, value, path| {
+        let mark = match (schema.get("x-flow").and_then(Value::as_str), schema.get("x-key")) {
+            (Some("source-file"), _) if value.is_string() => Mark::SourceFile,
+            (Some("source-dir"), _) if value.is_string() => Mark::SourceDir,
+            (_, Some(Value::Bool(false))) => Mark::NoKey,
+            _ => return,
+        };
+        if !found.contains(&(path.to_vec(), mark)) {
+            found.push((path.to_vec(), mark));
+        }
+    });
+    found
+}
+
+/// Refuses keys that a closed object of the schema does not have, with the nearest name.
+pub fn refuse_unknown(schema: &Value, value: &Value) -> Result<(), Refused> {
+    let mut refused = None;
+    walk(schema, schema, value, &mut Vec::new(), 0, &mut |schema, value, path| {
+        let (Some(map), Some(properties)) = (value.as_object(), schema.get("properties").and_then(Value::as_object)) else { return };
+        if refused.is_some() || schema.get("additionalProperties") != Some(&Value::Bool(false)) {
+            return;
+        }
+        if let Some(name) = map.keys().find(|k| !properties.contains_key(*k)) {
+            let mut path = path.to_vec();
+            path.push(name.clone());
+            let help = suggest(name, properties.keys().map(String::as_str));
+            refused = Some(Refused { path, at_key: true, message: format!("unknown parameter `{name}`"), help: Some(help) });
+        }
+    });
+    refused.map_or(Ok(()), Err)
+}
+
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
+    let name = schema.get("$ref")?.as_str()?.strip_prefix('#')?;
+    root.pointer(name)
+}
+
+/// Visits every schema that applies to every part of `value`.
+fn walk(root: &Value, schema: &Value, value: &Value, path: &mut Vec<String>, depth: usize, visit: &mut dyn FnMut(&Value, &Value, &[String])) {
+    // A schema may refer to itself; a value may not.
+    if depth > 64 {
+        return;
+    }
+    visit(schema, value, path);
+    if let Some(target) = resolve(root, schema) {
+        walk(root, target, value, path, depth + 1, visit);
+    }
+    for word in ["anyOf", "oneOf", "allOf"] {
+        for branch in schema.get(word).and_then(Value::as_array).into_iter().flatten() {
+            if plausible(root, branch, value) {
+                walk(root, branch, value, path, depth + 1, visit);
+            }
+        }
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, item) in map {
+                let sub = schema.pointer(&format!("/properties/{}", key.replace('~', "~0").replace('/', "~1")));
+                if let Some(sub) = sub.or_else(|| schema.get("additionalProperties").filter(|s| s.is_object())) {
+                    path.push(key.clone());
+                    walk(root, sub, item, path, depth + 1, visit);
+                    path.pop();
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                let sub = schema.get("prefixItems").and_then(|p| p.get(i)).or_else(|| schema.get("items"));
+                if let Some(sub) = sub {
+                    path.push(i.to_string());
+                    walk(root, sub, item, path, depth + 1, visit);
+                    path.pop();
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a branch of a union could be the one that `value` means: by type, constants and required keys.
+fn plausible(root: &Value, branch: &Value, value: &Value) -> bool {
+    let branch = resolve(root, branch).unwrap_or(branch);
+    let is = |name: &str| match name {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "string" => value.is_string(),
+        "integer" | "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => true,
+    };
+    let fits = match branch.get("type") {
+        Some(Value::String(name)) => is(name),
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).any(is),
+        _ => true,
+    };
+    if !fits {
+        return false;
+    }
+    let Some(map) = value.as_object() else { return true };
+    let constants = branch.get("properties").and_then(Value::as_object).is_none_or(|properties| {
+        properties.iter().all(|(k, s)| match (s.get("const"), map.get(k)) {
+            (Some(constant), Some(given)) => constant == given,
+            _ => true,
+        })
+    });
+    let required = branch.get("required").and_then(Value::as_array).is_none_or(|r| r.iter().filter_map(Value::as_str).all(|k| map.contains_key(k)));
+    constants && required
+}
+
+/// The JSON Schema of a pipeline file, with the parameters of every kind.
+pub fn of_file(registry: &Registry) -> Value {
+    let mut definitions = Map::new();
+    let mut rules = Vec::new();
+    for kind in registry.iter() {
+        let mut schema = kind.schema().clone();
+        let at = kind.name().replace('~', "~0").replace('/', "~1");
+        move_references(&mut schema, &at);
+        allow_variables(&mut schema);
+        if let Some(map) = schema.as_object_mut() {
+            map.remove("$schema");
+        }
+        definitions.insert(kind.name().to_owned(), schema);
+        let needs: Vec<_> = kind.inputs().iter().filter(|i| i.required).map(|i| i.name).collect();
+        let mut then = json!({ "properties": { "with": { "$ref": format!("#/$defs/{at}") }, "in": input_schema(kind.inputs()) } });
+        if !needs.is_empty() {
+            then["required"] = json!(["in"]);
+        }
+        rules.push(json!({ "if": { "properties": { "use": { "const": kind.name() } } }, "then": then }));
+    }
+    let kinds: Vec<_> = registry
+        .iter()
+        .map(|k| json!({ "const": k.name(), "description": format!("{} Gives {}.", k.summary(), list_outputs(k.outputs())) }))
+        .collect();
+    let names = json!({ "type": "array", "items": { "type": "string" } });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "flow pipeline",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["flow", "stages"],
+        "properties": {
+            "flow": { "const": 1, "description": "Version of the file format." },
+            "name": { "type": "string", "description": "Name of the pipeline." },
+            "vars": { "type": "object", "description": "Variables: `${name}` elsewhere takes their value." },
+            "stages": { "type": "object", "additionalProperties": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["use"],
+                "properties": {
+                    "use": { "oneOf": kinds, "description": "The kind." },
+                    "in": { "type": "object", "description": "Input port: `stage` or `stage.port`, or a list of them." },
+                    "with": { "type": "object", "description": "Parameters of the kind." },
+                    "after": { "anyOf": [{ "type": "string" }, names], "description": "Stages to wait for, for side effects." },
+                    "resources": { "type": "object", "description": "Tokens that the stage holds while it runs: cpu, gpu, memory (such as 4GiB), or a named pool." },
+                    "retries": { "type": "integer", "minimum": 0, "description": "How often a failure is tried again." },
+                    "timeout": { "type": ["string", "number"], "description": "Seconds, or such as 90s, 10m, 2h." },
+                    "labels": { "type": "object", "description": "Words for people and tools; never in the key." }
+                },
+                "allOf": rules
+            } },
+            "targets": { "type": "array", "items": { "type": "string" }, "description": "Stages that a run without arguments makes." },
+            "publish": { "type": "object", "additionalProperties": { "type": "string" }, "description": "Path in the project: artifact that is copied there." }
+        },
+        "$defs": definitions
+    })
+}
+
+fn list_outputs(outputs: &[OutputPort]) -> String {
+    outputs.iter().map(|o| format!("`{}` ({})", o.name, o.ty)).collect::<Vec<_>>().join(", ")
+}
+
+fn input_schema(inputs: &[InputPort]) -> Value {
+    let mut properties = Map::new();
+    for input in inputs {
+        let one = json!({ "type": "string" });
+        let of = if input.list { json!({ "anyOf": [one, { "type": "array", "items": one }] }) } else { one };
+        let mut of = of;
+        of["description"] = format!("{} ({})", input.doc, input.types.join(" or ")).into();
+        properties.insert(input.name.to_owned(), of);
+    }
+    let required: Vec<_> = inputs.iter().filter(|i| i.required).map(|i| i.name).collect();
+    json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required })
+}
+
+/// A parameter may be `${var}` whatever its type, and no parameter is required twice over.
+fn allow_variables(schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for property in properties.values_mut() {
+        let of = property.take();
+        let description = of.get("description").cloned();
+        *property = json!({ "anyOf": [of, { "type": "string", "pattern": "\\$\\{.+\\}" }] });
+        if let Some(description) = description {
+            property["description"] = description;
+        }
+    }
+}
+
+fn move_references(schema: &mut Value, to: &str) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get_mut("$ref")
+                && let Some(rest) = reference.strip_prefix("#/")
+            {
+                *reference = format!("#/$defs/{to}/{rest}");
+            }
+            map.values_mut().for_each(|v| move_references(v, to));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| move_references(v, to)),
+        _ => {}
+    }
+}

@@ -1,0 +1,124 @@
+//! The inside of a child process: reads `task.json`, runs the stage, writes `events.jsonl` and `result.json`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flow_cache::KeyLock;
+use serde::{Deserialize, Serialize};
+
+use crate::execute::run_caught;
+use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
+use crate::registry::Registry;
+
+/// `result.json`: how a task ended.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// Whether it stopped because it was asked to.
+    #[serde(default)]
+    pub interrupted: bool,
+}
+
+/// How long an orphan may take to checkpoint after its parent died.
+const ORPHAN_GRACE: Duration = Duration::from_secs(3);
+/// Progress more often than this is for nobody.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs the task in `dir` and writes its result; gives the exit code of the process.
+pub fn main(registry: &Registry, dir: &Path) -> u8 {
+    match run(registry, dir) {
+        Ok(()) => 0,
+        Err(e) => {
+            let result = TaskResult { ok: false, message: Some(e.message.clone()), help: e.help.clone(), interrupted: e.interrupted };
+            if let Err(e) = write_result(dir, &result) {
+                eprintln!("{}: {e}", dir.display());
+            }
+            1
+        }
+    }
+}
+
+fn run(registry: &Registry, dir: &Path) -> Result<(), StageError> {
+    // Held to the end of the process: a new parent waits for an orphan to be gone.
+    let _lock = KeyLock::wait(&dir.join("lock")).map_err(|e| StageError::new(e.to_string()))?;
+    let file = dir.join("task.json");
+    let text = std::fs::read(&file).map_err(|e| StageError::io("read", &file, &e))?;
+    let task: Task = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: {e}", file.display())))?;
+    let kind = registry.get(&task.kind).ok_or_else(|| StageError::new(format!("unknown kind `{}`", task.kind)))?.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_parent(stop.clone());
+    let events = dir.join("events.jsonl");
+    let file = OpenOptions::new().create(true).append(true).open(&events).map_err(|e| StageError::io("open", &events, &e))?;
+    let sink = Arc::new(Lines { file: Mutex::new((file, Instant::now() - PROGRESS_EVERY)) });
+    let params = task.params.clone();
+    let context = TaskContext::new(task, sink.clone(), stop);
+    run_caught(kind.as_ref(), params, &context)?;
+    if let Some(bytes) = peak_memory() {
+        sink.emit(TaskEvent::Metric { name: "peak_rss_bytes".into(), value: bytes });
+    }
+    write_result(dir, &TaskResult { ok: true, ..TaskResult::default() }).map_err(|e| StageError::io("write the result in", dir, &e))
+}
+
+fn write_result(dir: &Path, result: &TaskResult) -> std::io::Result<()> {
+    let temporary = dir.join("result.json.new");
+    std::fs::write(&temporary, serde_json::to_vec(result)?)?;
+    std::fs::rename(temporary, dir.join("result.json"))
+}
+
+/// The parent holds the other end of standard input: a line asks to stop, its end means that the parent died.
+fn watch_parent(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            match line {
+                Ok(line) if line == "stop" => stop.store(true, Ordering::Relaxed),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        std::thread::sleep(ORPHAN_GRACE);
+        std::process::exit(130);
+    });
+}
+
+/// Peak resident memory of this process, where the system tells.
+fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: f64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+struct Lines {
+    /// The file, and when progress was last written.
+    file: Mutex<(File, Instant)>,
+}
+
+impl EventSink for Lines {
+    fn emit(&self, event: TaskEvent) {
+        let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let TaskEvent::Progress { done, total, .. } = &event
+            && done < total
+        {
+            if guard.1.elapsed() < PROGRESS_EVERY {
+                return;
+            }
+            guard.1 = Instant::now();
+        }
+        if let Ok(mut line) = serde_json::to_vec(&event) {
+            line.push(b'\n');
+            // A full disk shows itself when the outputs are written; an event is not worth failing for.
+            let _ = guard.0.write_all(&line);
+        }
+    }
+}
