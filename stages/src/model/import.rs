@@ -1,0 +1,195 @@
+//! Hugging Face directories of the Llama and BitNet families.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use flow_engine::plugin::StageError;
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::checkpoint::{floats, parse, read_file, wrong_shape};
+use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::ternary::masters;
+use crate::gguf::pack;
+
+/// What a packed linear's `weight_scale` does (facts: read the configuration, never guess).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scale {
+    /// `linear_class: bitlinear`: W = codes / weight_scale.
+    Divides,
+    /// `linear_class: autobitlinear`: W = codes · weight_scale.
+    Multiplies,
+}
+
+/// Configuration and tensors of a directory whose `config.json` is `json`.
+pub(super) fn hugging_face(
+    dir: &Path,
+    path: &Path,
+    json: &Value,
+    weights: Option<Weights>,
+) -> Result<(ModelConfig, BTreeMap<String, Vec<f32>>), StageError> {
+    let config = config_of(path, json, weights)?;
+    let scale = match json["quantization_config"]["linear_class"].as_str() {
+        Some("autobitlinear") => Scale::Multiplies,
+        _ => Scale::Divides,
+    };
+    let files: Vec<(PathBuf, Vec<u8>)> = weight_files(dir)?.into_iter().map(|f| read_file(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
+    let parsed: Vec<(&Path, SafeTensors<'_>)> =
+        files.iter().map(|(f, b)| parse(f, b).map(|s| (f.as_path(), s))).collect::<Result<_, _>>()?;
+    let mut tensors = BTreeMap::new();
+    for spec in config.tensors() {
+        let name = hugging_face_name(&spec.name);
+        let values = read(&parsed, dir, &name, &spec, config.weights, scale)?;
+        tensors.insert(spec.name, values);
+    }
+    Ok((config, tensors))
+}
+
+fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig, StageError> {
+    let fail = |what: String| StageError::new(format!("{}: {what}", path.display()));
+    let whole = |field: &str| -> Result<Option<usize>, StageError> {
+        match &json[field] {
+            Value::Null => Ok(None),
+            v => v
+                .as_u64()
+                .filter(|n| *n <= 1 << 32)
+                .map(|n| Some(n as usize))
+                .ok_or_else(|| fail(format!("field `{field}`: expected a whole number, found {v}"))),
+        }
+    };
+    let must = |field: &str| whole(field)?.ok_or_else(|| fail(format!("field `{field}` is missing")));
+    let (sub_norm, default_weights) = match json["model_type"].as_str() {
+        Some("llama") => (false, Weights::Float),
+        Some("bitnet") => (true, Weights::Absmean),
+        other => {
+            return Err(fail(format!("model_type {}: expected llama or bitnet", other.map_or("is missing".into(), |o| format!("`{o}`"))))
+                .help("other families are not built in; convert the model to one of these shapes"));
+        }
+    };
+    for field in ["attention_bias", "mlp_bias"] {
+        if json[field] == true {
+            return Err(fail(format!("field `{field}`: linears with a bias are not supported")));
+        }
+    }
+    let rope = &json["rope_parameters"];
+    let kind = [&rope["rope_type"], &json["rope_scaling"]["rope_type"], &json["rope_scaling"]["type"]];
+    if let Some(kind) = kind.iter().filter_map(|k| k.as_str()).find(|k| *k != "default") {
+        return Err(fail(format!("RoPE of type `{kind}` is not supported; expected default")));
+    }
+    let activation = match json["hidden_act"].as_str() {
+        Some("silu") | None => Activation::Silu,
+        Some("relu2") => Activation::Relu2,
+        Some(other) => return Err(fail(format!("field `hidden_act`: `{other}`; expected silu or relu2"))),
+    };
+    let (dim, heads) = (must("hidden_size")?, must("num_attention_heads")?);
+    let config = ModelConfig {
+        vocab: must("vocab_size")?,
+        dim,
+        layers: must("num_hidden_layers")?,
+        heads,
+        kv_heads: whole("num_key_value_heads")?.unwrap_or(heads),
+        head_dim: whole("head_dim")?.unwrap_or(dim / heads.max(1)),
+        mlp: must("intermediate_size")?,
+        seq: must("max_position_embeddings")?,
+        rope_theta: rope["rope_theta"].as_f64().or(json["rope_theta"].as_f64()).unwrap_or(10_000.0),
+        norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6) as f32,
+        activation,
+        weights: weights.unwrap_or(default_weights),
+        sub_norm,
+        // Both families default to an untied head when the field is absent.
+        tied: json["tie_word_embeddings"].as_bool().unwrap_or(false),
+    };
+    match config.problem() {
+        Some((field, message)) => Err(fail(format!("{field}: {message}"))),
+        None => Ok(config),
+    }
+}
+
+/// `model.safetensors`, or the files that `model.safetensors.index.json` names.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, StageError> {
+    let index = dir.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return Ok(vec![dir.join("model.safetensors")]);
+    }
+    let json: Value =
+        serde_json::from_slice(&read_file(&index)?).map_err(|e| StageError::new(format!("{}: not JSON: {e}", index.display())))?;
+    let names: BTreeSet<&str> = json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
+    if names.is_empty() || names.iter().any(|n| n.contains('/') || n.contains("..")) {
+        return Err(StageError::new(format!("{}: field `weight_map`: expected tensor names with file names", index.display())));
+    }
+    Ok(names.into_iter().map(|n| dir.join(n)).collect())
+}
+
+/// Name of one of our tensors in a Hugging Face checkpoint.
+pub fn hugging_face_name(ours: &str) -> String {
+    let fixed = match ours {
+        "embed" => Some("model.embed_tokens.weight"),
+        "norm" => Some("model.norm.weight"),
+        "head" => Some("lm_head.weight"),
+        _ => None,
+    };
+    if let Some(fixed) = fixed {
+        return fixed.into();
+    }
+    let Some((layer, name)) = ours.strip_prefix("layers.").and_then(|r| r.split_once('.')) else { return ours.into() };
+    let place = match name {
+        "attn_norm" => "input_layernorm",
+        "mlp_norm" => "post_attention_layernorm",
+        "attn_sub_norm" => "self_attn.attn_sub_norm",
+        "mlp_sub_norm" => "mlp.ffn_sub_norm",
+        "q" => "self_attn.q_proj",
+        "k" => "self_attn.k_proj",
+        "v" => "self_attn.v_proj",
+        "o" => "self_attn.o_proj",
+        "gate" => "mlp.gate_proj",
+        "up" => "mlp.up_proj",
+        "down" => "mlp.down_proj",
+        other => other,
+    };
+    format!("model.layers.{layer}.{place}.weight")
+}
+
+fn read(
+    files: &[(&Path, SafeTensors<'_>)],
+    dir: &Path,
+    name: &str,
+    spec: &TensorSpec,
+    weights: Weights,
+    scale: Scale,
+) -> Result<Vec<f32>, StageError> {
+    let found = files.iter().find_map(|(path, s)| s.tensor(name).ok().map(|view| (*path, view)));
+    let Some((path, view)) = found else {
+        return Err(StageError::new(format!("{}: tensor `{name}` is missing", dir.display()))
+            .help("config.json asks for it; the directory is not complete"));
+    };
+    let packed = view.dtype() == Dtype::U8 && spec.role == Role::Linear;
+    if !packed {
+        if view.shape() != spec.shape {
+            return Err(wrong_shape(path, name, view.shape(), &spec.shape));
+        }
+        return floats(path, name, &view);
+    }
+    let (rows, cols) = (spec.shape[0], spec.shape[1]);
+    if view.shape() != [rows.div_ceil(4), cols] || rows % 4 != 0 {
+        return Err(wrong_shape(path, name, view.shape(), &[rows / 4, cols]));
+    }
+    let scale_name = format!("{name}_scale");
+    let stored = files.iter().find_map(|(path, s)| s.tensor(&scale_name).ok().map(|view| (*path, view)));
+    let Some((scale_path, stored)) = stored else {
+        return Err(StageError::new(format!("{}: tensor `{scale_name}` is missing beside the packed `{name}`", dir.display())));
+    };
+    let value = floats(scale_path, &scale_name, &stored)?.first().copied().unwrap_or(0.0);
+    let value = match scale {
+        Scale::Divides => 1.0 / value,
+        Scale::Multiplies => value,
+    };
+    if !value.is_finite() || value <= 0.0 {
+        return Err(StageError::new(format!("{}: tensor `{scale_name}` gives the scale {value}", scale_path.display())));
+    }
+    let codes = pack::unpack_hf(view.data(), rows, cols)
+        .ok_or_else(|| StageError::new(format!("{}: tensor `{name}` holds a code beyond 2; it is not packed ternary", path.display())))?;
+    Ok(match weights {
+        Weights::Absmean => masters(&codes, value),
+        _ => codes.iter().map(|c| f32::from(*c) * value).collect(),
+    })
+}

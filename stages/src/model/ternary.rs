@@ -1,0 +1,78 @@
+//! Ternary codes of a linear, outside a program: for export and import.
+
+use super::config::Weights;
+
+/// Codes −1, 0, +1 of a linear and the scale of each row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ternary {
+    /// `[rows, cols]`.
+    pub codes: Vec<i8>,
+    /// One value (absmean) or one per row (threshold).
+    pub scales: Vec<f32>,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Ternary {
+    /// Scale of a row.
+    pub fn scale(&self, row: usize) -> f32 {
+        if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] }
+    }
+    /// Codes of a row.
+    pub fn row(&self, row: usize) -> &[i8] {
+        &self.codes[row * self.cols..(row + 1) * self.cols]
+    }
+}
+
+/// Absmean ternarisation of BitNet b1.58: s = max(mean|W|, 1e-5), q = clamp(round_half_even(W / s), −1, 1).
+pub fn ternarise(w: &[f32], rows: usize, cols: usize) -> (Vec<i8>, f32) {
+    debug_assert_eq!(w.len(), rows * cols);
+    let mean = (w.iter().map(|x| f64::from(x.abs())).sum::<f64>() / w.len().max(1) as f64) as f32;
+    let scale = mean.max(1e-5);
+    let codes = w.iter().map(|x| (x / scale).round_ties_even().clamp(-1.0, 1.0) as i8).collect();
+    (codes, scale)
+}
+
+/// Codes by a model's rule; `scales` are the learned ones of a threshold linear.
+pub fn by_rule(rule: Weights, w: &[f32], scales: Option<&[f32]>, rows: usize, cols: usize) -> Ternary {
+    match (rule, scales) {
+        (Weights::Threshold, Some(scales)) => {
+            let mean = (w.iter().map(|x| f64::from(x.abs())).sum::<f64>() / w.len().max(1) as f64) as f32;
+            let threshold = 0.7 * mean;
+            let code = |x: &f32| if x.abs() > threshold { x.signum() as i8 } else { 0 };
+            Ternary { codes: w.iter().map(code).collect(), scales: scales.to_vec(), rows, cols }
+        }
+        _ => {
+            let (codes, scale) = ternarise(w, rows, cols);
+            Ternary { codes, scales: vec![scale], rows, cols }
+        }
+    }
+}
+
+/// Master weights whose absmean ternarisation gives these codes and this scale back: mean|W| must be the scale, so the
+/// codes are spread by the share of those that are not 0.
+pub fn masters(codes: &[i8], scale: f32) -> Vec<f32> {
+    let set = codes.iter().filter(|c| **c != 0).count();
+    if set == 0 {
+        return vec![0.0; codes.len()];
+    }
+    let magnitude = (f64::from(scale) * codes.len() as f64 / set as f64) as f32;
+    codes.iter().map(|c| f32::from(*c) * magnitude).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_round_to_even_and_masters_come_back() {
+        let (codes, scale) = ternarise(&[0.5, -1.5, 1.0, -1.0], 1, 4);
+        assert_eq!((codes.as_slice(), scale), (&[0, -1, 1, -1][..], 1.0));
+        let codes: Vec<i8> = (0..1000).map(|i| [0, 1, -1, 0, 1][i % 5]).collect();
+        let (again, scale) = ternarise(&masters(&codes, 0.0123), 10, 100);
+        assert!(again == codes && (scale - 0.0123).abs() < 1e-8, "{scale}");
+        assert_eq!(ternarise(&masters(&[0, 0], 3.0), 1, 2), (vec![0, 0], 1e-5));
+    }
+}
