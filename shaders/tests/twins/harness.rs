@@ -36,7 +36,7 @@ pub fn cpu() -> &'static Device {
 }
 
 /// Runs one dispatch over the given buffers; gives all of them back.
-pub fn run<P: bytemuck::Pod>(device: &Device, kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Vec<Vec<u32>> {
+pub fn run<P: bytemuck::Pod>(device: &Device, kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Buffers {
     let mut program = Program::default();
     let ids: Vec<_> = buffers.iter().zip(kernel.bindings).map(|(b, binding)| program.persistent(binding.name, b.len())).collect();
     let list = program.list("one dispatch");
@@ -49,8 +49,11 @@ pub fn run<P: bytemuck::Pod>(device: &Device, kernel: &'static Kernel, buffers: 
     ids.iter().map(|id| session.read(*id).unwrap()).collect()
 }
 
+/// All buffers of a dispatch.
+pub type Buffers = Vec<Vec<u32>>;
+
 /// Both results of a dispatch: (CPU, adapter). None without an adapter.
-pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Option<(Vec<Vec<u32>>, Vec<Vec<u32>>)> {
+pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Option<(Buffers, Buffers)> {
     let adapter = adapter()?;
     Some((run(cpu(), kernel, buffers, params), run(adapter, kernel, buffers, params)))
 }

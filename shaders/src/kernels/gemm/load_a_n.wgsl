@@ -1,4 +1,5 @@
-// A [m, k], k contiguous. `slot_a` spreads the 1,024 elements of a 64 x 16 tile so that neighbours read neighbours.
+// A [m, k], k contiguous. `slot_a`: which four rows and which k of the 64 x 16 tile thread t loads, so that
+// neighbours read neighbours.
 
 fn slot_a(t: u32) -> vec2<u32> {
     return vec2(t / 16u, t % 16u);

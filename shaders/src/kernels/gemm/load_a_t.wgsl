@@ -1,7 +1,8 @@
-// A [k, m], m contiguous. `slot_a` spreads the 1,024 elements of a 64 x 16 tile so that neighbours read neighbours.
+// A [k, m], m contiguous. `slot_a`: which four rows and which k of the 64 x 16 tile thread t loads, so that
+// neighbours read neighbours.
 
 fn slot_a(t: u32) -> vec2<u32> {
-    return vec2(t % 64u, t / 64u);
+    return vec2(t % 16u, t / 16u);
 }
 
 fn load_a(i: u32, k: u32) -> f32 {

@@ -1,7 +1,8 @@
-// B [k, n], n contiguous. `slot_b` as `slot_a`, for a tile of 64 columns x 16 k.
+// B [k, n], n contiguous. `slot_b`: which four columns and which k of the 64 x 16 tile thread t loads, so that
+// neighbours read neighbours.
 
 fn slot_b(t: u32) -> vec2<u32> {
-    return vec2(t % 64u, t / 64u);
+    return vec2(t % 16u, t / 16u);
 }
 
 fn load_b(k: u32, j: u32) -> f32 {

@@ -1,7 +1,7 @@
 // B[k, n] = q[k, n] step_size[k], q [k, 4 ceil(n / 16)] signed bytes, element 4 i + j in byte j of word i (see act_quant).
 
 fn slot_b(t: u32) -> vec2<u32> {
-    return vec2(t % 64u, t / 64u);
+    return vec2(t % 16u, t / 16u);
 }
 
 fn load_b(k: u32, j: u32) -> f32 {

@@ -1,7 +1,7 @@
 // B[k, n] = (code[k, n] - 1) scale[k], codes [k, ceil(n / 16)] packed 2 bits each (see ternary/mod.rs).
 
 fn slot_b(t: u32) -> vec2<u32> {
-    return vec2(t % 64u, t / 64u);
+    return vec2(t % 16u, t / 16u);
 }
 
 fn load_b(k: u32, j: u32) -> f32 {

@@ -2,10 +2,10 @@
 // C [m, n] (+)= A B: the part that all f32 products share; `load_a`, `load_b` and the bindings come from other pieces.
 //
 // A workgroup of 16 x 16 threads makes a tile of 64 x 64 outputs (x over n, y over m), 16 of k at a time through
-// workgroup memory. Thread (tx, ty) owns rows ty + 16 i and columns tx + 16 j, i, j < 4: its reads of the tiles are
-// broadcasts and runs of 16, and its stores are runs of 16. Every output is one chain of multiply-adds over ascending k
-// that starts from the old value (add = 1) or 0. With symmetric = 1 tiles below the diagonal are left out, and each
-// output on or above it is stored twice.
+// workgroup memory. Thread (tx, ty) owns the 4 x 4 outputs from row 4 ty and column 4 tx, in named registers: an array of
+// them would live in memory on some drivers. Every output is one chain of multiply-adds over ascending k that starts from
+// the old value (add = 1) or 0. With symmetric = 1 tiles below the diagonal are left out, and each output on or above it
+// is stored twice.
 
 struct Params {
     m: u32,
@@ -17,10 +17,10 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// [k 16][row or column 64]; 65 instead of 64, so that stores along k fall into different banks.
-const STRIDE: u32 = 65u;
-var<workgroup> tile_a: array<f32, 1040>;
-var<workgroup> tile_b: array<f32, 1040>;
+// [k 16][group of four rows or columns 16]; 17 instead of 16, so that stores along k fall into different banks.
+const STRIDE: u32 = 17u;
+var<workgroup> tile_a: array<vec4<f32>, 272>;
+var<workgroup> tile_b: array<vec4<f32>, 272>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -31,47 +31,70 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let j0 = wid.x * 64u;
     let tx = t % 16u;
     let ty = t / 16u;
-    var acc: array<vec4<f32>, 4>;
-    if (p.add == 1u) {
-        for (var i = 0u; i < 4u; i++) {
-            acc[i] = vec4(old(i0 + ty + 16u * i, j0 + tx), old(i0 + ty + 16u * i, j0 + tx + 16u),
-                old(i0 + ty + 16u * i, j0 + tx + 32u), old(i0 + ty + 16u * i, j0 + tx + 48u));
-        }
-    }
+    let i = i0 + 4u * ty;
+    let j = j0 + 4u * tx;
+    var row_0 = old(i, j);
+    var row_1 = old(i + 1u, j);
+    var row_2 = old(i + 2u, j);
+    var row_3 = old(i + 3u, j);
+
+    let slot_of_a = slot_a(t);
+    let slot_of_b = slot_b(t);
+    let from_a = i0 + 4u * slot_of_a.x;
+    let from_b = j0 + 4u * slot_of_b.x;
     for (var k0 = 0u; k0 < p.k; k0 += 16u) {
-        for (var part = 0u; part < 4u; part++) {
-            let in_a = slot_a(t + 256u * part);
-            tile_a[in_a.y * STRIDE + in_a.x] = load_a(i0 + in_a.x, k0 + in_a.y);
-            let in_b = slot_b(t + 256u * part);
-            tile_b[in_b.y * STRIDE + in_b.x] = load_b(k0 + in_b.y, j0 + in_b.x);
-        }
+        let ka = k0 + slot_of_a.y;
+        tile_a[slot_of_a.y * STRIDE + slot_of_a.x] =
+            vec4(load_a(from_a, ka), load_a(from_a + 1u, ka), load_a(from_a + 2u, ka), load_a(from_a + 3u, ka));
+        let kb = k0 + slot_of_b.y;
+        tile_b[slot_of_b.y * STRIDE + slot_of_b.x] =
+            vec4(load_b(kb, from_b), load_b(kb, from_b + 1u), load_b(kb, from_b + 2u), load_b(kb, from_b + 3u));
         workgroupBarrier();
         for (var k = 0u; k < 16u; k++) {
-            let ka = k * STRIDE + ty;
-            let kb = k * STRIDE + tx;
-            let row = vec4(tile_b[kb], tile_b[kb + 16u], tile_b[kb + 32u], tile_b[kb + 48u]);
-            acc[0] = fma(vec4(tile_a[ka]), row, acc[0]);
-            acc[1] = fma(vec4(tile_a[ka + 16u]), row, acc[1]);
-            acc[2] = fma(vec4(tile_a[ka + 32u]), row, acc[2]);
-            acc[3] = fma(vec4(tile_a[ka + 48u]), row, acc[3]);
+            let a = tile_a[k * STRIDE + ty];
+            let b = tile_b[k * STRIDE + tx];
+            row_0 = fma(vec4(a.x), b, row_0);
+            row_1 = fma(vec4(a.y), b, row_1);
+            row_2 = fma(vec4(a.z), b, row_2);
+            row_3 = fma(vec4(a.w), b, row_3);
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            store(i0 + ty + 16u * i, j0 + tx + 16u * j, acc[i][j]);
+    store(i, j, row_0);
+    store(i + 1u, j, row_1);
+    store(i + 2u, j, row_2);
+    store(i + 3u, j, row_3);
+}
+
+// Where the four chains from column j of row i start.
+fn old(i: u32, j: u32) -> vec4<f32> {
+    var values = vec4<f32>();
+    if (p.add == 1u && i < p.m) {
+        let at = i * p.n + j;
+        if (j < p.n) {
+            values.x = c[at];
+        }
+        if (j + 1u < p.n) {
+            values.y = c[at + 1u];
+        }
+        if (j + 2u < p.n) {
+            values.z = c[at + 2u];
+        }
+        if (j + 3u < p.n) {
+            values.w = c[at + 3u];
         }
     }
+    return values;
 }
 
-fn old(i: u32, j: u32) -> f32 {
-    if (i < p.m && j < p.n) {
-        return c[i * p.n + j];
-    }
-    return 0.0;
+fn store(i: u32, j: u32, values: vec4<f32>) {
+    store_1(i, j, values.x);
+    store_1(i, j + 1u, values.y);
+    store_1(i, j + 2u, values.z);
+    store_1(i, j + 3u, values.w);
 }
 
-fn store(i: u32, j: u32, value: f32) {
+fn store_1(i: u32, j: u32, value: f32) {
     if (i >= p.m || j >= p.n) {
         return;
     }

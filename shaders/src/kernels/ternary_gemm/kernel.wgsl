@@ -1,12 +1,12 @@
 // Packed ternary product, exact in i32:  acc = sum_k q[r, k] code[o, k] - qsum[r];
 //   y[r, o] (+)= (f32(acc) step_size[r]) scale[o]
-// q [rows, 4 ceil(cols / 16)]: signed bytes, element 4 i + j in byte j of word i. codes [outs, ceil(cols / 16)]: 2 bits
-// each, so that (word >> 2 p) & 0x03030303 are the codes of the four activations in word 4 i + p. qsum takes the codes'
-// offset of 1 back. y [rows, outs].
+// q [rows, 4 ceil(cols / 16)]: signed bytes, element 4 i + j in byte j of word i, here as vectors of four words. codes
+// [outs, ceil(cols / 16)]: 2 bits each, so that (word >> 2 p) & 0x03030303 are the codes of the activations in component p
+// of the vector of the same index. qsum takes the codes' offset of 1 back. y [rows, outs].
 //
-// A workgroup of 64 threads makes 8 rows x 32 outputs; a thread makes 4 rows of one output, so that a code word is
-// unpacked once for four rows and neighbouring threads share the activations. No workgroup memory: the planes and the
-// activations are registers, and the caches do the sharing.
+// A workgroup of 16 x 4 threads makes 16 rows x 64 outputs; a thread makes 4 rows x 4 outputs (16 apart, so that neighbours
+// store neighbours): a code word is unpacked once for four rows, an activation vector is read once for four outputs. No
+// workgroup memory: the caches share what neighbours read. The last single row (decoding) has a loop of its own.
 
 struct Params {
     rows: u32,
@@ -16,21 +16,34 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> q: array<u32>;
+@group(0) @binding(1) var<storage, read> q: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> step_size: array<f32>;
 @group(0) @binding(3) var<storage, read> qsum: array<i32>;
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-const PLANE: u32 = 0x03030303u;
-
-fn dot_16(at: u32, c0: u32, c1: u32, c2: u32, c3: u32) -> i32 {
-    return dot4I8Packed(q[at], c0) + dot4I8Packed(q[at + 1u], c1) + dot4I8Packed(q[at + 2u], c2) + dot4I8Packed(q[at + 3u], c3);
+// The four planes of a code word.
+fn planes(word: u32) -> vec4<u32> {
+    return vec4(word, word >> 2u, word >> 4u, word >> 6u) & vec4(0x03030303u);
 }
 
-fn store(r: u32, o: u32, sum: i32) {
+// Sixteen activations times sixteen codes.
+fn dot_16(a: vec4<u32>, c: vec4<u32>) -> i32 {
+    return dot4I8Packed(a.x, c.x) + dot4I8Packed(a.y, c.y) + dot4I8Packed(a.z, c.z) + dot4I8Packed(a.w, c.w);
+}
+
+fn store(r: u32, o: u32, sums: vec4<i32>) {
     if (r < p.rows) {
+        store_1(r, o, sums.x);
+        store_1(r, o + 16u, sums.y);
+        store_1(r, o + 32u, sums.z);
+        store_1(r, o + 48u, sums.w);
+    }
+}
+
+fn store_1(r: u32, o: u32, sum: i32) {
+    if (o < p.outs) {
         let value = (f32(sum - qsum[r]) * step_size[r]) * scale[o];
         let at = r * p.outs + o;
         y[at] = select(value, y[at] + value, p.add == 1u);
@@ -39,31 +52,52 @@ fn store(r: u32, o: u32, sum: i32) {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let o = wid.x * 32u + t % 32u;
-    let r = wid.y * 8u + t / 32u * 4u;
-    if (o >= p.outs || r >= p.rows) {
+    let o = wid.x * 64u + t % 16u;
+    let r = wid.y * 16u + t / 16u * 4u;
+    if (r >= p.rows) {
         return;
     }
     let words = (p.cols + 15u) / 16u;
-    // Rows past the end read the last row again; their sums are not stored.
-    let last = p.rows - 1u;
-    let row_0 = r * words * 4u;
-    let row_1 = min(r + 1u, last) * words * 4u;
-    let row_2 = min(r + 2u, last) * words * 4u;
-    let row_3 = min(r + 3u, last) * words * 4u;
-    var acc = vec4<i32>();
-    for (var i = 0u; i < words; i++) {
-        let word = codes[o * words + i];
-        let c0 = word & PLANE;
-        let c1 = (word >> 2u) & PLANE;
-        let c2 = (word >> 4u) & PLANE;
-        let c3 = (word >> 6u) & PLANE;
-        let at = 4u * i;
-        acc += vec4(dot_16(row_0 + at, c0, c1, c2, c3), dot_16(row_1 + at, c0, c1, c2, c3),
-            dot_16(row_2 + at, c0, c1, c2, c3), dot_16(row_3 + at, c0, c1, c2, c3));
+    // Outputs and rows past the end read the last one again; their sums are not stored.
+    let last_out = p.outs - 1u;
+    let out_0 = min(o, last_out) * words;
+    let out_1 = min(o + 16u, last_out) * words;
+    let out_2 = min(o + 32u, last_out) * words;
+    let out_3 = min(o + 48u, last_out) * words;
+    let last_row = p.rows - 1u;
+    let row_0 = r * words;
+    var acc_0 = vec4<i32>();
+    if (r == last_row) {
+        for (var w = 0u; w < words; w++) {
+            let a = q[row_0 + w];
+            acc_0 += vec4(dot_16(a, planes(codes[out_0 + w])), dot_16(a, planes(codes[out_1 + w])),
+                dot_16(a, planes(codes[out_2 + w])), dot_16(a, planes(codes[out_3 + w])));
+        }
+        store(r, o, acc_0);
+        return;
     }
-    store(r, o, acc.x);
-    store(r + 1u, o, acc.y);
-    store(r + 2u, o, acc.z);
-    store(r + 3u, o, acc.w);
+    let row_1 = row_0 + words;
+    let row_2 = min(r + 2u, last_row) * words;
+    let row_3 = min(r + 3u, last_row) * words;
+    var acc_1 = vec4<i32>();
+    var acc_2 = vec4<i32>();
+    var acc_3 = vec4<i32>();
+    for (var w = 0u; w < words; w++) {
+        let c_0 = planes(codes[out_0 + w]);
+        let c_1 = planes(codes[out_1 + w]);
+        let c_2 = planes(codes[out_2 + w]);
+        let c_3 = planes(codes[out_3 + w]);
+        let a_0 = q[row_0 + w];
+        acc_0 += vec4(dot_16(a_0, c_0), dot_16(a_0, c_1), dot_16(a_0, c_2), dot_16(a_0, c_3));
+        let a_1 = q[row_1 + w];
+        acc_1 += vec4(dot_16(a_1, c_0), dot_16(a_1, c_1), dot_16(a_1, c_2), dot_16(a_1, c_3));
+        let a_2 = q[row_2 + w];
+        acc_2 += vec4(dot_16(a_2, c_0), dot_16(a_2, c_1), dot_16(a_2, c_2), dot_16(a_2, c_3));
+        let a_3 = q[row_3 + w];
+        acc_3 += vec4(dot_16(a_3, c_0), dot_16(a_3, c_1), dot_16(a_3, c_2), dot_16(a_3, c_3));
+    }
+    store(r, o, acc_0);
+    store(r + 1u, o, acc_1);
+    store(r + 2u, o, acc_2);
+    store(r + 3u, o, acc_3);
 }

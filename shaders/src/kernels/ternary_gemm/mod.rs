@@ -24,7 +24,7 @@ pub struct Shape {
     pub add: u32,
 }
 
-/// Bindings: `q`, `step`, `qsum`, `codes`, `scale`, `y`. Workgroups of 8 rows × 32 outputs (x over outputs, y over rows).
+/// Bindings: `q`, `step`, `qsum`, `codes`, `scale`, `y`. Workgroups of 16 rows × 64 outputs (x over outputs, y over rows).
 pub static TERNARY_GEMM: Kernel = Kernel {
     name: "ternary_gemm",
     revision: 1,
@@ -32,7 +32,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
     bindings: &[read("q"), read("step_size"), read("qsum"), read("codes"), read("scale"), update("y")],
     grid: |p| {
         let s: Shape = p.get();
-        [s.outs.div_ceil(32), s.rows.div_ceil(8), 1]
+        [s.outs.div_ceil(64), s.rows.div_ceil(16), 1]
     },
     cpu: cpu::ternary_gemm,
 };
