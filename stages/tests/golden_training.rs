@@ -81,7 +81,6 @@ fn run(device: &Device) {
     let micro = batch(&g, config.seq, h);
     let f = |k: &str| h[k].as_f64().unwrap() as f32;
     let history = g.f64("history_f64");
-    let torch32 = g.f64("history_torch_f32_f64");
     let spread = g.about["f32_spread_max"].as_f64().unwrap();
     let mut worst = 0f64;
     for step in 0..h["steps"].as_u64().unwrap() as usize {
@@ -107,11 +106,15 @@ fn run(device: &Device) {
         }
         let got = [s.total(), s.kl, s.ce / f("ce_weight"), s.format / f("format_weight"), s.grad_norm];
         for (i, got) in got.iter().enumerate() {
-            // f32 rounding at quantisation boundaries makes later steps drift: five times the spread between
-            // PyTorch's own float32 and float64 runs is allowed.
-            let drift = (torch32[step * 7 + i] - want[i]).abs().max(spread * want[i].abs()) * 5.0;
+            // f32 rounding at quantisation boundaries makes later steps drift. Losses: five times the largest relative
+            // spread between PyTorch's own float32 and float64 runs. The gradient norm jumps where codes flip (PyTorch's
+            // own runs differ by 24 % there): tight before the first flip, 30 % after it.
             let error = (f64::from(*got) - want[i]).abs();
-            let allowed = if step == 0 { 1e-5 * want[i].abs().max(1.0) } else { drift + 1e-5 };
+            let allowed = match (step, i) {
+                (0, _) => 1e-5 * want[i].abs().max(1.0),
+                (_, 4) if step > 4 => 0.3 * want[i],
+                _ => 5.0 * spread * want[i].abs(),
+            };
             assert!(error <= allowed, "step {step} column {i}: {got} against {} (allowed {allowed})", want[i]);
             worst = worst.max(error / want[i].abs().max(1e-9));
         }

@@ -1,11 +1,20 @@
-//! CPU twins of attention: one (row, head) at a time forward and for dq, one sequence at a time for dk and dv.
+//! CPU twins of attention, one sequence at a time, its matrices through the register tiles of `gemm`: every score, weighted
+//! sum and gradient is a chain of fused multiply-adds in ascending order of what it sums over. Decoding (few rows a
+//! sequence) runs over the keys directly.
 
 use rayon::prelude::*;
 
 use super::Shape;
 use crate::kernel::{Bufs, Params};
-use crate::simd::math::{axpy, dot, exp, ln, max};
+use crate::kernels::gemm::cpu::{Source, pack_right, panel_floats, small};
+use crate::kernels::gemm::tile::{self, Tile};
+use crate::simd::math::{axpy, dot, exp, ln, max, sum};
 use crate::simd::scratch;
+
+/// Rows that share one length of keys: a multiple of every tile's height, so that all tiles sum the same terms.
+const GROUP: usize = 24;
+/// Fewer rows a sequence than this go over the keys directly.
+const FEW: usize = 8;
 
 struct Dims {
     d: usize,
@@ -15,6 +24,7 @@ struct Dims {
     q_len: usize,
     kv_len: usize,
     scale: f32,
+    width: usize,
 }
 
 fn dims(s: &Shape) -> Dims {
@@ -26,6 +36,7 @@ fn dims(s: &Shape) -> Dims {
         q_len: s.q_len as usize,
         kv_len: s.kv_len as usize,
         scale: s.scale,
+        width: (s.heads * s.head_dim) as usize,
     }
 }
 
@@ -33,40 +44,121 @@ pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, pos, o, stats] = bufs.take();
     let (q, k, v, mask, pos, n) = (q.f32(), k.f32(), v.f32(), mask.u32(), pos.u32(), dims(&s));
-    let width = n.heads * n.d;
-    let rows = o.f32_mut().par_chunks_mut(width).zip(stats.f32_mut().par_chunks_mut(n.heads * 2)).enumerate();
-    rows.take(s.rows as usize).for_each(|(r, (o, stats))| {
-        let seen = pos[r] as usize + 1;
-        let b = r / n.q_len;
+    let (rows, tile) = (s.rows as usize, tile::best());
+    let sequences = o.f32_mut()[..rows * n.width]
+        .par_chunks_mut(n.q_len * n.width)
+        .zip(stats.f32_mut()[..rows * n.heads * 2].par_chunks_mut(n.q_len * n.heads * 2))
+        .enumerate();
+    sequences.for_each(|(b, (o, stats))| {
         let keys = b * n.kv_len;
-        scratch::with(seen, |w| {
-            for h in 0..n.heads {
-                let at = keys * n.kv + h / n.group * n.d;
-                let q = &q[r * width + h * n.d..][..n.d];
-                stats[2 * h] = attend(q, &k[at..], &v[at..], &mask[keys..keys + seen], &n, w, &mut o[h * n.d..(h + 1) * n.d]);
-            }
-        });
+        let of = Sequence {
+            q: &q[b * n.q_len * n.width..(b + 1) * n.q_len * n.width],
+            k: &k[keys * n.kv..(keys + n.kv_len) * n.kv],
+            v: &v[keys * n.kv..(keys + n.kv_len) * n.kv],
+            mask: &mask[keys..keys + n.kv_len],
+            pos: &pos[b * n.q_len..(b + 1) * n.q_len],
+        };
+        if n.q_len < FEW { of.decode(&n, o, stats) } else { of.forward(&n, tile, o, stats) }
     });
 }
 
+struct Sequence<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    mask: &'a [u32],
+    pos: &'a [u32],
+}
+
+impl Sequence<'_> {
+    fn decode(&self, n: &Dims, o: &mut [f32], stats: &mut [f32]) {
+        scratch::with(n.kv_len, |w| {
+            for i in 0..n.q_len {
+                let mask = &self.mask[..=self.pos[i] as usize];
+                for h in 0..n.heads {
+                    let at = h / n.group * n.d;
+                    let row = i * n.width + h * n.d..i * n.width + (h + 1) * n.d;
+                    stats[(i * n.heads + h) * 2] = attend(&self.q[row.clone()], &self.k[at..], &self.v[at..], mask, n, w, &mut o[row]);
+                }
+            }
+        });
+    }
+
+    fn forward(&self, n: &Dims, tile: Tile, o: &mut [f32], stats: &mut [f32]) {
+        let seen = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
+        let (kp, vp) = (panel_floats(tile, seen, n.d), panel_floats(tile, n.d, seen));
+        o.fill(0.0);
+        scratch::with(kp + vp + GROUP * seen + tile.mr * seen.max(n.d), |buffer| {
+            let (keys, rest) = buffer.split_at_mut(kp);
+            let (values, rest) = rest.split_at_mut(vp);
+            let (scores, left) = rest.split_at_mut(GROUP * seen);
+            for h in 0..n.heads {
+                let at = h / n.group * n.d;
+                if h % n.group == 0 {
+                    pack_right(tile, Source::KContiguous(&self.k[at..], n.kv), seen, n.d, keys);
+                    pack_right(tile, Source::OuterContiguous(&self.v[at..], n.kv), n.d, seen, values);
+                }
+                for i0 in (0..n.q_len).step_by(GROUP) {
+                    let rows = GROUP.min(n.q_len - i0);
+                    let row = i0 * n.width + h * n.d;
+                    scores.fill(0.0);
+                    small(tile, Source::KContiguous(&self.q[row..], n.width), rows, keys, seen, n.d, left, scores, seen);
+                    for i in 0..rows {
+                        let span = self.pos[i0 + i] as usize + 1;
+                        let line = &mut scores[i * seen..(i + 1) * seen];
+                        line[span..].fill(0.0);
+                        stats[((i0 + i) * n.heads + h) * 2] = softmax(&mut line[..span], &self.mask[..span], n.scale);
+                    }
+                    small(tile, Source::KContiguous(scores, seen), rows, values, n.d, seen, left, &mut o[row..], n.width);
+                }
+            }
+        });
+    }
+}
+
 crate::simd! {
-    fn attend(q: &[f32], k: &[f32], v: &[f32], mask: &[u32], n: &Dims, w: &mut [f32], o: &mut [f32]) -> f32 {
-        for (j, w) in w.iter_mut().enumerate() {
-            *w = if mask[j] == 0 { f32::NEG_INFINITY } else { dot(q, &k[j * n.kv..j * n.kv + n.d]) * n.scale };
+    /// Turns products into weights that sum to one; gives the log-sum-exp.
+    fn softmax(w: &mut [f32], mask: &[u32], scale: f32) -> f32 {
+        for (w, m) in w.iter_mut().zip(mask) {
+            *w = if *m == 0 { f32::NEG_INFINITY } else { *w * scale };
         }
         let top = max(w);
-        let mut total = 0f32;
-        o.fill(0.0);
-        for (j, w) in w.iter().enumerate() {
-            if mask[j] == 0 {
-                continue;
-            }
-            let e = exp(w - top);
-            total += e;
-            axpy(e, &v[j * n.kv..j * n.kv + n.d], o);
+        if top == f32::NEG_INFINITY {
+            w.fill(0.0);
+            return top;
         }
-        if total == 0.0 {
-            return f32::NEG_INFINITY;
+        for (w, m) in w.iter_mut().zip(mask) {
+            let e = exp(*w - top);
+            *w = if *m == 0 { 0.0 } else { e };
+        }
+        let total = sum(w, |x| x);
+        let inverse = 1.0 / total;
+        for w in w.iter_mut() {
+            *w *= inverse;
+        }
+        top + ln(total)
+    }
+
+    fn attend(q: &[f32], k: &[f32], v: &[f32], mask: &[u32], n: &Dims, w: &mut [f32], o: &mut [f32]) -> f32 {
+        let w = &mut w[..mask.len()];
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = dot(q, &k[j * n.kv..j * n.kv + n.d]);
+        }
+        for (w, m) in w.iter_mut().zip(mask) {
+            *w = if *m == 0 { f32::NEG_INFINITY } else { *w * n.scale };
+        }
+        let top = max(w);
+        o.fill(0.0);
+        if top == f32::NEG_INFINITY {
+            return top;
+        }
+        for (w, m) in w.iter_mut().zip(mask) {
+            let e = exp(*w - top);
+            *w = if *m == 0 { 0.0 } else { e };
+        }
+        let total = sum(w, |x| x);
+        for (j, w) in w.iter().enumerate() {
+            axpy(*w, &v[j * n.kv..j * n.kv + n.d], o);
         }
         let inverse = 1.0 / total;
         for o in o.iter_mut() {
@@ -75,29 +167,12 @@ crate::simd! {
         top + ln(total)
     }
 
-    fn grad_q_row(q: &[f32], k: &[f32], v: &[f32], mask: &[u32], do_: &[f32], stats: [f32; 2], n: &Dims, dq: &mut [f32]) {
-        dq.fill(0.0);
-        for (j, m) in mask.iter().enumerate() {
-            if *m == 0 {
-                continue;
-            }
-            let key = &k[j * n.kv..j * n.kv + n.d];
-            let p = exp(dot(q, key).mul_add(n.scale, -stats[0]));
-            let ds = p * (dot(do_, &v[j * n.kv..j * n.kv + n.d]) - stats[1]) * n.scale;
-            axpy(ds, key, dq);
-        }
-    }
-
-    fn grad_kv_row(q: &[f32], k: &[f32], v: &[f32], mask: &[u32], do_: &[f32], stats: [f32; 2], n: &Dims, dk: &mut [f32], dv: &mut [f32]) {
-        for (j, m) in mask.iter().enumerate() {
-            if *m == 0 {
-                continue;
-            }
-            let at = j * n.kv..j * n.kv + n.d;
-            let p = exp(dot(q, &k[at.clone()]).mul_add(n.scale, -stats[0]));
-            let ds = p * (dot(do_, &v[at.clone()]) - stats[1]) * n.scale;
-            axpy(ds, q, &mut dk[at.clone()]);
-            axpy(p, do_, &mut dv[at]);
+    /// In place: products to weights `p_j`, and `do·v_j` to score gradients `ds_j·scale`.
+    fn row_grads(p: &mut [f32], ds: &mut [f32], mask: &[u32], lse: f32, delta: f32, scale: f32) {
+        for ((p, ds), m) in p.iter_mut().zip(ds).zip(mask) {
+            let e = exp(p.mul_add(scale, -lse));
+            *p = if *m == 0 { 0.0 } else { e };
+            *ds = *p * (*ds - delta) * scale;
         }
     }
 
@@ -114,45 +189,108 @@ pub(crate) fn delta(p: &Params, bufs: Bufs<'_>) {
     heads.take((s.rows * s.heads) as usize).for_each(|((stats, do_), o)| stats[1] = delta_row(do_, o));
 }
 
+/// Inputs of the backward pass.
+struct Backward<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    mask: &'a [u32],
+    do_: &'a [f32],
+    stats: &'a [f32],
+    n: Dims,
+    tile: Tile,
+}
+
+/// Weights and score gradients of a group of rows: `[rows, keys]` each, for rows `first ..` of the sequence.
+struct Rows<'a> {
+    head: usize,
+    first: usize,
+    rows: usize,
+    keys: usize,
+    p: &'a [f32],
+    ds: &'a [f32],
+}
+
+impl Backward<'_> {
+    /// Calls `visit` for the heads and groups of rows of sequence `b`, both ascending; `left` is scratch for packing.
+    fn rows(&self, b: usize, mut visit: impl FnMut(Rows<'_>, &mut [f32])) {
+        let (n, tile) = (&self.n, self.tile);
+        let t = n.q_len;
+        let first_key = b * n.kv_len;
+        let panels = panel_floats(tile, t, n.d);
+        scratch::with(2 * panels + 2 * GROUP * t + (tile.mr + tile.nr) * (t + n.d) * 2 + panel_floats(tile, n.d, t), |buffer| {
+            let (keys, rest) = buffer.split_at_mut(panels);
+            let (values, rest) = rest.split_at_mut(panels);
+            let (p, rest) = rest.split_at_mut(GROUP * t);
+            let (ds, left) = rest.split_at_mut(GROUP * t);
+            for h in 0..n.heads {
+                if h % n.group == 0 {
+                    let at = first_key * n.kv + h / n.group * n.d;
+                    pack_right(tile, Source::KContiguous(&self.k[at..], n.kv), t, n.d, keys);
+                    pack_right(tile, Source::KContiguous(&self.v[at..], n.kv), t, n.d, values);
+                }
+                for i0 in (0..t).step_by(GROUP) {
+                    let rows = GROUP.min(t - i0);
+                    let seen = i0 + rows;
+                    let row = (b * t + i0) * n.width + h * n.d;
+                    let (p, ds) = (&mut p[..rows * seen], &mut ds[..rows * seen]);
+                    p.fill(0.0);
+                    ds.fill(0.0);
+                    small(tile, Source::KContiguous(&self.q[row..], n.width), rows, keys, seen, n.d, left, p, seen);
+                    small(tile, Source::KContiguous(&self.do_[row..], n.width), rows, values, seen, n.d, left, ds, seen);
+                    for i in 0..rows {
+                        let span = i0 + i + 1;
+                        let stats = &self.stats[((b * t + i0 + i) * n.heads + h) * 2..][..2];
+                        let (p, ds) = (&mut p[i * seen..(i + 1) * seen], &mut ds[i * seen..(i + 1) * seen]);
+                        p[span..].fill(0.0);
+                        ds[span..].fill(0.0);
+                        row_grads(&mut p[..span], &mut ds[..span], &self.mask[first_key..first_key + span], stats[0], stats[1], n.scale);
+                    }
+                    visit(Rows { head: h, first: i0, rows, keys: seen, p, ds }, left);
+                }
+            }
+        });
+    }
+}
+
 pub(crate) fn grad_q(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dq] = bufs.take();
-    let (q, k, v, mask, do_, stats, n) = (q.f32(), k.f32(), v.f32(), mask.u32(), do_.f32(), stats.f32(), dims(&s));
-    let width = n.heads * n.d;
-    dq.f32_mut().par_chunks_mut(width).enumerate().take(s.rows as usize).for_each(|(r, dq)| {
-        let keys = r / n.q_len * n.kv_len;
-        let seen = r % n.q_len + 1;
-        for h in 0..n.heads {
-            let at = keys * n.kv + h / n.group * n.d;
-            let row = r * width + h * n.d..r * width + (h + 1) * n.d;
-            let st = [stats[(r * n.heads + h) * 2], stats[(r * n.heads + h) * 2 + 1]];
-            let out = &mut dq[h * n.d..(h + 1) * n.d];
-            grad_q_row(&q[row.clone()], &k[at..], &v[at..], &mask[keys..keys + seen], &do_[row], st, &n, out);
-        }
+    let tile = tile::best();
+    let ops = Backward { q: q.f32(), k: k.f32(), v: v.f32(), mask: mask.u32(), do_: do_.f32(), stats: stats.f32(), n: dims(&s), tile };
+    let n = &ops.n;
+    dq.f32_mut()[..s.rows as usize * n.width].par_chunks_mut(n.q_len * n.width).enumerate().for_each(|(b, dq)| {
+        dq.fill(0.0);
+        ops.rows(b, |r, scratch| {
+            let at = b * n.kv_len * n.kv + r.head / n.group * n.d;
+            let (right, left) = scratch.split_at_mut(panel_floats(tile, n.d, r.keys));
+            pack_right(tile, Source::OuterContiguous(&ops.k[at..], n.kv), n.d, r.keys, right);
+            let out = &mut dq[r.first * n.width + r.head * n.d..];
+            small(tile, Source::KContiguous(r.ds, r.keys), r.rows, right, n.d, r.keys, left, out, n.width);
+        });
     });
 }
 
 pub(crate) fn grad_kv(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dk, dv] = bufs.take();
-    let (q, k, v, mask, do_, stats, n) = (q.f32(), k.f32(), v.f32(), mask.u32(), do_.f32(), stats.f32(), dims(&s));
-    let width = n.heads * n.d;
+    let tile = tile::best();
+    let ops = Backward { q: q.f32(), k: k.f32(), v: v.f32(), mask: mask.u32(), do_: do_.f32(), stats: stats.f32(), n: dims(&s), tile };
+    let n = &ops.n;
     let size = n.kv_len * n.kv;
-    let sequences = dk.f32_mut().par_chunks_mut(size).zip(dv.f32_mut().par_chunks_mut(size)).enumerate();
-    sequences.take((s.rows / s.q_len) as usize).for_each(|(b, (dk, dv))| {
+    let total = (s.rows / s.q_len) as usize * size;
+    let sequences = dk.f32_mut()[..total].par_chunks_mut(size).zip(dv.f32_mut()[..total].par_chunks_mut(size)).enumerate();
+    sequences.for_each(|(b, (dk, dv))| {
         dk.fill(0.0);
         dv.fill(0.0);
-        let keys = b * n.kv_len;
-        for h in 0..n.heads {
-            let g = h / n.group * n.d;
-            for i in 0..n.q_len {
-                let r = b * n.q_len + i;
-                let row = r * width + h * n.d..r * width + (h + 1) * n.d;
-                let st = [stats[(r * n.heads + h) * 2], stats[(r * n.heads + h) * 2 + 1]];
-                let at = keys * n.kv + g;
-                let mask = &mask[keys..=keys + i];
-                grad_kv_row(&q[row.clone()], &k[at..], &v[at..], mask, &do_[row], st, &n, &mut dk[g..], &mut dv[g..]);
+        ops.rows(b, |r, scratch| {
+            let row = (b * n.q_len + r.first) * n.width + r.head * n.d;
+            let g = r.head / n.group * n.d;
+            let (right, left) = scratch.split_at_mut(panel_floats(tile, n.d, r.rows));
+            for (weights, rows, out) in [(r.ds, ops.q, &mut *dk), (r.p, ops.do_, &mut *dv)] {
+                pack_right(tile, Source::OuterContiguous(&rows[row..], n.width), n.d, r.rows, right);
+                small(tile, Source::OuterContiguous(weights, r.keys), r.keys, right, n.d, r.rows, left, &mut out[g..], n.kv);
             }
-        }
+        });
     });
 }

@@ -10,6 +10,9 @@ use crate::simd::scratch;
 /// Longest chain kept in the packed panels at once (floats along k).
 const KC: usize = 1024;
 
+/// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
+const DOT_ROWS: usize = 2;
+
 /// Where an operand comes from; `at` is its logical element.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
@@ -64,6 +67,9 @@ fn product(s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
 pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
     let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
     let c = &mut c[..m * n];
+    if let (1..=DOT_ROWS, Source::KContiguous(a, _), Source::KContiguous(b, _)) = (m, &a, &b) {
+        return dots(s, a, b, c);
+    }
     if s.add == 0 {
         c.par_chunks_mut(1 << 16).for_each(|x| x.fill(0.0));
     }
@@ -78,10 +84,37 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
         });
     }
     if s.symmetric == 1 {
-        for i in 1..n {
-            for j in 0..i {
-                c[i * n + j] = c[j * n + i];
+        mirror(c, n);
+    }
+}
+
+/// Copies the upper triangle of `[n, n]` onto the lower one, in blocks that stay in the cache.
+fn mirror(c: &mut [f32], n: usize) {
+    const SIDE: usize = 16;
+    for i0 in (0..n).step_by(SIDE) {
+        for j0 in (0..=i0).step_by(SIDE) {
+            for i in i0..n.min(i0 + SIDE) {
+                for j in j0..i.min(j0 + SIDE) {
+                    c[i * n + j] = c[j * n + i];
+                }
             }
+        }
+    }
+}
+
+/// Few rows against the rows of B: each output is a dot product in 16 lanes along k (see `simd::math::dot`).
+fn dots(s: &Shape, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let (n, k) = (s.n as usize, s.k as usize);
+    for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
+        c.par_chunks_mut(256).zip(b.par_chunks(256 * k)).for_each(|(c, b)| dot_block(a, b, s.add == 1, c));
+    }
+}
+
+crate::simd! {
+    fn dot_block(a: &[f32], b: &[f32], add: bool, c: &mut [f32]) {
+        for (c, b) in c.iter_mut().zip(b.chunks_exact(a.len())) {
+            let y = crate::simd::math::dot(a, b);
+            *c = if add { *c + y } else { y };
         }
     }
 }
@@ -189,6 +222,29 @@ fn row_of_tiles(tile: Tile, ld: usize, kc: usize, pa: &[f32], pb: &[f32], panels
         for i in 0..rows {
             c[i * ld + j..i * ld + j + cols].copy_from_slice(&acc[i * tile.nr..i * tile.nr + cols]);
         }
+    }
+}
+
+/// A right operand packed once for several products on the calling thread.
+pub(crate) fn pack_right(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &mut [f32]) {
+    for (panel, out) in out[..panel_floats(tile, n, k)].chunks_exact_mut(k * tile.nr).enumerate() {
+        pack_panel(&b, n, 0, panel * tile.nr, tile.nr, out);
+    }
+}
+
+/// Floats of a packed right operand `[k, n]`.
+pub(crate) fn panel_floats(tile: Tile, n: usize, k: usize) -> usize {
+    n.div_ceil(tile.nr) * tile.nr * k
+}
+
+/// `C [m, n] += A·B` on the calling thread over a packed B; rows of `c` are `ld` apart, `left` is scratch for a panel of A.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: &[f32], n: usize, k: usize, left: &mut [f32], c: &mut [f32], ld: usize) {
+    for i in (0..m).step_by(tile.mr) {
+        let rows = tile.mr.min(m - i);
+        pack_panel(&a, m, 0, i, tile.mr, &mut left[..k * tile.mr]);
+        let c = &mut c[i * ld..(i + rows - 1) * ld + n];
+        row_of_tiles(tile, ld, k, left, b, 0..n.div_ceil(tile.nr), 0, n, c);
     }
 }
 

@@ -1,5 +1,6 @@
 //! f32 matrix products. Every output is one chain of fused multiply-adds over `k` in ascending order, from 0 or,
 //! when `add` is set, from the old value: the same bits for every tiling, thread count and instruction set on a CPU.
+//! (`gemm_nt` with one or two rows sums in 16 lanes along `k` instead, also in a fixed order.)
 
 pub(crate) mod cpu;
 pub(crate) mod tile;
