@@ -13,7 +13,7 @@ mod quantise;
 mod rows;
 mod speed;
 
-use flow_shaders::device::DeviceError;
+use flow_shaders::device::{Device, DeviceError, DeviceKind};
 use flow_shaders::kernels;
 use flow_shaders::kernels::elementwise::{COPY, Shape, ZERO};
 use flow_shaders::program::Program;
@@ -84,4 +84,56 @@ fn a_session_keeps_its_buffers_from_run_to_run() {
         assert!(session.read(x).unwrap().iter().all(|w| *w == 0));
         assert_eq!(session.read_f32(y).unwrap(), values);
     }
+}
+
+#[test]
+fn devices_are_listed_with_their_limits() {
+    let all = flow_shaders::device::list();
+    assert_eq!(all.last().unwrap().kind, DeviceKind::Cpu);
+    for device in &all {
+        println!("{device:?}");
+        assert!(!device.name.is_empty() && !device.limits.is_empty());
+    }
+    // A software adapter is never what `auto` takes.
+    if all.iter().all(|d| d.kind != DeviceKind::Gpu) {
+        assert!(matches!(flow_shaders::device::open("auto", 1).unwrap(), Device::Cpu(_)));
+    }
+}
+
+/// What the device's allocator reports is what the planner predicted, and a part of a name opens the adapter.
+#[test]
+fn measured_memory_is_the_planned_memory() {
+    let Some(Device::Gpu(adapter)) = harness::adapter() else { return };
+    let name = adapter.name();
+    let part: String = name.chars().take(6).collect::<String>().to_uppercase();
+    let opened = flow_shaders::device::open(&part, 0).unwrap();
+    assert_eq!(opened.name(), name);
+    let Device::Gpu(gpu) = &opened else { panic!("{part} is not an adapter") };
+    let Some(before) = gpu.allocated_bytes() else { return };
+    let mut program = Program::default();
+    for megabytes in [1, 3, 8, 20] {
+        program.persistent("", megabytes << 18);
+    }
+    let session = opened.load(program).unwrap();
+    let held = gpu.allocated_bytes().unwrap() - before;
+    println!("{held} bytes for {} planned", session.planned_bytes());
+    assert!(held.abs_diff(session.planned_bytes()) * 100 < session.planned_bytes());
+}
+
+/// The same dispatch on the same adapter gives the same bytes.
+#[test]
+fn results_are_reproducible() {
+    let Some(adapter) = harness::adapter() else { return };
+    let mut r = harness::Random(11);
+    let (m, n, k) = (70, 90, 333);
+    let shape = kernels::gemm::Shape { m, n, k, add: 0, symmetric: 0 };
+    let buffers = [r.floats((m * k) as usize, 1.0), r.floats((k * n) as usize, 1.0), harness::junk((m * n) as usize)];
+    let squares = [r.floats(100_000, 1.0), harness::zeros(7)];
+    let once = || {
+        let products = harness::run(adapter, &kernels::gemm::GEMM_NN, &buffers, &shape);
+        let sums = harness::run(adapter, &kernels::clip::SUM_SQ, &squares, &kernels::clip::SumSq { n: 100_000, offset: 0 });
+        (products, sums)
+    };
+    let first = once();
+    assert!((0..3).all(|_| once() == first));
 }

@@ -90,6 +90,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         return;
     }
 
+    // Every lane has read the row and the label's logit before an entry is taken out.
+    storageBarrier();
     // Lane b < k holds bucket b of the Top-K: its id, logit and teacher probability.
     var id = -1;
     if (lane < buckets) {
