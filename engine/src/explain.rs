@@ -145,7 +145,7 @@ fn leaves(value: &Value) -> BTreeMap<Vec<String>, Value> {
 }
 
 /// A value as a person would write it; an f32 that was widened is shown at its own precision.
-fn show(value: &Value) -> String {
+pub fn show(value: &Value) -> String {
     if let Value::Number(n) = value
         && let Some(f) = n.as_f64()
         && n.is_f64()

@@ -1,0 +1,186 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// From a YAML file to a trained, evaluated, exportable ternary language model.
+///
+/// Exit codes: 0 done, 1 a stage failed, 2 the pipeline or the command line is wrong, 3 a gate refused,
+/// 4 the cache or the environment is broken, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "flow", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make what a pipeline's targets need, reusing everything that is made already
+    Run(RunArgs),
+    /// Show what a run would execute, and why (the same as `run --dry-run`)
+    Plan(PlanArgs),
+    /// Say exactly why a stage would run, or what made its result
+    Explain(ExplainArgs),
+    /// Show for every stage whether its result is up to date
+    Status(StatusArgs),
+    /// Draw the pipeline
+    Graph(GraphArgs),
+    /// List the kinds of stages, or describe one
+    Kinds(KindsArgs),
+    /// List the devices that can compute
+    Devices(DevicesArgs),
+    /// Copy an artifact out of the cache
+    Get(GetArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema,
+    /// List the last runs
+    Log(LogArgs),
+    /// Run one task directory (started by the engine)
+    #[command(name = "__task", hide = true)]
+    Task { dir: PathBuf },
+}
+
+#[derive(Args)]
+pub struct PipelineArgs {
+    /// Pipeline file
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
+
+#[derive(Args)]
+pub struct OverrideArgs {
+    /// Give a variable of the pipeline another value
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub vars: Vec<(String, String)>,
+    /// Set a field of a stage, such as stages.student.with.tau=1.0
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = assignment)]
+    pub sets: Vec<(String, String)>,
+    /// Cache directory (default: .flow in the project)
+    #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Device: auto, gpu, cpu or an adapter's name
+    #[arg(long, env = "FLOW_DEVICE", default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+    /// CPU threads (default: all cores)
+    #[arg(long, env = "FLOW_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stages to make (default: the file's targets, else all)
+    pub targets: Vec<String>,
+    /// Only show what would be executed, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print events as JSON lines
+    #[arg(long)]
+    pub json: bool,
+    /// After a failure, finish what does not depend on it
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+#[derive(Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stages to make (default: the file's targets, else all)
+    pub targets: Vec<String>,
+    /// Print the plan as a JSON line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stage
+    pub stage: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum GraphFormat {
+    /// Graphviz
+    Dot,
+    /// Mermaid
+    Mermaid,
+}
+
+#[derive(Args)]
+pub struct GraphArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stages to draw with what they need (default: the file's targets, else all)
+    pub targets: Vec<String>,
+    /// Language
+    #[arg(long, value_enum, default_value = "mermaid")]
+    pub format: GraphFormat,
+}
+
+#[derive(Args)]
+pub struct KindsArgs {
+    /// A kind to describe
+    pub kind: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DevicesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct GetArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// `stage` (its first output) or `stage.port`
+    pub artifact: String,
+    /// Where to put the copy
+    #[arg(long, value_name = "PATH")]
+    pub to: PathBuf,
+}
+
+#[derive(Args)]
+pub struct LogArgs {
+    /// Pipeline file whose project's runs are meant
+    pub pipeline: PathBuf,
+    /// How many
+    #[arg(short, long, default_value_t = 20)]
+    pub count: usize,
+    /// Cache directory (default: .flow in the project)
+    #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Print the records as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}

@@ -1,0 +1,43 @@
+//! One file per command.
+
+mod devices;
+mod explain;
+mod get;
+mod graph;
+mod kinds;
+mod log;
+mod plan;
+mod run;
+mod status;
+
+use flow_engine::Registry;
+
+use crate::args::Command;
+use crate::failure::Failure;
+
+/// Runs a command and gives the exit code.
+pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, args.json),
+        Command::Run(args) => run::run(registry, &args),
+        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, args.json),
+        Command::Explain(args) => explain::explain(registry, &args),
+        Command::Status(args) => status::status(registry, &args),
+        Command::Graph(args) => graph::graph(registry, &args),
+        Command::Kinds(args) => kinds::kinds(registry, &args),
+        Command::Devices(args) => devices::devices(&args),
+        Command::Get(args) => get::get(registry, &args),
+        Command::Schema => {
+            print(&format!("{:#}", flow_engine::schema::of_file(registry)));
+            Ok(0)
+        }
+        Command::Log(args) => log::log(&args),
+        Command::Task { dir } => Ok(flow_engine::worker::main(registry, &dir)),
+    }
+}
+
+/// Prints a line; a reader that went away (`| head`) is no error.
+pub fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

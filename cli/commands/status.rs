@@ -1,0 +1,41 @@
+//! `flow status PIPELINE`.
+
+use flow_engine::Registry;
+use flow_engine::preview::{Decision, preview};
+use serde_json::json;
+
+use crate::args::StatusArgs;
+use crate::commands::print;
+use crate::context::Context;
+use crate::display::{ago, seconds};
+use crate::failure::Failure;
+
+pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
+    let context = Context::load(registry, &args.pipeline)?;
+    let cache = context.cache()?;
+    let decisions = preview(&context.plan, &cache, context.plan.order(), context.machine().as_ref())?;
+    let width = decisions.iter().map(|(id, _)| context.plan.stage(*id).name.len()).max().unwrap_or(0);
+    let mut rows = Vec::new();
+    for (id, decision) in &decisions {
+        let stage = context.plan.stage(*id);
+        match decision {
+            Decision::Reuse { key, entry } => {
+                let how = &entry.provenance;
+                rows.push(json!({ "stage": stage.name, "up_to_date": true, "key": key, "finished": how.finished, "seconds": how.seconds, "device": how.device }));
+                if !args.json {
+                    print(&format!("{:width$}  up to date  {} ({} on {})", stage.name, ago(how.finished), seconds(how.seconds), how.device));
+                }
+            }
+            Decision::Execute { causes, .. } => {
+                rows.push(json!({ "stage": stage.name, "up_to_date": false, "causes": causes }));
+                if !args.json {
+                    print(&format!("{:width$}  stale       {}", stage.name, causes.join("; ")));
+                }
+            }
+        }
+    }
+    if args.json {
+        print(&json!({ "stages": rows }).to_string());
+    }
+    Ok(0)
+}

@@ -1,0 +1,59 @@
+//! What most commands need: the plan, the cache, and the options from arguments and environment.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use flow_cache::Cache;
+use flow_engine::Registry;
+use flow_engine::key::MachineId;
+use flow_engine::pipeline::{Overrides, Pipeline, project_root};
+use flow_engine::plan::Plan;
+use flow_engine::problem::Problem;
+
+use crate::args::PipelineArgs;
+use crate::failure::Failure;
+use crate::machine;
+
+/// A linked pipeline and where it is made.
+pub struct Context {
+    pub plan: Plan,
+    pub cache_dir: PathBuf,
+    pub device: String,
+    pub threads: usize,
+}
+
+impl Context {
+    pub fn load(registry: &Registry, args: &PipelineArgs) -> Result<Self, Failure> {
+        let overrides = Overrides { vars: args.overrides.vars.clone(), sets: args.overrides.sets.clone() };
+        let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
+        let plan = Plan::link(pipeline, registry)?;
+        let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| plan.pipeline.root.join(".flow"));
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = match args.overrides.threads {
+            Some(0) => return Err(Problem::new("--threads must be at least 1").into()),
+            Some(n) => n,
+            None => cores,
+        };
+        Ok(Self { plan, cache_dir, device: args.overrides.device.clone(), threads })
+    }
+
+    pub fn cache(&self) -> Result<Cache, Failure> {
+        Ok(Cache::open(&self.cache_dir)?)
+    }
+
+    /// The machine's identity, found out once and only when it is asked for.
+    pub fn machine(&self) -> Arc<dyn Fn() -> MachineId + Send + Sync> {
+        let (device, threads, dir) = (self.device.clone(), self.threads, self.cache_dir.clone());
+        let found = OnceLock::new();
+        Arc::new(move || found.get_or_init(|| machine::identify(&device, threads, &dir)).clone())
+    }
+}
+
+/// The cache directory of a pipeline file that need not be valid.
+pub fn cache_dir_of(pipeline: &Path, given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(dir) = given {
+        return Ok(dir.clone());
+    }
+    let file = pipeline.canonicalize().map_err(|e| Problem::new(format!("cannot read the pipeline {}: {e}", pipeline.display())))?;
+    Ok(project_root(file.parent().unwrap_or(Path::new("."))).join(".flow"))
+}
