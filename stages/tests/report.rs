@@ -1,0 +1,231 @@
+//! The gate's verdict and the report page, from made-up measurements.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use flow_engine::plugin::{InputArtifact, Provenance, Stage, Task, TaskContext};
+use flow_stages::project::{OtherBin, TraceStats};
+use flow_stages::report::{GateStage, ReportParams, ReportStage};
+use serde_json::{Value, json};
+
+fn eval(qei: f64) -> Value {
+    json!({
+        "timestamp": 1, "device": "cpu (2 threads)", "qei_metrics": {
+            "student_tokens_per_second": 900.0, "teacher_tokens_per_second": 450.0, "student_memory_bytes": 3_500_000,
+            "teacher_memory_bytes": 22_000_000, "student_quality": 0.53, "teacher_quality": 0.54,
+            "quality_metric": "1 / held-out bits per byte", "qei": qei, "qei_speed": 2.0 * qei
+        },
+        "bits_per_byte": {"student": 1.905, "student_a8": 1.89, "teacher": 1.85, "student_sliding": null, "teacher_sliding": 1.8},
+        "compressors": [{"name": "bzip2 -9", "bits_per_byte": 2.37, "primed": false}, {"name": "xz -9e", "bits_per_byte": 1.97, "primed": true}],
+        "kl": 0.21, "top1_agreement": 0.71, "json_validity": {"student": 0.9, "teacher": 0.97},
+        "results": (0..12).map(|i| json!({"id": i, "prompt": "{\"a\":", "student": "<b>1</b> & 2}", "teacher": "2}\n"})).collect::<Vec<_>>(),
+        "a_field_of_tomorrow": true
+    })
+}
+
+fn baseline() -> Value {
+    let results: Vec<Value> = (0..12).map(|i| json!({"id": i, "kind": "json", "prompt": "{\"a\":", "text": "2}\n"})).collect();
+    json!({"teacher": {"preset": "poc-teacher"}, "template": "{prompt}", "decode_tokens_per_second": 450.0, "memory_bytes": 22_000_000,
+           "parameters": 5_500_000, "results": results, "json_validity": 0.97})
+}
+
+fn log(flip_at: f64) -> Value {
+    let curve: Vec<Value> = (0..700)
+        .map(|i| {
+            let seen = f64::from(i) * 500.0;
+            json!({"step": i, "seen_tokens": seen, "loss": 6.0 / (1.0 + f64::from(i) / 90.0) + 2.0, "kl": 1.2, "ce": 3.4, "format": 0.4,
+                   "grad_norm": if i == 7 { Value::Null } else { json!(1.4) }, "grad_norm_clipped": 1.0, "lr": 0.02, "bits": if seen < flip_at * 350_000.0 { 8 } else { 4 }})
+        })
+        .collect();
+    json!({"preset": "poc", "config": {}, "parameters": 4_400_000, "optimizer": "muon", "tau": 1.0, "budget_tokens": 350_000, "seen_tokens": 350_000,
+           "steps": 700, "flip": {"step": 630, "seen_tokens": flip_at * 350_000.0}, "skipped_steps": 0, "nan_steps": 0, "trace_tokens": 350_000, "curve": curve})
+}
+
+fn stats() -> Value {
+    let s = TraceStats {
+        method: "byte_aligned".into(),
+        top_k: 20,
+        sequences: 4_000,
+        teacher_rows: 450_000,
+        rows: 496_000,
+        tokens: 496_000,
+        coverage: 0.86,
+        invalid: BTreeMap::from([("mass_above_one".to_owned(), 12)]),
+        invalid_share: 12.0 / 450_000.0,
+        other_mass: [1e-6, 1e-3, 0.1, 1.0].iter().enumerate().map(|(i, e)| OtherBin { up_to: *e, rows: 1000 * (i as u64 + 1) }).collect(),
+        ..TraceStats::default()
+    };
+    serde_json::to_value(s).expect("JSON")
+}
+
+fn file(dir: &Path, name: &str, value: &Value) -> PathBuf {
+    let path = dir.join(format!("{name}.json"));
+    std::fs::write(&path, value.to_string()).expect("write");
+    path
+}
+
+fn gate(dir: &Path, params: Value, qei: f64, flip_at: f64) -> Value {
+    let (report, base, log, stats) =
+        (file(dir, "eval", &eval(qei)), file(dir, "base", &baseline()), file(dir, "log", &log(flip_at)), file(dir, "stats", &stats()));
+    let inputs = [
+        ("report", "EvalReport", report.as_path()),
+        ("baseline", "Baseline", base.as_path()),
+        ("student", "TrainLog", log.as_path()),
+        ("stats", "TraceStats", stats.as_path()),
+    ];
+    let out = harness::run(&GateStage, params, &inputs, &dir.join("gate")).expect("a refusal is no failure");
+    serde_json::from_slice(&std::fs::read(&out["verdict"]).expect("verdict")).expect("JSON")
+}
+
+fn failing(verdict: &Value) -> Vec<&str> {
+    let all = verdict["criteria"].as_array().expect("list");
+    all.iter().filter(|c| c["pass"] == false).map(|c| c["name"].as_str().expect("name")).collect()
+}
+
+#[test]
+fn the_gate_accepts_and_refuses_by_measured_values() {
+    let dir = tempfile::tempdir().expect("dir");
+    let verdict = gate(dir.path(), json!({}), 6.0, 0.9);
+    assert!(verdict["accepted"] == true && failing(&verdict).is_empty(), "{verdict}");
+    assert_eq!(verdict["criteria"].as_array().expect("list").len(), 6);
+    assert_eq!(verdict["criteria"][0], json!({"name": "qei", "value": 6.0, "threshold": 0.2, "op": ">=", "pass": true}));
+    let verdict = gate(dir.path(), json!({}), 0.15, 0.85);
+    assert!(verdict["accepted"] == false);
+    assert_eq!(failing(&verdict), ["qei", "flip_at"]);
+    let params = json!({"json_validity": 0.95, "quality_ratio": 0.99, "max_bits_per_byte": 1.9, "min_seen_tokens": 1_000_000, "min_kd_tokens": 500_000, "qei": null});
+    let verdict = gate(dir.path(), params, 0.1, 0.9);
+    assert_eq!(failing(&verdict), ["json_validity", "quality_ratio", "bits_per_byte", "seen_tokens", "kd_tokens"]);
+    let bad = harness::run(&GateStage, json!({"flip_at": 90}), &[], dir.path()).expect_err("a share");
+    assert!(bad.message.contains("flip_at"), "{bad}");
+    let bad = harness::run(&GateStage, json!({"qie": 1}), &[], dir.path()).expect_err("unknown parameter");
+    assert!(bad.message.contains("qie"), "{bad}");
+}
+
+fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
+    let inputs = parts
+        .iter()
+        .map(|(stage, ty, value)| InputArtifact {
+            port: "parts".into(),
+            path: file(dir, &format!("{stage}-{ty}"), value),
+            ty: (*ty).into(),
+            digest: "00".into(),
+            from: format!("{stage}.out"),
+        })
+        .collect();
+    let one = |stage: &str, kind: &str, after: &[&str], seconds: f64| Provenance {
+        stage: stage.into(),
+        kind: kind.into(),
+        after: after.iter().map(|a| (*a).to_owned()).collect(),
+        seconds,
+        reused: stage == "corpus",
+        device: "cpu".into(),
+        finished: 1,
+        metrics: BTreeMap::from([("rows".to_owned(), 12_345.0)]),
+    };
+    let task = Task {
+        flow: 1,
+        stage: "report".into(),
+        kind: ReportStage::KIND.into(),
+        key: "00".into(),
+        params: json!({}),
+        inputs,
+        outputs: ["report", "summary"].iter().map(|p| ((*p).to_owned(), dir.join(p))).collect(),
+        state: dir.join("state"),
+        device: "cpu".into(),
+        threads: 1,
+        provenance: vec![
+            one("corpus", "data.text", &[], 0.01),
+            one("tokenizer", "tokenizer.bpe", &["corpus"], 1.2),
+            one("student", "train.bitnet", &["corpus", "tokenizer"], 133.0),
+            one("eval", "eval.student", &["student", "corpus"], 12.0),
+        ],
+    };
+    let ctx = TaskContext::new(task, Arc::new(harness::Events::default()), Arc::new(AtomicBool::new(false)));
+    ReportStage.run(ReportParams::default(), &ctx).expect("report");
+    let page = std::fs::read_to_string(dir.join("report")).expect("page");
+    (page, serde_json::from_slice(&std::fs::read(dir.join("summary")).expect("summary")).expect("JSON"))
+}
+
+#[test]
+fn the_page_holds_everything_and_nothing_from_outside() {
+    let dir = tempfile::tempdir().expect("dir");
+    let verdict = gate(dir.path(), json!({"json_validity": 0.95}), 6.0, 0.9);
+    let dry = json!({"preset": "mini", "parameters": 138_000_000, "planned_bytes": 90_000_000, "measured_bytes": 91_000_000, "ratio": 1.011, "ran": true,
+        "runs": [{"bits": 8, "tokens_per_second": 50.0, "peak_bytes": 91_000_000, "steady_bytes": 80_000_000}], "max_logit_difference": 0.4});
+    let planned = json!({"preset": "7b", "planned_bytes": 3_000_000_000_u64, "ran": false, "why_not": "the plan takes 2.8 GiB"});
+    let teacher_log =
+        json!({"preset": "poc-teacher", "seen_tokens": 800_000, "curve": [{"seen_tokens": 0, "loss": 8}, {"seen_tokens": 1, "loss": 7}]});
+    let (page, summary) = report(
+        dir.path(),
+        &[
+            ("baseline", "Baseline", baseline()),
+            ("projected", "TraceStats", stats()),
+            ("teacher", "TrainLog", teacher_log),
+            ("student", "TrainLog", log(0.9)),
+            ("eval", "EvalReport", eval(6.0)),
+            ("gate", "Verdict", verdict),
+            ("dryrun", "DryRun", dry),
+            ("dryrun7b", "DryRun", planned),
+        ],
+    );
+    for wanted in [
+        "A8 → A4",
+        "Loss (nats per token)",
+        "Gradient norm",
+        "Learning rate",
+        "bzip2 -9",
+        "xz -9e after the training text",
+        "refused",
+        "json_validity",
+        "mass_above_one",
+        "&lt;b&gt;1&lt;/b&gt; &amp; 2}",
+        "the plan takes 2.8 GiB",
+        "train.bitnet",
+        "2 min 13 s",
+        "poc-teacher",
+        "locked baseline",
+    ] {
+        assert!(page.to_lowercase().contains(&wanted.to_lowercase()), "{wanted}");
+    }
+    for outside in ["http", "src=", "href=", "url(", "@import", "<script", "<b>1</b>", ">NaN", ",NaN"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for tag in ["section", "table", "svg", "figure", "div", "details", "main"] {
+        let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    assert_eq!(summary["accepted"], false);
+    let find = |group: &str, name: &str| {
+        let all = summary["exit_criteria"].as_array().expect("list");
+        all.iter().find(|c| c["group"] == group && c["name"] == name).cloned().expect(name)
+    };
+    assert_eq!(find("training", "seen_tokens")["value"], 350_000.0);
+    assert_eq!((&find("training", "flip_at")["pass"], &find("evaluation", "qei")["pass"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&find("version 1", "json_validity")["pass"], &find("continuous integration", "ci_minutes")["pass"]),
+        (&json!(false), &Value::Null)
+    );
+    assert_eq!(summary["headline"]["gate"], "refused: json_validity");
+    assert_eq!(summary["headline"]["held-out bits per byte"], "student 1.905, teacher 1.850 (+3.0 %)");
+    if let Some(keep) = std::env::var_os("FLOW_KEEP_REPORT") {
+        std::fs::write(keep, page).expect("copy");
+    }
+}
+
+#[test]
+fn a_report_of_little_is_still_a_page_and_bad_parts_are_named() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (page, summary) = report(dir.path(), &[("student", "TrainLog", json!({}))]);
+    assert!(page.contains("<h2>Training</h2>") && !page.contains("<h2>Quality</h2>"));
+    assert!(summary["accepted"].is_null() && summary["exit_criteria"][0]["pass"].is_null());
+    let bad = dir.path().join("bad.json");
+    std::fs::write(&bad, "{\"qei_metrics\": 5}").expect("write");
+    let base = file(dir.path(), "base", &baseline());
+    let inputs = [("report", "EvalReport", bad.as_path()), ("baseline", "Baseline", base.as_path())];
+    let error = harness::run(&GateStage, json!({}), &inputs, dir.path()).expect_err("not a report");
+    assert!(error.message.contains("bad.json") && error.message.contains("EvalReport"), "{error}");
+}
