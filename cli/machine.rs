@@ -64,8 +64,9 @@ fn circumstances(choice: &str) -> Option<Value> {
         names.sort();
         names
     };
-    let environment: Vec<_> =
-        ["VK_ICD_FILENAMES", "VK_DRIVER_FILES", "CUDA_VISIBLE_DEVICES", "WGPU_BACKEND"].map(|v| std::env::var(v).unwrap_or_default()).into();
+    let environment: Vec<_> = ["VK_ICD_FILENAMES", "VK_DRIVER_FILES", "CUDA_VISIBLE_DEVICES", "WGPU_BACKEND"]
+        .map(|v| std::env::var(v).unwrap_or_default())
+        .into();
     let executable = std::env::current_exe().and_then(std::fs::metadata).and_then(|m| m.modified()).ok()?;
     let icds = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].map(names);
     Some(serde_json::json!([choice, boot, nvidia, names("/dev/dri"), icds, environment, format!("{executable:?}")]))

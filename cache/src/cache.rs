@@ -109,8 +109,11 @@ impl Cache {
 
     /// Records what an action produced: first the file, which is the truth, then the index row.
     pub fn commit(&self, entry: &ActionEntry) -> Result<(), CacheError> {
-        let text = serde_json::to_string_pretty(entry)
-            .map_err(|e| CacheError::Format { what: "action entry", name: entry.key.0.short(), why: e.to_string() })?;
+        let text = serde_json::to_string_pretty(entry).map_err(|e| CacheError::Format {
+            what: "action entry",
+            name: entry.key.0.short(),
+            why: e.to_string(),
+        })?;
         files::write_atomic(&self.layout.tmp(), &self.layout.action(&entry.key), text.as_bytes())?;
         self.index.set_action(&entry.key.0.hex(), &text)
     }

@@ -73,10 +73,7 @@ impl Index {
         if std::fs::metadata(path).is_ok_and(|m| m.len() < 4 << 20) {
             let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
             if verdict != "ok" {
-                return Err(rusqlite::Error::SqliteFailure(
-                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-                    Some(verdict),
-                ));
+                return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(verdict)));
             }
         }
         Ok(connection)

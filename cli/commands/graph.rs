@@ -1,10 +1,10 @@
 //! `flow graph PIPELINE`.
 
-use flow_engine::Registry;
 use crate::args::{GraphArgs, GraphFormat};
 use crate::commands::print;
 use crate::context::Context;
 use crate::failure::Failure;
+use flow_engine::Registry;
 
 pub fn graph(registry: &Registry, args: &GraphArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;

@@ -12,9 +12,8 @@ use crate::failure::Failure;
 
 pub fn kinds(registry: &Registry, args: &KindsArgs) -> Result<u8, Failure> {
     if let Some(name) = &args.kind {
-        let kind = registry
-            .get(name)
-            .ok_or_else(|| Problem::new(format!("unknown kind `{name}`")).help(suggest(name, registry.names())))?;
+        let kind =
+            registry.get(name).ok_or_else(|| Problem::new(format!("unknown kind `{name}`")).help(suggest(name, registry.names())))?;
         if args.json {
             print(&describe_json(kind.as_ref()).to_string());
         } else {
@@ -78,7 +77,12 @@ fn type_name(root: &Value, schema: &Value) -> String {
         return flow.replace('-', " ");
     }
     if let Some(values) = schema["enum"].as_array() {
-        return values.iter().filter(|v| !v.is_null()).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join("|");
+        return values
+            .iter()
+            .filter(|v| !v.is_null())
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join("|");
     }
     if let Some(value) = schema.get("const") {
         return value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -23,7 +23,13 @@ pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
                 let how = &entry.provenance;
                 rows.push(json!({ "stage": stage.name, "up_to_date": true, "key": key, "finished": how.finished, "seconds": how.seconds, "device": how.device }));
                 if !args.json {
-                    print(&format!("{:width$}  up to date  {} ({} on {})", stage.name, ago(how.finished), seconds(how.seconds), how.device));
+                    print(&format!(
+                        "{:width$}  up to date  {} ({} on {})",
+                        stage.name,
+                        ago(how.finished),
+                        seconds(how.seconds),
+                        how.device
+                    ));
                 }
             }
             Decision::Execute { causes, .. } => {

@@ -98,7 +98,8 @@ impl Pipeline {
     pub fn load(file: &Path, overrides: &Overrides) -> Result<Self, Problems> {
         let shown = file.display().to_string();
         let bytes = std::fs::read(file).map_err(|e| {
-            Problem::new(format!("cannot read the pipeline {shown}: {e}")).help("give the path of a pipeline file, such as pipelines/poc.yaml")
+            Problem::new(format!("cannot read the pipeline {shown}: {e}"))
+                .help("give the path of a pipeline file, such as pipelines/poc.yaml")
         })?;
         let text = String::from_utf8(bytes).map_err(|e| {
             let row = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
@@ -148,7 +149,9 @@ fn apply(document: &mut Document, overrides: &Overrides) -> Result<(), Problem> 
                 }
             }
             _ => {
-                return Err(Problem::new(format!("`{origin}` names nothing that can be set")).help("write --set stages.STAGE.with.PARAMETER=VALUE"));
+                return Err(
+                    Problem::new(format!("`{origin}` names nothing that can be set")).help("write --set stages.STAGE.with.PARAMETER=VALUE")
+                );
             }
         }
         document.set(&parts, parse_value(text)?, &origin)?;
@@ -280,7 +283,10 @@ impl Reader<'_> {
                 return None;
             }
             None => {
-                let problem = self.document.at_key(&at, format!("stage `{name}` does not say what it uses")).help("add `use: KIND`; `flow kinds` lists them");
+                let problem = self
+                    .document
+                    .at_key(&at, format!("stage `{name}` does not say what it uses"))
+                    .help("add `use: KIND`; `flow kinds` lists them");
                 self.problems.push(problem);
                 return None;
             }
@@ -298,7 +304,9 @@ impl Reader<'_> {
                 Some(n) => {
                     resources.insert(pool, n);
                 }
-                None => self.wrong(&path!["stages", name, "resources", pool], format!("`{pool}` needs a whole number or a size such as 4GiB")),
+                None => {
+                    self.wrong(&path!["stages", name, "resources", pool], format!("`{pool}` needs a whole number or a size such as 4GiB"))
+                }
             }
         }
         let retries = match map.get("retries") {

@@ -173,11 +173,9 @@ fn declared_output(kind: &Arc<dyn Kind>, reference: &PortRef) -> Result<String, 
     let outputs = kind.outputs();
     match &reference.port {
         None => outputs.first().map(|o| o.name.to_owned()).ok_or_else(|| (format!("`{}` has no output", reference.stage), String::new())),
-        Some(port) => outputs
-            .iter()
-            .find(|o| o.name == port)
-            .map(|o| o.name.to_owned())
-            .ok_or_else(|| (format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()), suggest(port, outputs.iter().map(|o| o.name)))),
+        Some(port) => outputs.iter().find(|o| o.name == port).map(|o| o.name.to_owned()).ok_or_else(|| {
+            (format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()), suggest(port, outputs.iter().map(|o| o.name)))
+        }),
     }
 }
 
@@ -401,7 +399,10 @@ impl<'a> Linker<'a> {
                 None => format!("`{}` gives {}", reference.stage, other.outputs().iter().map(|o| o.ty).collect::<Vec<_>>().join(", ")),
             };
             let message = format!("input `{}` of kind `{}` takes {wanted}, but {gives}", input.name, kind.name());
-            return Err(document.at_value(&reference.at, message).label(format!("expected {wanted}")).maybe_help(self.candidates(input, &decl.name)));
+            return Err(document
+                .at_value(&reference.at, message)
+                .label(format!("expected {wanted}"))
+                .maybe_help(self.candidates(input, &decl.name)));
         };
         if kind.is_pure() && output.purity == Purity::Measured {
             let message = format!(

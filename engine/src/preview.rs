@@ -46,8 +46,7 @@ pub fn preview(
     for &id in selected {
         let stage = plan.stage(id);
         let runs = |other: StageId| decisions.iter().any(|(s, d)| *s == other && d.runs());
-        let inputs: Option<Vec<Artifact>> =
-            stage.inputs.iter().map(|w| outputs.get(&(w.from, w.output.clone())).copied()).collect();
+        let inputs: Option<Vec<Artifact>> = stage.inputs.iter().map(|w| outputs.get(&(w.from, w.output.clone())).copied()).collect();
         let decision = if let Some(inputs) = inputs {
             let parts = KeyParts::of(stage, &inputs, machine, cache)?;
             let key = parts.key();

@@ -114,7 +114,8 @@ impl<S: Stage> Kind for Erased<S> {
         Ok(Checked { params, notes })
     }
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError> {
-        let params = serde_json::from_value(params).map_err(|e| StageError::new(format!("task.json holds parameters that do not fit: {e}")))?;
+        let params =
+            serde_json::from_value(params).map_err(|e| StageError::new(format!("task.json holds parameters that do not fit: {e}")))?;
         self.stage.run(params, ctx)
     }
 }

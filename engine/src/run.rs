@@ -186,7 +186,8 @@ fn read_outputs(
                 "Verdict" => {
                     let verdict = read_json(cache, artifact)?;
                     if verdict["accepted"] == Value::Bool(false) {
-                        let reasons = verdict["reasons"].as_array().into_iter().flatten().filter_map(|r| r.as_str().map(str::to_owned)).collect();
+                        let reasons =
+                            verdict["reasons"].as_array().into_iter().flatten().filter_map(|r| r.as_str().map(str::to_owned)).collect();
                         sink.emit(RunEvent::GateRefused { stage: stage.name.clone(), reasons });
                         outcome.refused.push(stage.name.clone());
                     }

@@ -58,7 +58,14 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
 }
 
 /// Visits every schema that applies to every part of `value`.
-fn walk(root: &Value, schema: &Value, value: &Value, path: &mut Vec<String>, depth: usize, visit: &mut dyn FnMut(&Value, &Value, &[String])) {
+fn walk(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    path: &mut Vec<String>,
+    depth: usize,
+    visit: &mut dyn FnMut(&Value, &Value, &[String]),
+) {
     // A schema may refer to itself; a value may not.
     if depth > 64 {
         return;
@@ -126,7 +133,8 @@ fn plausible(root: &Value, branch: &Value, value: &Value) -> bool {
             _ => true,
         })
     });
-    let required = branch.get("required").and_then(Value::as_array).is_none_or(|r| r.iter().filter_map(Value::as_str).all(|k| map.contains_key(k)));
+    let required =
+        branch.get("required").and_then(Value::as_array).is_none_or(|r| r.iter().filter_map(Value::as_str).all(|k| map.contains_key(k)));
     constants && required
 }
 

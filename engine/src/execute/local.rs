@@ -66,11 +66,8 @@ pub(super) fn seconds(timeout: Option<Duration>) -> String {
 /// Runs a task; a panic is an error like any other.
 pub(crate) fn run_caught(kind: &dyn Kind, params: serde_json::Value, context: &TaskContext) -> Result<(), StageError> {
     std::panic::catch_unwind(AssertUnwindSafe(|| kind.run(params, context))).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
+        let what =
+            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         Err(StageError::new(format!("the stage panicked: {what}")).help("this is a bug in the stage; please report it with the log above"))
     })
 }

@@ -1,0 +1,123 @@
+//! A project directory in which the fixture `flow` is run.
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// `flow` over the fixture kinds: the example `flow-fixture`, which `cargo test` builds.
+pub fn fixture() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_flow")).parent().unwrap().join("examples/flow-fixture");
+    assert!(path.exists(), "{} is missing; build it with `cargo build --release --example flow-fixture`", path.display());
+    path
+}
+
+pub struct Project {
+    dir: tempfile::TempDir,
+}
+
+/// What a command printed and how it ended.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+    /// Fails unless the exit code is `code`.
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "\nstdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+    /// The last JSON line.
+    pub fn last(&self) -> serde_json::Value {
+        let line = self.out.lines().last().unwrap_or_else(|| panic!("no output; stderr:\n{}", self.err));
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+    /// The names in a list of the last JSON line, sorted.
+    pub fn names(&self, list: &str) -> Vec<String> {
+        let mut names: Vec<_> = self.last()[list].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Project {
+    /// A project with `p.yaml`, a text, and nothing made yet.
+    pub fn new(pipeline: &str) -> Self {
+        let project = Self { dir: tempfile::tempdir().unwrap() };
+        project.write("a.txt", "hello world of text\nsecond line here\n");
+        project.write("p.yaml", pipeline);
+        fs::create_dir(project.path(".git")).unwrap();
+        project
+    }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(fixture());
+        command.args(args).current_dir(self.dir.path());
+        command.env("FLOW_FIXTURE_LOG", self.path("executions")).env("FLOW_DEVICE", "cpu").env_remove("FLOW_CACHE_DIR");
+        command
+    }
+    /// Runs `flow` with these arguments.
+    pub fn flow(&self, args: &[&str]) -> Ran {
+        Ran::of(&self.command(args).output().unwrap())
+    }
+    /// `flow run p.yaml --json` and more.
+    pub fn run(&self, more: &[&str]) -> Ran {
+        self.flow(&[&["run", "p.yaml", "--json"], more].concat())
+    }
+    /// Starts `flow run p.yaml --json` and leaves it running.
+    pub fn start(&self) -> Child {
+        self.command(&["run", "p.yaml", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+    /// How a started run ended.
+    pub fn wait(child: Child) -> Ran {
+        Ran::of(&child.wait_with_output().unwrap())
+    }
+    /// Names of the stages that were executed since the last call, in order.
+    pub fn executed(&self) -> Vec<String> {
+        let path = self.path("executions");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(&path);
+        text.lines().map(str::to_owned).collect()
+    }
+    /// All files below a directory of the project.
+    pub fn files(&self, dir: &str) -> Vec<PathBuf> {
+        fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() { walk(&path, out) } else { out.push(path) }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.path(dir), &mut out);
+        out.sort();
+        out
+    }
+}
+
+/// Waits until `ready` holds; fails after ten seconds.
+pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if ready() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("waited in vain until {what}");
+}
