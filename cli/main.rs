@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flow_cli::main(&flow_engine::Registry::new())
+    flow_cli::main(&flow_stages::registry())
 }

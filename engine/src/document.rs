@@ -16,11 +16,16 @@ use crate::problem::Problem;
 /// A path into the document: mapping keys and sequence indices.
 pub type Path = [String];
 
+/// The path of these parts.
+pub fn path_of(parts: &[&dyn std::fmt::Display]) -> Vec<String> {
+    parts.iter().map(ToString::to_string).collect()
+}
+
 /// Builds an owned path.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! path {
-    ($($part:expr),* $(,)?) => { vec![$($part.to_string()),*] };
+    ($($part:expr),* $(,)?) => { $crate::document::path_of(&[$(&$part as &dyn std::fmt::Display),*]) };
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,7 +72,7 @@ impl Document {
         let mut problem = Problem::new(message);
         let start = span.start.min(self.text.len());
         let end = span.end.clamp(start, self.text.len());
-        problem.source_code = Some(NamedSource::new(&self.name, self.text.clone()).with_language("YAML"));
+        problem.source_code = Some(Arc::new(NamedSource::new(&self.name, self.text.clone()).with_language("YAML")));
         problem.span = Some((start, end - start).into());
         problem
     }

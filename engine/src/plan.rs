@@ -204,10 +204,21 @@ fn cycle(pipeline: &Pipeline, stages: &[PlannedStage], graph: &DiGraph<StageId, 
 
 type Linked = (Vec<PlannedStage>, Vec<(String, StageId, String)>, Vec<StageId>);
 
+/// What became of a stage's `with:`.
+struct Params {
+    canonical: Value,
+    sources: Vec<Source>,
+    unkeyed: Vec<Vec<String>>,
+    notes: Vec<String>,
+}
+
+/// Index of a stage by name, and its kind where that is known.
+type Known<'a> = (usize, Option<&'a Arc<dyn Kind>>);
+
 struct Linker<'a> {
     pipeline: &'a Pipeline,
     registry: &'a Registry,
-    by_name: HashMap<&'a str, (usize, Option<&'a Arc<dyn Kind>>)>,
+    by_name: HashMap<&'a str, Known<'a>>,
     problems: Vec<Problem>,
 }
 
@@ -252,8 +263,8 @@ impl<'a> Linker<'a> {
         };
         let inputs = self.wires(decl, kind);
         let after = decl.after.iter().filter_map(|r| self.output(r).map(|(id, _)| id)).collect();
-        let (params, sources, unkeyed, notes) = match self.params(decl, kind) {
-            Ok(parts) => parts,
+        let params = match self.params(decl, kind) {
+            Ok(params) => params,
             Err(problem) => {
                 self.problems.push(problem);
                 return None;
@@ -262,20 +273,19 @@ impl<'a> Linker<'a> {
         Some(PlannedStage {
             name: decl.name.clone(),
             kind: kind.clone(),
-            params,
-            unkeyed,
-            sources,
+            params: params.canonical,
+            unkeyed: params.unkeyed,
+            sources: params.sources,
             inputs,
             after,
             resources: decl.resources.clone(),
             retries: decl.retries,
             timeout: decl.timeout,
-            notes,
+            notes: params.notes,
         })
     }
 
-    #[allow(clippy::type_complexity)]
-    fn params(&self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Result<(Value, Vec<Source>, Vec<Vec<String>>, Vec<String>), Problem> {
+    fn params(&self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Result<Params, Problem> {
         let document = &self.pipeline.document;
         let place = |path: &[String]| [path!["stages", decl.name, "with"], path.to_vec()].concat();
         let mut raw = decl.with.clone();
@@ -324,7 +334,7 @@ impl<'a> Linker<'a> {
                 }
             }
         }
-        Ok((checked.params, sources, unkeyed, checked.notes))
+        Ok(Params { canonical: checked.params, sources, unkeyed, notes: checked.notes })
     }
 
     fn wires(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Vec<Wire> {

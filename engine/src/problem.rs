@@ -15,7 +15,7 @@ pub struct Problem {
     pub help: Option<String>,
     /// The file.
     #[source_code]
-    pub source_code: Option<NamedSource<Arc<str>>>,
+    pub source_code: Option<Arc<NamedSource<Arc<str>>>>,
     /// Where in the file.
     #[label("{label}")]
     pub span: Option<SourceSpan>,
