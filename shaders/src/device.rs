@@ -125,6 +125,14 @@ impl Device {
             Device::Gpu(d) => d.free_memory(),
         }
     }
+    /// Bytes that a program will take: its buffers, and what the device's kernels need beside them.
+    pub fn planned_bytes(&self, program: &Program) -> u64 {
+        let buffers = program.plan().bytes();
+        match self {
+            Device::Cpu(_) => buffers + crate::cpu::scratch_bytes(program),
+            Device::Gpu(_) => buffers,
+        }
+    }
     /// Plans and allocates a program.
     pub fn load(&self, program: Program) -> Result<Session, DeviceError> {
         let plan = program.plan();
@@ -161,6 +169,18 @@ impl Session {
     pub fn write(&mut self, id: BufferId, words: &[u32]) -> Result<(), DeviceError> {
         assert!(words.len() <= self.program.words(id), "write past `{}`", self.program.buffers[id.0 as usize].name);
         self.backend.write(self.plan.slot_of[id.0 as usize], 0, words)
+    }
+    /// Writes words made one by one, without ever holding more than a part of them on the host.
+    pub fn write_with(&mut self, id: BufferId, words: usize, mut make: impl FnMut(usize) -> u32) -> Result<(), DeviceError> {
+        assert!(words <= self.program.words(id), "write past `{}`", self.program.buffers[id.0 as usize].name);
+        const PART: usize = 1 << 18;
+        let mut part = Vec::with_capacity(PART.min(words));
+        for start in (0..words).step_by(PART) {
+            part.clear();
+            part.extend((start..words.min(start + PART)).map(&mut make));
+            self.backend.write(self.plan.slot_of[id.0 as usize], start, &part)?;
+        }
+        Ok(())
     }
     /// Writes floats at the start of a buffer.
     pub fn write_f32(&mut self, id: BufferId, values: &[f32]) -> Result<(), DeviceError> {

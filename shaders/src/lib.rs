@@ -19,3 +19,9 @@ pub mod kernel;
 pub mod kernels;
 pub mod program;
 pub mod simd;
+
+/// Packs a matrix `[rows, cols]` into 2-bit codes on the host: (codes `[rows, ceil(cols/16)]`, scale), see [`kernels::ternary`].
+/// `rule` 0 is absmean, 1 threshold (whose scale is learned apart: 1 here).
+pub fn pack_ternary(w: &[f32], cols: usize, rule: u32) -> (Vec<u32>, f32) {
+    kernels::ternary::cpu::pack(w, cols, rule)
+}

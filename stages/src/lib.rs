@@ -1,6 +1,7 @@
 //! The built-in kinds of `flow`.
 pub mod data;
 pub mod gguf;
+pub mod lm;
 pub mod model;
 pub mod project;
 pub mod report;
@@ -14,7 +15,25 @@ pub fn registry() -> flow_engine::Registry {
         .with(data::PromptsStage)
         .with(tokenizer::BpeStage)
         .with(project::ProjectStage)
+        .with(teacher::baseline::BaselineStage)
+        .with(teacher::collect::CollectStage)
+        .with(train::teacher::TeacherStage)
+        .with(train::student::StudentStage)
+        .with(eval::student::EvalStage)
+        .with(eval::dryrun::DryRunStage)
         .with(gguf::ExportStage)
         .with(report::GateStage)
         .with(report::ReportStage)
+}
+pub mod eval;
+pub mod rng;
+pub mod teacher;
+pub mod train;
+mod fingerprints;
+
+/// Writes JSON, indented, with a newline at the end.
+pub(crate) fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Result<(), flow_engine::plugin::StageError> {
+    use flow_engine::plugin::StageError;
+    let text = serde_json::to_string_pretty(value).map_err(|e| StageError::new(format!("cannot write {}: {e}", path.display())))?;
+    std::fs::write(path, text + "\n").map_err(|e| StageError::io("cannot write", path, &e))
 }

@@ -48,7 +48,17 @@ impl Graph {
 
     /// Adds to `dx` and to the gradient of the norm's weight.
     #[allow(clippy::too_many_arguments)]
-    fn norm_grad(&mut self, list: ListId, x: BufferId, weight: &str, rstd: BufferId, dy: BufferId, dx: BufferId, rows: usize, g: &Gradients) {
+    fn norm_grad(
+        &mut self,
+        list: ListId,
+        x: BufferId,
+        weight: &str,
+        rstd: BufferId,
+        dy: BufferId,
+        dx: BufferId,
+        rows: usize,
+        g: &Gradients,
+    ) {
         let cols = self.program.words(x) / rows;
         let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps };
         let (w, dw) = (self.values(weight), g.grads[self.tensor(weight)]);
@@ -79,7 +89,16 @@ impl Graph {
     }
 
     /// Gradient before an optional SubLN, given the one after it.
-    fn sub_norm_grad(&mut self, list: ListId, x: BufferId, weight: &str, rstd: Option<BufferId>, dy: BufferId, rows: usize, g: &Gradients) -> BufferId {
+    fn sub_norm_grad(
+        &mut self,
+        list: ListId,
+        x: BufferId,
+        weight: &str,
+        rstd: Option<BufferId>,
+        dy: BufferId,
+        rows: usize,
+        g: &Gradients,
+    ) -> BufferId {
         let Some(rstd) = rstd else { return dy };
         let n = self.program.words(x);
         let dx = self.zeroed(list, "d.sub_norm", n);

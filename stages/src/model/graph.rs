@@ -123,7 +123,10 @@ impl Graph {
             let master = (masters || !packs).then(|| program.persistent(&spec.name, spec.len()));
             let packed = packs.then(|| {
                 let words = spec.shape[0] * ternary::packed_words(spec.shape[1]);
-                (program.persistent(format!("{}.codes", spec.name), words), program.persistent(format!("{}.scale", spec.name), spec.shape[0]))
+                (
+                    program.persistent(format!("{}.codes", spec.name), words),
+                    program.persistent(format!("{}.scale", spec.name), spec.shape[0]),
+                )
             });
             tensors.push(Tensor { spec, master, packed });
         }
@@ -317,7 +320,24 @@ impl Graph {
         let down_in = self.act(list, act_normed, rows);
         let x_out = self.residual(list, x_mid, down_in, &name("down"), rows);
         let tape = BlockTape {
-            x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in,
+            x_in,
+            rstd_attn,
+            h_attn,
+            q,
+            k,
+            v,
+            o,
+            stats,
+            sub_attn,
+            o_in,
+            x_mid,
+            rstd_mlp,
+            h_mlp,
+            gate,
+            up,
+            act,
+            sub_mlp,
+            down_in,
         };
         (tape, x_out)
     }

@@ -8,6 +8,7 @@ mod backward;
 pub mod checkpoint;
 pub mod config;
 pub mod graph;
+pub mod inference;
 mod import;
 pub mod optimizer;
 pub mod ternary;

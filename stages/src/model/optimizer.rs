@@ -101,7 +101,16 @@ impl Graph {
 
     /// One matrix `[rows, cols]`: the five steps run on the Gram matrix of the smaller side (see `muon`).
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn muon(&mut self, list: ListId, grad: BufferId, w: BufferId, momentum: BufferId, clip_out: BufferId, (rows, cols): (usize, usize), steps: usize) {
+    pub fn muon(
+        &mut self,
+        list: ListId,
+        grad: BufferId,
+        w: BufferId,
+        momentum: BufferId,
+        clip_out: BufferId,
+        (rows, cols): (usize, usize),
+        steps: usize,
+    ) {
         let (n, side) = (rows * cols, rows.min(cols));
         let p = &mut self.program;
         let u = p.transient("muon.u", n);

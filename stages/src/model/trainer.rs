@@ -271,6 +271,11 @@ impl Trainer {
     }
 }
 
+/// The kernels of a training program, by name.
+pub fn kernels(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Vec<&'static flow_shaders::kernel::Kernel> {
+    build(config, shape, optimizer).1.program.kernels()
+}
+
 struct Parts {
     batch: Batch,
     io: Io,

@@ -76,7 +76,7 @@ fn verdict_word(pass: Option<bool>) -> &'static str {
 
 fn criterion_row(c: &Criterion) -> Vec<String> {
     let note = c.note.as_deref().map(escape).unwrap_or_default();
-    let threshold = format!("{} {}", c.op.sign(), number(c.threshold));
+    let threshold = format!("{} {}", c.op.sign(), short(c.threshold));
     vec![escape(&c.name), or_dash(c.value, number), threshold, verdict_word(c.pass).into(), note]
 }
 

@@ -34,7 +34,7 @@ const H: f64 = 260.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 16.0;
-const BOTTOM: f64 = 40.0;
+const BOTTOM: f64 = 46.0;
 
 impl LineChart {
     /// The picture; nothing where no line has two points.
@@ -71,7 +71,7 @@ impl LineChart {
         for i in 0..=4 {
             let v = x0 + width * f64::from(i) / 4.0;
             let anchor = if i == 4 { "end" } else { "middle" };
-            let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>", x(v), H - BOTTOM + 16.0, short(v));
+            let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>", x(v), H - BOTTOM + 18.0, short(v));
         }
         let _ =
             write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", (LEFT + W) / 2.0, H - 6.0, escape(&self.x_label));
@@ -82,7 +82,7 @@ impl LineChart {
                 out,
                 "<text class=\"mark\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 at - 4.0,
-                TOP + 10.0,
+                TOP + 12.0,
                 escape(label)
             );
         }

@@ -1,6 +1,7 @@
 //! Golden files and the devices that they are checked on.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use flow_shaders::device::{Device, open};
@@ -26,6 +27,13 @@ pub fn devices() -> Vec<Device> {
     }
 }
 
+/// Names of all cases of `numerics/`.
+pub fn cases() -> Vec<String> {
+    let text = std::fs::read(golden_dir().join("numerics/manifest.json")).unwrap();
+    let manifest: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    manifest.into_keys().collect()
+}
+
 /// One case of `numerics/`.
 pub struct Golden {
     bytes: Vec<u8>,
@@ -40,8 +48,21 @@ impl Golden {
         let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("manifest.json")).unwrap()).unwrap();
         Self { bytes: std::fs::read(dir.join(format!("{name}.safetensors"))).unwrap(), about: manifest[name].clone() }
     }
+    /// Reads a safetensors file that the manifest does not name, with the JSON that describes it.
+    pub fn file(tensors: &str, about: &str) -> Self {
+        let read = |name: &str| std::fs::read(golden_dir().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        Self { bytes: read(tensors), about: serde_json::from_slice(&read(about)).unwrap() }
+    }
     fn data(&self, name: &str) -> Vec<u8> {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec()
+    }
+    /// Whether the file holds a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+    }
+    /// Shape of a tensor, from the file itself.
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).shape().to_vec()
     }
     /// Floats.
     pub fn f32(&self, name: &str) -> Vec<f32> {

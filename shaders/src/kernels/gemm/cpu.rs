@@ -9,6 +9,15 @@ use crate::simd::scratch;
 
 /// Longest chain kept in the packed panels at once (floats along k).
 const KC: usize = 1024;
+/// Columns of B packed at once: bounds the memory beside the operands. A multiple of every tile's width.
+const NC: usize = 2048;
+
+/// Bytes that a product packs beside its operands.
+pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
+    let tile = tile::best();
+    let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
+    ((m.div_ceil(tile.mr) * tile.mr + n.min(NC)) * k.min(KC) * 4) as u64
+}
 
 /// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
 const DOT_ROWS: usize = 2;
@@ -76,11 +85,14 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
     for k0 in (0..k).step_by(KC) {
         let kc = KC.min(k - k0);
         scratch::with(m.div_ceil(tile.mr) * tile.mr * kc, |pa| {
-            scratch::with(n.div_ceil(tile.nr) * tile.nr * kc, |pb| {
-                pack(&a, m, k0, kc, tile.mr, pa);
-                pack(&b, n, k0, kc, tile.nr, pb);
-                tiles(tile, s, kc, pa, pb, c);
-            });
+            pack(&a, m, k0, 0, kc, tile.mr, pa);
+            for n0 in (0..n).step_by(NC) {
+                let width = NC.min(n - n0);
+                scratch::with(width.div_ceil(tile.nr) * tile.nr * kc, |pb| {
+                    pack(&b, n, k0, n0, kc, tile.nr, pb);
+                    tiles(tile, s, kc, pa, pb, (n0, width), c);
+                });
+            }
         });
     }
     if s.symmetric == 1 {
@@ -119,9 +131,9 @@ crate::simd! {
     }
 }
 
-/// Packs an operand into panels `[outer / w][kc][w]`, zero padded.
-fn pack(src: &Source<'_>, outer: usize, k0: usize, kc: usize, w: usize, out: &mut [f32]) {
-    out.par_chunks_mut(kc * w).enumerate().for_each(|(panel, out)| pack_panel(src, outer, k0, panel * w, w, out));
+/// Packs an operand from its `first` row or column on into panels `[outer / w][kc][w]`, zero padded.
+fn pack(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
+    out.par_chunks_mut(kc * w).enumerate().for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
 }
 
 crate::simd! {
@@ -172,37 +184,38 @@ crate::simd! {
     }
 }
 
-/// All tiles of C: rows of tiles in parallel, or columns when there are few rows.
-fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], c: &mut [f32]) {
+/// The tiles of columns `n0 .. n0 + width` of C: rows of tiles in parallel, or columns when there are few rows.
+fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], (n0, width): (usize, usize), c: &mut [f32]) {
     let (m, n) = (s.m as usize, s.n as usize);
     let row_blocks = m.div_ceil(tile.mr);
-    if row_blocks >= 4 || n <= tile.nr * 2 {
+    let panels = width.div_ceil(tile.nr);
+    if row_blocks >= 4 || width <= tile.nr * 2 {
         c.par_chunks_mut(tile.mr * n).enumerate().for_each(|(i, c)| {
-            let first = if s.symmetric == 1 { i * tile.mr / tile.nr } else { 0 };
-            row_of_tiles(tile, n, kc, &pa[i * kc * tile.mr..], pb, first..n.div_ceil(tile.nr), 0, n, c);
+            let first = if s.symmetric == 1 { (i * tile.mr / tile.nr).saturating_sub(n0 / tile.nr).min(panels) } else { 0 };
+            row_of_tiles(tile, n, kc, &pa[i * kc * tile.mr..], pb, first..panels, 0, width, &mut c[n0..]);
         });
         return;
     }
     // Few rows (decoding): split the columns, each part into its own buffer, then copy.
-    let panels = n.div_ceil(tile.nr);
     let per = panels.div_ceil(rayon::current_num_threads() * 4).max(1);
     let parts: Vec<(usize, Vec<f32>)> = (0..panels.div_ceil(per))
         .into_par_iter()
         .map(|part| {
             let (first, last) = (part * per, panels.min((part + 1) * per));
-            let (j0, width) = (first * tile.nr, n.min(last * tile.nr) - first * tile.nr);
-            let mut out: Vec<f32> = (0..m).flat_map(|i| c[i * n + j0..i * n + j0 + width].iter().copied()).collect();
+            let (j0, part_width) = (first * tile.nr, width.min(last * tile.nr) - first * tile.nr);
+            let old = |i: usize| c[i * n + n0 + j0..i * n + n0 + j0 + part_width].iter().copied();
+            let mut out: Vec<f32> = (0..m).flat_map(old).collect();
             for i in 0..row_blocks {
-                let rows = &mut out[i * tile.mr * width..(m * width).min((i + 1) * tile.mr * width)];
-                row_of_tiles(tile, width, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, width, rows);
+                let rows = &mut out[i * tile.mr * part_width..(m * part_width).min((i + 1) * tile.mr * part_width)];
+                row_of_tiles(tile, part_width, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, part_width, rows);
             }
             (j0, out)
         })
         .collect();
     for (j0, out) in parts {
-        let width = out.len() / m;
-        for (i, row) in out.chunks_exact(width).enumerate() {
-            c[i * n + j0..i * n + j0 + width].copy_from_slice(row);
+        let part_width = out.len() / m;
+        for (i, row) in out.chunks_exact(part_width).enumerate() {
+            c[i * n + n0 + j0..i * n + n0 + j0 + part_width].copy_from_slice(row);
         }
     }
 }
@@ -264,7 +277,7 @@ mod tests {
 
     #[test]
     fn every_tile_and_thread_count_gives_the_plain_chain() {
-        for (m, n, k) in [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50)] {
+        for (m, n, k) in [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50), (2, 4100, 7), (60, 2100, 9)] {
             let (a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
             let mut want = c.clone();
             for i in 0..m {

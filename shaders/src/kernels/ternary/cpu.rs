@@ -29,21 +29,13 @@ fn mean_of(partial: &[f32], cols: usize) -> f32 {
     fold(acc) / (partial.len() * cols) as f32
 }
 
-/// Mean of |w| in the order of the kernels, and the scale of the absmean rule.
-pub(crate) fn absmean_scale(w: &[f32], cols: usize) -> f32 {
-    let partial: Vec<f32> = w.chunks(cols).map(abs_sum).collect();
-    mean_of(&partial, cols).max(1e-5)
-}
-
-/// One code, −1, 0 or +1.
-pub(crate) fn code(w: f32, mean: f32, rule: u32) -> i32 {
-    if rule == 0 {
-        (w / mean.max(1e-5)).round_ties_even().clamp(-1.0, 1.0) as i32
-    } else if w.abs() > 0.7 * mean {
-        if w > 0.0 { 1 } else { -1 }
-    } else {
-        0
-    }
+/// Packs a matrix on the host as the kernels do: its codes, and its scale under `rule` (0 absmean, 1 threshold: 1).
+pub(crate) fn pack(w: &[f32], cols: usize, rule: u32) -> (Vec<u32>, f32) {
+    let partial: Vec<f32> = w.par_chunks(cols).map(abs_sum).collect();
+    let mean = mean_of(&partial, cols);
+    let mut codes = vec![0u32; w.len() / cols * packed_words(cols)];
+    codes.par_chunks_mut(packed_words(cols)).zip(w.par_chunks(cols)).for_each(|(out, row)| pack_row(row, mean, rule, out));
+    (codes, if rule == 0 { mean.max(1e-5) } else { 1.0 })
 }
 
 pub(crate) fn ternarise(p: &Params, bufs: Bufs<'_>) {

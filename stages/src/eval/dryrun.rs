@@ -1,0 +1,204 @@
+//! `bitnet.dryrun`: what a shape needs, planned; and, where it fits, allocated and run with random packed weights.
+
+use std::time::Instant;
+
+use flow_engine::plugin::{OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_shaders::device::{Device, DeviceError, Session};
+use flow_shaders::kernels::ternary::packed_words;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::lm;
+use crate::model::config::{ModelConfig, Preset, Role, Weights};
+use crate::model::graph::Graph;
+use crate::model::inference::{Inference, Uses};
+use crate::rng::Rng;
+use crate::train::device_error;
+
+/// Whether to allocate and run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Run {
+    /// Yes or no.
+    Always(bool),
+    /// Where the plan fits.
+    Auto(Auto),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auto {
+    /// Run where the plan fits the free memory.
+    Auto,
+}
+
+/// Parameters of `bitnet.dryrun`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DryRunParams {
+    /// Shape.
+    pub preset: Preset,
+    /// Tokens of the forward pass.
+    pub seq: usize,
+    /// Sequences.
+    pub batch: usize,
+    /// `true`, `false`, or `auto`: run where the plan fits `max_memory` of what is free.
+    pub run: Run,
+    /// Share of the free memory that `auto` may take.
+    pub max_memory: f64,
+    /// Seed of the random weights.
+    pub seed: u64,
+}
+
+impl Default for DryRunParams {
+    fn default() -> Self {
+        Self { preset: Preset::B7, seq: 64, batch: 1, run: Run::Auto(Auto::Auto), max_memory: 0.85, seed: 1234 }
+    }
+}
+
+/// `bitnet.dryrun`.
+pub struct DryRunStage;
+
+impl Stage for DryRunStage {
+    type Params = DryRunParams;
+    const KIND: &'static str = "bitnet.dryrun";
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Plans a shape's memory and, where it fits, runs it packed at A8 and A4.";
+    const HEAVY: bool = true;
+
+    fn inputs(&self) -> Vec<flow_engine::plugin::InputPort> {
+        Vec::new()
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![OutputPort::measured("report", "DryRun", "Planned and measured memory, speed (JSON).")]
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        crate::fingerprints::inference()
+    }
+    fn check(&self, p: &DryRunParams) -> Result<Vec<String>, ParamError> {
+        if p.seq == 0 || p.batch == 0 {
+            return Err(ParamError { path: "seq".into(), message: "seq and batch must be above 0".into(), help: None });
+        }
+        if !(p.max_memory > 0.0 && p.max_memory <= 1.0) {
+            return Err(ParamError { path: "max_memory".into(), message: format!("{} is not in (0, 1]", p.max_memory), help: None });
+        }
+        Ok(Vec::new())
+    }
+    fn run(&self, p: DryRunParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let mut config = p.preset.config();
+        config.seq = p.seq;
+        let uses = Uses { score: Some((p.batch, p.seq)), logits: true, ..Uses::default() };
+        let device = lm::device(ctx)?;
+        let planned = Inference::planned_bytes_on(&device, config.clone(), &uses);
+        let free = device.free_memory();
+        let fits = free.is_none_or(|f| planned as f64 <= p.max_memory * f as f64);
+        let why_not = match p.run {
+            Run::Always(true) => None,
+            Run::Always(false) => Some("`run: false`: planned only".to_owned()),
+            Run::Auto(_) if fits => None,
+            Run::Auto(_) => Some(format!(
+                "{} MiB are planned, {} of {} MiB free may be taken",
+                planned >> 20,
+                (p.max_memory * free.unwrap_or(0) as f64) as u64 >> 20,
+                free.unwrap_or(0) >> 20
+            )),
+        };
+        let mut out = json!({
+            "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "seq": p.seq, "batch": p.batch,
+            "planned_bytes": planned, "free_bytes": free, "ran": why_not.is_none(), "why_not": why_not, "device": device.name(),
+        });
+        if why_not.is_none() {
+            if !fits && matches!(p.run, Run::Always(true)) {
+                return Err(StageError::new(format!(
+                    "out of memory before it happens: {} needs {} MiB, {} MiB are free",
+                    p.preset.name(), planned >> 20, free.unwrap_or(0) >> 20
+                ))
+                .help("choose a smaller preset or sequence, or say `run: auto`"));
+            }
+            let measured = execute(&p, &config, uses, &device, ctx)?;
+            for (key, value) in measured.as_object().into_iter().flatten() {
+                out[key] = value.clone();
+            }
+            if let Some(m) = out["measured_bytes"].as_u64() {
+                out["ratio"] = json!(m as f64 / planned as f64);
+            }
+        }
+        crate::write_json(ctx.output("report")?, &out)
+    }
+}
+
+/// Bytes that the process holds, now and at most so far (Linux), or what the adapter's allocator counts.
+fn memory(device: &Device) -> Option<(u64, u64)> {
+    if let Device::Gpu(gpu) = device {
+        return gpu.allocated_bytes().map(|b| (b, b));
+    }
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find(|l| l.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+fn execute(p: &DryRunParams, config: &ModelConfig, uses: Uses, device: &Device, ctx: &TaskContext) -> Result<serde_json::Value, StageError> {
+    let before = memory(device).map_or(0, |m| m.0);
+    let fill = |graph: &Graph, session: &mut Session| random_weights(graph, session, p.seed);
+    let mut lm = Inference::with_weights(device, config.clone(), uses, fill).map_err(device_error)?;
+    let rows = p.batch * p.seq;
+    let mut rng = Rng::new(p.seed, "dry-run tokens");
+    let ids: Vec<u32> = (0..rows).map(|_| rng.below(config.vocab) as u32).collect();
+    let mask = vec![1; rows];
+    let mut runs = Vec::new();
+    let mut logits: Vec<Vec<f32>> = Vec::new();
+    for bits in [8, 4] {
+        lm.set_bits(bits, 1.0).map_err(device_error)?;
+        let start = Instant::now();
+        let all = lm.logits(&ids, &mask).map_err(device_error)?;
+        let seconds = start.elapsed().as_secs_f64();
+        if all.iter().any(|x| !x.is_finite()) {
+            return Err(StageError::new(format!("{} at A{bits}: a logit is not finite", p.preset.name())));
+        }
+        // The last position is enough to compare, and costs no memory beside what is measured.
+        logits.push(all[all.len() - config.vocab..].to_vec());
+        drop(all);
+        let (steady, peak) = memory(device).unwrap_or((0, 0));
+        runs.push(json!({"bits": bits, "tokens_per_second": rows as f64 / seconds,
+            "peak_bytes": peak.saturating_sub(before), "steady_bytes": steady.saturating_sub(before)}));
+        ctx.progress(runs.len() as u64, 2, "forward passes");
+    }
+    let differences: Vec<f32> = logits[0].iter().zip(&logits[1]).map(|(a, b)| (a - b).abs()).collect();
+    let peak = runs.iter().filter_map(|r| r["peak_bytes"].as_u64()).max();
+    Ok(json!({
+        "runs": runs, "measured_bytes": peak,
+        "max_logit_difference": differences.iter().copied().fold(0.0, f32::max),
+        "mean_logit_difference": differences.iter().sum::<f32>() / differences.len().max(1) as f32,
+    }))
+}
+
+/// Random codes, straight into the packed buffers: no float copy of a linear ever exists.
+fn random_weights(graph: &Graph, session: &mut Session, seed: u64) -> Result<(), DeviceError> {
+    for t in &graph.tensors {
+        let mut rng = Rng::new(seed, &t.spec.name);
+        if let Some((codes, scale)) = t.packed {
+            let words = t.spec.shape[0] * packed_words(t.spec.shape[1]);
+            // A pair of bits of 00, 01 or 10: clear the high bit wherever both are set.
+            session.write_with(codes, words, |_| {
+                let x = rng.bits() as u32;
+                x & !((x & 0x5555_5555) << 1)
+            })?;
+            let s = 1.2 / (t.spec.shape[1] as f32).sqrt();
+            session.write_f32(scale, &vec![s; t.spec.shape[0]])?;
+        }
+        if let Some(master) = t.master {
+            let norm = matches!(t.spec.role, Role::Norm | Role::Scale);
+            debug_assert!(graph.config.weights != Weights::Float || t.packed.is_none());
+            session.write_with(master, t.spec.len(), |_| {
+                let x = if norm { 1.0f32 } else { 0.04 * (rng.uniform() - 0.5) };
+                x.to_bits()
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Evaluation: bits per byte, agreement with the teacher, QEI from measured speed and memory; and the dry-run.
+
+pub mod compressors;
+pub mod dryrun;
+pub mod quality;
+pub mod speed;
+pub mod student;

@@ -1,0 +1,128 @@
+//! Held-out quality: bits per byte, and KL and agreement with the teacher on its own distributions.
+
+use flow_engine::plugin::{StageError, TaskContext};
+use flow_shaders::device::Device;
+
+use crate::lm::score_batch;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::inference::{Inference, Uses};
+use crate::project::{FirstToken, Projector, Rule};
+use crate::teacher::scoring::{Keep, score};
+use crate::tokenizer::Tokenizer;
+use crate::traces::{ProjectedRow, SequenceRow, Source};
+use crate::train::device_error;
+
+/// Windows scored together.
+const BATCH: usize = 8;
+
+/// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
+/// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
+pub fn bits_per_byte(lm: &mut Inference, tokenizer: &Tokenizer, text: &str, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
+    let tokens = tokenizer.encode(text);
+    let seq = lm.config().seq;
+    let stride = if sliding { (seq / 2).max(1) } else { seq };
+    let mut windows: Vec<(&[u32], usize)> = Vec::new();
+    let mut scored = 0;
+    for start in (0..tokens.len()).step_by(stride) {
+        let end = tokens.len().min(start + seq);
+        if end > scored {
+            windows.push((&tokens[start..end], scored - start));
+            scored = end;
+        }
+    }
+    let mut nats = 0f64;
+    for group in windows.chunks(BATCH) {
+        if ctx.should_stop() {
+            return Err(StageError::interrupted());
+        }
+        let views: Vec<&[u32]> = group.iter().map(|w| w.0).collect();
+        let mut b = score_batch(&views, BATCH, seq, tokenizer.bos());
+        for (i, (_, skip)) in group.iter().enumerate() {
+            b.labels[i * seq..i * seq + skip].fill(-1);
+        }
+        let nll = lm.nll(&b.ids, &b.mask, &b.labels).map_err(device_error)?;
+        nats += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
+    }
+    Ok(nats / std::f64::consts::LN_2 / text.len().max(1) as f64)
+}
+
+/// A session that scores windows of the model's own length.
+pub fn scorer(device: &Device, model: &Checkpoint, targets: usize) -> Result<Inference, StageError> {
+    let uses = Uses { score: Some((BATCH, model.config.seq)), targets, ..Uses::default() };
+    Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)
+}
+
+/// Against the teacher, over the student tokens whose bytes align.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Agreement {
+    /// KL(teacher ‖ student) over Top-K + Other, nats a student token.
+    pub kl: f64,
+    /// Share of tokens where both find the same token most likely.
+    pub top1: f64,
+    /// Tokens compared.
+    pub tokens: u64,
+}
+
+/// Compares the student with the teacher's distributions on a text, projected onto the student's tokens.
+pub fn agreement(
+    device: &Device,
+    teacher: (&Checkpoint, &Tokenizer),
+    student: (&mut Inference, &Tokenizer),
+    text: &str,
+    top_k: usize,
+) -> Result<Agreement, StageError> {
+    let (model, tokenizer) = teacher;
+    let (lm, student_tokenizer) = student;
+    let t_seq = model.config.seq;
+    let uses = Uses { score: Some((BATCH, t_seq)), top_k, ..Uses::default() };
+    let mut scorer = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
+    let keep = Keep { top_k, taus: 0, batch: BATCH, seq: t_seq };
+    let first = FirstToken::new(student_tokenizer);
+    let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
+    let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
+    let tokens = tokenizer.encode(text);
+    let windows: Vec<&[u32]> = tokens.chunks(t_seq).collect();
+    let seq = lm.config().seq;
+    let mut total = Agreement::default();
+    for group in windows.chunks(BATCH) {
+        let mut all: Vec<Vec<ProjectedRow>> = Vec::new();
+        for rows in score(&mut scorer, tokenizer, group, keep)? {
+            let sequence = SequenceRow {
+                prompt_idx: 0, sample_idx: 0, source: Source::Text, context: Vec::new(), context_ids: None, finish_reason: String::new(),
+            };
+            let mut rows = projector.project(sequence, &rows).1;
+            rows.truncate(seq);
+            all.push(rows);
+        }
+        compare(lm, student_tokenizer, &all, top_k, &mut total)?;
+    }
+    let n = total.tokens.max(1) as f64;
+    Ok(Agreement { kl: total.kl / n, top1: total.top1 / n, tokens: total.tokens })
+}
+
+fn compare(lm: &mut Inference, tokenizer: &Tokenizer, rows: &[Vec<ProjectedRow>], top_k: usize, total: &mut Agreement) -> Result<(), StageError> {
+    let seq = lm.config().seq;
+    let tokens: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|x| x.sample_id as u32).collect()).collect();
+    let views: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+    let b = score_batch(&views, BATCH, seq, tokenizer.bos());
+    let mut ids = vec![-1; BATCH * seq * top_k];
+    let mut logprobs = vec![0f32; BATCH * seq * top_k];
+    let mut meta = vec![[0f32; 4]; BATCH * seq];
+    for (i, rows) in rows.iter().enumerate() {
+        for (t, row) in rows.iter().enumerate().filter(|(_, r)| r.kd_weight > 0.0) {
+            let r = i * seq + t;
+            ids[r * top_k..r * top_k + row.topk_ids.len()].copy_from_slice(&row.topk_ids);
+            logprobs[r * top_k..r * top_k + row.topk_ids.len()].copy_from_slice(&row.topk_logprobs);
+            meta[r] = [row.other_logprob, 1.0, 0.0, 0.0];
+        }
+    }
+    let losses = lm.losses(&b.ids, &b.mask, &b.labels, &ids, &logprobs, &meta).map_err(device_error)?;
+    let best = lm.best().map_err(device_error)?;
+    for (r, m) in meta.iter().enumerate().filter(|(_, m)| m[1] > 0.0) {
+        debug_assert!(m[1] > 0.0);
+        total.kl += f64::from(losses[r].0);
+        total.top1 += f64::from(u8::from(ids[r * top_k] == best[r] as i32));
+        total.tokens += 1;
+    }
+    Ok(())
+}

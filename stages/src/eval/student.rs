@@ -1,0 +1,199 @@
+//! `eval.student`: the student against its teacher on held-out text and prompts, and QEI from measured figures.
+
+use std::time::UNIX_EPOCH;
+
+use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::compressors;
+use super::quality::{Agreement, agreement, bits_per_byte, scorer};
+use super::speed::{self, Speed};
+use crate::data::{Prompt, read_text};
+use crate::lm::{self, Generation, generate};
+use crate::model::checkpoint::Checkpoint;
+use crate::teacher::{json_validity, render};
+use crate::tokenizer::Tokenizer;
+
+/// Parameters of `eval.student`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalParams {
+    /// Bytes of the held-out text to compare distributions on; the bits per byte take all of it.
+    pub agreement_bytes: usize,
+    /// Candidates of the teacher's distributions.
+    pub top_k: usize,
+    /// Activation bits: those at which training ended where null.
+    pub bits: Option<u32>,
+}
+
+impl Default for EvalParams {
+    fn default() -> Self {
+        Self { agreement_bytes: 40_000, top_k: 20, bits: None }
+    }
+}
+
+/// `eval.student`.
+pub struct EvalStage;
+
+impl Stage for EvalStage {
+    type Params = EvalParams;
+    const KIND: &'static str = "eval.student";
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
+    const HEAVY: bool = true;
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![
+            InputPort::required("student", &["Model"], "The student."),
+            InputPort::required("teacher", &["Teacher"], "Its teacher."),
+            InputPort::required("baseline", &["Baseline"], "The teacher's greedy answers."),
+            InputPort::required("text", &["Text"], "Held-out text."),
+            InputPort::optional("train", &["Text"], "Training text, to prime the compressors with."),
+        ]
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![OutputPort::measured("report", "EvalReport", "All figures and samples (JSON).")]
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        crate::fingerprints::inference()
+    }
+    fn check(&self, p: &EvalParams) -> Result<Vec<String>, ParamError> {
+        if p.top_k == 0 || p.top_k > 64 {
+            return Err(ParamError { path: "top_k".into(), message: format!("{} is not between 1 and 64", p.top_k), help: None });
+        }
+        if !matches!(p.bits, None | Some(4 | 8)) {
+            return Err(ParamError { path: "bits".into(), message: "is 4, 8 or null".into(), help: None });
+        }
+        Ok(Vec::new())
+    }
+    fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let (student, tokenizer) = lm::load(ctx.input("student")?)?;
+        let (teacher, teacher_tokenizer) = lm::load(ctx.input("teacher")?)?;
+        let text = read_text(ctx.input("text")?)?;
+        let train = ctx.input_opt("train").map(read_text).transpose()?;
+        let baseline = read_baseline(ctx.input("baseline")?)?;
+        let device = lm::device(ctx)?;
+        let bits = p.bits.or_else(|| student.extra["activation_bits"].as_u64().map(|b| b as u32)).unwrap_or(8);
+
+        let mut lm_student = scorer(&device, &student, p.top_k)?;
+        let mut of_student = |bits: u32, sliding: bool| {
+            lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+            bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
+        };
+        let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(8, false)?, of_student(bits, true)?);
+        ctx.progress(1, 4, "parts");
+        let mut lm_teacher = scorer(&device, &teacher, 0)?;
+        let of_teacher = bits_per_byte(&mut lm_teacher, &teacher_tokenizer, &text, false, ctx)?;
+        let teacher_sliding = bits_per_byte(&mut lm_teacher, &teacher_tokenizer, &text, true, ctx)?;
+        drop(lm_teacher);
+        ctx.progress(2, 4, "parts");
+        lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+        let part = head(&text, p.agreement_bytes);
+        let agrees = agreement(&device, (&teacher, &teacher_tokenizer), (&mut lm_student, &tokenizer), part, p.top_k)?;
+        ctx.progress(3, 4, "parts");
+        let samples = samples(&student, &tokenizer, &device, &baseline, bits)?;
+        let speeds = speed::compare(&device, &[(&student, bits), (&teacher, 8)])?;
+        ctx.metric("bits_per_byte", at_bits);
+        let figures = Figures { at_bits, at_8, sliding, of_teacher, teacher_sliding, bits, agrees };
+        let compressed = compressors::figures(text.as_bytes(), train.as_deref().map(str::as_bytes))?;
+        let mut report = report(&figures, &student, &teacher, &baseline, &speeds, &samples);
+        report["compressors"] = json!(compressed);
+        report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
+        report["device"] = device.name().into();
+        report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
+        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": part.len(), "holdout_bytes": text.len(),
+            "window": student.config.seq, "stride": student.config.seq});
+        crate::write_json(ctx.output("report")?, &report)
+    }
+}
+
+struct Figures {
+    at_bits: f64,
+    at_8: f64,
+    sliding: f64,
+    of_teacher: f64,
+    teacher_sliding: f64,
+    bits: u32,
+    agrees: Agreement,
+}
+
+/// The first bytes of a text, cut at a character.
+fn head(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    &text[..end]
+}
+
+/// What the evaluation reads of `teacher_baseline.json`.
+#[derive(Deserialize)]
+struct Baseline {
+    template: String,
+    #[serde(default = "default_max_tokens")]
+    max_tokens: usize,
+    json_validity: Option<f64>,
+    results: Vec<Answer>,
+}
+
+fn default_max_tokens() -> usize {
+    128
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    id: i64,
+    kind: String,
+    prompt: String,
+    text: String,
+}
+
+fn read_baseline(path: &std::path::Path) -> Result<Baseline, StageError> {
+    let text = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
+    serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not a baseline: {e}", path.display())))
+}
+
+/// The student's greedy answers to the baseline's prompts.
+fn samples(
+    student: &Checkpoint,
+    tokenizer: &Tokenizer,
+    device: &flow_shaders::device::Device,
+    baseline: &Baseline,
+    bits: u32,
+) -> Result<Vec<String>, StageError> {
+    let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.encode(&render(&baseline.template, &a.prompt))).collect();
+    let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits };
+    let answers = generate(student, tokenizer, device, &prompts, &how, |_| Ok(()))?;
+    Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
+}
+
+fn report(f: &Figures, student: &Checkpoint, teacher: &Checkpoint, baseline: &Baseline, speeds: &[Speed], samples: &[String]) -> Value {
+    let (s, t) = (speeds[0], speeds[1]);
+    let (qs, qt) = (1.0 / f.at_bits, 1.0 / f.of_teacher);
+    let qei = (qs / qt) / (s.bytes as f64 / t.bytes as f64);
+    let asked: Vec<Prompt> =
+        baseline.results.iter().map(|a| Prompt { id: a.id, kind: a.kind.clone(), prompt: a.prompt.clone() }).collect();
+    let validity = json_validity(asked.iter().zip(samples.iter().map(String::as_str)));
+    let results: Vec<Value> = baseline
+        .results
+        .iter()
+        .zip(samples)
+        .map(|(a, student)| json!({"id": a.id, "kind": a.kind, "prompt": a.prompt, "student": student, "teacher": a.text}))
+        .collect();
+    json!({
+        "dtype": format!("ternary, A{}", f.bits),
+        "model_meta": {"config": student.config, "parameters": student.config.parameters(), "preset": student.extra["preset"],
+            "teacher_config": teacher.config, "teacher_parameters": teacher.config.parameters()},
+        "qei_metrics": {
+            "student_tokens_per_second": s.decode, "teacher_tokens_per_second": t.decode,
+            "student_prefill_tokens_per_second": s.prefill, "teacher_prefill_tokens_per_second": t.prefill,
+            "student_memory_bytes": s.bytes, "teacher_memory_bytes": t.bytes,
+            "student_quality": qs, "teacher_quality": qt, "quality_metric": "1 / held-out bits per byte",
+            "qei": qei, "qei_speed": qei * s.decode / t.decode,
+        },
+        "bits_per_byte": {"student": f.at_bits, "student_a8": f.at_8, "teacher": f.of_teacher,
+            "student_sliding": f.sliding, "teacher_sliding": f.teacher_sliding},
+        "kl": f.agrees.kl, "top1_agreement": f.agrees.top1, "agreement_tokens": f.agrees.tokens,
+        "json_validity": {"student": validity, "teacher": baseline.json_validity},
+        "results": results,
+    })
+}

@@ -1,0 +1,162 @@
+//! A language model with its tokenizer on a device: what teachers, evaluation and generation share.
+
+use std::path::Path;
+
+use flow_engine::plugin::{StageError, TaskContext};
+use flow_shaders::device::{Device, open};
+
+use crate::model::checkpoint::{self, Checkpoint};
+use crate::model::inference::{Inference, Uses};
+use crate::rng::Rng;
+use crate::tokenizer::Tokenizer;
+use crate::train::device_error;
+
+/// The device that a task asks for.
+pub fn device(ctx: &TaskContext) -> Result<Device, StageError> {
+    let device = open(ctx.device(), ctx.threads()).map_err(device_error)?;
+    ctx.computes_on(&device.name());
+    Ok(device)
+}
+
+/// A model directory with its tokenizer.
+pub fn load(dir: &Path) -> Result<(Checkpoint, Tokenizer), StageError> {
+    let model = checkpoint::load(dir)?;
+    let path = model.tokenizer.clone().ok_or_else(|| {
+        StageError::new(format!("{}: no tokenizer.json", dir.display())).help("a model directory needs its tokenizer beside config.json")
+    })?;
+    let tokenizer = Tokenizer::load(&path)?;
+    if tokenizer.vocab_size() > model.config.vocab {
+        return Err(StageError::new(format!(
+            "{}: tokenizer.json has {} tokens, the model {}",
+            dir.display(),
+            tokenizer.vocab_size(),
+            model.config.vocab
+        )));
+    }
+    Ok((model, tokenizer))
+}
+
+/// Digest of a directory's files, by name and content: what a baseline is locked to.
+pub fn digest(dir: &Path) -> Result<String, StageError> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>())
+        .map_err(|e| StageError::io("cannot read", dir, &e))?;
+    names.sort();
+    let mut hash = blake3::Hasher::new();
+    for path in names {
+        let bytes = std::fs::read(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(blake3::hash(&bytes).as_bytes());
+    }
+    Ok(hash.finalize().to_hex().to_string())
+}
+
+/// How continuations are chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Generation {
+    /// Sequences decoded together.
+    pub batch: usize,
+    /// Tokens of a continuation, at most.
+    pub max_tokens: usize,
+    /// Temperature and top-p; greedy without.
+    pub sampling: Option<(f32, f32)>,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Activation bits of ternary linears.
+    pub bits: u32,
+}
+
+/// One continuation.
+#[derive(Clone, Debug, Default)]
+pub struct Continuation {
+    /// Tokens, without the one that ended it.
+    pub tokens: Vec<u32>,
+    /// Whether EOS ended it.
+    pub stopped: bool,
+}
+
+/// Continues every prompt (token ids without BOS), many sequences together; the result does not depend on the batch size.
+/// `visit` is told how many prompts are done.
+pub fn generate(
+    model: &Checkpoint,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    prompts: &[Vec<u32>],
+    how: &Generation,
+    mut visit: impl FnMut(usize) -> Result<(), StageError>,
+) -> Result<Vec<Continuation>, StageError> {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let kv_len = (longest + how.max_tokens + 1).min(model.config.seq.max(longest + 2));
+    let uses = Uses { decode: Some((how.batch, kv_len)), sampling: how.sampling, ..Uses::default() };
+    let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
+    lm.set_bits(how.bits, 1.0).map_err(device_error)?;
+    let mut all = Vec::with_capacity(prompts.len());
+    for (group, prompts) in prompts.chunks(how.batch).enumerate() {
+        all.extend(group_of(&mut lm, tokenizer, prompts, group * how.batch, kv_len, how)?);
+        visit(all.len())?;
+    }
+    Ok(all)
+}
+
+fn group_of(
+    lm: &mut Inference,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    first: usize,
+    kv_len: usize,
+    how: &Generation,
+) -> Result<Vec<Continuation>, StageError> {
+    let mut rngs: Vec<Rng> = (0..how.batch).map(|i| Rng::new(how.seed, &format!("sample {}", first + i))).collect();
+    let mut out = vec![Continuation::default(); prompts.len()];
+    let mut done: Vec<bool> = (0..how.batch).map(|i| i >= prompts.len()).collect();
+    let mut ids = vec![tokenizer.bos(); how.batch];
+    for t in 0..kv_len {
+        if done.iter().all(|d| *d) {
+            break;
+        }
+        let uniform: Option<Vec<f32>> = how.sampling.map(|_| rngs.iter_mut().map(Rng::uniform).collect());
+        let next = lm.step(&ids, &vec![t as u32; how.batch], uniform.as_deref()).map_err(device_error)?;
+        for (i, prompt) in prompts.iter().enumerate() {
+            if t < prompt.len() {
+                ids[i] = prompt[t];
+                continue;
+            }
+            if done[i] {
+                continue;
+            }
+            if next[i] == tokenizer.eos() {
+                (done[i], out[i].stopped) = (true, true);
+            } else {
+                out[i].tokens.push(next[i]);
+                done[i] = out[i].tokens.len() == how.max_tokens;
+            }
+            ids[i] = next[i];
+        }
+    }
+    Ok(out)
+}
+
+/// Windows of `seq` tokens, each with BOS before it, scored `batch` at a time: ids, mask and labels.
+pub struct ScoreBatch {
+    /// Inputs `[batch, seq]`.
+    pub ids: Vec<u32>,
+    /// Real tokens.
+    pub mask: Vec<u32>,
+    /// Targets, −1 for none.
+    pub labels: Vec<i32>,
+}
+
+/// Lays windows of targets out for scoring; fewer than `batch` are padded with empty ones.
+pub fn score_batch(windows: &[&[u32]], batch: usize, seq: usize, bos: u32) -> ScoreBatch {
+    let mut b = ScoreBatch { ids: vec![bos; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
+    for (i, w) in windows.iter().enumerate() {
+        for (t, token) in w.iter().enumerate() {
+            b.labels[i * seq + t] = *token as i32;
+            b.mask[i * seq + t] = 1;
+            if t + 1 < seq {
+                b.ids[i * seq + t + 1] = *token;
+            }
+        }
+    }
+    b
+}

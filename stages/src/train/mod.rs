@@ -1,0 +1,10 @@
+//! Training: windows of tokens with targets, the recipe, the loop with checkpoints, and the kinds that use them.
+
+pub mod recipe;
+mod run;
+pub mod state;
+pub mod student;
+pub mod teacher;
+pub mod windows;
+
+pub use run::{Job, Trained, device_error, initial, train};

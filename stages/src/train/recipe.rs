@@ -1,0 +1,170 @@
+//! How a model is trained: optimizer, schedule, flip, clipping.
+
+use flow_engine::plugin::ParamError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::optimizer::Optimizer;
+use crate::model::trainer::Hyper;
+
+/// Shape of the learning rate over the token budget, after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine down to `lr_min`.
+    Cosine,
+    /// A straight line down to `lr_min`.
+    Linear,
+    /// Constant, then from half of the budget a fifth of it falling to `lr_min`, without weight decay (BitNet's tips).
+    TwoStage,
+}
+
+/// Parameters that `teacher.train` and `train.bitnet` share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Optimizer of the block linears.
+    pub optimizer: Optimizer,
+    /// Peak learning rate of AdamW.
+    pub lr: f32,
+    /// Learning rate at the end, as a share of the peak.
+    pub lr_min: f32,
+    /// Peak learning rate of Muon.
+    pub muon_lr: f32,
+    /// Momentum of Muon.
+    pub muon_momentum: f32,
+    /// Newton–Schulz steps of Muon.
+    pub ns_steps: usize,
+    /// Schedule of both learning rates.
+    pub schedule: Schedule,
+    /// Share of the budget over which the rates rise from 0.
+    pub warmup: f32,
+    /// AdamW β1.
+    pub beta1: f32,
+    /// AdamW β2.
+    pub beta2: f32,
+    /// AdamW eps.
+    pub eps: f32,
+    /// Decoupled weight decay (none on norms, scales and embeddings).
+    pub weight_decay: f32,
+    /// Largest global gradient norm.
+    pub clip: f32,
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Micro-batches whose gradients make one step.
+    pub accumulate: usize,
+    /// Seed of initial weights and order.
+    pub seed: u64,
+    /// Steps between points of the loss curve.
+    pub log_every: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Steps skipped for a non-finite gradient before the stage gives up.
+    pub max_skipped: u64,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            optimizer: Optimizer::Adamw,
+            lr: 6e-4,
+            lr_min: 0.1,
+            muon_lr: 0.02,
+            muon_momentum: 0.95,
+            ns_steps: 5,
+            schedule: Schedule::Cosine,
+            warmup: 0.02,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            batch: 4,
+            accumulate: 1,
+            seed: 1234,
+            log_every: 10,
+            checkpoint_every: 200,
+            max_skipped: 20,
+        }
+    }
+}
+
+impl Recipe {
+    /// Ranges that the schema cannot say.
+    pub fn check(&self) -> Result<(), ParamError> {
+        let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
+        let positive = [("lr", self.lr), ("muon_lr", self.muon_lr), ("clip", self.clip), ("eps", self.eps)];
+        if let Some((name, v)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
+            return wrong(name, format!("{v} is not above 0"));
+        }
+        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup)];
+        if let Some((name, v)) = shares.iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
+            return wrong(name, format!("{v} is not a share between 0 and 1"));
+        }
+        let below_one = [("beta1", self.beta1), ("beta2", self.beta2), ("muon_momentum", self.muon_momentum)];
+        if let Some((name, v)) = below_one.iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
+            return wrong(name, format!("{v} is not in [0, 1)"));
+        }
+        if self.weight_decay < 0.0 {
+            return wrong("weight_decay", format!("{} is below 0", self.weight_decay));
+        }
+        let counts = [("batch", self.batch as u64), ("accumulate", self.accumulate as u64), ("log_every", self.log_every)];
+        if let Some((name, _)) = counts.iter().find(|(_, v)| *v == 0) {
+            return wrong(name, "0 is not above 0".into());
+        }
+        if self.checkpoint_every == 0 {
+            return wrong("checkpoint_every", "0 is not above 0".into());
+        }
+        if self.ns_steps == 0 || self.ns_steps > 10 {
+            return wrong("ns_steps", format!("{} is not between 1 and 10", self.ns_steps));
+        }
+        Ok(())
+    }
+
+    /// Share of the peak rate after `progress` of the budget, and whether weight decay still applies.
+    pub fn rate(&self, progress: f64) -> (f64, bool) {
+        let (warmup, low) = (f64::from(self.warmup), f64::from(self.lr_min));
+        if progress < warmup {
+            return ((progress / warmup).max(0.01), true);
+        }
+        let t = ((progress - warmup) / (1.0 - warmup).max(1e-9)).clamp(0.0, 1.0);
+        match self.schedule {
+            Schedule::Cosine => (low + (1.0 - low) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * t)), true),
+            Schedule::Linear => (low + (1.0 - low) * (1.0 - t), true),
+            Schedule::TwoStage if progress < 0.5 => (1.0, true),
+            Schedule::TwoStage => (low + (0.2 - low).max(0.0) * (1.0 - (progress - 0.5) * 2.0).max(0.0), false),
+        }
+    }
+
+    /// Scalars of a step.
+    pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: u32) -> Hyper {
+        let (rate, decays) = self.rate(progress);
+        let decay = if decays { self.weight_decay } else { 0.0 };
+        Hyper {
+            step,
+            lr: (f64::from(self.lr) * rate) as f32,
+            muon_lr: (f64::from(self.muon_lr) * rate) as f32,
+            betas: (self.beta1, self.beta2, self.eps),
+            weight_decay: decay,
+            muon: (self.muon_momentum, decay),
+            clip: self.clip,
+            tau,
+            bits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_warm_up_and_end_low() {
+        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::TwoStage] {
+            let r = Recipe { schedule, lr_min: 0.05, ..Recipe::default() };
+            assert!(r.rate(0.001).0 < 0.1);
+            assert!(r.rate(0.021).0 > 0.99);
+            assert!((r.rate(1.0).0 - 0.05).abs() < 1e-6, "{schedule:?}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The training loop: batches, steps, the flip, the curve, checkpoints, and resuming bit by bit.
+
+use std::time::Instant;
+
+use flow_engine::plugin::{StageError, TaskContext};
+use flow_shaders::device::{Device, DeviceError};
+
+use super::recipe::Recipe;
+use super::state::{self, Flip, Health, Point, Progress, Tensors};
+use super::windows::{LossWeights, Order, Windows};
+use crate::model::config::{ModelConfig, Role, Weights};
+use crate::model::trainer::{StepStats, TrainShape, Trainer};
+use crate::rng::Rng;
+
+/// What is trained on what.
+pub struct Job<'a> {
+    /// Shape.
+    pub config: ModelConfig,
+    /// Optimizer and schedule.
+    pub recipe: &'a Recipe,
+    /// Windows.
+    pub windows: &'a Windows,
+    /// Weights of the loss.
+    pub weights: LossWeights,
+    /// Targets to see.
+    pub budget_tokens: u64,
+    /// Share of the budget after which activations go to 4 bits.
+    pub flip_fraction: Option<f64>,
+}
+
+/// A trained model.
+pub struct Trained {
+    /// Parameters.
+    pub tensors: Tensors,
+    /// Counts, curve, health.
+    pub progress: Progress,
+    /// Bytes of the training session.
+    pub session_bytes: u64,
+}
+
+/// What a device says, as a stage's failure.
+pub fn device_error(e: DeviceError) -> StageError {
+    StageError::new(e.to_string())
+}
+
+/// Initial weights: linears normal with variance 1/in, embeddings and head normal with deviation 0.02, norms 1, learned
+/// scales the mean magnitude of their rows' kept weights.
+pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
+    let mut tensors = Tensors::new();
+    for t in config.tensors() {
+        let mut rng = Rng::new(seed, &format!("init {}", t.name));
+        let values = match t.role {
+            Role::Norm => vec![1.0; t.len()],
+            Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
+            Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
+            Role::Linear => {
+                let deviation = 1.0 / (t.shape[1] as f32).sqrt();
+                (0..t.len()).map(|_| deviation * rng.normal()).collect()
+            }
+        };
+        tensors.insert(t.name, values);
+    }
+    tensors
+}
+
+/// Trains to the budget, from the last checkpoint of this task if there is one.
+pub fn train(job: &Job<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
+    let r = job.recipe;
+    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: job.windows.top_k(), ns_steps: r.ns_steps };
+    let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
+    ctx.computes_on(&device.name());
+    let mut progress = Progress::default();
+    match state::load(ctx.state_dir()) {
+        Some((saved, params, optimizer)) if trainer.load_optimizer_state(&optimizer).map_err(device_error)? => {
+            trainer.load(&params).map_err(device_error)?;
+            progress = saved;
+            ctx.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
+        }
+        _ => trainer.load(&initial(&job.config, r.seed)).map_err(device_error)?,
+    }
+    let mut order = Order::new(r.seed);
+    let start = (Instant::now(), progress.seen_tokens);
+    while progress.seen_tokens < job.budget_tokens {
+        let (stats, lr) = step(job, &mut trainer, &mut progress, &mut order)?;
+        let last = progress.seen_tokens >= job.budget_tokens;
+        if progress.step % r.log_every == 0 || last {
+            point(job, &mut progress, lr);
+            ctx.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens, "tokens");
+            ctx.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
+        }
+        let stop = ctx.should_stop();
+        if progress.step % r.checkpoint_every == 0 || last || stop {
+            if progress.step % r.checkpoint_every == 0 || last {
+                let record = health(job, &progress, &stats, lr);
+                progress.health.push(record);
+            }
+            checkpoint(&mut trainer, &progress, ctx)?;
+        }
+        if stop && !last {
+            return Err(StageError::interrupted());
+        }
+    }
+    ctx.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
+    Ok(Trained { tensors: trainer.tensors().map_err(device_error)?, session_bytes: trainer.session_bytes(), progress })
+}
+
+fn bits(job: &Job<'_>, progress: &Progress) -> u32 {
+    match (job.config.weights, progress.flip) {
+        (Weights::Float, _) => 0,
+        (_, Some(_)) => 4,
+        (_, None) => 8,
+    }
+}
+
+fn step(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, order: &mut Order) -> Result<(StepStats, f64), StageError> {
+    let r = job.recipe;
+    let due = job.flip_fraction.is_some_and(|f| p.seen_tokens as f64 >= f * job.budget_tokens as f64);
+    if due && p.flip.is_none() && job.config.weights != Weights::Float {
+        p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
+    }
+    let hyper = r.hyper(p.step + 1, p.seen_tokens as f64 / job.budget_tokens as f64, job.weights.tau, bits(job, p).max(4));
+    let mut micros = Vec::with_capacity(r.accumulate);
+    let mut seen = Vec::with_capacity(r.accumulate);
+    for _ in 0..r.accumulate {
+        let (micro, targets) = job.windows.batch(order, p.cursor, r.batch, &job.weights);
+        p.cursor += r.batch as u64;
+        micros.push(micro);
+        seen.push(targets);
+    }
+    let total: u64 = seen.iter().sum();
+    for (micro, seen) in micros.iter_mut().zip(&seen) {
+        let share = *seen as f32 / total.max(1) as f32;
+        if r.accumulate > 1 {
+            micro.meta.iter_mut().for_each(|m| m[1..].iter_mut().for_each(|w| *w *= share));
+        }
+    }
+    let stats = trainer.step(&micros, &hyper).map_err(device_error)?;
+    p.step += 1;
+    p.seen_tokens += total;
+    if stats.non_finite > 0.0 || !stats.total().is_finite() {
+        p.nan_steps += 1;
+    }
+    if stats.skipped {
+        p.skipped += 1;
+        if p.skipped > r.max_skipped {
+            return Err(StageError::new(format!(
+                "step {}: {} steps had a gradient that was not finite (loss {}, at {} tokens)",
+                p.step, p.skipped, stats.total(), p.seen_tokens
+            ))
+            .help("lower `lr` or `muon_lr`, lengthen `warmup`, or look for broken rows with `flow traces check`"));
+        }
+    } else {
+        p.add(&stats);
+    }
+    Ok((stats, f64::from(hyper.lr)))
+}
+
+fn point(job: &Job<'_>, p: &mut Progress, lr: f64) {
+    let [loss, kl, ce, format, grad_norm, grad_norm_clipped] = p.take_means();
+    let unweighted = |x: f64, w: f32| if w > 0.0 { (x / f64::from(w) * 1e6).round() / 1e6 } else { 0.0 };
+    let w = &job.weights;
+    p.curve.push(Point {
+        step: p.step,
+        seen_tokens: p.seen_tokens,
+        loss,
+        kl: unweighted(kl, w.kd),
+        ce: unweighted(ce, w.ce),
+        format: unweighted(format, w.format),
+        grad_norm,
+        grad_norm_clipped,
+        lr: (lr * 1e9).round() / 1e9,
+        bits: bits(job, p),
+    });
+}
+
+fn health(job: &Job<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
+    let round = |x: f32| (f64::from(x) * 1e6).round() / 1e6;
+    Health {
+        step: p.step,
+        seen_tokens: p.seen_tokens,
+        flip_done: p.flip.is_some(),
+        activation_bits: bits(job, p),
+        last_loss: round(s.total()),
+        grad_norm: round(s.grad_norm),
+        skipped_steps: p.skipped,
+        learning_rate: (lr * 1e9).round() / 1e9,
+    }
+}
+
+fn checkpoint(trainer: &mut Trainer, progress: &Progress, ctx: &TaskContext) -> Result<(), StageError> {
+    let params = trainer.tensors().map_err(device_error)?;
+    let optimizer = trainer.optimizer_state().map_err(device_error)?;
+    state::save(ctx.state_dir(), progress, &params, &optimizer)
+}

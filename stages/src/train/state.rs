@@ -1,0 +1,154 @@
+//! The resumable state of a training task: one file, replaced atomically, so that a kill leaves the old one or the new one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use flow_engine::plugin::StageError;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::model::trainer::StepStats;
+
+/// A point of the loss curve: means over the steps since the last one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Optimizer step.
+    pub step: u64,
+    /// Targets seen so far.
+    pub seen_tokens: u64,
+    /// Total loss.
+    pub loss: f64,
+    /// KL part.
+    pub kl: f64,
+    /// Cross-entropy part, unweighted where its weight is not 0.
+    pub ce: f64,
+    /// Format part, unweighted where its weight is not 0.
+    pub format: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Largest gradient norm after clipping.
+    pub grad_norm_clipped: f64,
+    /// AdamW's learning rate.
+    pub lr: f64,
+    /// Activation bits; 0 for full precision.
+    pub bits: u32,
+}
+
+/// The record beside a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// Optimizer step.
+    pub step: u64,
+    /// Targets seen.
+    pub seen_tokens: u64,
+    /// Whether activations went to 4 bits.
+    pub flip_done: bool,
+    /// Activation bits; 0 for full precision.
+    pub activation_bits: u32,
+    /// Loss of the last step.
+    pub last_loss: f64,
+    /// Gradient norm of the last step, before clipping.
+    pub grad_norm: f64,
+    /// Steps skipped so far.
+    pub skipped_steps: u64,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+}
+
+/// When the activations went to 4 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flip {
+    /// First step at 4 bits.
+    pub step: u64,
+    /// Targets seen before it.
+    pub seen_tokens: u64,
+}
+
+/// Everything that the loop counts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Windows taken.
+    pub cursor: u64,
+    /// Targets seen.
+    pub seen_tokens: u64,
+    /// Steps skipped for a non-finite gradient.
+    pub skipped: u64,
+    /// Steps with a non-finite loss.
+    pub nan_steps: u64,
+    /// The flip.
+    pub flip: Option<Flip>,
+    /// Loss curve.
+    pub curve: Vec<Point>,
+    /// Health records.
+    pub health: Vec<Health>,
+    /// Sums since the last point, as the bits of f64 (loss, kl, ce, format, norm, largest clipped norm, steps).
+    pub pending: [u64; 7],
+}
+
+impl Progress {
+    /// Adds a step to the sums.
+    pub fn add(&mut self, s: &StepStats) {
+        let add = |slot: &mut u64, v: f32| *slot = (f64::from_bits(*slot) + f64::from(v)).to_bits();
+        let p = &mut self.pending;
+        for (slot, v) in p.iter_mut().zip([s.total(), s.kl, s.ce, s.format, s.grad_norm]) {
+            add(slot, v);
+        }
+        p[5] = f64::from_bits(p[5]).max(f64::from(s.grad_norm_clipped)).to_bits();
+        add(&mut p[6], 1.0);
+    }
+
+    /// Means since the last point; starts over.
+    pub fn take_means(&mut self) -> [f64; 6] {
+        let sums = std::mem::take(&mut self.pending).map(f64::from_bits);
+        let n = sums[6].max(1.0);
+        // Six decimals: short enough that JSON gives the same number back when a task resumes.
+        let round = |x: f64| (x * 1e6).round() / 1e6;
+        [round(sums[0] / n), round(sums[1] / n), round(sums[2] / n), round(sums[3] / n), round(sums[4] / n), round(sums[5])]
+    }
+}
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, Vec<f32>>;
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join("training.safetensors")
+}
+
+/// Replaces the state.
+pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tensors) -> Result<(), StageError> {
+    let json = serde_json::to_string(progress).map_err(|e| StageError::new(e.to_string()))?;
+    let named = params.iter().map(|(n, v)| (format!("param.{n}"), v)).chain(optimizer.iter().map(|(n, v)| (format!("optimizer.{n}"), v)));
+    let mut views = Vec::new();
+    for (name, values) in named {
+        let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| StageError::new(e.to_string()))?;
+        views.push((name, view));
+    }
+    let target = file(dir);
+    let partial = target.with_extension("partial");
+    let metadata = Some(HashMap::from([("progress".to_owned(), json)]));
+    safetensors::serialize_to_file(views, metadata, &partial)
+        .map_err(|e| StageError::new(format!("cannot write checkpoint {}: {e}", partial.display())).help("free some disk space and run again"))?;
+    let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, &target));
+    sync.map_err(|e| StageError::io("cannot write checkpoint", &target, &e))
+}
+
+/// Reads the state back, if there is a whole one.
+pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
+    let bytes = std::fs::read(file(dir)).ok()?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+    let progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
+    let stored = SafeTensors::deserialize(&bytes).ok()?;
+    let (mut params, mut optimizer) = (Tensors::new(), Tensors::new());
+    for (name, view) in stored.tensors() {
+        let values = bytemuck::pod_collect_to_vec(view.data());
+        if let Some(n) = name.strip_prefix("param.") {
+            params.insert(n.to_owned(), values);
+        } else if let Some(n) = name.strip_prefix("optimizer.") {
+            optimizer.insert(n.to_owned(), values);
+        }
+    }
+    Some((progress, params, optimizer))
+}

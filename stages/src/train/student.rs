@@ -1,0 +1,162 @@
+//! `train.bitnet`: a ternary student trained on projected traces, with the flip from 8-bit to 4-bit activations.
+
+use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::recipe::Recipe;
+use super::windows::{LossWeights, Windows};
+use super::{Job, train};
+use crate::model::checkpoint;
+use crate::model::config::{Activation, Preset, Weights};
+use crate::tokenizer::Tokenizer;
+use crate::traces::{ProjectedRow, TraceReader};
+
+/// Parameters of `train.bitnet`; the defaults are the PoC's.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StudentParams {
+    /// Shape; its vocabulary is the tokenizer's.
+    pub preset: Preset,
+    /// Blocks, where another number than the preset's is wanted.
+    pub layers: Option<usize>,
+    /// Window length in tokens, where another than the preset's is wanted.
+    pub seq: Option<usize>,
+    /// Weights of the block linears; `float` trains the full-precision twin.
+    pub weights: Weights,
+    /// MLP activation, where another than the preset's is wanted.
+    pub activation: Option<Activation>,
+    /// Temperature of the KL.
+    pub tau: f32,
+    /// Weight of the KL over Top-K + Other.
+    pub kd_weight: f32,
+    /// Weight of the cross-entropy.
+    pub ce_weight: f32,
+    /// Weight of the cross-entropy on structural tokens.
+    pub format_weight: f32,
+    /// Targets to see.
+    pub budget_tokens: u64,
+    /// Share of the budget, in tokens actually seen, after which activations go from 8 to 4 bits; null: never.
+    pub flip_fraction: Option<f64>,
+    /// Seed of initial weights and order; the recipe's where null.
+    pub seed: Option<u64>,
+    /// Optimizer and schedule.
+    pub recipe: Recipe,
+}
+
+impl Default for StudentParams {
+    fn default() -> Self {
+        Self {
+            preset: Preset::Poc,
+            layers: None,
+            seq: None,
+            weights: Weights::Absmean,
+            activation: None,
+            tau: 1.3,
+            kd_weight: 1.0,
+            ce_weight: 0.25,
+            format_weight: 0.2,
+            budget_tokens: 1_000_000,
+            flip_fraction: Some(0.9),
+            seed: None,
+            recipe: Recipe::default(),
+        }
+    }
+}
+
+/// `train.bitnet`.
+pub struct StudentStage;
+
+impl Stage for StudentStage {
+    type Params = StudentParams;
+    const KIND: &'static str = "train.bitnet";
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Distils a ternary student from projected traces.";
+    const HEAVY: bool = true;
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![
+            InputPort::required("traces", &["ProjectedTraces"], "Rows over the student's vocabulary."),
+            InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer."),
+        ]
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![
+            OutputPort::pure("student", "Model", "Model directory with float32 masters."),
+            OutputPort::pure("log", "TrainLog", "Loss curve, flip and health records (JSON)."),
+        ]
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        crate::fingerprints::training(Weights::Absmean)
+    }
+    fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
+        p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
+        let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
+        if !(p.tau.is_finite() && p.tau > 0.0) {
+            return wrong("tau", format!("{} is not above 0", p.tau));
+        }
+        for (name, w) in [("kd_weight", p.kd_weight), ("ce_weight", p.ce_weight), ("format_weight", p.format_weight)] {
+            if !(w.is_finite() && w >= 0.0) {
+                return wrong(name, format!("{w} is below 0"));
+            }
+        }
+        if p.kd_weight + p.ce_weight + p.format_weight == 0.0 {
+            return wrong("kd_weight", "all weights of the loss are 0".into());
+        }
+        if let Some(f) = p.flip_fraction.filter(|f| !(0.0..=1.0).contains(f)) {
+            return wrong("flip_fraction", format!("{f} is not a share between 0 and 1"));
+        }
+        if p.budget_tokens == 0 || p.layers == Some(0) || p.seq == Some(0) {
+            return wrong("budget_tokens", "must be above 0".into());
+        }
+        Ok(Vec::new())
+    }
+    fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let tokenizer_path = ctx.input("tokenizer")?;
+        let tokenizer = Tokenizer::load(tokenizer_path)?;
+        let reader = TraceReader::<ProjectedRow>::open(ctx.input("traces")?)?;
+        if reader.meta().tokenizer_hash != tokenizer.digest() {
+            return Err(StageError::new("the traces were projected onto another tokenizer than the student's")
+                .help("give `kd.project` and `train.bitnet` the same `tokenizer`"));
+        }
+        let mut config = p.preset.config();
+        config.vocab = tokenizer.vocab_size();
+        config.weights = p.weights;
+        config.layers = p.layers.unwrap_or(config.layers);
+        config.seq = p.seq.unwrap_or(config.seq);
+        config.activation = p.activation.unwrap_or(config.activation);
+        let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), ..p.recipe.clone() };
+        let (windows, exact_tail) = Windows::of_traces(&reader, &tokenizer, config.seq, p.tau)?;
+        if windows.targets() == 0 {
+            return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
+        }
+        if !exact_tail {
+            ctx.warn(format!(
+                "tau = {}: the traces hold no tail at this temperature, the single Other bucket is tempered (design: too sharp)",
+                p.tau
+            ));
+        }
+        let job = Job {
+            config: config.clone(),
+            recipe: &recipe,
+            windows: &windows,
+            weights: LossWeights { tau: p.tau, kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight },
+            budget_tokens: p.budget_tokens,
+            flip_fraction: p.flip_fraction,
+        };
+        let trained = train(&job, &crate::lm::device(ctx)?, ctx)?;
+        let progress = &trained.progress;
+        let log = serde_json::json!({
+            "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
+            "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": exact_tail,
+            "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
+            "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
+            "trace_tokens": windows.targets(), "curve": progress.curve, "health": progress.health,
+        });
+        let bits = if progress.flip.is_some() { 4 } else { 8 };
+        let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
+        let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
+        checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
+        crate::write_json(ctx.output("log")?, &log)
+    }
+}

@@ -1,0 +1,98 @@
+//! `teacher.train`: a full-precision model trained in the pipeline.
+
+use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::recipe::Recipe;
+use super::windows::{LossWeights, Windows};
+use super::{Job, train};
+use crate::data::read_text;
+use crate::model::checkpoint;
+use crate::model::config::{Preset, Weights};
+use crate::tokenizer::Tokenizer;
+
+/// Parameters of `teacher.train`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TeacherParams {
+    /// Shape; its linears are trained in full precision, its vocabulary is the tokenizer's.
+    pub preset: Preset,
+    /// Blocks, where another number than the preset's is wanted.
+    pub layers: Option<usize>,
+    /// Window length in tokens, where another than the preset's is wanted.
+    pub seq: Option<usize>,
+    /// Targets to see.
+    pub tokens: u64,
+    /// Optimizer and schedule.
+    pub recipe: Recipe,
+}
+
+impl Default for TeacherParams {
+    fn default() -> Self {
+        Self { preset: Preset::PocTeacher, layers: None, seq: None, tokens: 400_000, recipe: Recipe::default() }
+    }
+}
+
+/// `teacher.train`.
+pub struct TeacherStage;
+
+impl Stage for TeacherStage {
+    type Params = TeacherParams;
+    const KIND: &'static str = "teacher.train";
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Trains a full-precision language model to be the teacher.";
+    const HEAVY: bool = true;
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![
+            InputPort::required("text", &["Text"], "What it learns."),
+            InputPort::required("tokenizer", &["Tokenizer"], "Its tokenizer."),
+        ]
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![
+            OutputPort::pure("teacher", "Teacher", "Model directory."),
+            OutputPort::pure("log", "TeacherLog", "Loss curve and health records (JSON)."),
+        ]
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        crate::fingerprints::training(Weights::Float)
+    }
+    fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
+        p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
+        if p.tokens == 0 || p.layers == Some(0) || p.seq == Some(0) {
+            return Err(ParamError { path: "tokens".into(), message: "must be above 0".into(), help: None });
+        }
+        Ok(Vec::new())
+    }
+    fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let tokenizer_path = ctx.input("tokenizer")?;
+        let tokenizer = Tokenizer::load(tokenizer_path)?;
+        let text = read_text(ctx.input("text")?)?;
+        let mut config = p.preset.config();
+        config.vocab = tokenizer.vocab_size();
+        config.weights = Weights::Float;
+        config.layers = p.layers.unwrap_or(config.layers);
+        config.seq = p.seq.unwrap_or(config.seq);
+        let windows = Windows::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos());
+        let job = Job {
+            config: config.clone(),
+            recipe: &p.recipe,
+            windows: &windows,
+            weights: LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 },
+            budget_tokens: p.tokens,
+            flip_fraction: None,
+        };
+        let trained = train(&job, &crate::lm::device(ctx)?, ctx)?;
+        let log = serde_json::json!({
+            "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
+            "budget_tokens": p.tokens, "text_tokens": windows.targets(), "seen_tokens": trained.progress.seen_tokens,
+            "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
+            "curve": trained.progress.curve, "health": trained.progress.health,
+        });
+        let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
+        checkpoint::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
+        crate::write_json(ctx.output("log")?, &log)
+    }
+}

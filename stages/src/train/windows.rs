@@ -1,0 +1,251 @@
+//! Training windows: BOS and the tokens before each target, padded at the end, with distillation rows where there are some.
+//!
+//! Position `t` of a window holds token `t − 1` of the stream (BOS at 0) and predicts token `t`: the row that a trace keeps
+//! for token `t` is the target of that position, nothing shifts twice. Padding has label −1 and weight 0.
+
+use flow_engine::plugin::StageError;
+
+use crate::model::trainer::MicroBatch;
+use crate::rng::Rng;
+use crate::tokenizer::Tokenizer;
+use crate::traces::{ProjectedRow, Source, TraceReader};
+
+/// No distillation row at this position.
+const NONE: u32 = u32::MAX;
+
+/// Windows of one length, and the rows that they point into.
+#[derive(Default)]
+pub struct Windows {
+    seq: usize,
+    bos: u32,
+    top_k: usize,
+    /// `[windows, seq]` targets: token ids, −1 for none.
+    labels: Vec<i32>,
+    /// `[windows, seq]` inputs.
+    inputs: Vec<u32>,
+    /// `[windows, seq]` index of the row, or [`NONE`].
+    rows: Vec<u32>,
+    ids: Vec<i32>,
+    logprobs: Vec<f32>,
+    /// Other's log-mass at τ and the row's KD weight.
+    other: Vec<(f32, f32)>,
+    structural: Vec<bool>,
+}
+
+/// Weights of the loss's parts.
+#[derive(Clone, Copy, Debug)]
+pub struct LossWeights {
+    /// Temperature of the KL.
+    pub tau: f32,
+    /// Weight of the KL.
+    pub kd: f32,
+    /// Weight of the cross-entropy.
+    pub ce: f32,
+    /// Weight of the format loss.
+    pub format: f32,
+}
+
+impl Windows {
+    fn empty(seq: usize, bos: u32, top_k: usize) -> Self {
+        Self { seq, bos, top_k, ..Self::default() }
+    }
+
+    /// Windows over a text for cross-entropy; every token is a target once.
+    pub fn of_text(tokens: &[u32], seq: usize, bos: u32) -> Self {
+        let mut w = Self::empty(seq, bos, 0);
+        for chunk in tokens.chunks(seq) {
+            w.push(chunk.iter().map(|t| (*t, true, NONE)));
+        }
+        w
+    }
+
+    /// Windows over projected traces: texts as one stream in the order of their windows, every sampled continuation in
+    /// windows of its own behind its prompt (whose tokens are no targets). `τ` picks the stored tail where there is one.
+    pub fn of_traces(reader: &TraceReader<ProjectedRow>, tokenizer: &Tokenizer, seq: usize, tau: f32) -> Result<(Self, bool), StageError> {
+        let top_k = reader.meta().top_k.max(1);
+        let tail = reader.meta().taus.iter().position(|t| (*t - tau).abs() < 1e-6);
+        let mut w = Self::empty(seq, tokenizer.bos(), top_k);
+        let mut exact_tail = true;
+        let mut stream: Vec<(u32, bool, u32)> = Vec::new();
+        for item in reader.sequences()? {
+            let (sequence, rows) = item?;
+            if sequence.source != Source::Text {
+                stream.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
+            }
+            for row in &rows {
+                exact_tail &= w.keep(row, tau, tail);
+                stream.push((row.sample_id as u32, true, w.other.len() as u32 - 1));
+            }
+            let whole = if sequence.source == Source::Text { stream.len() / seq * seq } else { stream.len() };
+            for chunk in stream.drain(..whole).collect::<Vec<_>>().chunks(seq) {
+                if chunk.iter().any(|t| t.1) {
+                    w.push(chunk.iter().copied());
+                }
+            }
+        }
+        if !stream.is_empty() {
+            w.push(stream.into_iter());
+        }
+        Ok((w, exact_tail))
+    }
+
+    /// Stores a row; whether its tail at τ is exact (τ = 1, or stored).
+    fn keep(&mut self, row: &ProjectedRow, tau: f32, tail: Option<usize>) -> bool {
+        let n = row.topk_ids.len().min(self.top_k);
+        self.ids.extend(&row.topk_ids[..n]);
+        self.ids.extend(std::iter::repeat_n(-1, self.top_k - n));
+        self.logprobs.extend(&row.topk_logprobs[..n]);
+        self.logprobs.extend(std::iter::repeat_n(0.0, self.top_k - n));
+        let stored = tail.and_then(|i| row.other_lse.as_ref().and_then(|l| l.get(i)));
+        self.other.push((stored.copied().unwrap_or(row.other_logprob / tau), row.kd_weight));
+        self.structural.push(row.is_struct);
+        tau == 1.0 || stored.is_some()
+    }
+
+    fn push(&mut self, tokens: impl Iterator<Item = (u32, bool, u32)>) {
+        let mut previous = self.bos;
+        let start = self.labels.len();
+        for (token, target, row) in tokens {
+            self.inputs.push(previous);
+            self.labels.push(if target { token as i32 } else { -1 });
+            self.rows.push(row);
+            previous = token;
+        }
+        let missing = self.seq - (self.labels.len() - start);
+        self.inputs.extend(std::iter::repeat_n(self.bos, missing));
+        // −2: padding, not even a key of attention.
+        self.labels.extend(std::iter::repeat_n(-2, missing));
+        self.rows.extend(std::iter::repeat_n(NONE, missing));
+    }
+
+    /// Number of windows.
+    pub fn len(&self) -> usize {
+        self.labels.len() / self.seq
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+    /// Targets in all windows.
+    pub fn targets(&self) -> u64 {
+        self.labels.iter().filter(|l| **l >= 0).count() as u64
+    }
+    /// Buckets of a distillation row.
+    pub fn top_k(&self) -> usize {
+        self.top_k
+    }
+
+    /// The batch of windows `cursor ..` in the seeded order of their epochs; weights sum to one over its valid rows.
+    pub fn batch(&self, order: &mut Order, cursor: u64, batch: usize, w: &LossWeights) -> (MicroBatch, u64) {
+        let mut m = MicroBatch::default();
+        for i in 0..batch as u64 {
+            let window = order.window(cursor + i, self.len());
+            let at = window * self.seq..(window + 1) * self.seq;
+            m.ids.extend(&self.inputs[at.clone()]);
+            m.labels.extend(&self.labels[at.clone()]);
+            for row in &self.rows[at] {
+                self.row(*row, &mut m);
+            }
+        }
+        let seen = self.weigh(&mut m, w);
+        m.mask = m.labels.iter().map(|l| u32::from(*l != -2)).collect();
+        m.labels.iter_mut().for_each(|l| *l = (*l).max(-1));
+        (m, seen)
+    }
+
+    /// Appends a position's buckets; `meta` holds for now (other, KD weight, structural, 0).
+    fn row(&self, row: u32, m: &mut MicroBatch) {
+        if row == NONE {
+            m.topk_ids.extend(std::iter::repeat_n(-1, self.top_k));
+            m.topk_logprobs.extend(std::iter::repeat_n(0.0, self.top_k));
+            m.meta.push([0.0; 4]);
+            return;
+        }
+        let row = row as usize;
+        m.topk_ids.extend(&self.ids[row * self.top_k..(row + 1) * self.top_k]);
+        m.topk_logprobs.extend(&self.logprobs[row * self.top_k..(row + 1) * self.top_k]);
+        let (other, kd) = self.other[row];
+        m.meta.push([other, kd, f32::from(u8::from(self.structural[row])), 0.0]);
+    }
+
+    /// Turns marks into weights; gives the number of targets.
+    fn weigh(&self, m: &mut MicroBatch, w: &LossWeights) -> u64 {
+        let valid = |l: &i32| *l >= 0;
+        let count = |f: &dyn Fn(&[f32; 4]) -> bool| m.labels.iter().zip(&m.meta).filter(|(l, x)| valid(l) && f(x)).count();
+        let (n, n_kd, n_format) = (count(&|_| true), count(&|x| x[1] > 0.0), count(&|x| x[2] > 0.0));
+        for (l, x) in m.labels.iter().zip(&mut m.meta) {
+            let [other, kd, structural, _] = *x;
+            *x = if valid(l) {
+                [
+                    other,
+                    if kd > 0.0 { w.kd * kd / n_kd as f32 } else { 0.0 },
+                    w.ce / n as f32,
+                    if structural > 0.0 { w.format / n_format as f32 } else { 0.0 },
+                ]
+            } else {
+                [0.0; 4]
+            };
+        }
+        n as u64
+    }
+}
+
+/// The order of windows: a new permutation for every epoch.
+pub struct Order {
+    seed: u64,
+    epoch: u64,
+    permutation: Vec<u32>,
+}
+
+impl Order {
+    /// The order of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, epoch: u64::MAX, permutation: Vec::new() }
+    }
+    fn window(&mut self, cursor: u64, windows: usize) -> usize {
+        let epoch = cursor / windows as u64;
+        if epoch != self.epoch || self.permutation.len() != windows {
+            self.epoch = epoch;
+            self.permutation = Rng::new(self.seed, &format!("order of epoch {epoch}")).permutation(windows);
+        }
+        self.permutation[(cursor % windows as u64) as usize] as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_a_target_once_and_padding_has_no_weight() {
+        let tokens: Vec<u32> = (10..33).collect();
+        let w = Windows::of_text(&tokens, 8, 0);
+        assert_eq!((w.len(), w.targets()), (3, 23));
+        let weights = LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 };
+        let (m, seen) = w.batch(&mut Order::new(1), 0, 3, &weights);
+        assert_eq!(seen, 23);
+        let mut targets: Vec<i32> = m.labels.iter().copied().filter(|l| *l >= 0).collect();
+        targets.sort_unstable();
+        assert_eq!(targets, (10..33).collect::<Vec<_>>());
+        assert!((m.meta.iter().map(|x| x[2]).sum::<f32>() - 1.0).abs() < 1e-5);
+        for (i, l) in m.labels.iter().enumerate() {
+            assert_eq!(m.mask[i] == 1, *l >= 0);
+            assert_eq!(m.meta[i][2] > 0.0, *l >= 0);
+            if i % 8 == 0 {
+                assert_eq!(m.ids[i], 0, "a window begins with BOS");
+            } else if *l >= 0 {
+                assert_eq!(m.ids[i] as i32, m.labels[i - 1], "position t holds the target of t - 1");
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_visits_every_window_once() {
+        let mut order = Order::new(3);
+        let mut seen: Vec<usize> = (0..10).map(|c| order.window(c, 10)).collect();
+        let again: Vec<usize> = (10..20).map(|c| order.window(c, 10)).collect();
+        assert_ne!(seen, again);
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,142 @@
+//! The same bytes whatever the number of threads, after a resume, and run after run on one device.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::devices;
+use flow_shaders::device::{Device, open};
+use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
+use flow_stages::model::optimizer::Optimizer;
+use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
+
+const SHAPE: TrainShape = TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5 };
+
+type Tensors = BTreeMap<String, Vec<f32>>;
+
+/// Odd sizes, so that no tile and no thread gets an equal share.
+fn config(weights: Weights) -> ModelConfig {
+    ModelConfig { vocab: 301, dim: 72, layers: 2, heads: 6, kv_heads: 2, head_dim: 12, mlp: 200, seq: 24, weights, ..Preset::Poc.config() }
+}
+
+fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    }
+}
+
+fn weights(config: &ModelConfig) -> Tensors {
+    let fill = |(i, t): (usize, flow_stages::model::config::TensorSpec)| {
+        let mut next = noise(i as u64 + 1);
+        let values = (0..t.len()).map(|_| match t.role {
+            Role::Norm => 1.0 + 0.1 * next(),
+            Role::Scale => 0.05 + 0.01 * next(),
+            _ => 0.1 * next(),
+        });
+        (t.name.clone(), values.collect())
+    };
+    config.tensors().into_iter().enumerate().map(fill).collect()
+}
+
+fn micro(step: u64, vocab: usize) -> MicroBatch {
+    let rows = SHAPE.batch * SHAPE.seq;
+    let mut next = noise(step + 1000);
+    let mut token = || ((next() + 0.5) * vocab as f32) as u32 % vocab as u32;
+    let labels: Vec<i32> = (0..rows).map(|r| if r % SHAPE.seq > 20 { -100 } else { token() as i32 }).collect();
+    MicroBatch {
+        ids: (0..rows).map(|_| token()).collect(),
+        mask: (0..rows).map(|r| u32::from(r % SHAPE.seq <= 20)).collect(),
+        topk_ids: (0..rows).flat_map(|r| [0, 1, 2, 3].map(|k| ((r * 7 + k * 50) % vocab) as i32)).collect(),
+        topk_logprobs: (0..rows).flat_map(|_| [-1.0, -1.5, -2.0, -2.5]).collect(),
+        meta: labels.iter().map(|l| if *l < 0 { [0.0; 4] } else { [-1.4, 0.01, 0.0025, 0.002] }).collect(),
+        labels,
+    }
+}
+
+/// Steps `from .. to` (from 1) of a run that accumulates two micro-batches and flips to A4 at step 3.
+fn train(trainer: &mut Trainer, from: u64, to: u64) {
+    for step in from..to {
+        let hyper = Hyper {
+            step,
+            lr: 3e-3,
+            muon_lr: 0.02,
+            betas: (0.9, 0.95, 1e-8),
+            weight_decay: 0.1,
+            muon: (0.95, 0.1),
+            clip: 1.0,
+            tau: 1.3,
+            bits: if step < 3 { 8 } else { 4 },
+        };
+        let vocab = trainer.config().vocab;
+        let stats = trainer.step(&[micro(2 * step, vocab), micro(2 * step + 1, vocab)], &hyper).unwrap();
+        assert!(!stats.skipped && stats.total().is_finite() && stats.grad_norm > 0.0, "step {step}: {stats:?}");
+    }
+}
+
+fn start(device: &Device, weights_of: Weights, optimizer: Optimizer) -> Trainer {
+    let config = config(weights_of);
+    let mut trainer = Trainer::new(device, config.clone(), SHAPE, optimizer).unwrap();
+    trainer.load(&weights(&config)).unwrap();
+    trainer
+}
+
+/// Parameters and optimizer state as bits.
+fn bits(trainer: &mut Trainer) -> BTreeMap<String, Vec<u32>> {
+    let mut all = trainer.tensors().unwrap();
+    all.extend(trainer.optimizer_state().unwrap());
+    all.into_iter().map(|(name, values)| (name, bytemuck::cast_vec(values))).collect()
+}
+
+fn same(what: &str, a: &BTreeMap<String, Vec<u32>>, b: &BTreeMap<String, Vec<u32>>) {
+    assert!(a.keys().eq(b.keys()), "{what}");
+    let different: Vec<&String> = a.keys().filter(|k| a[*k] != b[*k]).collect();
+    assert!(different.is_empty(), "{what}: these differ: {different:?}");
+}
+
+const RECIPES: [(Weights, Optimizer); 3] =
+    [(Weights::Absmean, Optimizer::Muon), (Weights::Threshold, Optimizer::Adamw), (Weights::Float, Optimizer::Muon)];
+
+#[test]
+fn cpu_training_does_not_depend_on_the_number_of_threads() {
+    for (weights, optimizer) in RECIPES {
+        let [one, three] = [1, 3].map(|threads| {
+            let mut trainer = start(&open("cpu", threads).unwrap(), weights, optimizer);
+            train(&mut trainer, 1, 4);
+            bits(&mut trainer)
+        });
+        same(&format!("{weights:?} {optimizer:?}, 1 and 3 threads"), &one, &three);
+    }
+}
+
+#[test]
+fn a_resumed_run_has_the_bytes_of_one_that_never_stopped() {
+    for device in devices() {
+        for (weights, optimizer) in RECIPES {
+            let mut whole = start(&device, weights, optimizer);
+            train(&mut whole, 1, 3);
+            let (tensors, state) = (whole.tensors().unwrap(), whole.optimizer_state().unwrap());
+            train(&mut whole, 3, 5);
+            let mut resumed = Trainer::new(&device, config(weights), SHAPE, optimizer).unwrap();
+            resumed.load(&tensors).unwrap();
+            assert!(resumed.load_optimizer_state(&state).unwrap());
+            train(&mut resumed, 3, 5);
+            same(&format!("{weights:?} {optimizer:?} on {}", device.name()), &bits(&mut whole), &bits(&mut resumed));
+        }
+    }
+}
+
+#[test]
+fn the_same_run_twice_on_a_device_has_the_same_bytes() {
+    for device in devices() {
+        for (weights, optimizer) in RECIPES {
+            let [a, b] = [(); 2].map(|()| {
+                let mut trainer = start(&device, weights, optimizer);
+                train(&mut trainer, 1, 4);
+                bits(&mut trainer)
+            });
+            same(&format!("{weights:?} {optimizer:?} on {}", device.name()), &a, &b);
+        }
+    }
+}

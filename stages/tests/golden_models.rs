@@ -1,0 +1,138 @@
+//! Whole models against their recorded logits: Hugging Face directories and a ternary GGUF file.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Golden, devices, golden_dir};
+use flow_shaders::device::Device;
+use flow_stages::gguf::GgufFile;
+use flow_stages::model::checkpoint::{load, load_as};
+use flow_stages::model::config::{Activation, ModelConfig, Role, Weights};
+use flow_stages::model::inference::{Inference, Uses};
+use flow_stages::model::ternary::masters;
+
+type Tensors = BTreeMap<String, Vec<f32>>;
+
+/// Logits `[batch · seq, vocab]` at A8.
+fn logits(device: &Device, config: &ModelConfig, tensors: &Tensors, (batch, seq): (usize, usize), ids: &[u32], mask: &[u32]) -> Vec<f32> {
+    let uses = Uses { score: Some((batch, seq)), logits: true, ..Uses::default() };
+    let mut model = Inference::new(device, config.clone(), tensors, uses).unwrap();
+    model.logits(ids, mask).unwrap()
+}
+
+/// Largest difference in units of what is allowed, over the rows whose mask is 1.
+fn compare(what: &str, got: &[f32], want: &[f32], mask: &[u32], rtol: f32, atol: f32) -> f32 {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let vocab = want.len() / mask.len();
+    let mut worst = 0f32;
+    for (i, (g, w)) in got.iter().zip(want).enumerate().filter(|(i, _)| mask[i / vocab] == 1) {
+        let (error, allowed) = ((g - w).abs(), atol + rtol * w.abs());
+        assert!(error <= allowed, "{what}: row {} token {}: {g} against {w}", i / vocab, i % vocab);
+        worst = worst.max(error / allowed);
+    }
+    worst
+}
+
+/// A directory of `models/` with `expected.json` and `expected.safetensors`.
+fn directory(name: &str, weights: Option<Weights>) {
+    let model = load_as(&golden_dir().join("models").join(name), weights).expect("loads");
+    let expected = Golden::file(&format!("models/{name}/expected.safetensors"), &format!("models/{name}/expected.json"));
+    let shape = expected.shape("input_ids");
+    let ids: Vec<u32> = expected.i32("input_ids").into_iter().map(|t| t as u32).collect();
+    let mask: Vec<u32> = expected.u8("attention_mask").into_iter().map(u32::from).collect();
+    let tolerance = |key: &str| expected.about[key].as_f64().expect("a number") as f32;
+    for device in devices() {
+        let got = logits(&device, &model.config, &model.tensors, (shape[0], shape[1]), &ids, &mask);
+        let worst = compare(name, &got, &expected.f32("logits"), &mask, tolerance("rtol"), tolerance("atol"));
+        println!("{name} on {}: {worst:.3} of the tolerance", device.name());
+    }
+}
+
+#[test]
+fn golden_tiny_llama_logits() {
+    directory("tiny-llama", None);
+}
+
+#[test]
+fn golden_tiny_bitnet_logits() {
+    directory("tiny-bitnet", None);
+}
+
+/// Its `expected.json`: the same architecture with plain linears.
+#[test]
+fn golden_tiny_bitnet_unquantized_logits() {
+    assert_eq!(load(&golden_dir().join("models/tiny-bitnet-unquantized")).expect("loads").config.weights, Weights::Absmean);
+    directory("tiny-bitnet-unquantized", Some(Weights::Float));
+}
+
+/// Name of one of our tensors in a GGUF file of llama.cpp's architecture `bitnet`.
+fn gguf_name(ours: &str) -> String {
+    let Some((layer, part)) = ours.strip_prefix("layers.").and_then(|r| r.split_once('.')) else {
+        return match ours {
+            "embed" => "token_embd.weight".into(),
+            "norm" => "output_norm.weight".into(),
+            other => panic!("{other}: the file is tied"),
+        };
+    };
+    let part = match part {
+        "mlp_norm" => "ffn_norm",
+        "mlp_sub_norm" => "ffn_sub_norm",
+        "q" => "attn_q",
+        "k" => "attn_k",
+        "v" => "attn_v",
+        "o" => "attn_output",
+        "gate" => "ffn_gate",
+        "up" => "ffn_up",
+        "down" => "ffn_down",
+        same => same,
+    };
+    format!("blk.{layer}.{part}.weight")
+}
+
+#[test]
+fn golden_gguf_student_logits() {
+    let expected = Golden::file("gguf/student-expected.safetensors", "gguf/student-expected.json");
+    let c = &expected.about["config"];
+    let n = |key: &str| c[key].as_u64().expect("a count") as usize;
+    let config = ModelConfig {
+        vocab: expected.about["vocab"].as_u64().expect("a count") as usize,
+        dim: n("dim"),
+        layers: n("layers"),
+        heads: n("heads"),
+        kv_heads: n("kv"),
+        head_dim: n("hd"),
+        mlp: n("ff"),
+        seq: n("ctx"),
+        rope_theta: c["theta"].as_f64().expect("a number"),
+        norm_eps: c["eps"].as_f64().expect("a number") as f32,
+        activation: Activation::Silu,
+        weights: Weights::Absmean,
+        sub_norm: true,
+        tied: true,
+    };
+    let file = GgufFile::read(&golden_dir().join("gguf/student-tq2_0.gguf")).expect("reads");
+    let stored: Tensors = config.tensors().iter().map(|t| (t.name.clone(), file.floats(&gguf_name(&t.name)).expect("tensor"))).collect();
+    // Linears hold code · d with one d per tensor: as masters they ternarise to those codes and that scale again.
+    let mut packed = stored.clone();
+    for t in config.tensors().iter().filter(|t| t.role == Role::Linear) {
+        let values = packed.get_mut(&t.name).expect("every tensor");
+        let scale = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let codes: Vec<i8> = values.iter().map(|v| (v / scale) as i8).collect();
+        assert!(values.iter().zip(&codes).all(|(v, c)| *v == f32::from(*c) * scale), "{}: one scale a tensor", t.name);
+        *values = masters(&codes, scale);
+    }
+    let plain = ModelConfig { weights: Weights::Float, ..config.clone() };
+    let ids: Vec<u32> = expected.i32("ids").into_iter().map(|t| t as u32).collect();
+    let mask = vec![1; ids.len()];
+    for device in devices() {
+        for (name, config, tensors) in [("logits_a8", &config, &packed), ("logits_fp", &plain, &stored)] {
+            let got = logits(&device, config, tensors, (1, ids.len()), &ids, &mask);
+            let worst = compare(name, &got, &expected.f32(name), &mask, RTOL, ATOL);
+            println!("{name} on {}: {worst:.3} of the tolerance", device.name());
+        }
+    }
+}
+
+const RTOL: f32 = 2e-4;
+const ATOL: f32 = 2e-4;
