@@ -68,10 +68,12 @@ impl LineChart {
             let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, at + 4.0, short(tick));
             tick += step;
         }
-        for i in 0..=4 {
-            let v = x0 + width * f64::from(i) / 4.0;
-            let anchor = if i == 4 { "end" } else { "middle" };
+        let along = nice(width / 6.0);
+        let mut v = (x0 / along).ceil() * along;
+        while v <= x1 + width * 1e-9 {
+            let anchor = if x(v) > W - RIGHT - 20.0 { "end" } else { "middle" };
             let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>", x(v), H - BOTTOM + 18.0, short(v));
+            v += along;
         }
         let _ =
             write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", (LEFT + W) / 2.0, H - 6.0, escape(&self.x_label));
@@ -146,7 +148,7 @@ pub fn dag(nodes: &[Node]) -> String {
     }
     let columns = depth.iter().max().map_or(1, |d| d + 1);
     let mut filled = vec![0usize; columns];
-    let (bw, bh, gx, gy) = (136.0, 40.0, 34.0, 16.0);
+    let (bw, bh, gx, gy) = (168.0, 40.0, 34.0, 16.0);
     let place: Vec<(f64, f64)> = depth
         .iter()
         .map(|d| {
@@ -158,7 +160,7 @@ pub fn dag(nodes: &[Node]) -> String {
     let width = 16.0 + columns as f64 * (bw + gx) - gx;
     let height = 16.0 + filled.iter().max().copied().unwrap_or(1) as f64 * (bh + gy) - gy;
     let mut out = format!(
-        "<div class=\"scroll\"><svg class=\"dag\" viewBox=\"0 0 {width} {height}\" style=\"min-width:{:.0}px\" role=\"img\">",
+        "<div class=\"scroll\"><svg class=\"dag\" viewBox=\"0 0 {width} {height}\" style=\"min-width:{:.0}px;max-width:{width:.0}px\" role=\"img\">",
         width * 0.8
     );
     for (i, n) in nodes.iter().enumerate() {
@@ -182,8 +184,8 @@ pub fn dag(nodes: &[Node]) -> String {
             escape(&n.name),
             escape(&n.detail)
         );
-        let _ = write!(out, "<text class=\"name\" x=\"{}\" y=\"{}\">{}</text>", x + 8.0, y + 17.0, escape(&clip(&n.name, 19)));
-        let _ = write!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 8.0, y + 32.0, escape(&clip(&n.detail, 23)));
+        let _ = write!(out, "<text class=\"name\" x=\"{}\" y=\"{}\">{}</text>", x + 8.0, y + 17.0, escape(&clip(&n.name, 22)));
+        let _ = write!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 8.0, y + 32.0, escape(&clip(&n.detail, 27)));
     }
     out.push_str("</svg></div>");
     out
