@@ -22,7 +22,7 @@ fn raw(i: usize) -> RawRow {
         topk_bytes: strings,
         topk_logprobs: vec![-0.5, -1.5, -3.0 - i as f32 * 1e-3],
         other_logprob: -2.5,
-        other_lse: (i % 2 == 0).then(|| vec![-2.5, -1.0, 0.5]),
+        other_lse: i.is_multiple_of(2).then(|| vec![-2.5, -1.0, 0.5]),
     }
 }
 
