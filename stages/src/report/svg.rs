@@ -129,7 +129,7 @@ pub fn bars(title: &str, rows: &[(String, f64, String, &str)]) -> String {
 pub struct Node {
     /// Stage.
     pub name: String,
-    /// Below it.
+    /// Two lines below it, divided by a comma.
     pub detail: String,
     /// Boxes that it comes after, by index.
     pub after: Vec<usize>,
@@ -148,7 +148,7 @@ pub fn dag(nodes: &[Node]) -> String {
     }
     let columns = depth.iter().max().map_or(1, |d| d + 1);
     let mut filled = vec![0usize; columns];
-    let (bw, bh, gx, gy) = (168.0, 40.0, 34.0, 16.0);
+    let (bw, bh, gx, gy) = (126.0, 56.0, 24.0, 14.0);
     let place: Vec<(f64, f64)> = depth
         .iter()
         .map(|d| {
@@ -184,8 +184,11 @@ pub fn dag(nodes: &[Node]) -> String {
             escape(&n.name),
             escape(&n.detail)
         );
-        let _ = write!(out, "<text class=\"name\" x=\"{}\" y=\"{}\">{}</text>", x + 8.0, y + 17.0, escape(&clip(&n.name, 22)));
-        let _ = write!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 8.0, y + 32.0, escape(&clip(&n.detail, 27)));
+        let _ = write!(out, "<text class=\"name\" x=\"{}\" y=\"{}\">{}</text>", x + 8.0, y + 17.0, escape(&clip(&n.name, 16)));
+        for (line, down) in n.detail.split(", ").zip([32.0, 47.0]) {
+            let _ = write!(out, "<text x=\"{}\" y=\"{}\">{}</text>", x + 8.0, y + down, escape(&clip(line, 19)));
+        }
+        out.push_str("</g>");
     }
     out.push_str("</svg></div>");
     out
