@@ -197,7 +197,7 @@ fn tau_executes_the_student_and_what_follows() {
 fn student_checkpoint(cache: &Path) -> Option<PathBuf> {
     for task in fs::read_dir(cache.join("tasks")).ok()?.flatten().map(|e| e.path()) {
         let about: serde_json::Value = serde_json::from_slice(&fs::read(task.join("task.json")).ok()?).ok()?;
-        let saved = fs::read_dir(task.join("state")).ok()?.flatten().any(|f| !f.file_name().to_string_lossy().contains("partial"));
+        let saved = task.join("state/training.safetensors").exists();
         if about["stage"] == "student" && saved {
             return Some(task);
         }
