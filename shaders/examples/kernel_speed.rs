@@ -21,12 +21,18 @@ fn main() {
     let stats = p.persistent("stats", rows * 8);
     let w = p.persistent("w", 256 * 768);
     let y = p.persistent("y", rows * 768);
-    let lists = ["forward", "delta", "grad_q", "grad_kv", "gemm"].map(|n| p.list(n));
+    let [g, g2] = ["g", "g2"].map(|n| p.persistent(n, 256 * 256));
+    let lists = ["forward", "delta", "grad_q", "grad_kv", "gemm", "nn sym", "tn sym", "nn", "gram nt"].map(|n| p.list(n));
     p.push(lists[0], &attention::ATTENTION, &[q, k, v, mask, pos, o, stats], &s);
     p.push(lists[1], &attention::ATTENTION_DELTA, &[d_o, o, stats], &s);
     p.push(lists[2], &attention::ATTENTION_GRAD_Q, &[q, k, v, mask, d_o, stats, dq], &s);
     p.push(lists[3], &attention::ATTENTION_GRAD_KV, &[q, k, v, mask, d_o, stats, dk, dv], &s);
     p.push(lists[4], &gemm::GEMM_NN, &[q, w, y], &gemm::Shape { m: rows as u32, n: 768, k: 256, add: 0, symmetric: 0 });
+    let sq = gemm::Shape { m: 256, n: 256, k: 256, add: 0, symmetric: 1 };
+    p.push(lists[5], &gemm::GEMM_NN, &[g, g, g2], &sq);
+    p.push(lists[6], &gemm::GEMM_TN, &[g, g, g2], &sq);
+    p.push(lists[7], &gemm::GEMM_NN, &[g, g, g2], &gemm::Shape { symmetric: 0, ..sq });
+    p.push(lists[8], &gemm::GEMM_NT, &[w, w, g2], &gemm::Shape { k: 768, ..sq });
     let mut x = d.load(p).unwrap();
     for b in [q, k, v, d_o, w] {
         let n = x.program().words(b);
@@ -37,11 +43,21 @@ fn main() {
     for l in lists {
         x.run(l).unwrap();
     }
-    for (l, n) in lists.into_iter().zip(["forward", "delta", "grad_q", "grad_kv", "gemm 1024x768x256"]) {
+    for (l, n) in lists.into_iter().zip([
+        "forward",
+        "delta",
+        "grad_q",
+        "grad_kv",
+        "gemm 1024x768x256",
+        "nn sym 256",
+        "tn sym 256",
+        "nn 256",
+        "gram 256x768",
+    ]) {
         let t = cpu_ms();
-        for _ in 0..100 {
+        for _ in 0..400 {
             x.run(l).unwrap();
         }
-        println!("{n}: {:.2} ms of CPU", (cpu_ms() - t) / 100.0);
+        println!("{n}: {:.2} ms of CPU", (cpu_ms() - t) / 400.0);
     }
 }

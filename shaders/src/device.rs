@@ -16,7 +16,9 @@ pub enum DeviceError {
         available: String,
     },
     /// The plan does not fit.
-    #[error("out of memory on {device}: {needed} MiB needed, {available} MiB available; lower the batch size or sequence length, or choose a smaller preset")]
+    #[error(
+        "out of memory on {device}: {needed} MiB needed, {available} MiB available; lower the batch size or sequence length, or choose a smaller preset"
+    )]
     OutOfMemory {
         /// Device.
         device: String,
@@ -26,7 +28,9 @@ pub enum DeviceError {
         available: u64,
     },
     /// A buffer exceeds what the adapter binds at once.
-    #[error("buffer `{buffer}` needs {needed} MiB, but {device} binds at most {limit} MiB at once; run with FLOW_DEVICE=cpu or a smaller preset")]
+    #[error(
+        "buffer `{buffer}` needs {needed} MiB, but {device} binds at most {limit} MiB at once; run with FLOW_DEVICE=cpu or a smaller preset"
+    )]
     Binding {
         /// Device.
         device: String,

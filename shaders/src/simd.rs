@@ -111,7 +111,13 @@ pub(crate) mod math {
         let mut e = ((bits >> 52) & 0x7ff) as i64 - 1023;
         let mut m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
         if !x.is_finite() || x <= 0.0 {
-            return if x == 0.0 { f32::NEG_INFINITY } else if x > 0.0 { x } else { f32::NAN };
+            return if x == 0.0 {
+                f32::NEG_INFINITY
+            } else if x > 0.0 {
+                x
+            } else {
+                f32::NAN
+            };
         }
         if m > std::f64::consts::SQRT_2 {
             m *= 0.5;

@@ -48,7 +48,15 @@ fn main() {
     let mut times = Vec::new();
     for step in 1..=13 {
         let hyper = Hyper {
-            step, lr: 1e-3, muon_lr: 0.02, betas: (0.9, 0.95, 1e-8), weight_decay: 0.1, muon: (0.95, 0.0), clip: 1.0, tau: 1.0, bits: 8,
+            step,
+            lr: 1e-3,
+            muon_lr: 0.02,
+            betas: (0.9, 0.95, 1e-8),
+            weight_decay: 0.1,
+            muon: (0.95, 0.0),
+            clip: 1.0,
+            tau: 1.0,
+            bits: 8,
         };
         let t = Instant::now();
         let stats = trainer.step(std::slice::from_ref(&micro), &hyper).expect("runs");
@@ -59,5 +67,12 @@ fn main() {
     }
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
-    println!("{} {} batch {batch}: {:.0} tokens/s, {:.1} ms a step, planned {} MiB", device.name(), name, rows as f64 / median, median * 1e3, trainer.session_bytes() >> 20);
+    println!(
+        "{} {} batch {batch}: {:.0} tokens/s, {:.1} ms a step, planned {} MiB",
+        device.name(),
+        name,
+        rows as f64 / median,
+        median * 1e3,
+        trainer.session_bytes() >> 20
+    );
 }

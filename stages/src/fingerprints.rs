@@ -32,7 +32,9 @@ pub fn training(weights: Weights) -> Prints {
 
 /// Kernels of scoring and decoding.
 pub fn inference() -> Prints {
-    use flow_shaders::kernels::{act_quant, attention, elementwise, embed, gated, gemm, kd_loss, kv_store, rmsnorm, rope, sample, ternary_gemm, topk};
+    use flow_shaders::kernels::{
+        act_quant, attention, elementwise, embed, gated, gemm, kd_loss, kv_store, rmsnorm, rope, sample, ternary_gemm, topk,
+    };
     static ALL: OnceLock<Prints> = OnceLock::new();
     const KERNELS: [&Kernel; 14] = [
         &act_quant::ACT_QUANT,

@@ -26,10 +26,10 @@ pub fn registry() -> flow_engine::Registry {
         .with(report::ReportStage)
 }
 pub mod eval;
+mod fingerprints;
 pub mod rng;
 pub mod teacher;
 pub mod train;
-mod fingerprints;
 
 /// Writes JSON, indented, with a newline at the end.
 pub(crate) fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Result<(), flow_engine::plugin::StageError> {

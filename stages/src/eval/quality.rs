@@ -88,7 +88,12 @@ pub fn agreement(
         let mut all: Vec<Vec<ProjectedRow>> = Vec::new();
         for rows in score(&mut scorer, tokenizer, group, keep)? {
             let sequence = SequenceRow {
-                prompt_idx: 0, sample_idx: 0, source: Source::Text, context: Vec::new(), context_ids: None, finish_reason: String::new(),
+                prompt_idx: 0,
+                sample_idx: 0,
+                source: Source::Text,
+                context: Vec::new(),
+                context_ids: None,
+                finish_reason: String::new(),
             };
             let mut rows = projector.project(sequence, &rows).1;
             rows.truncate(seq);
@@ -100,7 +105,13 @@ pub fn agreement(
     Ok(Agreement { kl: total.kl / n, top1: total.top1 / n, tokens: total.tokens })
 }
 
-fn compare(lm: &mut Inference, tokenizer: &Tokenizer, rows: &[Vec<ProjectedRow>], top_k: usize, total: &mut Agreement) -> Result<(), StageError> {
+fn compare(
+    lm: &mut Inference,
+    tokenizer: &Tokenizer,
+    rows: &[Vec<ProjectedRow>],
+    top_k: usize,
+    total: &mut Agreement,
+) -> Result<(), StageError> {
     let seq = lm.config().seq;
     let tokens: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|x| x.sample_id as u32).collect()).collect();
     let views: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();

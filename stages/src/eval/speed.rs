@@ -71,11 +71,7 @@ pub fn compare(device: &Device, models: &[(&Checkpoint, u32)]) -> Result<Vec<Spe
             }
         }
     }
-    Ok(benches
-        .iter()
-        .zip(times)
-        .map(|(b, (d, p))| Speed { decode: median(d), prefill: median(p), bytes: b.decoder.bytes() })
-        .collect())
+    Ok(benches.iter().zip(times).map(|(b, (d, p))| Speed { decode: median(d), prefill: median(p), bytes: b.decoder.bytes() }).collect())
 }
 
 /// Speed of one model.

@@ -170,8 +170,7 @@ fn report(f: &Figures, student: &Checkpoint, teacher: &Checkpoint, baseline: &Ba
     let (s, t) = (speeds[0], speeds[1]);
     let (qs, qt) = (1.0 / f.at_bits, 1.0 / f.of_teacher);
     let qei = (qs / qt) / (s.bytes as f64 / t.bytes as f64);
-    let asked: Vec<Prompt> =
-        baseline.results.iter().map(|a| Prompt { id: a.id, kind: a.kind.clone(), prompt: a.prompt.clone() }).collect();
+    let asked: Vec<Prompt> = baseline.results.iter().map(|a| Prompt { id: a.id, kind: a.kind.clone(), prompt: a.prompt.clone() }).collect();
     let validity = json_validity(asked.iter().zip(samples.iter().map(String::as_str)));
     let results: Vec<Value> = baseline
         .results

@@ -89,6 +89,7 @@ impl Graph {
     }
 
     /// Gradient before an optional SubLN, given the one after it.
+    #[allow(clippy::too_many_arguments)]
     fn sub_norm_grad(
         &mut self,
         list: ListId,

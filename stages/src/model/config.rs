@@ -208,10 +208,10 @@ impl ModelConfig {
         if self.vocab == 0 || self.dim == 0 || self.layers == 0 || self.heads == 0 || self.mlp == 0 || self.seq == 0 {
             return Some(("dim", "sizes must be above 0".into()));
         }
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return Some(("kv_heads", format!("{} does not divide heads = {}", self.kv_heads, self.heads)));
         }
-        if self.head_dim == 0 || self.head_dim % 2 != 0 || self.head_dim > 256 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) || self.head_dim > 256 {
             return Some(("head_dim", format!("{} must be even and at most 256 (RoPE rotates pairs)", self.head_dim)));
         }
         None

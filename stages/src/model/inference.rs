@@ -187,7 +187,10 @@ impl Inference {
     /// Top-K + Other of every row.
     pub fn top_k(&mut self, ids: &[u32], mask: &[u32]) -> Result<TopK, DeviceError> {
         self.feed(ids, mask)?;
-        let (list, a, b, c) = { let s = self.scoring(); (s.top, s.ids, s.logprobs, s.other) };
+        let (list, a, b, c) = {
+            let s = self.scoring();
+            (s.top, s.ids, s.logprobs, s.other)
+        };
         self.session.run(list)?;
         Ok(TopK { ids: self.session.read(a)?, logprobs: self.session.read_f32(b)?, other: self.session.read_f32(c)? })
     }
@@ -199,6 +202,15 @@ impl Inference {
         let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
         self.session.run(list)?;
         self.session.read_f32(buffer)
+    }
+
+    /// Logits of the last row only (sessions built with `logits`).
+    pub fn last_logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>, DeviceError> {
+        self.feed(ids, mask)?;
+        let s = self.scoring();
+        let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
+        self.session.run(list)?;
+        self.session.read_f32_at(buffer, (ids.len() - 1) * self.config.vocab, self.config.vocab)
     }
 
     /// Feeds one token to every sequence at its position and chooses the next ones: greedily, or by the numbers in

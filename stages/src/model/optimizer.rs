@@ -129,24 +129,25 @@ impl Graph {
         } else {
             p.push(list, &gemm::GEMM_TN, &[x, x, g], &gemm::Shape { k: rows as u32, ..symmetric });
         }
+        // Left factors are symmetric: read transposed, their rows are packed without a gather.
         let [a, b, c] = muon::NS;
         let mut q = None;
         for step in 0..steps {
             let g2 = p.transient("muon.g2", side * side);
             let poly = p.transient("muon.poly", side * side);
-            p.push(list, &gemm::GEMM_NN, &[g, g, g2], &symmetric);
+            p.push(list, &gemm::GEMM_TN, &[g, g, g2], &symmetric);
             p.push(list, &muon::MUON_POLY, &[g, g2, poly], &muon::Poly { n: s, a, b, c });
             if step + 1 < steps {
                 let (t, next) = (p.transient("muon.pg", side * side), p.transient("muon.pgp", side * side));
-                p.push(list, &gemm::GEMM_NN, &[poly, g, t], &symmetric);
-                p.push(list, &gemm::GEMM_NN, &[t, poly, next], &symmetric);
+                p.push(list, &gemm::GEMM_TN, &[poly, g, t], &symmetric);
+                p.push(list, &gemm::GEMM_TN, &[t, poly, next], &symmetric);
                 g = next;
             }
             q = Some(match q {
                 None => poly,
                 Some(q) => {
                     let product = p.transient("muon.q", side * side);
-                    p.push(list, &gemm::GEMM_NN, &[poly, q, product], &symmetric);
+                    p.push(list, &gemm::GEMM_TN, &[poly, q, product], &symmetric);
                     product
                 }
             });
@@ -157,7 +158,7 @@ impl Graph {
                 let y = p.transient("muon.y", n);
                 let (r, c) = (rows as u32, cols as u32);
                 if rows <= cols {
-                    p.push(list, &gemm::GEMM_NN, &[q, x, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
+                    p.push(list, &gemm::GEMM_TN, &[q, x, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
                 } else {
                     p.push(list, &gemm::GEMM_NN, &[x, q, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
                 }

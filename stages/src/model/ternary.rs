@@ -26,23 +26,26 @@ impl Ternary {
     }
 }
 
-/// Absmean ternarisation of BitNet b1.58: s = max(mean|W|, 1e-5), q = clamp(round_half_even(W / s), −1, 1).
+/// Absmean ternarisation of BitNet b1.58: s = max(mean|W|, 1e-5), q = clamp(round_half_even(W / s), −1, 1); the codes and
+/// the scale that the kernels compute.
 pub fn ternarise(w: &[f32], rows: usize, cols: usize) -> (Vec<i8>, f32) {
     debug_assert_eq!(w.len(), rows * cols);
-    let mean = (w.iter().map(|x| f64::from(x.abs())).sum::<f64>() / w.len().max(1) as f64) as f32;
-    let scale = mean.max(1e-5);
-    let codes = w.iter().map(|x| (x / scale).round_ties_even().clamp(-1.0, 1.0) as i8).collect();
-    (codes, scale)
+    let (words, scale) = flow_shaders::pack_ternary(w, cols, 0);
+    (unpack(&words, cols), scale)
+}
+
+/// Packed rows of 2-bit codes (see `flow_shaders::kernels::ternary`) as −1, 0, +1.
+fn unpack(words: &[u32], cols: usize) -> Vec<i8> {
+    let code = |row: &[u32], e: usize| (row[e / 16] >> ((e % 4) * 8 + (e / 4 % 4) * 2) & 3) as i8 - 1;
+    words.chunks_exact(cols.div_ceil(16)).flat_map(|row| (0..cols).map(move |e| code(row, e))).collect()
 }
 
 /// Codes by a model's rule; `scales` are the learned ones of a threshold linear.
 pub fn by_rule(rule: Weights, w: &[f32], scales: Option<&[f32]>, rows: usize, cols: usize) -> Ternary {
     match (rule, scales) {
         (Weights::Threshold, Some(scales)) => {
-            let mean = (w.iter().map(|x| f64::from(x.abs())).sum::<f64>() / w.len().max(1) as f64) as f32;
-            let threshold = 0.7 * mean;
-            let code = |x: &f32| if x.abs() > threshold { x.signum() as i8 } else { 0 };
-            Ternary { codes: w.iter().map(code).collect(), scales: scales.to_vec(), rows, cols }
+            let (words, _) = flow_shaders::pack_ternary(w, cols, 1);
+            Ternary { codes: unpack(&words, cols), scales: scales.to_vec(), rows, cols }
         }
         _ => {
             let (codes, scale) = ternarise(w, rows, cols);

@@ -41,10 +41,7 @@ impl Stage for BaselineStage {
     const HEAVY: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("teacher", &["Teacher"], "Who answers."),
-            InputPort::required("prompts", &["Prompts"], "What is asked."),
-        ]
+        vec![InputPort::required("teacher", &["Teacher"], "Who answers."), InputPort::required("prompts", &["Prompts"], "What is asked.")]
     }
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::measured("baseline", "Baseline", "Answers, digests, speed and memory (JSON).")]
@@ -113,8 +110,12 @@ fn check_lock(path: &std::path::Path, digests: &[(&str, String)]) -> Result<(), 
     let locked: Value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
     for (name, value) in digests {
         if locked[name] != **value {
-            return Err(StageError::new(format!("{}: the baseline is locked with `{name}` {}, this run has {value}", path.display(), locked[name]))
-                .help("undo the change of prompts, teacher or template, or lock a new baseline on purpose"));
+            return Err(StageError::new(format!(
+                "{}: the baseline is locked with `{name}` {}, this run has {value}",
+                path.display(),
+                locked[name]
+            ))
+            .help("undo the change of prompts, teacher or template, or lock a new baseline on purpose"));
         }
     }
     Ok(())

@@ -141,13 +141,15 @@ impl Stage for CollectStage {
         let mut scorer = Inference::new(&device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
         let mut writer = TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta)?;
         let mut job = Job { p: &p, ctx, tokenizer: &tokenizer, scorer: &mut scorer, keep, writer: &mut writer };
+        let prompts: Vec<String> = match ctx.input_opt("prompts") {
+            Some(path) => read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).map(|q| q.prompt).collect(),
+            None => Vec::new(),
+        };
         if let Some(path) = ctx.input_opt("text") {
-            job.text(&read_text(path)?)?;
+            // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
+            job.text(&read_text(path)?, prompts.len())?;
         }
-        if let Some(path) = ctx.input_opt("prompts") {
-            let prompts: Vec<String> = read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).map(|q| q.prompt).collect();
-            job.prompts(&teacher, &device, &prompts)?;
-        }
+        job.prompts(&teacher, &device, &prompts)?;
         let counts = writer.finish()?;
         ctx.metric("rows", counts.rows as f64);
         Ok(())
@@ -164,7 +166,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn text(&mut self, text: &str) -> Result<(), StageError> {
+    fn text(&mut self, text: &str, first: usize) -> Result<(), StageError> {
         let mut tokens = self.tokenizer.encode(text);
         tokens.truncate(self.p.text_tokens.map_or(usize::MAX, |n| n as usize));
         let windows: Vec<&[u32]> = tokens.chunks(self.keep.seq).collect();
@@ -174,7 +176,7 @@ impl Job<'_> {
             }
             for (i, rows) in score(self.scorer, self.tokenizer, windows, self.keep)?.into_iter().enumerate() {
                 let sequence = SequenceRow {
-                    prompt_idx: (group * self.keep.batch + i) as i64,
+                    prompt_idx: (first + group * self.keep.batch + i) as i64,
                     sample_idx: 0,
                     source: Source::Text,
                     context: Vec::new(),
@@ -190,6 +192,9 @@ impl Job<'_> {
     }
 
     fn prompts(&mut self, teacher: &Checkpoint, device: &Device, prompts: &[String]) -> Result<(), StageError> {
+        if prompts.is_empty() {
+            return Ok(());
+        }
         let rendered: Vec<String> = prompts.iter().map(|q| render(&self.p.template, q)).collect();
         let room = self.keep.seq.saturating_sub(2);
         let encoded: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.encode(r)).collect();
@@ -197,8 +202,10 @@ impl Job<'_> {
         if too_long > 0 {
             self.ctx.warn(format!("{too_long} prompts are longer than the teacher's window of {} tokens and were left out", self.keep.seq));
         }
-        let asked: Vec<(usize, i32)> =
-            (0..prompts.len()).filter(|i| encoded[*i].len() <= room).flat_map(|i| (0..self.p.samples as i32).map(move |s| (i, s))).collect();
+        let asked: Vec<(usize, i32)> = (0..prompts.len())
+            .filter(|i| encoded[*i].len() <= room)
+            .flat_map(|i| (0..self.p.samples as i32).map(move |s| (i, s)))
+            .collect();
         let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| encoded[*i].clone()).collect();
         let how = Generation {
             batch: self.p.batch,

@@ -38,11 +38,7 @@ pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[&[u32]], keep
             other_lse: (keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
         }
     };
-    Ok(windows
-        .iter()
-        .enumerate()
-        .map(|(i, w)| w.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect())
-        .collect())
+    Ok(windows.iter().enumerate().map(|(i, w)| w.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect()).collect())
 }
 
 /// Bytes of a token; none for the one that ends a text.

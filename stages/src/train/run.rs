@@ -43,8 +43,8 @@ pub fn device_error(e: DeviceError) -> StageError {
     StageError::new(e.to_string())
 }
 
-/// Initial weights: linears normal with variance 1/in, embeddings and head normal with deviation 0.02, norms 1, learned
-/// scales the mean magnitude of their rows' kept weights.
+/// Initial weights: linears normal with variance 1/in, a hundredth of it where they write to the residual stream (so that
+/// the embedding is heard from the first step), embeddings and head normal with deviation 0.02, norms 1.
 pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
     let mut tensors = Tensors::new();
     for t in config.tensors() {
@@ -54,7 +54,8 @@ pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
             Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
             Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
             Role::Linear => {
-                let deviation = 1.0 / (t.shape[1] as f32).sqrt();
+                let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");
+                let deviation = if writes_stream { 0.1 } else { 1.0 } / (t.shape[1] as f32).sqrt();
                 (0..t.len()).map(|_| deviation * rng.normal()).collect()
             }
         };
@@ -83,14 +84,14 @@ pub fn train(job: &Job<'_>, device: &Device, ctx: &TaskContext) -> Result<Traine
     while progress.seen_tokens < job.budget_tokens {
         let (stats, lr) = step(job, &mut trainer, &mut progress, &mut order)?;
         let last = progress.seen_tokens >= job.budget_tokens;
-        if progress.step % r.log_every == 0 || last {
+        if progress.step.is_multiple_of(r.log_every) || last {
             point(job, &mut progress, lr);
             ctx.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens, "tokens");
             ctx.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
         }
         let stop = ctx.should_stop();
-        if progress.step % r.checkpoint_every == 0 || last || stop {
-            if progress.step % r.checkpoint_every == 0 || last {
+        if progress.step.is_multiple_of(r.checkpoint_every) || last || stop {
+            if progress.step.is_multiple_of(r.checkpoint_every) || last {
                 let record = health(job, &progress, &stats, lr);
                 progress.health.push(record);
             }
@@ -145,7 +146,10 @@ fn step(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, order: &mut Orde
         if p.skipped > r.max_skipped {
             return Err(StageError::new(format!(
                 "step {}: {} steps had a gradient that was not finite (loss {}, at {} tokens)",
-                p.step, p.skipped, stats.total(), p.seen_tokens
+                p.step,
+                p.skipped,
+                stats.total(),
+                p.seen_tokens
             ))
             .help("lower `lr` or `muon_lr`, lengthen `warmup`, or look for broken rows with `flow traces check`"));
         }

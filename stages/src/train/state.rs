@@ -123,14 +123,16 @@ pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tenso
     let named = params.iter().map(|(n, v)| (format!("param.{n}"), v)).chain(optimizer.iter().map(|(n, v)| (format!("optimizer.{n}"), v)));
     let mut views = Vec::new();
     for (name, values) in named {
-        let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| StageError::new(e.to_string()))?;
+        let view =
+            TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| StageError::new(e.to_string()))?;
         views.push((name, view));
     }
     let target = file(dir);
     let partial = target.with_extension("partial");
     let metadata = Some(HashMap::from([("progress".to_owned(), json)]));
-    safetensors::serialize_to_file(views, metadata, &partial)
-        .map_err(|e| StageError::new(format!("cannot write checkpoint {}: {e}", partial.display())).help("free some disk space and run again"))?;
+    safetensors::serialize_to_file(views, metadata, &partial).map_err(|e| {
+        StageError::new(format!("cannot write checkpoint {}: {e}", partial.display())).help("free some disk space and run again")
+    })?;
     let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, &target));
     sync.map_err(|e| StageError::io("cannot write checkpoint", &target, &e))
 }

@@ -151,7 +151,7 @@ impl Stage for StudentStage {
             "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": exact_tail,
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
             "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
-            "trace_tokens": windows.targets(), "curve": progress.curve, "health": progress.health,
+            "trace_tokens": windows.targets(), "left_out_tokens": windows.left_out(), "curve": progress.curve, "health": progress.health,
         });
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});

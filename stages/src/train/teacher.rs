@@ -45,10 +45,7 @@ impl Stage for TeacherStage {
     const HEAVY: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("text", &["Text"], "What it learns."),
-            InputPort::required("tokenizer", &["Tokenizer"], "Its tokenizer."),
-        ]
+        vec![InputPort::required("text", &["Text"], "What it learns."), InputPort::required("tokenizer", &["Tokenizer"], "Its tokenizer.")]
     }
     fn outputs(&self) -> Vec<OutputPort> {
         vec![

@@ -30,6 +30,7 @@ pub struct Windows {
     /// Other's log-mass at τ and the row's KD weight.
     other: Vec<(f32, f32)>,
     structural: Vec<bool>,
+    left_out: u64,
 }
 
 /// Weights of the loss's parts.
@@ -59,32 +60,31 @@ impl Windows {
         w
     }
 
-    /// Windows over projected traces: texts as one stream in the order of their windows, every sampled continuation in
-    /// windows of its own behind its prompt (whose tokens are no targets). `τ` picks the stored tail where there is one.
+    /// Windows over projected traces. Every sequence has windows of its own that begin where the teacher's began, so that
+    /// student and teacher see the same context; a prompt's tokens are no targets. What a sequence has beyond its last
+    /// window is left out where it is shorter than a quarter window. `τ` picks the stored tail where there is one.
     pub fn of_traces(reader: &TraceReader<ProjectedRow>, tokenizer: &Tokenizer, seq: usize, tau: f32) -> Result<(Self, bool), StageError> {
         let top_k = reader.meta().top_k.max(1);
         let tail = reader.meta().taus.iter().position(|t| (*t - tau).abs() < 1e-6);
         let mut w = Self::empty(seq, tokenizer.bos(), top_k);
         let mut exact_tail = true;
-        let mut stream: Vec<(u32, bool, u32)> = Vec::new();
         for item in reader.sequences()? {
             let (sequence, rows) = item?;
+            let mut tokens: Vec<(u32, bool, u32)> = Vec::with_capacity(rows.len());
             if sequence.source != Source::Text {
-                stream.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
+                tokens.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
             }
             for row in &rows {
                 exact_tail &= w.keep(row, tau, tail);
-                stream.push((row.sample_id as u32, true, w.other.len() as u32 - 1));
+                tokens.push((row.sample_id as u32, true, w.other.len() as u32 - 1));
             }
-            let whole = if sequence.source == Source::Text { stream.len() / seq * seq } else { stream.len() };
-            for chunk in stream.drain(..whole).collect::<Vec<_>>().chunks(seq) {
-                if chunk.iter().any(|t| t.1) {
+            for (i, chunk) in tokens.chunks(seq).enumerate() {
+                if i > 0 && chunk.len() < seq / 4 {
+                    w.left_out += chunk.len() as u64;
+                } else if chunk.iter().any(|t| t.1) {
                     w.push(chunk.iter().copied());
                 }
             }
-        }
-        if !stream.is_empty() {
-            w.push(stream.into_iter());
         }
         Ok((w, exact_tail))
     }
@@ -129,6 +129,10 @@ impl Windows {
     /// Targets in all windows.
     pub fn targets(&self) -> u64 {
         self.labels.iter().filter(|l| **l >= 0).count() as u64
+    }
+    /// Tokens at the ends of sequences that are in no window.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
     /// Buckets of a distillation row.
     pub fn top_k(&self) -> usize {

@@ -11,12 +11,8 @@ pub(crate) fn act_quant(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [x, hyper, q, step, qsum] = bufs.take();
     let qmax = hyper.f32()[hyper::QMAX];
-    let rows = q
-        .u32_mut()
-        .par_chunks_mut(s.words as usize)
-        .zip(x.f32().par_chunks(s.cols as usize))
-        .zip(step.f32_mut())
-        .zip(qsum.i32_mut());
+    let rows =
+        q.u32_mut().par_chunks_mut(s.words as usize).zip(x.f32().par_chunks(s.cols as usize)).zip(step.f32_mut()).zip(qsum.i32_mut());
     rows.take(s.rows as usize).for_each(|(((q, x), step), qsum)| {
         (*step, *qsum) = row(x, s.mode, qmax, s.clip, bytemuck::cast_slice_mut(q));
     });

@@ -15,7 +15,8 @@ pub(crate) fn adamw(p: &Params, bufs: Bufs<'_>) {
     if clip[2] != 0.0 {
         return;
     }
-    let state = w.f32_mut()[..n].par_chunks_mut(CHUNK).zip(m.f32_mut()[..n].par_chunks_mut(CHUNK)).zip(v.f32_mut()[..n].par_chunks_mut(CHUNK));
+    let state =
+        w.f32_mut()[..n].par_chunks_mut(CHUNK).zip(m.f32_mut()[..n].par_chunks_mut(CHUNK)).zip(v.f32_mut()[..n].par_chunks_mut(CHUNK));
     state.zip(g.f32().par_chunks(CHUNK)).for_each(|(((w, m), v), g)| step(hyper, clip[1], s.decay, g, w, m, v));
 }
 

@@ -84,4 +84,3 @@ pub static ATTENTION_GRAD_KV: Kernel = Kernel {
     },
     cpu: cpu::grad_kv,
 };
-

@@ -222,7 +222,17 @@ fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], (n0, width): 
 
 /// One row of tiles over the column panels `panels`; `c` holds columns `j0 .. j0 + width` with stride `ld`.
 #[allow(clippy::too_many_arguments)]
-fn row_of_tiles(tile: Tile, ld: usize, kc: usize, pa: &[f32], pb: &[f32], panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32]) {
+fn row_of_tiles(
+    tile: Tile,
+    ld: usize,
+    kc: usize,
+    pa: &[f32],
+    pb: &[f32],
+    panels: std::ops::Range<usize>,
+    j0: usize,
+    width: usize,
+    c: &mut [f32],
+) {
     let rows = c.len().div_ceil(ld).min(tile.mr);
     let mut acc = [0f32; MAX_TILE];
     for panel in panels {

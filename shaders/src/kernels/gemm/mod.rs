@@ -65,7 +65,12 @@ pub static GEMM_TN: Kernel = Kernel {
 pub static GEMM_NN_TERNARY: Kernel = Kernel {
     name: "gemm_nn_ternary",
     revision: 1,
-    wgsl: &[include_str!("load_a_n.wgsl"), include_str!("load_b_ternary.wgsl"), include_str!("bind4_ternary.wgsl"), include_str!("tile.wgsl")],
+    wgsl: &[
+        include_str!("load_a_n.wgsl"),
+        include_str!("load_b_ternary.wgsl"),
+        include_str!("bind4_ternary.wgsl"),
+        include_str!("tile.wgsl"),
+    ],
     bindings: &[read("a"), read("codes"), read("scale"), update("c")],
     grid,
     cpu: cpu::nn_ternary,

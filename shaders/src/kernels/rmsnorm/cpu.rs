@@ -58,10 +58,10 @@ crate::simd! {
     }
 
     fn grad_g_part(x: &[f32], rstd: &[f32], dy: &[f32], cols: usize, first: usize, rows: usize, dg: &mut [f32]) {
-        for r in 0..rows {
+        for (r, rstd) in rstd.iter().enumerate().take(rows) {
             let at = r * cols + first;
             for ((d, x), dy) in dg.iter_mut().zip(&x[at..]).zip(&dy[at..]) {
-                *d = (dy * x).mul_add(rstd[r], *d);
+                *d = (dy * x).mul_add(*rstd, *d);
             }
         }
     }

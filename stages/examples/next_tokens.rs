@@ -1,0 +1,28 @@
+//! Our greedy next token at every position: `next_tokens MODEL [bits]` reads a JSON list of token ids a line from standard
+//! input and prints the list of next tokens; ids are fed as they are. A line that is a JSON string is tokenised instead,
+//! BOS in front, and its ids are printed.
+use flow_stages::lm;
+use flow_stages::model::inference::{Inference, Uses};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (model, tokenizer) = lm::load(std::path::Path::new(&args[0])).expect("a model directory");
+    let device = flow_shaders::device::open("cpu", 0).expect("the CPU");
+    let seq = model.config.seq;
+    let uses = Uses { score: Some((1, seq)), ..Uses::default() };
+    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    lm.set_bits(args.get(1).map_or(8, |b| b.parse().expect("4 or 8")), 1.0).expect("sets");
+    for line in std::io::stdin().lines() {
+        let line = line.expect("a line");
+        if let Ok(text) = serde_json::from_str::<String>(&line) {
+            println!("{:?}", [vec![tokenizer.bos()], tokenizer.encode(&text)].concat());
+            continue;
+        }
+        let ids: Vec<u32> = serde_json::from_str(&line).expect("a JSON list of ids");
+        let mut input = ids.clone();
+        input.resize(seq, 0);
+        let mask: Vec<u32> = (0..seq).map(|i| u32::from(i < ids.len())).collect();
+        lm.nll(&input, &mask, &vec![-1; seq]).expect("scores");
+        println!("{:?}", &lm.best().expect("reads")[..ids.len()]);
+    }
+}
