@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Buf, Bufs};
 use crate::program::{ListId, Op, Plan, Program};
@@ -75,39 +77,50 @@ impl Backend for CpuBackend {
     fn run(&mut self, _list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
         let slots = &mut self.slots;
         self.pool.install(|| {
-            for op in ops {
-                dispatch(op, program, plan, slots);
+            for group in ops.chunk_by(|a, b| a.group.is_some() && a.group == b.group) {
+                dispatch(group, program, plan, slots);
             }
         });
         Ok(())
     }
 }
 
-/// Runs one twin: written slots are taken out of the table for the time of the call, so that no borrow overlaps.
-fn dispatch(op: &Op, program: &Program, plan: &Plan, slots: &mut [Vec<u32>]) {
-    let slot = |i: usize| plan.slot_of[op.buffers[i].0 as usize];
-    let mut taken: Vec<Option<Vec<u32>>> = op
-        .kernel
-        .bindings
+/// Runs the twins of independent operations at the same time. Written slots are taken out of the table for the time of
+/// the call, so that no borrow overlaps; operations of a group write different slots and read none of them.
+fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Vec<u32>]) {
+    let slot = |op: &Op, i: usize| plan.slot_of[op.buffers[i].0 as usize];
+    let mut taken: Vec<Vec<Option<Vec<u32>>>> = group
         .iter()
-        .enumerate()
-        .map(|(i, b)| (b.access != Access::Read).then(|| std::mem::take(&mut slots[slot(i)])))
-        .collect();
-    let bufs = taken
-        .iter_mut()
-        .enumerate()
-        .map(|(i, t)| {
-            let words = program.words(op.buffers[i]);
-            match t {
-                Some(v) => Buf::W(&mut v[..words]),
-                None => Buf::R(&slots[slot(i)][..words]),
-            }
+        .map(|op| {
+            let written =
+                |(i, b): (usize, &crate::kernel::Binding)| (b.access != Access::Read).then(|| std::mem::take(&mut slots[slot(op, i)]));
+            op.kernel.bindings.iter().enumerate().map(written).collect()
         })
         .collect();
-    (op.kernel.cpu)(&op.params, Bufs(bufs));
-    for (i, t) in taken.into_iter().enumerate() {
-        if let Some(v) = t {
-            slots[slot(i)] = v;
+    let shared: &[Vec<u32>] = slots;
+    let run = |op: &Op, taken: &mut Vec<Option<Vec<u32>>>| {
+        let bufs = taken
+            .iter_mut()
+            .enumerate()
+            .map(|(i, t)| {
+                let words = program.words(op.buffers[i]);
+                match t {
+                    Some(v) => Buf::W(&mut v[..words]),
+                    None => Buf::R(&shared[slot(op, i)][..words]),
+                }
+            })
+            .collect();
+        (op.kernel.cpu)(&op.params, Bufs(bufs));
+    };
+    match (group, &mut taken[..]) {
+        ([op], [taken]) => run(op, taken),
+        _ => group.par_iter().zip(&mut taken).for_each(|(op, taken)| run(op, taken)),
+    }
+    for (op, taken) in group.iter().zip(taken) {
+        for (i, t) in taken.into_iter().enumerate() {
+            if let Some(v) = t {
+                slots[slot(op, i)] = v;
+            }
         }
     }
 }

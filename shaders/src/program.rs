@@ -38,6 +38,16 @@ pub struct Op {
     pub buffers: Vec<BufferId>,
     /// Parameters.
     pub params: Params,
+    /// Operations next to each other with the same number do not touch what another of them writes: a device may run
+    /// them at the same time.
+    pub group: Option<u32>,
+}
+
+impl Op {
+    /// Buffers that it changes.
+    pub fn writes(&self) -> impl Iterator<Item = BufferId> + '_ {
+        self.buffers.iter().zip(self.kernel.bindings).filter(|(_, b)| b.access != Access::Read).map(|(b, _)| *b)
+    }
 }
 
 /// Buffers and operation lists.
@@ -47,6 +57,7 @@ pub struct Program {
     pub buffers: Vec<Buffer>,
     /// Lists with their names.
     pub lists: Vec<(String, Vec<Op>)>,
+    groups: u32,
 }
 
 /// Where the planner put every buffer.
@@ -96,7 +107,33 @@ impl Program {
                 assert!(a != b || !writes, "{}: `{}` aliases `{}`", kernel.name, kernel.bindings[i].name, kernel.bindings[j].name);
             }
         }
-        self.lists[list.0 as usize].1.push(Op { kernel, buffers: buffers.to_vec(), params: Params::new(params) });
+        let op = Op { kernel, buffers: buffers.to_vec(), params: Params::new(params), group: None };
+        self.lists[list.0 as usize].1.push(op);
+    }
+
+    /// Interleaves the operations from index `from` of a list on: `chains` equally long sequences that share no buffer
+    /// that one of them writes become groups of their first, second, … operations.
+    pub fn interleave(&mut self, list: ListId, from: usize, chains: usize) {
+        let ops = &mut self.lists[list.0 as usize].1;
+        let tail: Vec<Op> = ops.drain(from..).collect();
+        assert!(chains > 0 && tail.len().is_multiple_of(chains), "chains of different lengths");
+        let length = tail.len() / chains;
+        let mut at: Vec<(usize, Op)> = tail.into_iter().enumerate().map(|(i, op)| (i % length, op)).collect();
+        at.sort_by_key(|(i, _)| *i);
+        for (i, mut op) in at {
+            op.group = Some(self.groups + i as u32 + 1);
+            for other in ops.iter().rev().take_while(|o| o.group == op.group) {
+                let shared = other.writes().any(|b| op.buffers.contains(&b)) || op.writes().any(|b| other.buffers.contains(&b));
+                assert!(!shared, "{} and {} in one group share a buffer", op.kernel.name, other.kernel.name);
+            }
+            ops.push(op);
+        }
+        self.groups += length as u32;
+    }
+
+    /// Operations of a list so far.
+    pub fn len_of(&self, list: ListId) -> usize {
+        self.lists[list.0 as usize].1.len()
     }
 
     /// Assigns slots: persistent buffers their own, transient ones the smallest free slot that fits (else the
@@ -119,6 +156,8 @@ impl Program {
                 }
             }
             let mut free: Vec<usize> = (first_shared..slots.len()).collect();
+            // What a group has finished with is free only after the whole group.
+            let mut held: Vec<usize> = Vec::new();
             let mut seen = vec![false; self.buffers.len()];
             for (t, op) in ops.iter().enumerate() {
                 for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
@@ -133,9 +172,12 @@ impl Program {
                 }
                 for b in &op.buffers {
                     let i = b.0 as usize;
-                    if self.buffers[i].life == Life::Transient && last[i] == t && !free.contains(&slot_of[i]) {
-                        free.push(slot_of[i]);
+                    if self.buffers[i].life == Life::Transient && last[i] == t && !held.contains(&slot_of[i]) {
+                        held.push(slot_of[i]);
                     }
+                }
+                if op.group.is_none() || ops.get(t + 1).is_none_or(|next| next.group != op.group) {
+                    free.append(&mut held);
                 }
             }
         }

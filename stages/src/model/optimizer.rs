@@ -73,7 +73,14 @@ impl Graph {
             offset += clip::partials(t.spec.len()) as u32;
         }
         self.program.push(list, &clip::CLIP_FINISH, &[partials, self.hyper, clip_out], &clip::Finish { n: total as u32 });
-        for i in 0..self.tensors.len() {
+        let hidden = states.iter().filter(|s| matches!(s, State::Muon(_))).count();
+        let mut chains = 0;
+        let mut from = self.program.len_of(list);
+        // AdamW's tensors first, then Muon's: those of a layer step together, as their products are small.
+        let muon_last = |i: &usize| matches!(states[*i], State::Muon(_));
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        order.sort_by_key(muon_last);
+        for (done, i) in order.into_iter().enumerate() {
             let spec = self.tensors[i].spec.clone();
             let w = self.tensors[i].master.expect("training keeps masters");
             match states[i] {
@@ -81,8 +88,16 @@ impl Graph {
                     let decay = if matches!(spec.role, Role::Linear | Role::Head) { 1.0 } else { 0.0 };
                     let shape = adamw::Shape { n: spec.len() as u32, decay };
                     self.program.push(list, &adamw::ADAMW, &[self.hyper, clip_out, grads[i], w, m, v], &shape);
+                    from = self.program.len_of(list);
                 }
-                State::Muon(b) => self.muon(list, grads[i], w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps),
+                State::Muon(b) => {
+                    self.muon(list, grads[i], w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps);
+                    chains += 1;
+                    if chains == hidden / self.config.layers || done + 1 == states.len() {
+                        self.program.interleave(list, from, chains);
+                        (chains, from) = (0, self.program.len_of(list));
+                    }
+                }
             }
         }
     }

@@ -79,8 +79,8 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
     if let (1..=DOT_ROWS, Source::KContiguous(a, _), Source::KContiguous(b, _)) = (m, &a, &b) {
         return dots(s, a, b, c);
     }
-    if s.add == 0 {
-        c.par_chunks_mut(1 << 16).for_each(|x| x.fill(0.0));
+    if k == 0 && s.add == 0 {
+        c.fill(0.0);
     }
     for k0 in (0..k).step_by(KC) {
         let kc = KC.min(k - k0);
@@ -90,7 +90,7 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
                 let width = NC.min(n - n0);
                 scratch::with(width.div_ceil(tile.nr) * tile.nr * kc, |pb| {
                     pack(&b, n, k0, n0, kc, tile.nr, pb);
-                    tiles(tile, s, kc, pa, pb, (n0, width), c);
+                    tiles(tile, s, s.add == 0 && k0 == 0, kc, pa, pb, (n0, width), c);
                 });
             }
         });
@@ -100,14 +100,22 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
     }
 }
 
-/// Copies the upper triangle of `[n, n]` onto the lower one, in blocks that stay in the cache.
+/// Copies the upper triangle of `[n, n]` onto the lower one, block by block through a buffer that stays in the cache.
 fn mirror(c: &mut [f32], n: usize) {
     const SIDE: usize = 16;
+    let mut block = [[0f32; SIDE]; SIDE];
     for i0 in (0..n).step_by(SIDE) {
+        let rows = SIDE.min(n - i0);
         for j0 in (0..=i0).step_by(SIDE) {
-            for i in i0..n.min(i0 + SIDE) {
-                for j in j0..i.min(j0 + SIDE) {
-                    c[i * n + j] = c[j * n + i];
+            let cols = SIDE.min(n - j0);
+            for (j, row) in block.iter_mut().enumerate().take(cols) {
+                row[..rows].copy_from_slice(&c[(j0 + j) * n + i0..][..rows]);
+            }
+            for i in 0..rows {
+                let below = if j0 == i0 { i } else { cols };
+                let out = &mut c[(i0 + i) * n + j0..][..below];
+                for (out, row) in out.iter_mut().zip(&block) {
+                    *out = row[i];
                 }
             }
         }
@@ -185,14 +193,16 @@ crate::simd! {
 }
 
 /// The tiles of columns `n0 .. n0 + width` of C: rows of tiles in parallel, or columns when there are few rows.
-fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], (n0, width): (usize, usize), c: &mut [f32]) {
+/// `fresh`: the chains start from 0, whatever C holds.
+#[allow(clippy::too_many_arguments)]
+fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, pa: &[f32], pb: &[f32], (n0, width): (usize, usize), c: &mut [f32]) {
     let (m, n) = (s.m as usize, s.n as usize);
     let row_blocks = m.div_ceil(tile.mr);
     let panels = width.div_ceil(tile.nr);
     if row_blocks >= 4 || width <= tile.nr * 2 {
         c.par_chunks_mut(tile.mr * n).enumerate().for_each(|(i, c)| {
             let first = if s.symmetric == 1 { (i * tile.mr / tile.nr).saturating_sub(n0 / tile.nr).min(panels) } else { 0 };
-            row_of_tiles(tile, n, kc, &pa[i * kc * tile.mr..], pb, first..panels, 0, width, &mut c[n0..]);
+            row_of_tiles(tile, n, fresh, kc, &pa[i * kc * tile.mr..], pb, first..panels, 0, width, &mut c[n0..]);
         });
         return;
     }
@@ -207,7 +217,7 @@ fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], (n0, width): 
             let mut out: Vec<f32> = (0..m).flat_map(old).collect();
             for i in 0..row_blocks {
                 let rows = &mut out[i * tile.mr * part_width..(m * part_width).min((i + 1) * tile.mr * part_width)];
-                row_of_tiles(tile, part_width, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, part_width, rows);
+                row_of_tiles(tile, part_width, fresh, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, part_width, rows);
             }
             (j0, out)
         })
@@ -225,6 +235,7 @@ fn tiles(tile: Tile, s: &Shape, kc: usize, pa: &[f32], pb: &[f32], (n0, width): 
 fn row_of_tiles(
     tile: Tile,
     ld: usize,
+    fresh: bool,
     kc: usize,
     pa: &[f32],
     pb: &[f32],
@@ -238,8 +249,12 @@ fn row_of_tiles(
     for panel in panels {
         let j = panel * tile.nr - j0;
         let cols = tile.nr.min(width - j);
-        for i in 0..rows {
-            acc[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
+        if fresh {
+            acc[..tile.mr * tile.nr].fill(0.0);
+        } else {
+            for i in 0..rows {
+                acc[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
+            }
         }
         (tile.run)(kc, &pa[..kc * tile.mr], &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr], &mut acc);
         for i in 0..rows {
@@ -267,7 +282,7 @@ pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: &[f32], n: usize, k:
         let rows = tile.mr.min(m - i);
         pack_panel(&a, m, 0, i, tile.mr, &mut left[..k * tile.mr]);
         let c = &mut c[i * ld..(i + rows - 1) * ld + n];
-        row_of_tiles(tile, ld, k, left, b, 0..n.div_ceil(tile.nr), 0, n, c);
+        row_of_tiles(tile, ld, false, k, left, b, 0..n.div_ceil(tile.nr), 0, n, c);
     }
 }
 
