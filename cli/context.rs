@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use flow_cache::Cache;
+use flow_cache::{Cache, CacheError};
 use flow_engine::Registry;
+use flow_engine::command::{external, shell};
 use flow_engine::key::MachineId;
 use flow_engine::pipeline::{Overrides, Pipeline, project_root};
 use flow_engine::plan::Plan;
@@ -18,6 +19,7 @@ use crate::machine;
 pub struct Context {
     pub plan: Plan,
     pub cache_dir: PathBuf,
+    cache: OnceLock<Arc<Cache>>,
     pub device: String,
     pub threads: usize,
 }
@@ -26,19 +28,23 @@ impl Context {
     pub fn load(registry: &Registry, args: &PipelineArgs) -> Result<Self, Failure> {
         let overrides = Overrides { vars: args.overrides.vars.clone(), sets: args.overrides.sets.clone() };
         let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
-        let plan = Plan::link(pipeline, registry)?;
-        let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| plan.pipeline.root.join(".flow"));
+        let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| pipeline.root.join(".flow"));
+        let mut registry = registry.clone();
+        shell::register(&mut registry);
+        let cache = OnceLock::new();
+        external::register(&pipeline, &|| shared(&cache, &cache_dir).map_err(|e| Problem::new(e.to_string())), &mut registry)?;
+        let plan = Plan::link(pipeline, &registry)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match args.overrides.threads {
             Some(0) => return Err(Problem::new("--threads must be at least 1").into()),
             Some(n) => n,
             None => cores,
         };
-        Ok(Self { plan, cache_dir, device: args.overrides.device.clone(), threads })
+        Ok(Self { plan, cache_dir, cache, device: args.overrides.device.clone(), threads })
     }
 
-    pub fn cache(&self) -> Result<Cache, Failure> {
-        Ok(Cache::open(&self.cache_dir)?)
+    pub fn cache(&self) -> Result<Arc<Cache>, Failure> {
+        Ok(shared(&self.cache, &self.cache_dir)?)
     }
 
     /// The machine's identity, found out once and only when it is asked for.
@@ -47,6 +53,15 @@ impl Context {
         let found = OnceLock::new();
         Arc::new(move || found.get_or_init(|| machine::identify(&device, threads, &dir)).clone())
     }
+}
+
+/// The cache, opened once.
+fn shared(slot: &OnceLock<Arc<Cache>>, dir: &Path) -> Result<Arc<Cache>, CacheError> {
+    if let Some(cache) = slot.get() {
+        return Ok(cache.clone());
+    }
+    let cache = Arc::new(Cache::open(dir)?);
+    Ok(slot.get_or_init(|| cache).clone())
 }
 
 /// The cache directory of a pipeline file that need not be valid.

@@ -10,8 +10,8 @@ use crate::digest::{ActionKey, Artifact, Digest};
 /// Version of the action entry's format.
 pub const FORMAT: u32 = 1;
 
-/// `actions/ab/cdef….json`: the outputs of one successful execution.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The outputs of one successful execution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActionEntry {
     /// [`FORMAT`].
     pub format: u32,
@@ -21,10 +21,18 @@ pub struct ActionEntry {
     pub kind: String,
     /// Output port → artifact.
     pub outputs: BTreeMap<String, Artifact>,
-    /// What the key was made of, so that `explain` can compare.
-    pub parts: Value,
     /// How it came to be.
     pub provenance: ActionProvenance,
+}
+
+/// `actions/ab/cdef….json`: an entry and what its key was made of, so that `explain` can compare.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActionFile {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: ActionEntry,
+    /// The parts of the key.
+    pub parts: Value,
 }
 
 /// How an execution went: recorded, never part of a key.
@@ -39,9 +47,10 @@ pub struct ActionProvenance {
     /// Device that computed.
     pub device: String,
     /// Last value of every metric.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
     /// Warnings that a later run which reuses the result repeats.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 

@@ -1,15 +1,16 @@
-//! The whole: open, look up, commit.
+//! The whole: open, look up, run records.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::action::{ActionEntry, FORMAT, Lookup};
-use crate::digest::{ActionKey, Artifact};
+use crate::action::{ActionEntry, ActionFile, FORMAT, Lookup};
+use crate::digest::{ActionKey, Artifact, Digest};
 use crate::error::CacheError;
 use crate::files;
-use crate::index::{Found, Index};
+use crate::index::Index;
 use crate::layout::Layout;
+use crate::lease::Lease;
 use crate::lock::KeyLock;
 use crate::object::ObjectState;
 
@@ -25,16 +26,20 @@ impl Cache {
         files::create_dir(root)?;
         let root = root.canonicalize().map_err(CacheError::io("resolve", root))?;
         let layout = Layout::new(root);
-        for dir in ["objects", "actions", "tasks", "runs", "locks", "tmp"] {
+        if let Some(index) = Index::open(&layout.index())? {
+            return Ok(Self { layout, index });
+        }
+        for dir in ["objects", "actions", "tasks", "runs", "locks", "leases", "tmp"] {
             files::create_dir(&layout.root().join(dir))?;
         }
-        let guard = KeyLock::wait(&layout.lock("index"))?;
-        let (index, found) = Index::open(&layout.index())?;
-        let cache = Self { layout, index };
-        if found == Found::Empty {
-            cache.rebuild()?;
+        let _guard = KeyLock::wait(&layout.lock("index"))?;
+        // Whoever held the lock before may have made it.
+        if let Some(index) = Index::open(&layout.index())? {
+            return Ok(Self { layout, index });
         }
-        drop(guard);
+        let index = Index::create(&layout.index())?;
+        let cache = Self { layout, index };
+        cache.rebuild()?;
         Ok(cache)
     }
 
@@ -47,9 +52,8 @@ impl Cache {
     fn rebuild(&self) -> Result<(), CacheError> {
         self.index.batch(|| {
             for path in json_files(&self.layout.actions(), 2)? {
-                let Ok(text) = fs::read_to_string(&path) else { continue };
-                if let Ok(entry) = serde_json::from_str::<ActionEntry>(&text) {
-                    self.index.set_action(&entry.key.0.hex(), &text)?;
+                if let Some(file) = read_action(&path)? {
+                    self.index.set_action(&file.entry.key.0, &summary(&file.entry)?)?;
                 }
             }
             let mut runs = json_files(&self.layout.runs(), 1)?;
@@ -60,10 +64,10 @@ impl Cache {
                 self.index.set_run(id, &text)?;
                 let project = record["pipeline"].as_str().unwrap_or_default();
                 for stage in record["stages"].as_array().into_iter().flatten() {
-                    if let (Some(name), Some(key)) = (stage["stage"].as_str(), stage["key"].as_str())
+                    if let (Some(name), Some(key)) = (stage["stage"].as_str(), stage["key"].as_str().and_then(|k| k.parse().ok()))
                         && matches!(stage["state"].as_str(), Some("executed" | "reused"))
                     {
-                        self.index.set_latest(project, name, key)?;
+                        self.index.set_latest(project, name, &key)?;
                     }
                 }
             }
@@ -73,32 +77,43 @@ impl Cache {
 
     /// The entry of a key, without looking at its objects.
     pub fn entry(&self, key: &ActionKey) -> Result<Option<ActionEntry>, CacheError> {
-        let hex = key.0.hex();
-        if let Some(text) = self.index.action(&hex)?
+        if let Some(text) = self.index.action(&key.0)?
             && let Ok(entry) = serde_json::from_str::<ActionEntry>(&text)
             && entry.format == FORMAT
         {
             return Ok(Some(entry));
         }
-        let path = self.layout.action(key);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(CacheError::io("read", &path)(e)),
-        };
-        match serde_json::from_str::<ActionEntry>(&text) {
-            Ok(entry) if entry.format == FORMAT && entry.key == *key => {
-                self.index.set_action(&hex, &text)?;
-                Ok(Some(entry))
-            }
-            // A damaged entry, or one of another version, promises nothing: the action is simply not done.
-            _ => Ok(None),
-        }
+        let Some(file) = self.action_file(key)? else { return Ok(None) };
+        self.index.set_action(&key.0, &summary(&file.entry)?)?;
+        Ok(Some(file.entry))
+    }
+
+    /// What a key was made of.
+    pub fn parts(&self, key: &ActionKey) -> Result<Option<serde_json::Value>, CacheError> {
+        Ok(self.action_file(key)?.map(|file| file.parts))
+    }
+
+    fn action_file(&self, key: &ActionKey) -> Result<Option<ActionFile>, CacheError> {
+        // A damaged entry, or one of another version, promises nothing: the action is simply not done.
+        Ok(read_action(&self.layout.action(key))?.filter(|file| file.entry.key == *key))
     }
 
     /// Whether an action is done and all of its objects are good.
     pub fn lookup(&self, key: &ActionKey) -> Result<Lookup, CacheError> {
+        self.look_up(key, None)
+    }
+
+    /// The same for a run, which relies on what it finds until the lease is dropped.
+    pub fn lookup_leased(&self, key: &ActionKey, lease: &Lease) -> Result<Lookup, CacheError> {
+        self.look_up(key, Some(lease))
+    }
+
+    fn look_up(&self, key: &ActionKey, lease: Option<&Lease>) -> Result<Lookup, CacheError> {
         let Some(entry) = self.entry(key)? else { return Ok(Lookup::Miss) };
+        if let Some(lease) = lease {
+            // Said before the objects are looked at: whoever removes one afterwards has seen it.
+            lease.keep(key, entry.outputs.values())?;
+        }
         for (port, artifact) in &entry.outputs {
             if let Some((digest, state)) = self.check_artifact(artifact)? {
                 return Ok(Lookup::Broken { port: port.clone(), digest, damaged: state == ObjectState::Damaged });
@@ -107,21 +122,10 @@ impl Cache {
         Ok(Lookup::Hit(Box::new(entry)))
     }
 
-    /// Records what an action produced: first the file, which is the truth, then the index row.
-    pub fn commit(&self, entry: &ActionEntry) -> Result<(), CacheError> {
-        let text = serde_json::to_string_pretty(entry).map_err(|e| CacheError::Format {
-            what: "action entry",
-            name: entry.key.0.short(),
-            why: e.to_string(),
-        })?;
-        files::write_atomic(&self.layout.tmp(), &self.layout.action(&entry.key), text.as_bytes())?;
-        self.index.set_action(&entry.key.0.hex(), &text)
-    }
-
     /// Forgets what an action produced, so that it is made again.
     pub fn forget(&self, key: &ActionKey) -> Result<(), CacheError> {
         files::remove_all(&self.layout.action(key))?;
-        self.index.drop_action(&key.0.hex())
+        self.index.drop_action(&key.0)
     }
 
     /// Takes the lock of an action key, or says `None` when another task has it.
@@ -149,14 +153,29 @@ impl Cache {
         Ok(self.index.runs(limit)?.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    /// The key under which a stage of a pipeline was last made or reused.
-    pub fn latest(&self, pipeline: &str, stage: &str) -> Result<Option<ActionKey>, CacheError> {
-        Ok(self.index.latest(pipeline, stage)?.and_then(|hex| hex.parse().ok()))
+    /// The record of one run.
+    pub fn run(&self, id: &str) -> Result<Option<serde_json::Value>, CacheError> {
+        Ok(self.index.run(id)?.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
-    /// Remembers under which key a stage of a pipeline was made or reused.
-    pub fn set_latest(&self, pipeline: &str, stage: &str, key: &ActionKey) -> Result<(), CacheError> {
-        self.index.set_latest(pipeline, stage, &key.0.hex())
+    /// The key under which a stage of a pipeline was last made or reused.
+    pub fn latest(&self, pipeline: &str, stage: &str) -> Result<Option<ActionKey>, CacheError> {
+        Ok(self.index.latest(pipeline, stage)?.map(ActionKey))
+    }
+
+    /// Remembers under which keys the stages of a pipeline were made or reused.
+    pub fn set_latest<'a>(&self, pipeline: &str, stages: impl IntoIterator<Item = (&'a str, ActionKey)>) -> Result<(), CacheError> {
+        self.index.batch(|| stages.into_iter().try_for_each(|(stage, key)| self.index.set_latest(pipeline, stage, &key.0)))
+    }
+
+    /// Something worked out earlier that can always be worked out again.
+    pub fn memo(&self, name: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
+        self.index.memo(name)
+    }
+
+    /// Keeps something that can always be worked out again.
+    pub fn set_memo(&self, name: &Digest, body: &[u8]) -> Result<(), CacheError> {
+        self.index.set_memo(name, body)
     }
 
     /// Removes a file or directory of the cache, read-only parts included; absent is fine.
@@ -165,8 +184,21 @@ impl Cache {
     }
 }
 
+/// An entry as the index keeps it.
+pub(crate) fn summary(entry: &ActionEntry) -> Result<String, CacheError> {
+    serde_json::to_string(entry).map_err(|e| CacheError::Format { what: "action entry", name: entry.key.0.short(), why: e.to_string() })
+}
+
+fn read_action(path: &Path) -> Result<Option<ActionFile>, CacheError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice::<ActionFile>(&bytes).ok().filter(|file| file.entry.format == FORMAT)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(CacheError::io("read", path)(e)),
+    }
+}
+
 /// All `*.json` files `depth` levels below `dir`.
-fn json_files(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, CacheError> {
+pub(crate) fn json_files(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, CacheError> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
         let path = item.map_err(CacheError::io("list", dir))?.path();

@@ -1,7 +1,7 @@
 //! File work that is atomic or not done at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
@@ -34,9 +34,61 @@ impl Stat {
     }
 }
 
+/// Files from this size on are hashed by all cores.
+const LARGE: u64 = 32 << 20;
+/// Bytes of one of the two buffers of a large file.
+const CHUNK: usize = 8 << 20;
+
+/// The digest of a file, in bounded memory.
 pub fn hash_file(path: &Path) -> Result<Digest, CacheError> {
     let file = File::open(path).map_err(CacheError::io("open", path))?;
-    Digest::of_reader(file).map_err(CacheError::io("read", path))
+    let large = file.metadata().is_ok_and(|m| m.len() >= LARGE);
+    let digest = if large { hash_large(file) } else { Digest::of_reader(file) };
+    digest.map_err(CacheError::io("read", path))
+}
+
+/// One thread reads while the others hash what was read before.
+fn hash_large(mut file: File) -> io::Result<Digest> {
+    let (to_hash, full) = std::sync::mpsc::sync_channel::<Vec<u8>>(1);
+    let (to_fill, empty) = std::sync::mpsc::channel::<Vec<u8>>();
+    for _ in 0..2 {
+        let _ = to_fill.send(vec![0; CHUNK]);
+    }
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || -> io::Result<()> {
+            while let Ok(mut buffer) = empty.recv() {
+                buffer.resize(CHUNK, 0);
+                let n = read_full(&mut file, &mut buffer)?;
+                buffer.truncate(n);
+                if n == 0 || to_hash.send(buffer).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let mut hasher = blake3::Hasher::new();
+        while let Ok(buffer) = full.recv() {
+            hasher.update_rayon(&buffer);
+            // The reader may be at the end already.
+            let _ = to_fill.send(buffer);
+        }
+        drop(to_fill);
+        reader.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread failed")))?;
+        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    })
+}
+
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read(&mut buffer[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
 }
 
 pub fn create_dir(path: &Path) -> Result<(), CacheError> {
@@ -61,13 +113,50 @@ pub fn set_mode(path: &Path, mode: u32) -> Result<(), CacheError> {
 
 /// Writes `bytes` to `path` through a temporary name, durably.
 pub fn write_atomic(tmp: &Path, path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
-    create_dir(parent(path))?;
-    let mut file = tempfile::NamedTempFile::new_in(tmp).map_err(CacheError::io("create a file in", tmp))?;
-    file.write_all(bytes).map_err(CacheError::io("write", path))?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(CacheError::io("chmod", path))?;
+    let file = temporary(tmp, bytes)?;
     file.as_file().sync_all().map_err(CacheError::io("fsync", path))?;
-    file.persist(path).map_err(|e| CacheError::io("rename to", path)(e.error))?;
+    persist(file, path)?;
     sync_dir(parent(path))
+}
+
+/// Writes `bytes` to `path` through a temporary name: whole or not at all, but not yet durable.
+pub fn write_renamed(tmp: &Path, path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
+    persist(temporary(tmp, bytes)?, path)
+}
+
+fn temporary(tmp: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile, CacheError> {
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(tmp)
+        .map_err(CacheError::io("create a file in", tmp))?;
+    file.write_all(bytes).map_err(CacheError::io("write", file.path()))?;
+    Ok(file)
+}
+
+fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<(), CacheError> {
+    let failed = |e: tempfile::PersistError| (e.error, e.file);
+    let (error, file) = match file.persist(path).map_err(failed) {
+        Ok(_) => return Ok(()),
+        Err(failed) => failed,
+    };
+    if error.kind() != io::ErrorKind::NotFound {
+        return Err(CacheError::io("rename to", path)(error));
+    }
+    create_dir(parent(path))?;
+    file.persist(path).map(|_| ()).map_err(|e| CacheError::io("rename to", path)(e.error))
+}
+
+/// Makes everything durable that was written to the file system of `dir`.
+pub fn sync_file_system(dir: &Path) -> Result<(), CacheError> {
+    let dir_file = File::open(dir).map_err(CacheError::io("open", dir))?;
+    #[cfg(target_os = "linux")]
+    return rustix::fs::syncfs(&dir_file).map_err(|e| CacheError::io("syncfs", dir)(e.into()));
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(dir_file);
+        rustix::fs::sync();
+        Ok(())
+    }
 }
 
 /// Shares the bytes of `from` with a new file `to` where the file system can; never links.
@@ -87,7 +176,7 @@ pub fn reflink(from: &Path, to: &Path, mode: u32) -> bool {
     false
 }
 
-/// Copies the bytes of `from` to a new file `to`: by reflink, else byte by byte.
+/// Copies the bytes of `from` to a new file `to`: by reflink, else byte by byte; holes stay holes.
 pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CacheError> {
     if reflink(from, to, mode) {
         return set_mode(to, mode);
@@ -95,11 +184,39 @@ pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CacheError> {
     let work = || -> io::Result<()> {
         let mut source = File::open(from)?;
         let mut dest = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        io::copy(&mut source, &mut dest)?;
-        Ok(())
+        copy_data(&mut source, &mut dest)
     };
     work().map_err(CacheError::io("copy to", to))?;
     set_mode(to, mode)
+}
+
+#[cfg(target_os = "linux")]
+fn copy_data(source: &mut File, dest: &mut File) -> io::Result<()> {
+    use rustix::fs::{SeekFrom, seek};
+    let meta = source.metadata()?;
+    // 512-byte blocks: a file that has all of its own is no sparse one.
+    if meta.blocks() * 512 >= meta.len() {
+        return io::copy(source, dest).map(|_| ());
+    }
+    let mut at = 0;
+    while at < meta.len() {
+        let from = match seek(&*source, SeekFrom::Data(at)) {
+            Ok(from) => from,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        let to = seek(&*source, SeekFrom::Hole(from))?;
+        seek(&*source, SeekFrom::Start(from))?;
+        seek(&*dest, SeekFrom::Start(from))?;
+        io::copy(&mut source.take(to - from), dest)?;
+        at = to;
+    }
+    dest.set_len(meta.len())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_data(source: &mut File, dest: &mut File) -> io::Result<()> {
+    io::copy(source, dest).map(|_| ())
 }
 
 /// Removes a file or a directory with everything in it, read-only directories included; absent is fine.

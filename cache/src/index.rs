@@ -1,6 +1,10 @@
 //! The SQLite index: fast answers that can all be rebuilt from files.
+//!
+//! It is never the truth, so a page of it that is damaged while it is in use fails nothing: from then on the
+//! index answers "unknown" and takes nothing in, and the next process that opens it makes it anew.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,161 +14,213 @@ use crate::digest::Digest;
 use crate::error::CacheError;
 use crate::files::Stat;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS actions (key TEXT PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sources (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS verified (digest TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS latest (project TEXT, stage TEXT, key TEXT NOT NULL, PRIMARY KEY (project, stage)) WITHOUT ROWID;
+DROP TABLE IF EXISTS actions;
+DROP TABLE IF EXISTS sources;
+DROP TABLE IF EXISTS verified;
+DROP TABLE IF EXISTS runs;
+DROP TABLE IF EXISTS latest;
+CREATE TABLE actions (key BLOB PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER, digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE verified (digest BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
+CREATE TABLE runs (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE latest (project TEXT, stage TEXT, key BLOB NOT NULL, PRIMARY KEY (project, stage)) WITHOUT ROWID;
+CREATE TABLE memos (name BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 ";
 
 /// How the index was found.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Found {
     Whole,
-    /// It was missing or corrupt, and is empty now.
-    Empty,
+    /// It is missing, of another version, or corrupt.
+    Unusable,
 }
 
 pub struct Index {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Held during a transaction, so that a second one waits.
+    transaction: Mutex<()>,
+    /// A damaged page was met.
+    broken: AtomicBool,
 }
 
 impl Index {
-    /// Opens the index; one that is missing or corrupt is made anew, empty.
-    pub fn open(path: &Path) -> Result<(Self, Found), CacheError> {
-        let existed = path.exists();
-        if existed {
-            match Self::connect(path) {
-                Ok(connection) => return Ok((Self::wrap(path, connection), Found::Whole)),
-                Err(e) if is_corrupt(&e) => {
-                    tracing::warn!("the cache index is corrupt and is rebuilt from the cache's files");
-                    for suffix in ["", "-wal", "-shm"] {
-                        let mut name = path.as_os_str().to_owned();
-                        name.push(suffix);
-                        let _ = std::fs::remove_file(PathBuf::from(name));
-                    }
-                }
-                Err(source) => return Err(CacheError::Index { path: path.to_owned(), source }),
-            }
+    /// Opens the index if it can be used as it is.
+    pub fn open(path: &Path) -> Result<Option<Self>, CacheError> {
+        if !path.exists() || damaged_mark(path).exists() {
+            return Ok(None);
         }
-        let connection = Self::connect(path).map_err(|source| CacheError::Index { path: path.to_owned(), source })?;
-        Ok((Self::wrap(path, connection), Found::Empty))
+        match Self::connect(path) {
+            Ok((connection, Found::Whole)) => Ok(Some(Self::wrap(path, connection))),
+            Ok((_, Found::Unusable)) => Ok(None),
+            Err(e) if is_corrupt(&e) => Ok(None),
+            Err(source) => Err(CacheError::Index { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Makes an empty index in the place of whatever is there.
+    pub fn create(path: &Path) -> Result<Self, CacheError> {
+        let failed = |source| CacheError::Index { path: path.to_owned(), source };
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            let _ = std::fs::remove_file(PathBuf::from(name));
+        }
+        let (connection, _) = Self::connect(path).map_err(failed)?;
+        connection.execute_batch(SCHEMA).map_err(failed)?;
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
+        let _ = std::fs::remove_file(damaged_mark(path));
+        Ok(Self::wrap(path, connection))
     }
 
     fn wrap(path: &Path, connection: Connection) -> Self {
-        Self { path: path.to_owned(), connection: Mutex::new(connection) }
+        connection.set_prepared_statement_cache_capacity(32);
+        Self { path: path.to_owned(), connection: Mutex::new(connection), transaction: Mutex::new(()), broken: AtomicBool::new(false) }
     }
 
-    fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    fn connect(path: &Path) -> rusqlite::Result<(Connection, Found)> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(30))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "mmap_size", 256 << 20)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         if version != SCHEMA_VERSION {
-            connection.execute_batch(SCHEMA)?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            return Ok((connection, Found::Unusable));
         }
         // A whole check costs milliseconds on a small index; a large one shows its damage on use.
-        if std::fs::metadata(path).is_ok_and(|m| m.len() < 4 << 20) {
+        if std::fs::metadata(path).is_ok_and(|m| m.len() < 1 << 20) {
             let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
             if verdict != "ok" {
-                return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(verdict)));
+                return Ok((connection, Found::Unusable));
             }
         }
-        Ok(connection)
+        Ok((connection, Found::Whole))
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self) -> impl FnOnce(rusqlite::Error) -> CacheError + '_ {
-        |source| CacheError::Index { path: self.path.clone(), source }
-    }
-
-    fn text(&self, sql: &str, args: impl rusqlite::Params) -> Result<Option<String>, CacheError> {
-        let db = self.db();
-        let mut statement = db.prepare_cached(sql).map_err(self.failed())?;
-        statement.query_row(args, |r| r.get(0)).optional().map_err(self.failed())
+    /// Runs `work`; damage in the index is no failure of it: the answer is then the default one.
+    fn with<T: Default>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CacheError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Ok(T::default());
+        }
+        match work(&self.db()) {
+            Ok(value) => Ok(value),
+            Err(e) if is_corrupt(&e) => {
+                if !self.broken.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("the cache index is damaged; this run goes on without it, the next one rebuilds it");
+                    let _ = std::fs::write(damaged_mark(&self.path), b"");
+                }
+                Ok(T::default())
+            }
+            Err(source) => Err(CacheError::Index { path: self.path.clone(), source }),
+        }
     }
 
     fn write(&self, sql: &str, args: impl rusqlite::Params) -> Result<(), CacheError> {
-        let db = self.db();
-        let mut statement = db.prepare_cached(sql).map_err(self.failed())?;
-        statement.execute(args).map(|_| ()).map_err(self.failed())
+        self.with(|db| db.prepare_cached(sql)?.execute(args).map(|_| ()))
     }
 
-    pub fn action(&self, key: &str) -> Result<Option<String>, CacheError> {
-        self.text("SELECT entry FROM actions WHERE key = ?1", params![key])
+    pub fn action(&self, key: &Digest) -> Result<Option<String>, CacheError> {
+        self.with(|db| db.prepare_cached("SELECT entry FROM actions WHERE key = ?1")?.query_row(params![key.bytes()], |r| r.get(0)).optional())
     }
-    pub fn set_action(&self, key: &str, entry: &str) -> Result<(), CacheError> {
-        self.write("INSERT OR REPLACE INTO actions VALUES (?1, ?2)", params![key, entry])
+    pub fn set_action(&self, key: &Digest, entry: &str) -> Result<(), CacheError> {
+        self.write("INSERT OR REPLACE INTO actions VALUES (?1, ?2)", params![key.bytes(), entry])
     }
-    pub fn drop_action(&self, key: &str) -> Result<(), CacheError> {
-        self.write("DELETE FROM actions WHERE key = ?1", params![key])
+    pub fn drop_action(&self, key: &Digest) -> Result<(), CacheError> {
+        self.write("DELETE FROM actions WHERE key = ?1", params![key.bytes()])
     }
 
     pub fn source(&self, path: &[u8], stat: &Stat) -> Result<Option<Digest>, CacheError> {
-        let found = self.text(
-            "SELECT digest FROM sources WHERE path = ?1 AND size = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5",
-            params![path, stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64],
-        )?;
-        Ok(found.and_then(|hex| hex.parse().ok()))
+        self.with(|db| {
+            db.prepare_cached("SELECT digest FROM sources WHERE path = ?1 AND size = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5")?
+                .query_row(params![path, stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64], |r| r.get(0))
+                .optional()
+        })
+        .map(|found| found.map(Digest::from_bytes))
     }
     pub fn set_source(&self, path: &[u8], stat: &Stat, digest: &Digest) -> Result<(), CacheError> {
         self.write(
             "INSERT OR REPLACE INTO sources VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![path, stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64, digest.hex()],
+            params![path, stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64, digest.bytes()],
         )
     }
 
     pub fn is_verified(&self, digest: &Digest, stat: &Stat) -> Result<bool, CacheError> {
-        let found = self.text(
-            "SELECT digest FROM verified WHERE digest = ?1 AND size = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5",
-            params![digest.hex(), stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64],
-        )?;
-        Ok(found.is_some())
+        self.with(|db| {
+            db.prepare_cached("SELECT 1 FROM verified WHERE digest = ?1 AND size = ?2 AND mtime = ?3 AND ctime = ?4 AND inode = ?5")?
+                .exists(params![digest.bytes(), stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64])
+        })
     }
     pub fn set_verified(&self, digest: &Digest, stat: &Stat) -> Result<(), CacheError> {
         self.write(
             "INSERT OR REPLACE INTO verified VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![digest.hex(), stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64],
+            params![digest.bytes(), stat.size as i64, stat.mtime, stat.ctime, stat.inode as i64],
         )
+    }
+    pub fn drop_verified(&self, digest: &Digest) -> Result<(), CacheError> {
+        self.write("DELETE FROM verified WHERE digest = ?1", params![digest.bytes()])
     }
 
     pub fn set_run(&self, id: &str, record: &str) -> Result<(), CacheError> {
         self.write("INSERT OR REPLACE INTO runs VALUES (?1, ?2)", params![id, record])
     }
+    pub fn drop_run(&self, id: &str) -> Result<(), CacheError> {
+        self.write("DELETE FROM runs WHERE id = ?1", params![id])
+    }
+    pub fn run(&self, id: &str) -> Result<Option<String>, CacheError> {
+        self.with(|db| db.prepare_cached("SELECT record FROM runs WHERE id = ?1")?.query_row(params![id], |r| r.get(0)).optional())
+    }
     /// The last `limit` run records, newest first.
     pub fn runs(&self, limit: usize) -> Result<Vec<String>, CacheError> {
-        let db = self.db();
-        let mut statement = db.prepare_cached("SELECT record FROM runs ORDER BY id DESC LIMIT ?1").map_err(self.failed())?;
-        let rows = statement.query_map(params![limit as i64], |r| r.get(0)).map_err(self.failed())?;
-        rows.collect::<Result<_, _>>().map_err(self.failed())
+        self.with(|db| {
+            let mut statement = db.prepare_cached("SELECT record FROM runs ORDER BY id DESC LIMIT ?1")?;
+            statement.query_map(params![limit as i64], |r| r.get(0))?.collect()
+        })
     }
 
-    pub fn latest(&self, project: &str, stage: &str) -> Result<Option<String>, CacheError> {
-        self.text("SELECT key FROM latest WHERE project = ?1 AND stage = ?2", params![project, stage])
+    pub fn latest(&self, project: &str, stage: &str) -> Result<Option<Digest>, CacheError> {
+        self.with(|db| {
+            db.prepare_cached("SELECT key FROM latest WHERE project = ?1 AND stage = ?2")?
+                .query_row(params![project, stage], |r| r.get(0))
+                .optional()
+        })
+        .map(|found| found.map(Digest::from_bytes))
     }
-    pub fn set_latest(&self, project: &str, stage: &str, key: &str) -> Result<(), CacheError> {
-        self.write("INSERT OR REPLACE INTO latest VALUES (?1, ?2, ?3)", params![project, stage, key])
+    pub fn set_latest(&self, project: &str, stage: &str, key: &Digest) -> Result<(), CacheError> {
+        self.write("INSERT OR REPLACE INTO latest VALUES (?1, ?2, ?3)", params![project, stage, key.bytes()])
     }
 
-    /// Runs `work` in one transaction.
+    pub fn memo(&self, name: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
+        self.with(|db| db.prepare_cached("SELECT body FROM memos WHERE name = ?1")?.query_row(params![name.bytes()], |r| r.get(0)).optional())
+    }
+    pub fn set_memo(&self, name: &Digest, body: &[u8]) -> Result<(), CacheError> {
+        self.write("INSERT OR REPLACE INTO memos VALUES (?1, ?2)", params![name.bytes(), body])
+    }
+
+    /// Runs `work` in one transaction; what other threads write meanwhile joins it.
     pub fn batch(&self, work: impl FnOnce() -> Result<(), CacheError>) -> Result<(), CacheError> {
-        self.db().execute_batch("BEGIN IMMEDIATE").map_err(self.failed())?;
+        let _alone = self.transaction.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with(|db| db.execute_batch("BEGIN IMMEDIATE"))?;
         let result = work();
         let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        self.db().execute_batch(end).map_err(self.failed())?;
+        self.with(|db| db.execute_batch(end))?;
         result
     }
 }
 
+/// Says to the next process that the index has to be made anew.
+fn damaged_mark(path: &Path) -> PathBuf {
+    path.with_extension("damaged")
+}
+
 fn is_corrupt(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+        || matches!(error, rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..))
 }

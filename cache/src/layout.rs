@@ -45,6 +45,10 @@ impl Layout {
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(name)
     }
+    /// `leases/`: what running processes rely on.
+    pub fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
     /// `tmp/`: files on their way to their final name.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")

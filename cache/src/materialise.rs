@@ -1,6 +1,9 @@
-//! Artifacts as input files of a task: by reflink, else hard link, else copy; and their check afterwards.
+//! Artifacts as inputs of a task, and their check afterwards.
+//!
+//! A file artifact is read where it lies in the store. A directory artifact is built from its manifest: by
+//! reflink, else hard link, else copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,23 +13,30 @@ use crate::error::CacheError;
 use crate::files::{self, Stat};
 
 /// The inputs of one task, to be given back with [`Cache::release`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Materialised {
-    dir: PathBuf,
-    /// Objects that the task sees through hard links, as they were when it began.
-    linked: BTreeMap<Digest, Stat>,
+    /// Directories that were built.
+    dirs: Vec<PathBuf>,
+    /// Objects that the task can reach, as they were when it began, and whether they gained links.
+    seen: BTreeMap<Digest, (Stat, bool)>,
 }
 
 impl Cache {
-    /// Puts each artifact at its path below `dir`, read-only. The artifacts must have been looked up.
-    pub fn materialise(&self, dir: &Path, inputs: &[(Artifact, PathBuf)]) -> Result<Materialised, CacheError> {
-        files::create_dir(dir)?;
-        let mut linked = Vec::new();
+    /// Where a task reads an artifact: a file in the store itself, a directory at `path`.
+    pub fn place_of(&self, artifact: &Artifact, path: PathBuf) -> PathBuf {
+        if artifact.tree { path } else { self.layout().object(&artifact.digest) }
+    }
+
+    /// Makes artifacts readable at their places ([`Self::place_of`]), read-only. They must have been looked up.
+    pub fn materialise(&self, inputs: &[(Artifact, PathBuf)]) -> Result<Materialised, CacheError> {
+        let mut made = Materialised::default();
+        let mut linked = BTreeSet::new();
         for (artifact, path) in inputs {
             if !artifact.tree {
-                self.place(&artifact.digest, path, false, &mut linked)?;
+                made.seen.insert(artifact.digest, (self.object_stat(&artifact.digest)?, false));
                 continue;
             }
+            made.dirs.push(path.clone());
             files::create_dir(path)?;
             let mut folders = vec![path.clone()];
             for entry in self.manifest(artifact)?.entries() {
@@ -43,11 +53,13 @@ impl Cache {
             }
         }
         // Linking itself moves ctime, so the state to compare with is taken when all links are made.
-        let linked = linked.into_iter().map(|d| Ok((d, self.object_stat(&d)?))).collect::<Result<_, CacheError>>()?;
-        Ok(Materialised { dir: dir.to_owned(), linked })
+        for digest in linked {
+            made.seen.insert(digest, (self.object_stat(&digest)?, true));
+        }
+        Ok(made)
     }
 
-    fn place(&self, digest: &Digest, to: &Path, executable: bool, linked: &mut Vec<Digest>) -> Result<(), CacheError> {
+    fn place(&self, digest: &Digest, to: &Path, executable: bool, linked: &mut BTreeSet<Digest>) -> Result<(), CacheError> {
         let object = self.layout().object(digest);
         if executable {
             // The exec bit belongs to the name in the directory, not to the shared object.
@@ -57,7 +69,7 @@ impl Cache {
             return Ok(());
         }
         if fs::hard_link(&object, to).is_ok() {
-            linked.push(*digest);
+            linked.insert(*digest);
             return Ok(());
         }
         files::copy(&object, to, 0o444)
@@ -71,15 +83,15 @@ impl Cache {
     /// Takes the inputs of a task away and names the objects that it changed; those are removed from the store.
     pub fn release(&self, inputs: Materialised) -> Result<Vec<Digest>, CacheError> {
         let mut changed = Vec::new();
-        let mut good = Vec::new();
-        for (digest, before) in &inputs.linked {
+        let mut moved = Vec::new();
+        for (digest, (before, linked)) in &inputs.seen {
             let path = self.layout().object(digest);
             match fs::metadata(&path).map(|m| Stat::of(&m)) {
-                Ok(now) if now == *before => good.push(*digest),
+                Ok(now) if now == *before => moved.extend(linked.then_some(*digest)),
                 // Another task that links the same object moves its ctime too: only the bytes tell.
                 Ok(_) if files::hash_file(&path)? == *digest => {
                     files::set_mode(&path, 0o444)?;
-                    good.push(*digest);
+                    moved.push(*digest);
                 }
                 Ok(_) => {
                     files::remove_all(&path)?;
@@ -88,12 +100,22 @@ impl Cache {
                 Err(_) => changed.push(*digest),
             }
         }
-        files::remove_all(&inputs.dir)?;
-        for digest in good {
+        for dir in &inputs.dirs {
+            files::remove_all(dir)?;
+        }
+        for digest in moved {
             if let Ok(stat) = self.object_stat(&digest) {
                 self.index.set_verified(&digest, &stat)?;
             }
         }
         Ok(changed)
     }
+}
+
+/// Copies a file from outside the cache to a new file of a task: by reflink, else byte by byte; writable, and
+/// executable where it was.
+pub fn files_copy(from: &Path, to: &Path) -> Result<(), CacheError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(from).map_err(CacheError::io("stat", from))?.permissions().mode();
+    files::copy(from, to, if mode & 0o100 != 0 { 0o755 } else { 0o644 })
 }

@@ -1,5 +1,6 @@
 //! The store: objects enter by digest, and are checked before they are used.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +19,12 @@ pub enum ObjectState {
     Missing,
     /// It held other bytes, and was removed so that nobody is served them.
     Damaged,
+}
+
+/// Objects that are in the store and not known to be durable.
+#[derive(Clone, Debug, Default)]
+pub struct Entered {
+    pub(crate) objects: BTreeSet<Digest>,
 }
 
 impl Cache {
@@ -66,42 +73,50 @@ impl Cache {
         Manifest::decode(&artifact.digest, &text)
     }
 
-    /// Moves a file or a directory into the store; the source is gone afterwards.
+    /// Moves a file or a directory into the store, durably; the source is gone afterwards.
     pub fn put(&self, path: &Path) -> Result<Artifact, CacheError> {
+        let mut entered = Entered::default();
+        let artifact = self.enter(path, &mut entered)?;
+        self.settle(&[&entered])?;
+        Ok(artifact)
+    }
+
+    /// Moves a file or a directory into the store. Its objects can be read at once, and are durable when `entered`
+    /// was committed ([`Cache::commit`]) or settled.
+    pub fn enter(&self, path: &Path, entered: &mut Entered) -> Result<Artifact, CacheError> {
         let meta = fs::symlink_metadata(path).map_err(CacheError::io("stat", path))?;
         if meta.is_dir() {
             let mut entries = Vec::new();
-            self.put_tree(path, "", &mut entries)?;
+            self.enter_tree(path, "", &mut entries, entered)?;
             files::remove_all(path)?;
             let manifest = Manifest::new(entries);
-            let digest = self.put_bytes(manifest.encode().as_bytes())?;
+            let digest = self.enter_bytes(manifest.encode().as_bytes(), entered)?;
             return Ok(Artifact { digest, tree: true, size: manifest.size() });
         }
         if !meta.is_file() {
             return Err(not_storable(path));
         }
-        let digest = self.put_file(path)?;
+        let digest = self.enter_file(path, entered)?;
         Ok(Artifact { digest, tree: false, size: meta.len() })
     }
 
-    /// Stores bytes.
-    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, CacheError> {
+    fn enter_bytes(&self, bytes: &[u8], entered: &mut Entered) -> Result<Digest, CacheError> {
         let tmp = self.layout().tmp();
         let file = tempfile::NamedTempFile::new_in(&tmp).map_err(CacheError::io("create a file in", &tmp))?;
         fs::write(file.path(), bytes).map_err(CacheError::io("write", file.path()))?;
-        self.put_file(file.path())
+        self.enter_file(file.path(), entered)
     }
 
-    fn put_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), CacheError> {
+    fn enter_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>, entered: &mut Entered) -> Result<(), CacheError> {
         for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
             let path = item.map_err(CacheError::io("list", dir))?.path();
             let name = child_name(prefix, &path)?;
             let meta = fs::symlink_metadata(&path).map_err(CacheError::io("stat", &path))?;
             if meta.is_dir() {
-                self.put_tree(&path, &name, entries)?;
+                self.enter_tree(&path, &name, entries, entered)?;
             } else if meta.is_file() {
                 let executable = meta.permissions().mode() & 0o100 != 0;
-                entries.push(Entry { path: name, digest: self.put_file(&path)?, size: meta.len(), executable });
+                entries.push(Entry { path: name, digest: self.enter_file(&path, entered)?, size: meta.len(), executable });
             } else {
                 return Err(not_storable(&path));
             }
@@ -109,22 +124,45 @@ impl Cache {
         Ok(())
     }
 
-    /// Hashes a file, makes it durable and gives it its final name.
-    fn put_file(&self, path: &Path) -> Result<Digest, CacheError> {
+    /// Hashes a file and gives it its final name.
+    fn enter_file(&self, path: &Path, entered: &mut Entered) -> Result<Digest, CacheError> {
         files::set_mode(path, 0o444)?;
         let digest = files::hash_file(path)?;
-        if self.check_object(&digest)? == ObjectState::Good {
+        let target = self.layout().object(&digest);
+        if let Some(stat) = self.present(&digest)? {
             fs::remove_file(path).map_err(CacheError::io("remove", path))?;
+            if !self.index.is_verified(&digest, &stat)? {
+                // Another task entered it a moment ago: it may not be durable yet.
+                entered.objects.insert(digest);
+            }
             return Ok(digest);
         }
-        let target = self.layout().object(&digest);
-        files::create_dir(files::parent(&target))?;
-        fs::File::open(path).and_then(|f| f.sync_all()).map_err(CacheError::io("fsync", path))?;
-        fs::rename(path, &target).map_err(CacheError::io("rename to", &target))?;
-        files::sync_dir(files::parent(&target))?;
-        let meta = fs::metadata(&target).map_err(CacheError::io("stat", &target))?;
-        self.index.set_verified(&digest, &Stat::of(&meta))?;
+        if let Err(e) = fs::rename(path, &target) {
+            if e.kind() != io::ErrorKind::NotFound {
+                return Err(CacheError::io("rename to", &target)(e));
+            }
+            files::create_dir(files::parent(&target))?;
+            fs::rename(path, &target).map_err(CacheError::io("rename to", &target))?;
+        }
+        entered.objects.insert(digest);
         Ok(digest)
+    }
+
+    /// The stat of an object that is there and good.
+    fn present(&self, digest: &Digest) -> Result<Option<Stat>, CacheError> {
+        let path = self.layout().object(digest);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(CacheError::io("stat", &path)(e)),
+        };
+        let stat = Stat::of(&meta);
+        if self.index.is_verified(digest, &stat)? || (meta.is_file() && files::hash_file(&path)? == *digest) {
+            return Ok(Some(stat));
+        }
+        tracing::warn!("object {} is damaged and was removed", digest.short());
+        files::remove_all(&path)?;
+        Ok(None)
     }
 
     /// The artifact that a file or directory outside the cache would be; unchanged files are not read again.
@@ -138,6 +176,12 @@ impl Cache {
         self.digest_tree(path, "", &mut entries)?;
         let manifest = Manifest::new(entries);
         Ok(Artifact { digest: Digest::of(manifest.encode().as_bytes()), tree: true, size: manifest.size() })
+    }
+
+    /// The digest of one source file, and whether it is executable.
+    pub fn digest_source_file(&self, path: &Path) -> Result<(Digest, bool), CacheError> {
+        let meta = fs::metadata(path).map_err(CacheError::io("read", path))?;
+        Ok((self.digest_file(path, &meta)?, meta.permissions().mode() & 0o100 != 0))
     }
 
     fn digest_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), CacheError> {

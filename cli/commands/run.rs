@@ -1,7 +1,7 @@
 //! `flow run`.
 
 use flow_engine::Registry;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flow_engine::run::{RunOptions, Worker, WorkerCommand, run as run_plan};
@@ -16,7 +16,7 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
     json::guard(args.json, || {
         let context = Context::load(registry, &args.pipeline)?;
         let selected = context.plan.select(&args.targets)?;
-        let cache = Arc::new(context.cache()?);
+        let cache = context.cache()?;
         let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
         let options = RunOptions {
             keep_going: args.keep_going,
@@ -24,7 +24,11 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
             threads: context.threads,
             machine: context.machine(),
             worker: Worker::Child(WorkerCommand { program, args: vec!["__task".into()], env: Vec::new() }),
-            pools: BTreeMap::new(),
+            pools: context.plan.pipeline.pools.clone(),
+            force: BTreeSet::new(),
+            check: false,
+            locked: None,
+            committed: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

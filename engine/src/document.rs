@@ -1,11 +1,11 @@
 //! YAML text as values with their places.
 //!
-//! Values come from `serde_yaml`, places from the event parser `saphyr-parser` over the same text; the two
-//! are matched by path.
+//! Values come from `serde_yaml`. Places are only needed when something is wrong: they come then from the event
+//! parser `saphyr-parser` over the same text, matched by path.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use miette::NamedSource;
 use saphyr_parser::{Event, Parser, Span};
@@ -41,23 +41,32 @@ pub struct Document {
     text: Arc<str>,
     /// The values.
     pub root: Value,
-    places: HashMap<Vec<String>, Place>,
+    places: OnceLock<HashMap<Vec<String>, Place>>,
     overrides: Vec<(Vec<String>, String)>,
 }
 
 impl Document {
     /// Parses `text`; `name` is how the file is called in messages.
     pub fn parse(name: &str, text: &str) -> Result<Self, Problem> {
-        let text: Arc<str> = text.into();
-        let mut document = Self { name: name.into(), text: text.clone(), root: Value::Null, places: HashMap::new(), overrides: Vec::new() };
-        document.places = Walk::new(&text).walk().map_err(|(message, span, help)| {
-            let problem = document.at_bytes(message, span);
-            problem.maybe_help(help)
+        let mut document =
+            Self { name: name.into(), text: text.into(), root: Value::Null, places: OnceLock::new(), overrides: Vec::new() };
+        let mut yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| {
+            // The event parser knows the place of most mistakes better.
+            match Walk::new(text).walk() {
+                Ok(_) => document.yaml_problem(&e),
+                Err((message, span, help)) => document.at_bytes(message, span).maybe_help(help),
+            }
         })?;
-        let mut yaml: serde_yaml::Value = serde_yaml::from_str(&text).map_err(|e| document.yaml_problem(&e))?;
-        yaml.apply_merge().map_err(|e| document.yaml_problem(&e))?;
+        if text.contains("<<") {
+            yaml.apply_merge().map_err(|e| document.yaml_problem(&e))?;
+        }
         document.root = to_json(yaml, &mut Vec::new()).map_err(|(path, message)| document.at_value(&path, message))?;
         Ok(document)
+    }
+
+    /// How the file is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn yaml_problem(&self, error: &serde_yaml::Error) -> Problem {
@@ -91,8 +100,9 @@ impl Document {
         if let Some((_, origin)) = self.overrides.iter().find(|(o, _)| path.starts_with(o)) {
             return Problem::new(format!("{message} (set by `{origin}`)"));
         }
+        let places = self.places.get_or_init(|| Walk::new(&self.text).walk().unwrap_or_default());
         for len in (0..=path.len()).rev() {
-            if let Some(place) = self.places.get(&path[..len]) {
+            if let Some(place) = places.get(&path[..len]) {
                 let span = if len == path.len() { pick(place) } else { place.key.clone().unwrap_or(place.value.clone()) };
                 return self.at_bytes(message, span);
             }
@@ -175,6 +185,9 @@ fn to_json(yaml: serde_yaml::Value, path: &mut Vec<String>) -> Result<Value, (Ve
     })
 }
 
+/// No pipeline nests deeper, and the stack is finite.
+const DEEPEST: usize = 100;
+
 type WalkError = (String, Range<usize>, Option<String>);
 
 /// Walks the events once and notes where each path is.
@@ -239,6 +252,9 @@ impl<'a> Walk<'a> {
 
     fn value(&mut self, event: Event<'a>, span: &Span, key: Option<Range<usize>>) -> Result<(), WalkError> {
         let value = self.range(span);
+        if self.path.len() > DEEPEST {
+            return Err((format!("more than {DEEPEST} levels of nesting"), value, None));
+        }
         self.places.insert(self.path.clone(), Place { key, value });
         match event {
             Event::MappingStart(..) => loop {
@@ -249,6 +265,14 @@ impl<'a> Walk<'a> {
                     _ => return Err(("a key must be a plain word".into(), self.range(&span), None)),
                 };
                 let key = self.range(&span);
+                if name == "<<" {
+                    // A merge key may come several times, and its value is not where it is written.
+                    let (event, span) = self.next()?;
+                    self.path.push(name);
+                    self.value(event, &span, Some(key))?;
+                    self.path.pop();
+                    continue;
+                }
                 self.path.push(name);
                 if self.places.contains_key(&self.path) {
                     let name = self.path.last().cloned().unwrap_or_default();

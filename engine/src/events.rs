@@ -92,7 +92,14 @@ pub enum RunEvent {
         /// Name.
         name: String,
     },
-    /// A task succeeded and its outputs are in the store.
+    /// A result was made again and compared with the one in the cache.
+    StageChecked {
+        /// Stage.
+        stage: String,
+        /// What differs, if anything.
+        difference: Option<crate::check::Difference>,
+    },
+    /// A task succeeded and its outputs are in the cache.
     StageFinished {
         /// Stage.
         stage: String,
@@ -163,6 +170,12 @@ pub enum RunEvent {
         skipped: Vec<String>,
         /// Gates that refused.
         refused: Vec<String>,
+        /// Stages that a refused gate withholds.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        withheld: Vec<String>,
+        /// With `--check`: stages whose result came out different.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        different: Vec<String>,
         /// Whether it was asked to stop.
         interrupted: bool,
         /// Wall seconds.

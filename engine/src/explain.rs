@@ -6,14 +6,14 @@ use flow_cache::{ActionKey, Cache, CacheError, Lookup};
 use serde_json::Value;
 
 use crate::key::KeyParts;
-use crate::plan::{Plan, StageId, json_pointer};
+use crate::plan::{Plan, SourceOf, StageId, json_pointer};
 use crate::registry::show_path;
 
 /// The parts under which a stage of this pipeline was last made or reused.
 pub fn earlier(cache: &Cache, plan: &Plan, id: StageId) -> Result<Option<KeyParts>, CacheError> {
     let pipeline = plan.pipeline.file.to_string_lossy();
     let Some(key) = cache.latest(&pipeline, &plan.stage(id).name)? else { return Ok(None) };
-    Ok(cache.entry(&key)?.and_then(|entry| serde_json::from_value(entry.parts).ok()))
+    Ok(cache.parts(&key)?.and_then(|parts| serde_json::from_value(parts).ok()))
 }
 
 /// Why a stage whose key is known has to run. `ran` says which stages run or ran in this run.
@@ -68,8 +68,19 @@ pub fn own_causes(plan: &Plan, id: StageId, before: &KeyParts, now: &KeyParts) -
             continue;
         }
         if let Some(source) = stage.sources.iter().find(|s| path.starts_with(&s.at)) {
-            let shown = source.path.strip_prefix(&plan.pipeline.root).unwrap_or(&source.path);
-            let cause = format!("source file {} changed", shown.display());
+            let cause = match (&source.of, path[source.at.len()..].split_first()) {
+                // One file of a glob: `files`, then its name.
+                (SourceOf::Glob(..), Some((_, [name]))) => match (a, b) {
+                    (Some(_), Some(_)) => format!("source file {name} changed"),
+                    (None, _) => format!("source file {name} is new"),
+                    (_, None) => format!("source file {name} is gone"),
+                },
+                (SourceOf::Env(name), _) => {
+                    let text = |v: Option<&Value>| v.filter(|v| !v.is_null()).map_or_else(|| "not set".into(), show);
+                    format!("environment variable {name} {} → {}", text(a), text(b))
+                }
+                _ => format!("{} changed", source.shown(&plan.pipeline.root)),
+            };
             if !causes.contains(&cause) {
                 causes.push(cause);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flow_cache::{ActionKey, Artifact, Cache, CacheError, Digest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::plan::{PlannedStage, json_pointer};
 
@@ -61,9 +61,10 @@ impl KeyParts {
     pub fn of(stage: &PlannedStage, inputs: &[Artifact], machine: &dyn Fn() -> MachineId, cache: &Cache) -> Result<Self, CacheError> {
         let mut params = stage.params.clone();
         for source in &stage.sources {
-            let artifact = cache.digest_source(&source.path)?;
-            if let Some(slot) = params.pointer_mut(&json_pointer(&source.at)) {
-                *slot = json!({ if artifact.tree { "dir" } else { "file" }: artifact.digest });
+            if let Some(content) = source.content(cache)?
+                && let Some(slot) = params.pointer_mut(&json_pointer(&source.at))
+            {
+                *slot = content;
             }
         }
         for path in &stage.unkeyed {

@@ -2,9 +2,12 @@
 //!
 //! Data goes one way: a file is parsed ([`document`], [`vars`], [`pipeline`]), linked against the kinds of a
 //! [`registry`] into a typed DAG ([`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
-//! [`explain`]), executed ([`run`], `schedule`, `execute`) and recorded ([`record`], [`publish`]). What happens is told
+//! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]). What happens is told
 //! as a stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is
-//! the contract of a kind, [`schema`] what its parameters look like, [`worker`] a task in a child process.
+//! the contract of a kind, [`schema`] what its parameters look like, [`worker`] a task in a child process, [`command`] the kinds that run a command.
+pub mod check;
+pub mod command;
+mod commit;
 pub mod document;
 pub mod events;
 mod execute;
@@ -20,9 +23,13 @@ pub mod publish;
 pub mod record;
 pub mod registry;
 pub mod run;
+mod reader;
 mod schedule;
 pub mod schema;
+pub mod sources;
 pub mod stop;
+mod tail;
+pub mod units;
 pub mod vars;
 pub mod worker;
 

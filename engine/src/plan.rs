@@ -8,14 +8,16 @@ use std::time::Duration;
 use petgraph::Direction;
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
-use serde_json::Value;
+use flow_cache::{Cache, CacheError};
+use serde_json::{Map, Value, json};
 
-use crate::path;
+use crate::document::Document;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
 use crate::plugin::{InputPort, OutputPort, Purity};
 use crate::problem::{Problem, Problems, nearest, suggest};
-use crate::registry::{Kind, Registry, show_path};
+use crate::registry::{Kind, Refused, Registry, show_path};
 use crate::schema::{self, Mark};
+use crate::sources;
 
 /// Index of a stage in its [`Plan`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -34,13 +36,54 @@ pub struct Wire {
     pub ty: String,
 }
 
-/// A parameter that is keyed by the content of a path.
+/// A parameter that is keyed by something outside the pipeline file.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Path inside `with:`.
     pub at: Vec<String>,
-    /// The file or directory.
-    pub path: PathBuf,
+    /// What counts.
+    pub of: SourceOf,
+}
+
+/// What a source's key holds.
+#[derive(Clone, Debug)]
+pub enum SourceOf {
+    /// The content of a file or directory.
+    Path(PathBuf),
+    /// The contents of all files that a path or glob means in a folder.
+    Glob(Arc<std::path::Path>, String),
+    /// The value of an environment variable.
+    Env(String),
+}
+
+impl Source {
+    /// What stands for it in the key; `None` where the parameter itself does.
+    pub fn content(&self, cache: &Cache) -> Result<Option<Value>, CacheError> {
+        Ok(Some(match &self.of {
+            SourceOf::Path(path) => {
+                let artifact = cache.digest_source(path)?;
+                json!({ if artifact.tree { "dir" } else { "file" }: artifact.digest })
+            }
+            SourceOf::Glob(dir, pattern) => {
+                let found = sources::expand(dir, pattern).map_err(CacheError::io("read", &dir.join(pattern)))?;
+                let mut files = Map::new();
+                for (name, path) in found {
+                    let (digest, executable) = cache.digest_source_file(&path)?;
+                    files.insert(name, json!(if executable { format!("{digest} x") } else { digest.to_string() }));
+                }
+                json!({ "files": files })
+            }
+            SourceOf::Env(name) => json!({ "env": std::env::var(name).ok() }),
+        }))
+    }
+    /// How it is called in messages.
+    pub fn shown(&self, root: &std::path::Path) -> String {
+        match &self.of {
+            SourceOf::Path(path) => format!("source file {}", path.strip_prefix(root).unwrap_or(path).display()),
+            SourceOf::Glob(_, pattern) => format!("source files `{pattern}`"),
+            SourceOf::Env(name) => format!("environment variable {name}"),
+        }
+    }
 }
 
 /// One stage, ready to be keyed.
@@ -60,6 +103,10 @@ pub struct PlannedStage {
     pub inputs: Vec<Wire>,
     /// Stages to wait for without reading them.
     pub after: Vec<StageId>,
+    /// Gates that must accept: stage and its port of type `Verdict`.
+    pub requires: Vec<(StageId, String)>,
+    /// Folder of its file.
+    pub dir: Arc<std::path::Path>,
     /// Tokens to hold while running.
     pub resources: BTreeMap<String, u64>,
     /// How often a failure is tried again.
@@ -73,7 +120,8 @@ pub struct PlannedStage {
 impl PlannedStage {
     /// Stages that must be done first.
     pub fn needs(&self) -> BTreeSet<StageId> {
-        self.inputs.iter().map(|w| w.from).chain(self.after.iter().copied()).collect()
+        let waited = self.after.iter().copied().chain(self.requires.iter().map(|(id, _)| *id));
+        self.inputs.iter().map(|w| w.from).chain(waited).collect()
     }
     /// Whether an output is measured, so that the machine is part of the key.
     pub fn is_measured(&self) -> bool {
@@ -89,6 +137,7 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     graph: DiGraph<StageId, ()>,
     order: Vec<StageId>,
+    by_name: HashMap<String, StageId>,
     /// What the file's `publish:` asks for: path, stage, output port.
     pub publish: Vec<(String, StageId, String)>,
     targets: Vec<StageId>,
@@ -108,7 +157,8 @@ impl Plan {
         }
         let Ok(order) = toposort(&graph, None) else { return Err(cycle(&pipeline, &stages, &graph).into()) };
         let order = order.into_iter().map(|n| graph[n]).collect();
-        Ok(Self { pipeline, stages, graph, order, publish, targets })
+        let by_name = stages.iter().enumerate().map(|(i, s)| (s.name.clone(), StageId(i))).collect();
+        Ok(Self { pipeline, stages, graph, order, by_name, publish, targets })
     }
 
     /// The stage of that id.
@@ -117,8 +167,11 @@ impl Plan {
     }
     /// The stage of that name.
     pub fn find(&self, name: &str) -> Result<StageId, Problem> {
-        self.stages.iter().position(|s| s.name == name).map(StageId).ok_or_else(|| {
-            Problem::new(format!("the pipeline has no stage `{name}`")).help(suggest(name, self.stages.iter().map(|s| s.name.as_str())))
+        self.by_name.get(name).copied().ok_or_else(|| match self.pipeline.groups.get(name) {
+            Some(members) => Problem::new(format!("`{name}` is a matrix of {} stages", members.len()))
+                .help(format!("name one of them: {}", quoted(members))),
+            None => Problem::new(format!("the pipeline has no stage `{name}`"))
+                .help(suggest(name, self.stages.iter().map(|s| s.name.as_str()))),
         })
     }
     /// All stages, each after what it needs.
@@ -139,14 +192,33 @@ impl Plan {
         let wanted = if targets.is_empty() {
             self.targets.clone()
         } else {
-            // A target may be written as `stage.port`; the stage is what runs.
-            targets.iter().map(|t| self.find(t.split('.').next().unwrap_or(t))).collect::<Result<_, _>>()?
+            let mut wanted = Vec::new();
+            for target in targets {
+                wanted.extend(self.matching(target)?);
+            }
+            wanted
         };
         if wanted.is_empty() {
             return Ok(self.order.clone());
         }
         let closure = self.closure(&wanted);
         Ok(self.order.iter().copied().filter(|s| closure.contains(s)).collect())
+    }
+
+    /// The stages that a name, a matrix, `stage.port` or a pattern with `*` and `?` means.
+    pub fn matching(&self, text: &str) -> Result<Vec<StageId>, Problem> {
+        if text.contains(['*', '?']) {
+            let found: Vec<_> = self.order.iter().copied().filter(|id| wildcard(text, &self.stage(*id).name)).collect();
+            if found.is_empty() {
+                return Err(Problem::new(format!("no stage's name matches `{text}`")).help("`flow status PIPELINE` lists the stages"));
+            }
+            return Ok(found);
+        }
+        let name = PortRef::parse(text, Vec::new()).stage;
+        match self.pipeline.groups.get(&name) {
+            Some(members) => members.iter().map(|m| self.find(m)).collect(),
+            None => Ok(vec![self.find(&name)?]),
+        }
     }
 
     fn closure(&self, of: &[StageId]) -> BTreeSet<StageId> {
@@ -167,6 +239,30 @@ impl Plan {
         let port = declared_output(&self.stage(id).kind, &reference).map_err(|(message, help)| Problem::new(message).help(help))?;
         Ok((id, port))
     }
+}
+
+/// Whether `name` fits a pattern in which `*` stands for anything and `?` for one character.
+fn wildcard(pattern: &str, name: &str) -> bool {
+    let mut ends = vec![0];
+    for c in pattern.chars() {
+        let mut next = Vec::new();
+        for at in ends {
+            let rest = &name[at..];
+            match c {
+                '*' => next.extend(rest.char_indices().map(|(i, _)| at + i).chain([name.len()])),
+                '?' => next.extend(rest.chars().next().map(|x| at + x.len_utf8())),
+                c => next.extend(rest.starts_with(c).then(|| at + c.len_utf8())),
+            }
+        }
+        next.sort_unstable();
+        next.dedup();
+        ends = next;
+    }
+    ends.contains(&name.len())
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().take(6).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn declared_output(kind: &Arc<dyn Kind>, reference: &PortRef) -> Result<String, (String, String)> {
@@ -195,9 +291,12 @@ fn cycle(pipeline: &Pipeline, stages: &[PlannedStage], graph: &DiGraph<StageId, 
     walk.reverse();
     let names: Vec<_> = walk.iter().map(|s| stages[s.0].name.as_str()).collect();
     let first = names.first().copied().unwrap_or_default();
-    pipeline
-        .document
-        .at_key(&path!["stages", first], format!("the stages form a cycle: {}", names.join(" → ")))
+    let message = format!("the stages form a cycle: {}", names.join(" → "));
+    let problem = match pipeline.stages.iter().find(|s| s.name == first) {
+        Some(decl) => decl.document.at_key(&decl.at, message),
+        None => Problem::new(message),
+    };
+    problem
         .label("needs itself in the end")
         .help("remove one of these inputs")
 }
@@ -212,57 +311,93 @@ struct Params {
     notes: Vec<String>,
 }
 
-/// Index of a stage by name, and its kind where that is known.
-type Known<'a> = (usize, Option<&'a Arc<dyn Kind>>);
-
 struct Linker<'a> {
     pipeline: &'a Pipeline,
     registry: &'a Registry,
-    by_name: HashMap<&'a str, Known<'a>>,
+    /// Index of a stage by name.
+    by_name: HashMap<&'a str, usize>,
+    /// Kinds in the order of the stages, `None` where they are unknown.
+    kinds: Vec<Option<Arc<dyn Kind>>>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Linker<'a> {
     fn new(pipeline: &'a Pipeline, registry: &'a Registry) -> Self {
-        let by_name = pipeline.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), (i, registry.get(&s.kind)))).collect();
-        Self { pipeline, registry, by_name, problems: Vec::new() }
+        let by_name = pipeline.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
+        Self { pipeline, registry, by_name, kinds: Vec::new(), problems: Vec::new() }
     }
 
     fn link(mut self) -> Result<Linked, Problems> {
-        let mut stages = Vec::new();
         for decl in &self.pipeline.stages {
-            if let Some(stage) = self.stage(decl) {
+            let kind = self.kind(decl);
+            self.kinds.push(kind);
+        }
+        let mut stages = Vec::new();
+        for (i, decl) in self.pipeline.stages.iter().enumerate() {
+            if let Some(kind) = self.kinds[i].clone()
+                && let Some(stage) = self.stage(decl, &kind)
+            {
                 stages.push(stage);
             }
         }
+        let document = &self.pipeline.document;
         let mut targets = Vec::new();
         for reference in &self.pipeline.targets {
-            if let Some((id, _)) = self.output(reference) {
-                targets.push(id);
-            }
+            targets.extend(self.outputs(document, reference).into_iter().map(|(id, _)| id));
         }
         let mut publish = Vec::new();
         for (to, reference) in &self.pipeline.publish {
-            if let Some((id, port)) = self.output(reference) {
-                publish.push((to.clone(), id, port));
+            match self.outputs(document, reference).as_slice() {
+                [(id, port)] => publish.push((to.clone(), *id, port.clone())),
+                [] => {}
+                _ => {
+                    let problem = self.one_of_group(document, reference);
+                    self.problems.push(problem);
+                }
             }
         }
         if self.problems.is_empty() { Ok((stages, publish, targets)) } else { Err(Problems { list: self.problems }) }
     }
 
-    fn stage(&mut self, decl: &StageDecl) -> Option<PlannedStage> {
-        let document = &self.pipeline.document;
+    fn kind(&mut self, decl: &StageDecl) -> Option<Arc<dyn Kind>> {
         let Some(kind) = self.registry.get(&decl.kind) else {
             let help = match nearest(&decl.kind, self.registry.names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "`flow kinds` lists all kinds".into(),
             };
-            let problem = document.at_value(&path!["stages", decl.name, "use"], format!("unknown kind `{}`", decl.kind));
+            let problem = decl.document.at_value(&decl.place(&["use"]), format!("unknown kind `{}`", decl.kind));
             self.problems.push(problem.help(help).label("no such kind"));
             return None;
         };
+        let inputs: Vec<_> = decl.inputs.iter().map(|(port, refs, list)| (port.clone(), *list || self.several(refs))).collect();
+        match kind.shape(&inputs, &decl.with) {
+            Ok(shaped) => Some(shaped.unwrap_or_else(|| kind.clone())),
+            Err(refused) => {
+                self.problems.push(refusal(decl, kind.as_ref(), refused));
+                None
+            }
+        }
+    }
+
+    /// Whether references that are not written as a list mean several artifacts.
+    fn several(&self, references: &[PortRef]) -> bool {
+        references.iter().any(|r| self.pipeline.groups.contains_key(&r.stage))
+    }
+
+    fn stage(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Option<PlannedStage> {
         let inputs = self.wires(decl, kind);
-        let after = decl.after.iter().filter_map(|r| self.output(r).map(|(id, _)| id)).collect();
+        let after = decl.after.iter().flat_map(|r| self.outputs(&decl.document, r)).map(|(id, _)| id).collect();
+        let mut requires = Vec::new();
+        for reference in &decl.requires {
+            for (id, port) in self.outputs(&decl.document, reference) {
+                let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == "Verdict");
+                if !verdict {
+                    let message = format!("`{}` gives no verdict: only a gate can be required", reference.stage);
+                    self.problems.push(decl.document.at_value(&reference.at, message));
+                }
+                requires.push((id, port));
+            }
+        }
         let params = match self.params(decl, kind) {
             Ok(params) => params,
             Err(problem) => {
@@ -278,6 +413,8 @@ impl<'a> Linker<'a> {
             sources: params.sources,
             inputs,
             after,
+            requires,
+            dir: decl.dir.clone(),
             resources: decl.resources.clone(),
             retries: decl.retries,
             timeout: decl.timeout,
@@ -286,21 +423,33 @@ impl<'a> Linker<'a> {
     }
 
     fn params(&self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Result<Params, Problem> {
-        let document = &self.pipeline.document;
-        let place = |path: &[String]| [path!["stages", decl.name, "with"], path.to_vec()].concat();
+        let place = |path: &[String]| [decl.place(&["with"]), path.to_vec()].concat();
         let mut raw = decl.with.clone();
         for (path, mark) in schema::marks(kind.schema(), &raw) {
-            if mark == Mark::NoKey {
-                continue;
-            }
             let Some(slot) = pointer(&mut raw, &path) else { continue };
-            let file = self.pipeline.dir.join(slot.as_str().unwrap_or_default());
-            let is_dir = mark == Mark::SourceDir;
-            let problem = |what: &str| document.at_value(&place(&path), format!("{what}: {}", file.display()));
+            let text = slot.as_str().unwrap_or_default();
+            let relative = "relative paths start at the pipeline file's folder";
+            let is_dir = match mark {
+                Mark::NoKey | Mark::Env => continue,
+                Mark::SourceGlob => {
+                    if let Err(e) = sources::expand(&decl.dir, text) {
+                        let message = match e.kind() {
+                            std::io::ErrorKind::NotFound if !text.contains('*') => format!("no such file: {}", decl.dir.join(text).display()),
+                            _ => e.to_string(),
+                        };
+                        return Err(decl.document.at_value(&place(&path), message).help(relative));
+                    }
+                    continue;
+                }
+                Mark::SourceFile => false,
+                Mark::SourceDir => true,
+            };
+            let file = decl.dir.join(text);
+            let problem = |what: &str| decl.document.at_value(&place(&path), format!("{what}: {}", file.display()));
             match std::fs::metadata(&file) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     let what = if is_dir { "no such directory" } else { "no such file" };
-                    return Err(problem(what).label("does not exist").help("relative paths start at the pipeline file's folder"));
+                    return Err(problem(what).label("does not exist").help(relative));
                 }
                 Err(e) => return Err(problem(&format!("cannot be read ({e})"))),
                 Ok(meta) if meta.is_dir() && !is_dir => return Err(problem("expected a file, found a directory")),
@@ -312,63 +461,57 @@ impl<'a> Linker<'a> {
             let Some(text) = real.to_str() else { return Err(problem("the path is not UTF-8")) };
             *slot = Value::String(text.to_owned());
         }
-        let checked = kind.check(raw).map_err(|refused| {
-            let place = place(&refused.path);
-            let message = if refused.at_key {
-                format!("{} of kind `{}`", refused.message, kind.name())
-            } else if refused.path.is_empty() {
-                format!("stage `{}`: {}", decl.name, refused.message)
-            } else {
-                format!("`{}`: {}", show_path(&refused.path), refused.message)
-            };
-            let problem = if refused.at_key { document.at_key(&place, message) } else { document.at_value(&place, message) };
-            problem.maybe_help(refused.help).maybe_help_if_none(|| format!("`flow kinds {}` shows its parameters", kind.name()))
-        })?;
+        let checked = kind.check(raw).map_err(|refused| refusal(decl, kind.as_ref(), refused))?;
         let (mut sources, mut unkeyed) = (Vec::new(), Vec::new());
         for (path, mark) in schema::marks(kind.schema(), &checked.params) {
-            match mark {
-                Mark::NoKey => unkeyed.push(path),
-                Mark::SourceFile | Mark::SourceDir => {
-                    let file = checked.params.pointer(&json_pointer(&path)).and_then(Value::as_str).unwrap_or_default();
-                    sources.push(Source { at: path, path: file.into() });
+            let value = checked.params.pointer(&json_pointer(&path));
+            let text = value.and_then(Value::as_str).unwrap_or_default();
+            let of = match mark {
+                Mark::NoKey => {
+                    unkeyed.push(path);
+                    continue;
                 }
-            }
+                Mark::SourceFile | Mark::SourceDir => SourceOf::Path(text.into()),
+                Mark::SourceGlob => SourceOf::Glob(decl.dir.clone(), text.into()),
+                Mark::Env if value.is_some_and(|v| v["secret"] == true) => continue,
+                Mark::Env => SourceOf::Env(path.last().cloned().unwrap_or_default()),
+            };
+            sources.push(Source { at: path, of });
         }
         Ok(Params { canonical: checked.params, sources, unkeyed, notes: checked.notes })
     }
 
     fn wires(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Vec<Wire> {
-        let document = &self.pipeline.document;
         for (port, ..) in &decl.inputs {
             if !kind.inputs().iter().any(|i| i.name == port) {
                 let help = suggest(port, kind.inputs().iter().map(|i| i.name));
                 let message = format!("kind `{}` has no input `{port}`", kind.name());
-                self.problems.push(document.at_key(&path!["stages", decl.name, "in", port], message).help(help).label("no such input"));
+                self.problems.push(decl.document.at_key(&decl.place(&["in", port]), message).help(help).label("no such input"));
             }
         }
         let mut wires = Vec::new();
         for input in kind.inputs() {
+            let at = decl.place(&["in", input.name]);
             let Some((_, references, list)) = decl.inputs.iter().find(|(port, ..)| port == input.name) else {
                 if input.required {
                     let message = format!("stage `{}` does not wire its input `{}` ({})", decl.name, input.name, input.types.join(" or "));
                     let help = self.candidates(input, &decl.name);
-                    self.problems.push(document.at_key(&path!["stages", decl.name], message).maybe_help(help));
+                    self.problems.push(decl.document.at_key(&decl.at, message).maybe_help(help));
                 }
                 continue;
             };
             if *list && !input.list {
                 let message = format!("input `{}` of kind `{}` takes one artifact, not a list", input.name, kind.name());
-                self.problems.push(document.at_value(&path!["stages", decl.name, "in", input.name], message));
+                self.problems.push(decl.document.at_value(&at, message));
                 continue;
             }
             if references.is_empty() && input.required {
                 let message = format!("input `{}` needs at least one artifact", input.name);
-                self.problems.push(document.at_value(&path!["stages", decl.name, "in", input.name], message));
+                self.problems.push(decl.document.at_value(&at, message));
             }
             for reference in references {
                 match self.wire(decl, kind, input, reference) {
-                    Ok(Some(wire)) => wires.push(wire),
-                    Ok(None) => {}
+                    Ok(found) => wires.extend(found),
                     Err(problem) => self.problems.push(problem),
                 }
             }
@@ -376,11 +519,29 @@ impl<'a> Linker<'a> {
         wires
     }
 
-    /// Resolves one reference of one input; `None` when the other stage's kind is unknown, which is told there.
-    fn wire(&self, decl: &StageDecl, kind: &Arc<dyn Kind>, input: &InputPort, reference: &PortRef) -> Result<Option<Wire>, Problem> {
-        let document = &self.pipeline.document;
-        let Some((index, other)) = self.by_name.get(reference.stage.as_str()) else { return Err(self.no_stage(reference)) };
-        let Some(other) = other else { return Ok(None) };
+    /// Resolves one reference of one input; nothing when the other stage's kind is unknown, which is told there.
+    fn wire(&self, decl: &StageDecl, kind: &Arc<dyn Kind>, input: &InputPort, reference: &PortRef) -> Result<Vec<Wire>, Problem> {
+        let Some(members) = self.pipeline.groups.get(&reference.stage) else {
+            let Some(index) = self.by_name.get(reference.stage.as_str()) else { return Err(self.no_stage(&decl.document, reference)) };
+            return Ok(self.wire_to(*index, decl, kind, input, reference)?.into_iter().collect());
+        };
+        if !input.list {
+            return Err(self.one_of_group(&decl.document, reference));
+        }
+        let indices = members.iter().filter_map(|m| self.by_name.get(m.as_str()));
+        indices.filter_map(|i| self.wire_to(*i, decl, kind, input, reference).transpose()).collect()
+    }
+
+    fn wire_to(
+        &self,
+        index: usize,
+        decl: &StageDecl,
+        kind: &Arc<dyn Kind>,
+        input: &InputPort,
+        reference: &PortRef,
+    ) -> Result<Option<Wire>, Problem> {
+        let Some(other) = &self.kinds[index] else { return Ok(None) };
+        let document = &decl.document;
         let wanted = input.types.join(" or ");
         let output = match &reference.port {
             Some(_) => {
@@ -423,42 +584,68 @@ impl<'a> Linker<'a> {
             );
             return Err(document.at_value(&reference.at, message).label("a measured output"));
         }
-        Ok(Some(Wire { port: input.name.into(), from: StageId(*index), output: output.name.into(), ty: output.ty.into() }))
+        Ok(Some(Wire { port: input.name.into(), from: StageId(index), output: output.name.into(), ty: output.ty.into() }))
     }
 
     /// Which artifacts of the pipeline would fit.
     fn candidates(&self, input: &InputPort, consumer: &str) -> Option<String> {
         let mut fitting = Vec::new();
-        for decl in self.pipeline.stages.iter().filter(|s| s.name != consumer) {
-            for output in self.registry.get(&decl.kind).map(|k| k.outputs()).unwrap_or_default() {
-                if fits(input, output) {
+        for (decl, kind) in self.pipeline.stages.iter().zip(&self.kinds).filter(|(s, _)| s.name != consumer) {
+            for output in kind.iter().flat_map(|k| k.outputs()) {
+                if fits(input, output) && fitting.len() < 4 {
                     fitting.push(format!("`{}.{}`", decl.name, output.name));
                 }
             }
         }
-        fitting.truncate(4);
         (!fitting.is_empty()).then(|| format!("of that type: {}", fitting.join(", ")))
     }
 
-    fn no_stage(&self, reference: &PortRef) -> Problem {
-        let help = suggest(&reference.stage, self.pipeline.stages.iter().map(|s| s.name.as_str()));
-        self.pipeline.document.at_value(&reference.at, format!("there is no stage `{}`", reference.stage)).help(help).label("no such stage")
+    fn no_stage(&self, document: &Document, reference: &PortRef) -> Problem {
+        let names = self.pipeline.stages.iter().map(|s| s.name.as_str()).chain(self.pipeline.groups.keys().map(String::as_str));
+        let help = suggest(&reference.stage, names);
+        document.at_value(&reference.at, format!("there is no stage `{}`", reference.stage)).help(help).label("no such stage")
     }
 
-    fn output(&mut self, reference: &PortRef) -> Option<(StageId, String)> {
-        let Some((index, kind)) = self.by_name.get(reference.stage.as_str()) else {
-            let problem = self.no_stage(reference);
-            self.problems.push(problem);
-            return None;
+    fn one_of_group(&self, document: &Document, reference: &PortRef) -> Problem {
+        let members = self.pipeline.groups.get(&reference.stage).map(Vec::as_slice).unwrap_or_default();
+        let message = format!("`{}` is a matrix of {} stages, and one artifact is wanted", reference.stage, members.len());
+        document.at_value(&reference.at, message).help(format!("name one of them: {}", quoted(members)))
+    }
+
+    /// What a reference outside `in:` means; nothing (and a problem) where it means nothing.
+    fn outputs(&mut self, document: &Document, reference: &PortRef) -> Vec<(StageId, String)> {
+        let indices: Vec<usize> = match self.pipeline.groups.get(&reference.stage) {
+            Some(members) => members.iter().filter_map(|m| self.by_name.get(m.as_str()).copied()).collect(),
+            None => self.by_name.get(reference.stage.as_str()).copied().into_iter().collect(),
         };
-        match declared_output((*kind)?, reference) {
-            Ok(port) => Some((StageId(*index), port)),
-            Err((message, help)) => {
-                self.problems.push(self.pipeline.document.at_value(&reference.at, message).help(help));
-                None
+        if indices.is_empty() {
+            let problem = self.no_stage(document, reference);
+            self.problems.push(problem);
+        }
+        let mut found = Vec::new();
+        for index in indices {
+            let Some(kind) = &self.kinds[index] else { continue };
+            match declared_output(kind, reference) {
+                Ok(port) => found.push((StageId(index), port)),
+                Err((message, help)) => self.problems.push(document.at_value(&reference.at, message).help(help)),
             }
         }
+        found
     }
+}
+
+/// A refused parameter as a problem in the file.
+fn refusal(decl: &StageDecl, kind: &dyn Kind, refused: Refused) -> Problem {
+    let place = [decl.place(&["with"]), refused.path.clone()].concat();
+    let message = if refused.at_key {
+        format!("{} of kind `{}`", refused.message, kind.name())
+    } else if refused.path.is_empty() {
+        format!("stage `{}`: {}", decl.name, refused.message)
+    } else {
+        format!("`{}`: {}", show_path(&refused.path), refused.message)
+    };
+    let problem = if refused.at_key { decl.document.at_key(&place, message) } else { decl.document.at_value(&place, message) };
+    problem.maybe_help(refused.help).maybe_help_if_none(|| format!("`flow kinds {}` shows its parameters", kind.name()))
 }
 
 impl Problem {

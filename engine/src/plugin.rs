@@ -1,8 +1,9 @@
 //! The plugin contract: what a kind declares, and what a running task sees of the world.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use schemars::JsonSchema;
@@ -85,6 +86,24 @@ pub struct SourceFile(pub PathBuf);
 #[serde(transparent)]
 #[schemars(extend("x-flow" = "source-dir"))]
 pub struct SourceDir(pub PathBuf);
+
+/// A path or glob whose files' *contents* are part of the action key; relative to the pipeline's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("x-flow" = "source-glob"))]
+pub struct SourceGlob(pub String);
+
+/// A name that lives as long as the program: ports of kinds that a pipeline declares. Few names are distinct.
+pub fn intern(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    names.insert(kept);
+    kept
+}
 
 /// Why a parameter combination cannot work, found at plan time.
 #[derive(Clone, Debug)]
@@ -212,13 +231,16 @@ pub struct Task {
     pub inputs: Vec<InputArtifact>,
     /// Output port name → path that the task must create (file or directory).
     pub outputs: std::collections::BTreeMap<String, PathBuf>,
+    /// Folder of the pipeline file: source paths and globs start there.
+    #[serde(default)]
+    pub dir: PathBuf,
     /// Private resumable state; survives a crash, handed back for the same key, deleted on success.
     pub state: PathBuf,
     /// `auto`, `gpu`, `cpu` or an adapter name.
     pub device: String,
     /// CPU threads that the task may use.
     pub threads: usize,
-    /// Ancestors in the DAG, topological order.
+    /// Ancestors in the DAG, topological order; empty where every output is pure.
     pub provenance: Vec<Provenance>,
 }
 
@@ -302,6 +324,14 @@ impl TaskContext {
             .map(PathBuf::as_path)
             .ok_or_else(|| StageError::new(format!("kind {} declares no output `{port}`", self.task.kind)))
     }
+    /// The task's own directory: everything that it writes lies below.
+    pub fn task_dir(&self) -> &Path {
+        self.task.state.parent().unwrap_or(&self.task.state)
+    }
+    /// Folder of the pipeline file.
+    pub fn dir(&self) -> &Path {
+        &self.task.dir
+    }
     /// Directory for resumable state; exists.
     pub fn state_dir(&self) -> &Path {
         &self.task.state
@@ -313,6 +343,10 @@ impl TaskContext {
     /// CPU threads to use.
     pub fn threads(&self) -> usize {
         self.task.threads
+    }
+    /// Passes an event on.
+    pub fn tell(&self, event: TaskEvent) {
+        self.sink.emit(event);
     }
     /// Reports progress.
     pub fn progress(&self, done: u64, total: u64, unit: &str) {

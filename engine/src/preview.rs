@@ -1,6 +1,6 @@
 //! What a run would do, and why, without doing it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use flow_cache::{ActionEntry, ActionKey, Artifact, Cache, CacheError, Lookup};
 
@@ -42,10 +42,11 @@ pub fn preview(
     machine: &dyn Fn() -> MachineId,
 ) -> Result<Vec<(StageId, Decision)>, CacheError> {
     let mut outputs: HashMap<(StageId, String), Artifact> = HashMap::new();
-    let mut decisions: Vec<(StageId, Decision)> = Vec::new();
+    let mut decisions: Vec<(StageId, Decision)> = Vec::with_capacity(selected.len());
+    let mut running = HashSet::new();
     for &id in selected {
         let stage = plan.stage(id);
-        let runs = |other: StageId| decisions.iter().any(|(s, d)| *s == other && d.runs());
+        let runs = |other: StageId| running.contains(&other);
         let inputs: Option<Vec<Artifact>> = stage.inputs.iter().map(|w| outputs.get(&(w.from, w.output.clone())).copied()).collect();
         let decision = if let Some(inputs) = inputs {
             let parts = KeyParts::of(stage, &inputs, machine, cache)?;
@@ -73,6 +74,9 @@ pub fn preview(
         };
         if let Decision::Reuse { entry, .. } = &decision {
             outputs.extend(entry.outputs.iter().map(|(port, a)| ((id, port.clone()), *a)));
+        }
+        if decision.runs() {
+            running.insert(id);
         }
         decisions.push((id, decision));
     }

@@ -40,13 +40,14 @@ pub(crate) fn write(
 ) -> Result<(), CacheError> {
     let pipeline = plan.pipeline.file.to_string_lossy().into_owned();
     let mut stages = Vec::new();
+    let done = |id: &StageId| states[id.0].entry().map(|e| (plan.stage(*id).name.as_str(), e.key));
+    cache.set_latest(&pipeline, selected.iter().filter_map(done))?;
     for &id in selected {
         let stage = plan.stage(id);
         let state = &states[id.0];
         let mut row = json!({ "stage": stage.name, "kind": stage.kind.name(), "state": state.word() });
         match state {
             State::Done { entry, causes, .. } => {
-                cache.set_latest(&pipeline, &stage.name, &entry.key)?;
                 row["key"] = json!(entry.key);
                 row["seconds"] = json!(entry.provenance.seconds);
                 row["device"] = json!(entry.provenance.device);
@@ -55,7 +56,7 @@ pub(crate) fn write(
                 row["outputs"] = json!(entry.outputs.iter().map(|(p, a)| (p, a.digest)).collect::<std::collections::BTreeMap<_, _>>());
             }
             State::Failed { message, .. } => row["message"] = json!(message),
-            State::Skipped { because } => row["because"] = json!(because),
+            State::Skipped { because, .. } => row["because"] = json!(because),
             _ => {}
         }
         stages.push(row);

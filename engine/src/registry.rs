@@ -31,6 +31,11 @@ pub trait Kind: Send + Sync {
     fn check(&self, raw: Value) -> Result<Checked, Refused>;
     /// Runs a task whose parameters are canonical.
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError>;
+    /// The kind as one stage uses it, where its ports depend on what the stage says: names of the inputs that are
+    /// wired, whether each is a list, and the parameters.
+    fn shape(&self, _inputs: &[(String, bool)], _with: &Value) -> Result<Option<Arc<dyn Kind>>, Refused> {
+        Ok(None)
+    }
     /// Whether every output is pure, so that nothing measured may be read.
     fn is_pure(&self) -> bool {
         self.outputs().iter().all(|o| o.purity == Purity::Pure)
@@ -94,11 +99,7 @@ impl<S: Stage> Kind for Erased<S> {
     }
     fn check(&self, raw: Value) -> Result<Checked, Refused> {
         schema::refuse_unknown(self.schema(), &raw)?;
-        let params: S::Params = serde_path_to_error::deserialize(raw).map_err(|e| {
-            let path = split_path(&e.path().to_string());
-            let (message, help) = plain_words(&e.inner().to_string());
-            Refused { path, at_key: false, message, help }
-        })?;
+        let params: S::Params = typed(raw)?;
         let notes = self.stage.check(&params).map_err(|e| Refused {
             path: split_path(&e.path),
             at_key: false,
@@ -118,6 +119,15 @@ impl<S: Stage> Kind for Erased<S> {
             serde_json::from_value(params).map_err(|e| StageError::new(format!("task.json holds parameters that do not fit: {e}")))?;
         self.stage.run(params, ctx)
     }
+}
+
+/// Parameters as a type, or which of them does not fit.
+pub(crate) fn typed<T: serde::de::DeserializeOwned>(raw: Value) -> Result<T, Refused> {
+    serde_path_to_error::deserialize(raw).map_err(|e| {
+        let path = split_path(&e.path().to_string());
+        let (message, help) = plain_words(&e.inner().to_string());
+        Refused { path, at_key: false, message, help }
+    })
 }
 
 fn split_path(path: &str) -> Vec<String> {
@@ -158,6 +168,11 @@ impl Registry {
         let (inputs, outputs) = (stage.inputs(), stage.outputs());
         let erased = Erased { stage, inputs, outputs, schema: OnceLock::new() };
         self.kinds.insert(erased.name().to_owned(), Arc::new(erased));
+        self
+    }
+    /// Adds a kind that is not a [`Stage`].
+    pub fn register_kind(&mut self, kind: Arc<dyn Kind>) -> &mut Self {
+        self.kinds.insert(kind.name().to_owned(), kind);
         self
     }
     /// Adds a kind, by value.

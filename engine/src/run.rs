@@ -1,14 +1,16 @@
 //! A run: what is asked for, how, and what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use flow_cache::{Artifact, Cache, CacheError};
+use flow_cache::{ActionKey, Artifact, Cache, CacheError, Commit, Digest};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::check::Difference;
 use crate::events::{RunEvent, RunSink};
 use crate::execute::Env;
 use crate::key::MachineId;
@@ -16,7 +18,7 @@ use crate::plan::{Plan, StageId};
 use crate::plugin::Purity;
 use crate::publish;
 use crate::record;
-use crate::schedule::{Schedule, State};
+use crate::schedule::{Schedule, Settled, State};
 use crate::stop::Stop;
 
 /// The command that runs a task directory; the directory is its last argument.
@@ -54,6 +56,23 @@ pub struct RunOptions {
     pub worker: Worker,
     /// Tokens per pool beside `cpu` (`threads`) and `gpu` (1).
     pub pools: BTreeMap<String, u64>,
+    /// Stages to execute whatever is in the cache.
+    pub force: BTreeSet<StageId>,
+    /// Execute what is in the cache again, and compare.
+    pub check: bool,
+    /// What `flow.lock` says of each stage; a run that would differ is refused.
+    pub locked: Option<BTreeMap<String, LockedStage>>,
+    /// Told of every action that was committed.
+    pub committed: Option<Arc<dyn Fn(Commit) + Send + Sync>>,
+}
+
+/// A stage in `flow.lock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedStage {
+    /// Action key.
+    pub key: ActionKey,
+    /// Digests of its pure outputs.
+    pub outputs: BTreeMap<String, Digest>,
 }
 
 /// What became of a stage.
@@ -84,6 +103,10 @@ pub struct RunOutcome {
     pub skipped: Vec<String>,
     /// Gates that refused.
     pub refused: Vec<String>,
+    /// Stages that a refused gate withholds.
+    pub withheld: Vec<String>,
+    /// With `check`: every stage that was executed again, and what differs.
+    pub checked: Vec<(String, Option<Difference>)>,
     /// `key: value` lines of outputs of type `Summary`.
     pub headline: Vec<(String, String)>,
     /// Published paths.
@@ -103,11 +126,15 @@ impl RunOutcome {
     pub fn ok(&self) -> bool {
         self.exit_code() == 0
     }
+    /// Stages whose result came out different.
+    pub fn different(&self) -> impl Iterator<Item = &str> {
+        self.checked.iter().filter(|(_, d)| d.is_some()).map(|(stage, _)| stage.as_str())
+    }
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         if self.interrupted {
             130
-        } else if !self.failed.is_empty() || !self.skipped.is_empty() {
+        } else if !self.failed.is_empty() || !self.skipped.is_empty() || self.different().next().is_some() {
             1
         } else if !self.publish_errors.is_empty() {
             4
@@ -132,9 +159,11 @@ pub async fn run(
     let id = record::run_id(started);
     let names = selected.iter().map(|s| plan.stage(*s).name.clone()).collect();
     sink.emit(RunEvent::RunStarted { run: id.clone(), pipeline: plan.pipeline.name.clone(), stages: names });
-    let env = Env { cache: cache.clone(), sink: sink.clone(), stop: stop.clone(), options: Arc::new(options) };
-    let states = Schedule::new(plan, selected, env).run().await?;
+    let lease = Arc::new(cache.lease(&id)?);
+    let env = Env { cache: cache.clone(), lease: lease.clone(), sink: sink.clone(), stop: stop.clone(), options: Arc::new(options) };
+    let Settled { states, checked } = Schedule::new(plan, selected, env).run().await?;
     let mut outcome = RunOutcome { run: id, interrupted: stop.asked(), ..RunOutcome::default() };
+    outcome.checked = checked.into_iter().map(|(id, difference)| (plan.stage(id).name.clone(), difference)).collect();
     for &stage in selected {
         let name = plan.stage(stage).name.clone();
         let state = &states[stage.0];
@@ -142,6 +171,7 @@ pub async fn run(
             State::Done { reused: false, .. } => &mut outcome.executed,
             State::Done { .. } => &mut outcome.reused,
             State::Failed { .. } => &mut outcome.failed,
+            State::Skipped { withheld: true, .. } => &mut outcome.withheld,
             _ => &mut outcome.skipped,
         };
         list.push(name.clone());
@@ -153,6 +183,7 @@ pub async fn run(
     }
     read_outputs(plan, &cache, selected, &states, sink.as_ref(), &mut outcome)?;
     publish::publish(plan, &cache, &states, sink.as_ref(), &mut outcome);
+    drop(lease);
     outcome.seconds = began.elapsed().as_secs_f64();
     record::write(plan, &cache, selected, &states, &outcome, started)?;
     sink.emit(RunEvent::RunFinished {
@@ -162,6 +193,8 @@ pub async fn run(
         failed: outcome.failed.clone(),
         skipped: outcome.skipped.clone(),
         refused: outcome.refused.clone(),
+        withheld: outcome.withheld.clone(),
+        different: outcome.different().map(str::to_owned).collect(),
         interrupted: outcome.interrupted,
         seconds: outcome.seconds,
     });
@@ -206,7 +239,7 @@ fn read_outputs(
     Ok(())
 }
 
-fn read_json(cache: &Cache, artifact: &Artifact) -> Result<Value, CacheError> {
+pub(crate) fn read_json(cache: &Cache, artifact: &Artifact) -> Result<Value, CacheError> {
     let path = cache.object_path(artifact)?;
     let bytes = std::fs::read(&path).map_err(CacheError::io("read", &path))?;
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())

@@ -1,19 +1,25 @@
 //! The scheduler: which stage runs when.
 //!
 //! A stage goes `Waiting → Ready → Running → Done | Failed`, or `Waiting → Done` when its result is in the
-//! cache, or `→ Skipped` when something before it failed or the run was asked to stop.
+//! cache, or `→ Skipped` when something before it failed or the run was asked to stop. What is `Done` can be read
+//! by what follows; it is in the cache for good when the committer says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 
-use flow_cache::{ActionEntry, CacheError, Lookup};
+use flow_cache::{ActionEntry, ActionKey, Artifact, CacheError, Lookup};
 use tokio::task::JoinSet;
 
+use crate::check::Difference;
+use crate::commit::Committer;
 use crate::events::RunEvent;
-use crate::execute::{Env, Failure, Job, Outcome, execute};
+use crate::execute::{Env, Failure, Job, Outcome, What, execute};
 use crate::explain;
 use crate::key::KeyParts;
 use crate::plan::{Plan, StageId};
-use crate::plugin::Provenance;
+use crate::plugin::{Provenance, Purity};
+use crate::run::read_json;
 
 /// Where a stage is.
 pub(crate) enum State {
@@ -30,7 +36,7 @@ pub(crate) enum State {
     /// Its task failed.
     Failed { message: String },
     /// Not tried, or stopped.
-    Skipped { because: String },
+    Skipped { because: String, withheld: bool },
 }
 
 impl State {
@@ -46,29 +52,49 @@ impl State {
             Self::Done { .. } => "executed",
             Self::Failed { .. } => "failed",
             Self::Outside => "outside",
+            Self::Skipped { withheld: true, .. } => "withheld",
             _ => "skipped",
         }
     }
 }
 
+/// What came of all stages.
+pub(crate) struct Settled {
+    pub states: Vec<State>,
+    /// Stages that were executed again, and what differs.
+    pub checked: Vec<(StageId, Option<Difference>)>,
+}
+
 /// Heavy stages weigh more on the longest path.
 const HEAVY_WEIGHT: u64 = 20;
+/// Stages that are keyed before running ones are looked after again.
+const KEY_AT_ONCE: usize = 64;
+
+type Tokens = BTreeMap<String, u64>;
+/// A stage, its action, and what came of it.
+type Ran = (StageId, ActionKey, Outcome);
 
 pub(crate) struct Schedule<'a> {
     plan: &'a Plan,
     selected: &'a [StageId],
     env: Env,
+    /// Until the run ends.
+    committer: Option<Committer>,
     states: Vec<State>,
     /// Length of the longest path to the end, per stage.
     distance: Vec<u64>,
     /// Stages whose inputs are known, to be keyed.
     known: VecDeque<StageId>,
-    /// Jobs that wait for tokens.
-    ready: Vec<(StageId, Job)>,
-    free: BTreeMap<String, u64>,
-    capacity: BTreeMap<String, u64>,
-    held: BTreeMap<StageId, BTreeMap<String, u64>>,
-    causes: BTreeMap<StageId, Vec<String>>,
+    /// Stages that wait for tokens, by what they need; the longest path first.
+    ready: BTreeMap<Tokens, BinaryHeap<(u64, Reverse<StageId>)>>,
+    jobs: HashMap<StageId, Job>,
+    free: Tokens,
+    capacity: Tokens,
+    held: HashMap<StageId, Tokens>,
+    causes: HashMap<StageId, Vec<String>>,
+    /// Actions that wait or run, and the other stages that are the same action.
+    in_flight: HashMap<ActionKey, (StageId, Vec<StageId>)>,
+    checked: Vec<(StageId, Option<Difference>)>,
     /// No new task starts.
     halted: bool,
 }
@@ -95,68 +121,107 @@ impl<'a> Schedule<'a> {
         Self {
             plan,
             selected,
+            committer: Some(Committer::start(env.clone())),
             env,
             states,
             distance,
             known,
-            ready: Vec::new(),
+            ready: BTreeMap::new(),
+            jobs: HashMap::new(),
             free: capacity.clone(),
             capacity,
-            held: BTreeMap::new(),
-            causes: BTreeMap::new(),
+            held: HashMap::new(),
+            causes: HashMap::new(),
+            in_flight: HashMap::new(),
+            checked: Vec::new(),
             halted: false,
         }
     }
 
-    pub async fn run(mut self) -> Result<Vec<State>, CacheError> {
+    pub async fn run(mut self) -> Result<Settled, CacheError> {
         let mut running = JoinSet::new();
         let stop = self.env.stop.clone();
-        loop {
-            if stop.level() > 0 {
-                self.halted = true;
-            }
-            while !self.halted {
-                let Some(id) = self.known.pop_front() else { break };
-                self.key(id)?;
-            }
-            if !self.halted {
-                self.dispatch(&mut running);
-            }
-            if running.is_empty() {
-                break;
-            }
-            tokio::select! {
-                Some(joined) = running.join_next() => match joined {
-                    Ok((id, outcome)) => self.settle(id, outcome),
-                    Err(e) => tracing::error!("a task of the scheduler failed: {e}"),
-                },
-                () = stop.reached(1), if !self.halted => self.halted = true,
-            }
+        let result = self.drive(&mut running, &stop).await;
+        let lost = match self.committer.take() {
+            Some(committer) => committer.finish().await,
+            None => Vec::new(),
+        };
+        result?;
+        for (id, message) in lost {
+            self.states[id.0] = State::Failed { message };
         }
         for &id in self.selected {
             if matches!(self.states[id.0], State::Waiting(_) | State::Ready | State::Running) {
-                self.skip(id, "the run stopped".into());
+                self.skip(id, "the run stopped".into(), false);
             }
         }
-        Ok(self.states)
+        Ok(Settled { states: self.states, checked: self.checked })
+    }
+
+    async fn drive(&mut self, running: &mut JoinSet<Ran>, stop: &crate::stop::Stop) -> Result<(), CacheError> {
+        loop {
+            self.halted |= stop.level() > 0;
+            for _ in 0..KEY_AT_ONCE {
+                let Some(id) = self.known.pop_front().filter(|_| !self.halted) else { break };
+                self.key(id)?;
+            }
+            if !self.halted {
+                self.dispatch(running);
+            }
+            if running.is_empty() {
+                if let Some(committer) = &self.committer {
+                    committer.idle();
+                }
+                if self.halted || self.known.is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if !self.known.is_empty() && !self.halted {
+                // Keying goes on; tasks get their turn in between.
+                tokio::task::yield_now().await;
+                while let Some(joined) = running.try_join_next() {
+                    self.joined(joined);
+                }
+                continue;
+            }
+            tokio::select! {
+                Some(joined) = running.join_next() => self.joined(joined),
+                () = stop.reached(1), if !self.halted => self.halted = true,
+            }
+        }
+    }
+
+    fn joined(&mut self, joined: Result<Ran, tokio::task::JoinError>) {
+        match joined {
+            Ok((id, key, outcome)) => self.settle(id, key, outcome),
+            Err(e) => tracing::error!("a task of the scheduler failed: {e}"),
+        }
     }
 
     /// Keys a stage whose inputs are known, and looks it up.
     fn key(&mut self, id: StageId) -> Result<(), CacheError> {
-        let stage = self.plan.stage(id);
-        let mut inputs = Vec::new();
+        if !matches!(self.states[id.0], State::Waiting(_)) {
+            return Ok(());
+        }
+        let plan = self.plan;
+        let stage = plan.stage(id);
+        if let Some(gate) = self.refusing_gate(id)? {
+            self.skip(id, format!("gate `{gate}` refused"), true);
+            return Ok(());
+        }
+        let mut inputs = Vec::with_capacity(stage.inputs.len());
         for wire in &stage.inputs {
             let artifact = self.states[wire.from.0].entry().and_then(|e| e.outputs.get(&wire.output));
             let Some(artifact) = artifact else {
-                let message = format!("`{}` has no artifact on `{}`", self.plan.stage(wire.from).name, wire.output);
+                let message = format!("`{}` has no artifact on `{}`", plan.stage(wire.from).name, wire.output);
                 self.fail(id, Failure::new(message));
                 return Ok(());
             };
-            inputs.push((*artifact, format!("{}.{}", self.plan.stage(wire.from).name, wire.output)));
+            inputs.push(*artifact);
         }
-        let artifacts: Vec<_> = inputs.iter().map(|(a, _)| *a).collect();
-        let cache = &self.env.cache;
-        let parts = match KeyParts::of(stage, &artifacts, self.env.options.machine.as_ref(), cache) {
+        let cache = self.env.cache.clone();
+        let parts = match KeyParts::of(stage, &inputs, self.env.options.machine.as_ref(), &cache) {
             Ok(parts) => parts,
             Err(e @ CacheError::Index { .. }) => return Err(e),
             Err(e) => {
@@ -166,26 +231,83 @@ impl<'a> Schedule<'a> {
             }
         };
         let key = parts.key();
-        let found = cache.lookup(&key)?;
-        if let Lookup::Hit(entry) = found {
-            self.env.sink.emit(RunEvent::StageReused { stage: stage.name.clone(), key: key.to_string() });
-            self.done(id, entry, true);
+        if let Some(failure) = self.against_lock(id, key) {
+            self.fail(id, failure);
             return Ok(());
         }
-        let ran = |other: StageId| matches!(self.states[other.0], State::Done { reused: false, .. });
-        let causes = explain::causes(cache, self.plan, id, &parts, &found, &ran)?;
-        if matches!(found, Lookup::Broken { .. }) {
-            cache.forget(&key)?;
+        if let Some((_, same)) = self.in_flight.get_mut(&key) {
+            same.push(id);
+            self.states[id.0] = State::Ready;
+            return Ok(());
         }
+        let options = &self.env.options;
+        let forced = options.force.contains(&id);
+        let found = cache.lookup_leased(&key, &self.env.lease)?;
+        let (what, causes) = match found {
+            Lookup::Hit(entry) if options.check && !forced => (What::Check(entry), vec!["checked (--check)".to_owned()]),
+            Lookup::Hit(entry) if !forced => {
+                self.env.sink.emit(RunEvent::StageReused { stage: stage.name.clone(), key: key.to_string() });
+                self.done(id, entry, true);
+                return Ok(());
+            }
+            _ if forced => (What::Force, vec!["forced (--force)".to_owned()]),
+            found => {
+                let ran = |other: StageId| matches!(self.states[other.0], State::Done { reused: false, .. });
+                let causes = explain::causes(&cache, plan, id, &parts, &found, &ran)?;
+                if matches!(found, Lookup::Broken { .. }) {
+                    cache.forget(&key)?;
+                }
+                (What::Make, causes)
+            }
+        };
+        self.in_flight.insert(key, (id, Vec::new()));
         self.causes.insert(id, causes.clone());
-        let job = Job { stage: stage.clone(), key, parts, inputs, provenance: self.provenance(id), causes };
+        let inputs = self.named(id, inputs);
+        let job = Job { stage: stage.clone(), key, parts, inputs, provenance: self.provenance(id), causes, what };
         self.states[id.0] = State::Ready;
-        self.ready.push((id, job));
+        let tokens = self.tokens(&job);
+        self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));
+        self.jobs.insert(id, job);
         Ok(())
     }
 
+    /// Artifacts of a stage's wires with the names of what made them.
+    fn named(&self, id: StageId, artifacts: Vec<Artifact>) -> Vec<(Artifact, String)> {
+        let wires = &self.plan.stage(id).inputs;
+        artifacts.into_iter().zip(wires).map(|(a, w)| (a, format!("{}.{}", self.plan.stage(w.from).name, w.output))).collect()
+    }
+
+    /// The first required gate whose verdict is a refusal.
+    fn refusing_gate(&self, id: StageId) -> Result<Option<String>, CacheError> {
+        for (gate, port) in &self.plan.stage(id).requires {
+            if let Some(artifact) = self.states[gate.0].entry().and_then(|e| e.outputs.get(port))
+                && read_json(&self.env.cache, artifact)?["accepted"] == false
+            {
+                return Ok(Some(self.plan.stage(*gate).name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How a stage differs from the lock file, if it does.
+    fn against_lock(&self, id: StageId, key: ActionKey) -> Option<Failure> {
+        let name = &self.plan.stage(id).name;
+        let locked = self.env.options.locked.as_ref()?;
+        let mut failure = match locked.get(name) {
+            Some(stage) if stage.key == key => return None,
+            Some(stage) => Failure::new(format!("it differs from flow.lock: action key {} is locked, {} is wanted", stage.key.0.short(), key.0.short())),
+            None => Failure::new("it is not in flow.lock"),
+        };
+        failure.help = Some(format!("`flow explain PIPELINE {name}` says what changed; `flow lock PIPELINE` accepts it"));
+        Some(failure)
+    }
+
+    /// How the ancestors' artifacts came to be, for stages that may show it.
     fn provenance(&self, id: StageId) -> Vec<Provenance> {
         let mut all = Vec::new();
+        if !self.plan.stage(id).is_measured() {
+            return all;
+        }
         for ancestor in self.plan.ancestors(id) {
             let State::Done { entry, reused, .. } = &self.states[ancestor.0] else { continue };
             let stage = self.plan.stage(ancestor);
@@ -205,15 +327,18 @@ impl<'a> Schedule<'a> {
     }
 
     /// Starts every ready stage that gets its tokens, longest path first.
-    fn dispatch(&mut self, running: &mut JoinSet<(StageId, Outcome)>) {
-        self.ready.sort_by_key(|(id, _)| (std::cmp::Reverse(self.distance[id.0]), *id));
-        let mut waiting = Vec::new();
-        for (id, job) in std::mem::take(&mut self.ready) {
-            let tokens = self.tokens(&job);
-            if !tokens.iter().all(|(pool, n)| self.free.get(pool).is_some_and(|free| free >= n)) {
-                waiting.push((id, job));
-                continue;
+    fn dispatch(&mut self, running: &mut JoinSet<Ran>) {
+        loop {
+            let free = &self.free;
+            let fits = |tokens: &Tokens| tokens.iter().all(|(pool, n)| free.get(pool).is_some_and(|free| free >= n));
+            let next = self.ready.iter().filter(|(tokens, _)| fits(tokens)).max_by_key(|(_, heap)| heap.peek()).map(|(t, _)| t.clone());
+            let Some(tokens) = next else { return };
+            let Some(heap) = self.ready.get_mut(&tokens) else { return };
+            let popped = heap.pop();
+            if heap.is_empty() {
+                self.ready.remove(&tokens);
             }
+            let Some((id, job)) = popped.and_then(|(_, Reverse(id))| Some((id, self.jobs.remove(&id)?))) else { continue };
             for (pool, n) in &tokens {
                 if let Some(free) = self.free.get_mut(pool) {
                     *free -= n;
@@ -222,13 +347,13 @@ impl<'a> Schedule<'a> {
             self.held.insert(id, tokens);
             self.states[id.0] = State::Running;
             let env = self.env.clone();
-            running.spawn(async move { (id, execute(job, env).await) });
+            let key = job.key;
+            running.spawn(async move { (id, key, execute(job, env).await) });
         }
-        self.ready = waiting;
     }
 
     /// What a stage holds while it runs, never more than there is.
-    fn tokens(&mut self, job: &Job) -> BTreeMap<String, u64> {
+    fn tokens(&mut self, job: &Job) -> Tokens {
         let mut tokens = job.stage.resources.clone();
         let cpu = self.capacity.get("cpu").copied().unwrap_or(1);
         tokens.entry("cpu".into()).or_insert(if job.stage.kind.heavy() { cpu } else { 1 });
@@ -241,28 +366,69 @@ impl<'a> Schedule<'a> {
         tokens
     }
 
-    fn settle(&mut self, id: StageId, outcome: Outcome) {
+    fn settle(&mut self, id: StageId, key: ActionKey, outcome: Outcome) {
         for (pool, n) in self.held.remove(&id).unwrap_or_default() {
             if let Some(free) = self.free.get_mut(&pool) {
                 *free += n;
             }
         }
         match outcome {
-            Outcome::Executed(entry) => self.done(id, entry, false),
+            Outcome::Made(made) => {
+                let entry = Box::new(made.commit.entry.clone());
+                let differs = self.outputs_against_lock(id, &entry);
+                if let Some(committer) = &self.committer {
+                    committer.add(id, made);
+                }
+                match differs {
+                    Some(failure) => self.fail(id, failure),
+                    None => self.done(id, entry, false),
+                }
+            }
+            Outcome::Checked(entry, difference) => {
+                let stage = self.plan.stage(id).name.clone();
+                self.env.sink.emit(RunEvent::StageChecked { stage, difference: difference.clone() });
+                self.checked.push((id, difference));
+                self.done(id, entry, true);
+            }
             Outcome::Reused(entry) => {
                 let stage = self.plan.stage(id).name.clone();
                 self.env.sink.emit(RunEvent::StageReused { stage, key: entry.key.to_string() });
                 self.done(id, entry, true);
             }
-            Outcome::Failed(failure) if failure.interrupted => self.skip(id, "the run stopped; its state is kept".into()),
+            Outcome::Failed(failure) if failure.interrupted => self.skip(id, "the run stopped; its state is kept".into(), false),
             Outcome::Failed(failure) => self.fail(id, failure),
         }
+        let (_, same) = self.in_flight.remove(&key).unwrap_or((id, Vec::new()));
+        for other in same {
+            match self.states[id.0].entry().cloned() {
+                Some(entry) => {
+                    let stage = self.plan.stage(other).name.clone();
+                    self.env.sink.emit(RunEvent::StageReused { stage, key: key.to_string() });
+                    self.done(other, Box::new(entry), true);
+                }
+                // It failed or stopped there; here it is tried on its own.
+                None => {
+                    self.states[other.0] = State::Waiting(0);
+                    self.known.push_back(other);
+                }
+            }
+        }
+    }
+
+    /// A locked stage that was made again must have given the locked bytes on its pure ports.
+    fn outputs_against_lock(&self, id: StageId, entry: &ActionEntry) -> Option<Failure> {
+        let stage = self.plan.stage(id);
+        let locked = self.env.options.locked.as_ref()?.get(&stage.name)?;
+        let pure = stage.kind.outputs().iter().filter(|o| o.purity == Purity::Pure);
+        let port = pure.map(|o| o.name).find(|name| locked.outputs.get(*name) != entry.outputs.get(*name).map(|a| &a.digest))?;
+        Some(Failure::new(format!("its output `{port}` differs from flow.lock under the same action key")))
     }
 
     fn done(&mut self, id: StageId, entry: Box<ActionEntry>, reused: bool) {
         let causes = self.causes.remove(&id).filter(|_| !reused).unwrap_or_default();
         self.states[id.0] = State::Done { entry, reused, causes };
-        for next in self.plan.dependants(id).collect::<Vec<_>>() {
+        let plan = self.plan;
+        for next in plan.dependants(id) {
             if let State::Waiting(left) = &mut self.states[next.0] {
                 *left -= 1;
                 if *left == 0 {
@@ -273,12 +439,13 @@ impl<'a> Schedule<'a> {
     }
 
     fn fail(&mut self, id: StageId, failure: Failure) {
-        let stage = self.plan.stage(id).name.clone();
+        let plan = self.plan;
+        let stage = plan.stage(id).name.clone();
         let Failure { message, help, log, .. } = failure;
         self.states[id.0] = State::Failed { message: message.clone() };
         self.env.sink.emit(RunEvent::StageFailed { stage: stage.clone(), message, help, log });
-        for next in self.plan.dependants(id).collect::<Vec<_>>() {
-            self.skip(next, format!("stage `{stage}` failed"));
+        for next in plan.dependants(id) {
+            self.skip(next, format!("stage `{stage}` failed"), false);
         }
         if !self.env.options.keep_going {
             self.halted = true;
@@ -286,15 +453,18 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    fn skip(&mut self, id: StageId, because: String) {
-        if matches!(self.states[id.0], State::Outside | State::Skipped { .. }) {
-            return;
-        }
-        let stage = self.plan.stage(id).name.clone();
-        self.env.sink.emit(RunEvent::StageSkipped { stage, because: because.clone() });
-        self.states[id.0] = State::Skipped { because: because.clone() };
-        for next in self.plan.dependants(id).collect::<Vec<_>>() {
-            self.skip(next, because.clone());
+    fn skip(&mut self, id: StageId, because: String, withheld: bool) {
+        let because: Arc<str> = because.into();
+        let plan = self.plan;
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            if matches!(self.states[id.0], State::Outside | State::Skipped { .. }) {
+                continue;
+            }
+            let stage = plan.stage(id).name.clone();
+            self.env.sink.emit(RunEvent::StageSkipped { stage, because: because.to_string() });
+            self.states[id.0] = State::Skipped { because: because.to_string(), withheld };
+            open.extend(plan.dependants(id));
         }
     }
 }

@@ -13,6 +13,10 @@ pub enum Mark {
     SourceFile,
     /// Keyed by the content of the directory at this path.
     SourceDir,
+    /// Keyed by the content of all files that this path or glob means.
+    SourceGlob,
+    /// Keyed by the value of the environment variable that the key of this entry names.
+    Env,
     /// Never in the key.
     NoKey,
 }
@@ -24,6 +28,8 @@ pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
         let mark = match (schema.get("x-flow").and_then(Value::as_str), schema.get("x-key")) {
             (Some("source-file"), _) if value.is_string() => Mark::SourceFile,
             (Some("source-dir"), _) if value.is_string() => Mark::SourceDir,
+            (Some("source-glob"), _) if value.is_string() => Mark::SourceGlob,
+            (Some("env"), _) if value.is_object() => Mark::Env,
             (_, Some(Value::Bool(false))) => Mark::NoKey,
             _ => return,
         };
@@ -50,6 +56,29 @@ pub fn refuse_unknown(schema: &Value, value: &Value) -> Result<(), Refused> {
         }
     });
     refused.map_or(Ok(()), Err)
+}
+
+/// Writes the defaults of an object's own properties into `value`.
+pub fn fill_defaults(schema: &Value, value: &mut Value) {
+    let (Some(properties), Some(map)) = (schema["properties"].as_object(), value.as_object_mut()) else { return };
+    for (name, property) in properties {
+        if let Some(default) = property.get("default") {
+            map.entry(name.clone()).or_insert_with(|| default.clone());
+        }
+    }
+}
+
+/// Refuses what a JSON Schema does not allow.
+pub fn check(schema: &Value, value: &Value) -> Result<(), Refused> {
+    let refuse = |path: Vec<String>, message: String| Refused { path, at_key: false, message, help: None };
+    let validator = jsonschema::validator_for(schema).map_err(|e| refuse(Vec::new(), format!("the kind's own schema is wrong: {e}")))?;
+    match validator.iter_errors(value).next() {
+        None => Ok(()),
+        Some(e) => {
+            let path = e.instance_path().to_string().split('/').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+            Err(refuse(path, e.to_string()))
+        }
+    }
 }
 
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {

@@ -11,6 +11,11 @@ pub fn substitute(document: &Document, vars: &Map<String, Value>, path: &mut Vec
     Resolver { document, vars, open: Vec::new() }.value(path, value)
 }
 
+/// A scalar as it stands inside a text.
+pub fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 struct Resolver<'a> {
     document: &'a Document,
     vars: &'a Map<String, Value>,
@@ -64,11 +69,10 @@ impl Resolver<'_> {
                 self.document.at_value(path, "`${` without its `}`").help("write `$${` for the two characters themselves")
             })?;
             match self.variable(path, &rest[at + 2..at + end])? {
-                Value::String(s) => out.push_str(&s),
                 Value::Array(_) | Value::Object(_) => {
                     return Err(self.document.at_value(path, "a list or mapping cannot stand inside a text"));
                 }
-                scalar => out.push_str(&scalar.to_string()),
+                scalar => out.push_str(&text_of(&scalar)),
             }
             rest = &rest[at + end + 1..];
         }

@@ -65,7 +65,7 @@ fn unknown_names() {
     insta::assert_snapshot!("unknown_key", wrong("  a: { uses: fix.upper }\n"));
     insta::assert_snapshot!("unknown_var", wrong("  a: { use: fix.upper, in: { text: corpus.train }, with: { tau: \"${tua}\" } }\n"));
     insta::assert_snapshot!("unknown_target", wrong("targets: [corpse]\n"));
-    insta::assert_snapshot!("later_feature", wrong("  a: { use: fix.upper, matrix: { bits: [8, 4] } }\n"));
+    insta::assert_snapshot!("unused_axis", wrong("  a: { use: fix.upper, matrix: { bits: [8, 4] } }\n"));
 }
 
 #[test]

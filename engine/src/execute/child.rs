@@ -1,7 +1,6 @@
 //! A task in a child process: for heavy stages, whose crash must not take the engine down.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,9 +11,9 @@ use tokio::process::Command;
 use crate::execute::Failure;
 use crate::execute::collect::Collector;
 use crate::execute::local::seconds;
-use crate::plugin::TaskEvent;
 use crate::run::WorkerCommand;
 use crate::stop::Stop;
+use crate::tail::Tail;
 use crate::worker::TaskResult;
 
 /// How long a task may take to checkpoint after it was asked to stop by a timeout.
@@ -43,7 +42,7 @@ pub(super) async fn run(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            () = tokio::time::sleep(TAIL_EVERY) => tail.read(collector),
+            () = tokio::time::sleep(TAIL_EVERY) => tail.read(&mut |e| collector.take(e)),
             () = stop.reached(1), if !asked => {
                 asked = true;
                 ask(&mut stdin).await;
@@ -64,7 +63,7 @@ pub(super) async fn run(
             }
         }
     };
-    tail.read(collector);
+    tail.read(&mut |e| collector.take(e));
     let status = status.map_err(|e| Failure::new(format!("wait for the task: {e}")))?;
     let result: Option<TaskResult> = std::fs::read(dir.join("result.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
     match result {
@@ -105,33 +104,4 @@ fn crash(status: ExitStatus, log: &Path, collector: &Collector) -> Failure {
     let lines: Vec<_> = text.lines().collect();
     failure.log.extend(lines[lines.len().saturating_sub(20)..].iter().map(ToString::to_string));
     failure
-}
-
-/// Reads the lines that were added to a file.
-struct Tail {
-    path: std::path::PathBuf,
-    offset: u64,
-    rest: Vec<u8>,
-}
-
-impl Tail {
-    fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), offset: 0, rest: Vec::new() }
-    }
-
-    fn read(&mut self, collector: &mut Collector) {
-        let Ok(mut file) = File::open(&self.path) else { return };
-        if file.seek(SeekFrom::Start(self.offset)).is_err() {
-            return;
-        }
-        if let Ok(n) = file.read_to_end(&mut self.rest) {
-            self.offset += n as u64;
-        }
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            if let Ok(event) = serde_json::from_slice::<TaskEvent>(&line) {
-                collector.take(event);
-            }
-        }
-    }
 }

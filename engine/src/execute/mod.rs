@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use flow_cache::{ActionEntry, ActionKey, ActionProvenance, Artifact, Cache, CacheError, KeyLock, Lookup, Materialised};
+use flow_cache::{
+    ActionEntry, ActionKey, ActionProvenance, Artifact, Cache, CacheError, Commit, Entered, KeyLock, Lease, Lookup, Materialised,
+};
 
+use crate::check::{self, Difference};
 use crate::events::{RunEvent, RunSink};
 use crate::key::KeyParts;
-use crate::plan::PlannedStage;
-use crate::plugin::{InputArtifact, Provenance, Task};
+use crate::plan::{PlannedStage, SourceOf, json_pointer};
+use crate::plugin::{InputArtifact, Provenance, Purity, Task};
 use crate::run::{RunOptions, Worker};
 use crate::stop::Stop;
 use collect::Collector;
@@ -24,6 +27,7 @@ pub(crate) use local::run_caught;
 #[derive(Clone)]
 pub(crate) struct Env {
     pub cache: Arc<Cache>,
+    pub lease: Arc<Lease>,
     pub sink: Arc<dyn RunSink>,
     pub stop: Arc<Stop>,
     pub options: Arc<RunOptions>,
@@ -38,12 +42,36 @@ pub(crate) struct Job {
     pub inputs: Vec<(Artifact, String)>,
     pub provenance: Vec<Provenance>,
     pub causes: Vec<String>,
+    pub what: What,
+}
+
+/// Why a stage is executed.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// Its result is wanted and not there.
+    Make,
+    /// A person said so, whatever is there.
+    Force,
+    /// To compare with the result that is there.
+    Check(Box<ActionEntry>),
+}
+
+/// An execution that succeeded, on its way into the cache.
+pub(crate) struct Made {
+    pub commit: Commit,
+    pub seconds: f64,
+    /// Taken away once it is committed.
+    pub dir: PathBuf,
+    /// Held until it is committed.
+    pub lock: KeyLock,
 }
 
 pub(crate) enum Outcome {
-    Executed(Box<ActionEntry>),
+    Made(Box<Made>),
     /// Another process made it while this one waited.
     Reused(Box<ActionEntry>),
+    /// It was executed again, and this differs.
+    Checked(Box<ActionEntry>, Option<Difference>),
     Failed(Failure),
 }
 
@@ -82,7 +110,7 @@ pub(crate) async fn execute(job: Job, env: Env) -> Outcome {
 async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
     let name = &job.stage.name;
     let mut told = false;
-    let _lock: KeyLock = loop {
+    let lock: KeyLock = loop {
         if let Some(lock) = env.cache.try_lock(&job.key)? {
             break lock;
         }
@@ -96,7 +124,9 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
         }
     };
     // Whoever held the lock before may have made it.
-    if let Lookup::Hit(entry) = env.cache.lookup(&job.key)? {
+    if matches!(job.what, What::Make)
+        && let Lookup::Hit(entry) = env.cache.lookup_leased(&job.key, &env.lease)?
+    {
         return Ok(Outcome::Reused(entry));
     }
     let mut attempt = 1;
@@ -109,7 +139,8 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
             attempt,
         });
         match self::attempt(job, env).await {
-            Ok(entry) => return Ok(Outcome::Executed(entry)),
+            Ok(Finished::Same(entry, difference)) => return Ok(Outcome::Checked(entry, difference)),
+            Ok(Finished::New { commit, seconds, dir }) => return Ok(Outcome::Made(Box::new(Made { commit, seconds, dir, lock }))),
             Err(failure) if failure.interrupted || attempt > job.stage.retries => return Err(failure),
             Err(failure) => {
                 let wait = Duration::from_secs(1 << (attempt - 1).min(6));
@@ -124,46 +155,65 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
     }
 }
 
-async fn attempt(job: &Job, env: &Env) -> Result<Box<ActionEntry>, Failure> {
+enum Finished {
+    New { commit: Commit, seconds: f64, dir: PathBuf },
+    Same(Box<ActionEntry>, Option<Difference>),
+}
+
+async fn attempt(job: &Job, env: &Env) -> Result<Finished, Failure> {
     let started = Instant::now();
-    let dir = env.cache.layout().task(&job.key);
+    let mut dir = env.cache.layout().task(&job.key);
+    if matches!(job.what, What::Check(_)) {
+        dir.set_extension("check");
+    }
+    let draft = draft(job, env, &dir);
     let (task, inputs) = {
-        let (cache, dir, draft) = (env.cache.clone(), dir.clone(), draft(job, env, &dir));
+        let (cache, dir, heavy) = (env.cache.clone(), dir.clone(), job.stage.kind.heavy());
         let placed: Vec<_> = job.inputs.iter().zip(&draft.inputs).map(|((artifact, _), input)| (*artifact, input.path.clone())).collect();
-        blocking(move || prepare(&cache, &dir, draft, &placed)).await?
+        blocking(move || prepare(&cache, &dir, draft, &placed, heavy)).await?
     };
     let mut collector = Collector::new(&job.stage.name, env.sink.clone());
     let ran = match (&env.options.worker, job.stage.kind.heavy()) {
         (Worker::Child(command), true) => child::run(command, &dir, job.stage.timeout, &env.stop, &mut collector).await,
         _ => local::run(&job.stage.kind, &task, job.stage.timeout, &env.stop, &mut collector).await,
     };
-    let changed = {
-        let cache = env.cache.clone();
-        blocking(move || Ok(cache.release(inputs)?)).await?
+    let tail = collector.tail();
+    let ending = Ending {
+        cache: env.cache.clone(),
+        stage: job.stage.clone(),
+        key: job.key,
+        parts: job.parts.clone(),
+        what: job.what.clone(),
+        outputs: task.outputs.clone(),
+        provenance: collector.provenance(0.0),
+        started,
+        dir,
     };
-    if let Err(mut failure) = ran {
-        if failure.log.is_empty() {
-            failure.log = collector.tail();
+    blocking(move || {
+        let changed = ending.cache.release(inputs)?;
+        ran.map_err(|failure| readable(failure, tail, &task.inputs))?;
+        if let Some(digest) = changed.first() {
+            let mut failure = Failure::new(format!("the task changed its input (object {})", digest.short()));
+            failure.help = Some("inputs are read-only; the damaged object was removed and is made again on the next run".into());
+            return Err(failure);
         }
-        return Err(failure);
+        ending.finish()
+    })
+    .await
+}
+
+/// A task's failure in the words of the pipeline: inputs by the stage that made them, not by their place in the cache.
+fn readable(mut failure: Failure, tail: Vec<String>, inputs: &[InputArtifact]) -> Failure {
+    if failure.log.is_empty() {
+        failure.log = tail;
     }
-    if !changed.is_empty() {
-        let mut failure = Failure::new(format!("the task changed its input (object {})", changed[0].short()));
-        failure.help = Some("inputs are read-only; the damaged object was removed and is made again on the next run".into());
-        return Err(failure);
+    for input in inputs {
+        let path = input.path.to_string_lossy();
+        let name = format!("`{}`", input.from);
+        failure.message = failure.message.replace(path.as_ref(), &name);
+        failure.help = failure.help.map(|h| h.replace(path.as_ref(), &name));
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let entry = {
-        let (cache, provenance) = (env.cache.clone(), collector.provenance(seconds));
-        let (parts, key, kind, outputs) = (job.parts.clone(), job.key, job.stage.kind.clone(), task.outputs);
-        blocking(move || {
-            let verdicts: Vec<_> = kind.outputs().iter().filter(|o| o.ty == "Verdict").map(|o| o.name).collect();
-            finish(&cache, key, kind.name(), &parts, &outputs, &verdicts, provenance, &dir)
-        })
-        .await?
-    };
-    env.sink.emit(RunEvent::StageFinished { stage: job.stage.name.clone(), seconds });
-    Ok(entry)
+    failure
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
@@ -182,7 +232,7 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
             let n = seen.entry(&wire.port).or_default();
             let name = if list(&wire.port) { format!("{}.{n}", wire.port) } else { wire.port.clone() };
             *n += 1;
-            let path = dir.join("in").join(name);
+            let path = env.cache.place_of(artifact, dir.join("in").join(name));
             InputArtifact { port: wire.port.clone(), path, ty: wire.ty.clone(), digest: artifact.digest.hex(), from: from.clone() }
         })
         .collect();
@@ -194,6 +244,7 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
         params: job.stage.params.clone(),
         inputs,
         outputs: job.stage.kind.outputs().iter().map(|o| (o.name.to_owned(), dir.join("out").join(o.name))).collect(),
+        dir: job.stage.dir.to_path_buf(),
         state: dir.join("state"),
         device: env.options.device.clone(),
         threads: env.options.threads,
@@ -202,55 +253,103 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
 }
 
 /// Clears what a dead attempt left, except its state, and puts the inputs in place.
-fn prepare(cache: &Cache, dir: &Path, task: Task, placed: &[(Artifact, PathBuf)]) -> Result<(Task, Materialised), Failure> {
+fn prepare(
+    cache: &Cache,
+    dir: &Path,
+    task: Task,
+    placed: &[(Artifact, PathBuf)],
+    heavy: bool,
+) -> Result<(Task, Materialised), Failure> {
     let make = |path: &Path| std::fs::create_dir_all(path).map_err(CacheError::io("create directory", path));
-    make(dir)?;
-    // A child whose parent was killed may live for a moment; it holds this lock.
-    drop(KeyLock::wait(&dir.join("lock"))?);
-    for left in ["in", "out", "events.jsonl", "result.json", "stderr.log"] {
-        cache.remove(&dir.join(left))?;
+    if dir.exists() {
+        // A child whose parent was killed may live for a moment; it holds this lock.
+        drop(KeyLock::wait(&dir.join("lock"))?);
+        for left in ["in", "out", "work", "events.jsonl", "result.json", "stderr.log", "output.log"] {
+            cache.remove(&dir.join(left))?;
+        }
     }
     make(&dir.join("out"))?;
-    make(&task.state)?;
-    let inputs = cache.materialise(&dir.join("in"), placed)?;
-    let file = dir.join("task.json");
-    let text = serde_json::to_vec_pretty(&task).map_err(|e| Failure::new(format!("task.json: {e}")))?;
-    std::fs::write(&file, text).map_err(CacheError::io("write", &file))?;
+    let inputs = cache.materialise(placed)?;
+    if heavy {
+        make(&task.state)?;
+        let file = dir.join("task.json");
+        let text = serde_json::to_vec_pretty(&task).map_err(|e| Failure::new(format!("task.json: {e}")))?;
+        std::fs::write(&file, text).map_err(CacheError::io("write", &file))?;
+    }
     Ok((task, inputs))
 }
 
-/// Moves the outputs into the store, all or none, and records the action.
-#[allow(clippy::too_many_arguments)]
-fn finish(
-    cache: &Cache,
+/// What is left to do when a task succeeded.
+struct Ending {
+    cache: Arc<Cache>,
+    stage: PlannedStage,
     key: ActionKey,
-    kind: &str,
-    parts: &KeyParts,
-    outputs: &BTreeMap<String, PathBuf>,
-    verdicts: &[&str],
+    parts: KeyParts,
+    what: What,
+    outputs: BTreeMap<String, PathBuf>,
     provenance: ActionProvenance,
-    dir: &Path,
-) -> Result<Box<ActionEntry>, Failure> {
-    for (port, path) in outputs {
-        if !path.exists() {
-            return Err(Failure::new(format!("the task ended without creating its output `{port}`")));
+    started: Instant,
+    dir: PathBuf,
+}
+
+impl Ending {
+    /// Moves the outputs into the store, all or none; or compares them with what is there.
+    fn finish(mut self) -> Result<Finished, Failure> {
+        self.refuse_bad_outputs()?;
+        self.refuse_changed_sources()?;
+        if let What::Check(entry) = self.what {
+            let measured = |port: &str| self.stage.kind.outputs().iter().any(|o| o.name == port && o.purity == Purity::Measured);
+            let pure = entry.outputs.iter().filter(|(port, _)| !measured(port));
+            let difference = check::compare(&self.cache, pure, &self.outputs)?;
+            self.cache.remove(&self.dir)?;
+            return Ok(Finished::Same(entry, difference));
         }
-        if verdicts.contains(&port.as_str()) {
-            let verdict: Option<serde_json::Value> = std::fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
-            if verdict.as_ref().and_then(|v| v["accepted"].as_bool()).is_none() {
-                return Err(Failure::new(format!("output `{port}` is not a verdict: JSON with `accepted: true` or `false`")));
+        let mut entered = Entered::default();
+        let mut artifacts = BTreeMap::new();
+        for (port, path) in &self.outputs {
+            artifacts.insert(port.clone(), self.cache.enter(path, &mut entered)?);
+        }
+        let parts = serde_json::to_value(&self.parts).map_err(|e| Failure::new(format!("action entry: {e}")))?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.provenance.seconds = seconds;
+        let entry = ActionEntry {
+            format: flow_cache::action::FORMAT,
+            key: self.key,
+            kind: self.stage.kind.name().into(),
+            outputs: artifacts,
+            provenance: self.provenance,
+        };
+        Ok(Finished::New { commit: Commit { entry, parts, entered }, seconds, dir: self.dir })
+    }
+
+    fn refuse_bad_outputs(&self) -> Result<(), Failure> {
+        for (port, path) in &self.outputs {
+            if !path.exists() {
+                return Err(Failure::new(format!("the task ended without creating its output `{port}`")));
+            }
+            if self.stage.kind.outputs().iter().any(|o| o.name == port && o.ty == "Verdict") {
+                let verdict: Option<serde_json::Value> = std::fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
+                if verdict.as_ref().and_then(|v| v["accepted"].as_bool()).is_none() {
+                    return Err(Failure::new(format!("output `{port}` is not a verdict: JSON with `accepted: true` or `false`")));
+                }
             }
         }
+        Ok(())
     }
-    let mut artifacts = BTreeMap::new();
-    for (port, path) in outputs {
-        artifacts.insert(port.clone(), cache.put(path)?);
+
+    /// The key was made of files as they were; a result of other bytes must not stand under it.
+    fn refuse_changed_sources(&self) -> Result<(), Failure> {
+        for source in self.stage.sources.iter().filter(|s| !matches!(s.of, SourceOf::Env(_))) {
+            let keyed = self.parts.params.pointer(&json_pointer(&source.at));
+            if source.content(&self.cache)?.as_ref() != keyed {
+                let what = source.shown(&self.stage.dir);
+                let mut failure = Failure::new(format!("{what} changed while the stage ran"));
+                failure.help = Some("run again: the result was thrown away, because it may be of either content".into());
+                return Err(failure);
+            }
+        }
+        Ok(())
     }
-    let parts = serde_json::to_value(parts).map_err(|e| Failure::new(format!("action entry: {e}")))?;
-    let entry = ActionEntry { format: flow_cache::action::FORMAT, key, kind: kind.into(), outputs: artifacts, parts, provenance };
-    cache.commit(&entry)?;
-    cache.remove(dir)?;
-    Ok(Box::new(entry))
 }
 
 pub(crate) fn unix_now() -> u64 {
