@@ -37,6 +37,18 @@ pub enum Command {
     Schema,
     /// List the last runs
     Log(LogArgs),
+    /// Compare two runs: parameters, metrics, artifacts and times side by side
+    Compare(CompareArgs),
+    /// Write what is made now into flow.lock, for `run --locked`
+    Lock(LockArgs),
+    /// Take outputs that were made elsewhere as a stage's result
+    Adopt(AdoptArgs),
+    /// Run, and run again whenever a file changes
+    Watch(RunArgs),
+    /// Write a commented starter pipeline
+    Init(InitArgs),
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
     /// Run one task directory (started by the engine)
     #[command(name = "__task", hide = true)]
     Task { dir: PathBuf },
@@ -84,6 +96,78 @@ pub struct RunArgs {
     /// After a failure, finish what does not depend on it
     #[arg(long)]
     pub keep_going: bool,
+    /// Execute this stage (a name, a pattern) whatever is in the cache
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+    /// Execute again what is in the cache, and name the first byte that differs
+    #[arg(long, conflicts_with = "force")]
+    pub check: bool,
+    /// Refuse to differ from flow.lock
+    #[arg(long)]
+    pub locked: bool,
+    /// Write a Chrome trace of the run, and print its critical path
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Print failures and the last line only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// Pipeline file whose project's runs are meant
+    pub pipeline: PathBuf,
+    /// Run id, or `last`, `last~1`, …
+    #[arg(default_value = "last~1")]
+    pub before: String,
+    /// Run id, or `last`, `last~1`, …
+    #[arg(default_value = "last")]
+    pub after: String,
+    /// Cache directory (default: .flow in the project)
+    #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct LockArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stages to lock, with what they need (default: the file's targets, else all)
+    pub targets: Vec<String>,
+    /// Also copy the first output of the one stage that is named, such as a teacher's baseline
+    #[arg(long, value_name = "PATH")]
+    pub to: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct AdoptArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stage
+    pub stage: String,
+    /// Its output, or a directory with one entry per output port
+    pub path: PathBuf,
+}
+
+#[derive(Args)]
+pub struct InitArgs {
+    /// File to write
+    #[arg(default_value = "pipeline.yaml")]
+    pub path: PathBuf,
+    /// What to start from
+    #[arg(long, value_enum, default_value = "shell")]
+    pub template: Template,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Template {
+    /// Commands over files
+    Shell,
+    /// A text to a ternary model
+    Model,
 }
 
 #[derive(Args)]
@@ -95,6 +179,9 @@ pub struct PlanArgs {
     /// Print the plan as a JSON line
     #[arg(long)]
     pub json: bool,
+    /// Execute this stage (a name, a pattern) whatever is in the cache
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
 }
 
 #[derive(Args)]

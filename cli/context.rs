@@ -1,5 +1,6 @@
 //! What most commands need: the plan, the cache, and the options from arguments and environment.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +9,8 @@ use flow_engine::Registry;
 use flow_engine::command::{external, shell};
 use flow_engine::key::MachineId;
 use flow_engine::pipeline::{Overrides, Pipeline, project_root};
-use flow_engine::plan::Plan;
+use flow_engine::plan::{Plan, StageId};
+use flow_engine::preview::{Decision, preview};
 use flow_engine::problem::Problem;
 
 use crate::args::PipelineArgs;
@@ -34,12 +36,7 @@ impl Context {
         let cache = OnceLock::new();
         external::register(&pipeline, &|| shared(&cache, &cache_dir).map_err(|e| Problem::new(e.to_string())), &mut registry)?;
         let plan = Plan::link(pipeline, &registry)?;
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = match args.overrides.threads {
-            Some(0) => return Err(Problem::new("--threads must be at least 1").into()),
-            Some(n) => n,
-            None => cores,
-        };
+        let threads = threads(args.overrides.threads)?;
         Ok(Self { plan, cache_dir, cache, device: args.overrides.device.clone(), threads })
     }
 
@@ -47,11 +44,55 @@ impl Context {
         Ok(shared(&self.cache, &self.cache_dir)?)
     }
 
+    /// Tokens per pool: what the file says, and the memory of this machine.
+    pub fn pools(&self) -> BTreeMap<String, u64> {
+        let mut pools = self.plan.pipeline.pools.clone();
+        if let Some(bytes) = machine::memory() {
+            pools.entry("memory".into()).or_insert(bytes);
+        }
+        pools
+    }
+
+    /// What a run of these stages would do.
+    pub fn preview(&self, selected: &[StageId], force: &BTreeSet<StageId>) -> Result<Vec<(StageId, Decision)>, Failure> {
+        Ok(preview(&self.plan, &*self.cache()?, selected, force, self.machine().as_ref())?)
+    }
+
+    /// The decision for one stage, with what it needs taken into account.
+    pub fn decision(&self, id: StageId) -> Result<Decision, Failure> {
+        let mut selected = self.plan.ancestors(id);
+        selected.push(id);
+        let found = self.preview(&selected, &BTreeSet::new())?.pop();
+        found.map(|(_, decision)| decision).ok_or_else(|| Failure::Broken("a plan without its own stage".into()))
+    }
+
+    /// The stages that names or patterns mean.
+    pub fn stages(&self, names: &[String]) -> Result<BTreeSet<StageId>, Failure> {
+        let mut found = BTreeSet::new();
+        for name in names {
+            found.extend(self.plan.matching(name)?);
+        }
+        Ok(found)
+    }
+
     /// The machine's identity, found out once and only when it is asked for.
     pub fn machine(&self) -> Arc<dyn Fn() -> MachineId + Send + Sync> {
-        let (device, threads, dir) = (self.device.clone(), self.threads, self.cache_dir.clone());
-        let found = OnceLock::new();
-        Arc::new(move || found.get_or_init(|| machine::identify(&device, threads, &dir)).clone())
+        machine_of(self.device.clone(), self.threads, self.cache_dir.clone())
+    }
+}
+
+/// The machine's identity, found out once and only when it is asked for.
+pub fn machine_of(device: String, threads: usize, dir: PathBuf) -> Arc<dyn Fn() -> MachineId + Send + Sync> {
+    let found = OnceLock::new();
+    Arc::new(move || found.get_or_init(|| machine::identify(&device, threads, &dir)).clone())
+}
+
+/// CPU threads that tasks may use.
+pub fn threads(given: Option<usize>) -> Result<usize, Failure> {
+    match given {
+        Some(0) => Err(Problem::new("--threads must be at least 1").into()),
+        Some(n) => Ok(n),
+        None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get())),
     }
 }
 

@@ -21,6 +21,13 @@ pub fn identify(choice: &str, threads: usize, cache_dir: &Path) -> MachineId {
     MachineId { device, driver, cpu_model, threads }
 }
 
+/// Physical memory in bytes, where the system tells.
+pub fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Adapter {
     device: String,

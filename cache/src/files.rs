@@ -6,19 +6,26 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::error::CacheError;
 
 /// What tells that a file was not touched since it was last read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stat {
+    /// Bytes.
     pub size: u64,
+    /// Modification, nanoseconds since 1970.
     pub mtime: i64,
+    /// Change of the inode, nanoseconds since 1970.
     pub ctime: i64,
+    /// Inode number.
     pub inode: u64,
 }
 
 impl Stat {
+    /// The stat of these metadata.
     pub fn of(meta: &fs::Metadata) -> Self {
         Self {
             size: meta.len(),

@@ -26,6 +26,7 @@ pub use cache::Cache;
 pub use commit::Commit;
 pub use digest::{ActionKey, Artifact, Digest};
 pub use error::CacheError;
+pub use files::Stat;
 pub use layout::Layout;
 pub use lease::Lease;
 pub use lock::KeyLock;

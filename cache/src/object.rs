@@ -66,6 +66,27 @@ impl Cache {
         Ok(None)
     }
 
+    /// Every object of an artifact with the stat under which it was seen whole; `None` where one was not.
+    pub fn sightings(&self, artifact: &Artifact) -> Result<Option<Vec<(Digest, Stat)>>, CacheError> {
+        let mut digests = vec![artifact.digest];
+        if artifact.tree {
+            digests.extend(self.manifest(artifact)?.entries().iter().map(|e| e.digest));
+        }
+        let mut seen = Vec::with_capacity(digests.len());
+        for digest in digests {
+            match fs::symlink_metadata(self.layout().object(&digest)).map(|m| Stat::of(&m)) {
+                Ok(stat) if self.index.is_verified(&digest, &stat)? => seen.push((digest, stat)),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(seen))
+    }
+
+    /// Whether an object is as it was at that sighting.
+    pub fn is_unchanged(&self, digest: &Digest, seen: &Stat) -> bool {
+        fs::symlink_metadata(self.layout().object(digest)).is_ok_and(|m| Stat::of(&m) == *seen)
+    }
+
     /// The files of a directory artifact.
     pub fn manifest(&self, artifact: &Artifact) -> Result<Manifest, CacheError> {
         let path = self.layout().object(&artifact.digest);

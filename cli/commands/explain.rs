@@ -1,7 +1,7 @@
 //! `flow explain PIPELINE STAGE`.
 
 use flow_engine::Registry;
-use flow_engine::preview::{Decision, preview};
+use flow_engine::preview::Decision;
 use serde_json::json;
 
 use crate::args::ExplainArgs;
@@ -13,11 +13,7 @@ use crate::failure::Failure;
 pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;
     let id = context.plan.find(&args.stage)?;
-    let mut selected = context.plan.ancestors(id);
-    selected.push(id);
-    let cache = context.cache()?;
-    let decisions = preview(&context.plan, &cache, &selected, context.machine().as_ref())?;
-    let Some((_, decision)) = decisions.into_iter().find(|(s, _)| *s == id) else { return Ok(0) };
+    let decision = context.decision(id)?;
     let stage = context.plan.stage(id);
     if args.json {
         let value = match &decision {

@@ -1,7 +1,7 @@
 //! `flow get PIPELINE STAGE[.PORT] --to PATH`.
 
 use flow_engine::Registry;
-use flow_engine::preview::{Decision, preview};
+use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 
 use crate::args::GetArgs;
@@ -12,15 +12,12 @@ use crate::failure::Failure;
 pub fn get(registry: &Registry, args: &GetArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;
     let (id, port) = context.plan.output(&args.artifact)?;
-    let mut selected = context.plan.ancestors(id);
-    selected.push(id);
     let cache = context.cache()?;
-    let decisions = preview(&context.plan, &cache, &selected, context.machine().as_ref())?;
     let name = &context.plan.stage(id).name;
-    let artifact = decisions.into_iter().find_map(|(s, d)| match d {
-        Decision::Reuse { entry, .. } if s == id => entry.outputs.get(&port).copied(),
-        _ => None,
-    });
+    let artifact = match context.decision(id)? {
+        Decision::Reuse { entry, .. } => entry.outputs.get(&port).copied(),
+        Decision::Execute { .. } => None,
+    };
     let Some(artifact) = artifact else {
         let problem = Problem::new(format!("`{name}` is not made yet, or is out of date"));
         return Err(problem.help(format!("flow run {} {name}", args.pipeline.pipeline.display())).into());

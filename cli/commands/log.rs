@@ -28,7 +28,7 @@ pub fn log(args: &LogArgs) -> Result<u8, Failure> {
             word,
             record["name"].as_str().unwrap_or("?"),
             count("executed"),
-            count("reused"),
+            record["reused"].as_u64().map_or_else(|| count("reused"), |n| n as usize),
             count("failed"),
             seconds(record["seconds"].as_f64().unwrap_or(0.0)),
         ));

@@ -1,15 +1,21 @@
 //! One file per command.
 
+mod adopt;
+mod compare;
 mod devices;
 mod explain;
 mod get;
 mod graph;
+mod init;
 mod kinds;
+mod lock;
 mod log;
 mod plan;
 mod run;
 mod status;
+mod watch;
 
+use clap::CommandFactory;
 use flow_engine::Registry;
 
 use crate::args::Command;
@@ -18,9 +24,9 @@ use crate::failure::Failure;
 /// Runs a command and gives the exit code.
 pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, args.json),
+        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, &args.force, args.json),
         Command::Run(args) => run::run(registry, &args),
-        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, args.json),
+        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, &args.force, args.json),
         Command::Explain(args) => explain::explain(registry, &args),
         Command::Status(args) => status::status(registry, &args),
         Command::Graph(args) => graph::graph(registry, &args),
@@ -32,6 +38,15 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
             Ok(0)
         }
         Command::Log(args) => log::log(&args),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Lock(args) => lock::lock(registry, &args),
+        Command::Adopt(args) => adopt::adopt(registry, &args),
+        Command::Watch(args) => watch::watch(registry, &args),
+        Command::Init(args) => init::init(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());
+            Ok(0)
+        }
         Command::Task { dir } => Ok(flow_engine::worker::main(registry, &dir)),
     }
 }

@@ -2,7 +2,7 @@
 
 use flow_engine::Registry;
 use flow_engine::events::{PlannedExecution, RunEvent};
-use flow_engine::preview::{Decision, preview};
+use flow_engine::preview::Decision;
 
 use crate::args::PipelineArgs;
 use crate::commands::print;
@@ -10,12 +10,11 @@ use crate::context::Context;
 use crate::display::json;
 use crate::failure::Failure;
 
-pub fn plan(registry: &Registry, args: &PipelineArgs, targets: &[String], as_json: bool) -> Result<u8, Failure> {
+pub fn plan(registry: &Registry, args: &PipelineArgs, targets: &[String], force: &[String], as_json: bool) -> Result<u8, Failure> {
     json::guard(as_json, || {
         let context = Context::load(registry, args)?;
         let selected = context.plan.select(targets)?;
-        let cache = context.cache()?;
-        let decisions = preview(&context.plan, &cache, &selected, context.machine().as_ref())?;
+        let decisions = context.preview(&selected, &context.stages(force)?)?;
         let name = |id| context.plan.stage(id).name.clone();
         let (mut execute, mut reuse) = (Vec::new(), Vec::new());
         for (id, decision) in decisions {

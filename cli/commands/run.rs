@@ -1,67 +1,124 @@
 //! `flow run`.
 
-use flow_engine::Registry;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use flow_engine::run::{RunOptions, Worker, WorkerCommand, run as run_plan};
+use flow_engine::Registry;
+use flow_engine::memo::{self, Memo};
+use flow_engine::run::{RunOptions, RunOutcome, Worker, WorkerCommand, run as run_plan};
 use flow_engine::stop::Stop;
+use serde_json::json;
 
 use crate::args::RunArgs;
-use crate::context::Context;
-use crate::display::{self, json, table};
+use crate::commands::lock;
+use crate::context::{Context, cache_dir_of, machine_of, threads};
+use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
+use crate::profile::Profile;
 
 pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
-    json::guard(args.json, || {
-        let context = Context::load(registry, &args.pipeline)?;
-        let selected = context.plan.select(&args.targets)?;
-        let cache = context.cache()?;
-        let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
-        let options = RunOptions {
-            keep_going: args.keep_going,
-            device: context.device.clone(),
-            threads: context.threads,
-            machine: context.machine(),
-            worker: Worker::Child(WorkerCommand { program, args: vec!["__task".into()], env: Vec::new() }),
-            pools: context.plan.pipeline.pools.clone(),
-            force: BTreeSet::new(),
-            check: false,
-            locked: None,
-            committed: None,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::Broken(format!("cannot start the scheduler: {e}")))?;
-        let stop = Arc::new(Stop::default());
-        let sink = display::choose(args.json, &context.plan, &selected);
-        let outcome = runtime.block_on(async {
-            let asked = stop.clone();
-            let quiet = args.json;
-            tokio::spawn(async move {
-                while tokio::signal::ctrl_c().await.is_ok() {
-                    asked.ask();
-                    if !quiet {
-                        let word = if asked.level() > 1 { "killing" } else { "stopping at the next checkpoint; Ctrl-C again kills" };
-                        eprintln!("\n{word}");
-                    }
-                }
-            });
-            let terminated = stop.clone();
-            tokio::spawn(async move {
-                if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-                    while signal.recv().await.is_some() {
-                        terminated.ask();
-                    }
-                }
-            });
-            run_plan(&context.plan, cache, &selected, options, sink.clone(), stop.clone()).await
-        })?;
-        sink.close();
-        if !args.json {
-            table::print_outcome(&outcome, &context.plan.pipeline.root);
+    json_lines::guard(args.json, || {
+        let memo = memo_of(args)?;
+        if let Some(name) = &memo
+            && let Some(code) = replay(args, name)?
+        {
+            return Ok(code);
         }
-        Ok(outcome.exit_code())
+        execute(registry, args, memo)
     })
+}
+
+/// Under which name this command's runs with nothing to do are remembered; `None` where it asks for more.
+fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
+    if !args.force.is_empty() || args.check || args.locked || args.profile.is_some() {
+        return Ok(None);
+    }
+    let Ok(file) = args.pipeline.pipeline.canonicalize() else { return Ok(None) };
+    let over = &args.pipeline.overrides;
+    let program = std::env::current_exe().and_then(std::fs::metadata).map(|m| flow_cache::Stat::of(&m)).ok();
+    let parts = json!([file, over.vars, over.sets, over.device, threads(over.threads)?, args.targets, program]);
+    Ok(Some(memo::name(&parts)))
+}
+
+fn replay(args: &RunArgs, name: &flow_cache::Digest) -> Result<Option<u8>, Failure> {
+    let over = &args.pipeline.overrides;
+    let dir = cache_dir_of(&args.pipeline.pipeline, over.cache_dir.as_ref())?;
+    if !dir.join("index.db").exists() {
+        return Ok(None);
+    }
+    let cache = flow_cache::Cache::open(&dir)?;
+    let machine = machine_of(over.device.clone(), threads(over.threads)?, dir);
+    let sink = display::choose(args.json, args.quiet, 0);
+    let Some((outcome, root)) = Memo::replay(&cache, name, machine.as_ref(), sink.as_ref())? else { return Ok(None) };
+    sink.close();
+    Ok(Some(show(args, &outcome, &root)))
+}
+
+fn show(args: &RunArgs, outcome: &RunOutcome, root: &std::path::Path) -> u8 {
+    if !args.json {
+        table::print_outcome(outcome, root, args.quiet);
+    }
+    outcome.exit_code()
+}
+
+fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>) -> Result<u8, Failure> {
+    let context = Context::load(registry, &args.pipeline)?;
+    let selected = context.plan.select(&args.targets)?;
+    let cache = context.cache()?;
+    let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
+    let options = RunOptions {
+        keep_going: args.keep_going,
+        device: context.device.clone(),
+        threads: context.threads,
+        machine: context.machine(),
+        worker: Worker::Child(WorkerCommand { program, args: vec!["__task".into()], env: Vec::new() }),
+        pools: context.pools(),
+        force: context.stages(&args.force)?,
+        check: args.check,
+        locked: if args.locked { Some(lock::read(&context)?) } else { None },
+        memo,
+        committed: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Broken(format!("cannot start the scheduler: {e}")))?;
+    let stop = Arc::new(Stop::default());
+    let width = selected.iter().map(|id| context.plan.stage(*id).name.len()).max().unwrap_or(0);
+    let sink = display::choose(args.json, args.quiet, width);
+    let profile = args.profile.as_ref().map(|_| Arc::new(Profile::default()));
+    let outcome = runtime.block_on(async {
+        tokio::spawn(on_interrupt(stop.clone(), args.json));
+        tokio::spawn(on_terminate(stop.clone()));
+        let sink: Arc<dyn flow_engine::events::RunSink> = match &profile {
+            Some(profile) => Arc::new(profile.clone().beside(sink.clone())),
+            None => sink.clone(),
+        };
+        run_plan(&context.plan, cache, &selected, options, sink, stop.clone()).await
+    })?;
+    sink.close();
+    if let (Some(profile), Some(file)) = (profile, &args.profile) {
+        profile.write(file).map_err(|e| Failure::Broken(format!("write {}: {e}", file.display())))?;
+        if !args.json {
+            eprintln!("{}", profile.critical_path(&context.plan, outcome.seconds));
+        }
+    }
+    Ok(show(args, &outcome, &context.plan.pipeline.root))
+}
+
+async fn on_interrupt(stop: Arc<Stop>, quiet: bool) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        stop.ask();
+        if !quiet {
+            let word = if stop.level() > 1 { "killing" } else { "stopping at the next checkpoint; Ctrl-C again kills" };
+            eprintln!("\n{word}");
+        }
+    }
+}
+
+async fn on_terminate(stop: Arc<Stop>) {
+    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        while signal.recv().await.is_some() {
+            stop.ask();
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! `flow status PIPELINE`.
 
+use std::collections::BTreeSet;
+
 use flow_engine::Registry;
-use flow_engine::preview::{Decision, preview};
+use flow_engine::preview::Decision;
 use serde_json::json;
 
 use crate::args::StatusArgs;
@@ -12,8 +14,7 @@ use crate::failure::Failure;
 
 pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;
-    let cache = context.cache()?;
-    let decisions = preview(&context.plan, &cache, context.plan.order(), context.machine().as_ref())?;
+    let decisions = context.preview(context.plan.order(), &BTreeSet::new())?;
     let width = decisions.iter().map(|(id, _)| context.plan.stage(*id).name.len()).max().unwrap_or(0);
     let mut rows = Vec::new();
     for (id, decision) in &decisions {

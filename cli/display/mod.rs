@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_engine::events::{RunEvent, RunSink};
-use flow_engine::plan::{Plan, StageId};
 
 /// The display of a run.
 pub enum Display {
     Json,
     Plain(plain::Plain),
     Bars(bars::Bars),
+    /// Width of the names.
+    Quiet(usize),
 }
 
 impl RunSink for Display {
@@ -25,6 +26,13 @@ impl RunSink for Display {
             Self::Json => json::line(&event),
             Self::Plain(plain) => plain.show(&event),
             Self::Bars(bars) => bars.show(&event),
+            Self::Quiet(width) => {
+                if matches!(event, RunEvent::StageFailed { .. } | RunEvent::GateRefused { .. } | RunEvent::StageChecked { difference: Some(_), .. })
+                    && let Some(line) = line_of(&event, *width)
+                {
+                    eprintln!("{line}");
+                }
+            }
         }
     }
 }
@@ -38,11 +46,12 @@ impl Display {
     }
 }
 
-/// JSON where asked for, bars on a terminal, plain lines elsewhere.
-pub fn choose(as_json: bool, plan: &Plan, selected: &[StageId]) -> Arc<Display> {
-    let width = selected.iter().map(|id| plan.stage(*id).name.len()).max().unwrap_or(0);
+/// JSON where asked for, bars on a terminal, plain lines elsewhere, failures only where quiet is asked for.
+pub fn choose(as_json: bool, quiet: bool, width: usize) -> Arc<Display> {
     Arc::new(if as_json {
         Display::Json
+    } else if quiet {
+        Display::Quiet(width)
     } else if std::io::stderr().is_terminal() {
         Display::Bars(bars::Bars::new(width))
     } else {
@@ -96,6 +105,8 @@ fn line_of(event: &RunEvent, width: usize) -> Option<String> {
             text
         }
         RunEvent::StageSkipped { stage, because } => format!("{stage:width$}  not run: {because}"),
+        RunEvent::StageChecked { stage, difference: None } => format!("{stage:width$}  made again, byte for byte the same"),
+        RunEvent::StageChecked { stage, difference: Some(d) } => format!("{stage:width$}  DIFFERS: {}", d.message),
         RunEvent::GateRefused { stage, reasons } => format!("{stage:width$}  gate refused: {}", reasons.join("; ")),
         _ => return None,
     })

@@ -8,9 +8,12 @@ use crate::commands::print;
 use crate::display::seconds;
 
 /// Prints stages, headline figures, warnings and published paths.
-pub fn print_outcome(outcome: &RunOutcome, root: &Path) {
-    let width = outcome.stages.iter().map(|s| s.stage.len()).max().unwrap_or(0);
-    for stage in &outcome.stages {
+pub fn print_outcome(outcome: &RunOutcome, root: &Path, quiet: bool) {
+    // What was reused is of interest in a short list only.
+    let short = outcome.stages.len() <= 40;
+    let shown: Vec<_> = outcome.stages.iter().filter(|s| !quiet && (short || s.state != "reused")).collect();
+    let width = shown.iter().map(|s| s.stage.len()).max().unwrap_or(0);
+    for stage in shown {
         let time = stage.seconds.map(seconds).unwrap_or_default();
         print(&format!("{:width$}  {:8}  {time:>12}", stage.stage, stage.state));
     }
@@ -21,17 +24,21 @@ pub fn print_outcome(outcome: &RunOutcome, root: &Path) {
         if outcome.failed.is_empty() { String::new() } else { format!(", {} failed", outcome.failed.len()) },
         seconds(outcome.seconds)
     ));
-    if !outcome.headline.is_empty() {
+    if !outcome.checked.is_empty() {
+        let different = outcome.different().count();
+        print(&format!("{} made again, {different} different", outcome.checked.len()));
+    }
+    if !quiet && !outcome.headline.is_empty() {
         print("");
         let width = outcome.headline.iter().map(|(k, _)| k.chars().count()).max().unwrap_or(0);
         for (key, value) in &outcome.headline {
             print(&format!("{key:width$}  {value}"));
         }
     }
-    if !outcome.published.is_empty() {
+    if !quiet && !outcome.published.is_empty() {
         print("");
     }
-    for path in &outcome.published {
+    for path in outcome.published.iter().filter(|_| !quiet) {
         let here = std::env::current_dir().unwrap_or_else(|_| root.to_owned());
         print(&path.strip_prefix(&here).unwrap_or(path).display().to_string());
     }
@@ -40,6 +47,9 @@ pub fn print_outcome(outcome: &RunOutcome, root: &Path) {
     }
     for error in &outcome.publish_errors {
         eprintln!("error: {error}");
+    }
+    for stage in &outcome.withheld {
+        eprintln!("withheld: {stage}");
     }
     for stage in &outcome.refused {
         eprintln!("gate `{stage}` refused");

@@ -134,7 +134,7 @@ fn input_causes(plan: &Plan, id: StageId, before: &KeyParts, now: &KeyParts, ran
 }
 
 /// Every scalar (and empty list or mapping) of a value by its path.
-fn leaves(value: &Value) -> BTreeMap<Vec<String>, Value> {
+pub fn leaves(value: &Value) -> BTreeMap<Vec<String>, Value> {
     fn walk(value: &Value, path: &mut Vec<String>, out: &mut BTreeMap<Vec<String>, Value>) {
         let children: Vec<(String, &Value)> = match value {
             Value::Object(map) if !map.is_empty() => map.iter().map(|(k, v)| (k.clone(), v)).collect(),

@@ -28,17 +28,22 @@ pub fn mermaid(plan: &Plan, selected: &[StageId]) -> String {
     let mut out = String::from("flowchart LR\n");
     for id in selected {
         let stage = plan.stage(*id);
-        let _ = writeln!(out, "  {0}[\"{0}<br/>{1}\"]", stage.name, stage.kind.name());
+        let _ = writeln!(out, "  {}[\"{}<br/>{}\"]", node(&stage.name), stage.name, stage.kind.name());
     }
     edges(plan, selected, |from, to, label| match label {
         Some(label) => {
-            let _ = writeln!(out, "  {from} -->|{label}| {to}");
+            let _ = writeln!(out, "  {} -->|{label}| {}", node(from), node(to));
         }
         None => {
-            let _ = writeln!(out, "  {from} -.-> {to}");
+            let _ = writeln!(out, "  {} -.-> {}", node(from), node(to));
         }
     });
     out
+}
+
+/// Mermaid's node ids hold no brackets.
+fn node(name: &str) -> String {
+    name.replace(['[', ',', '='], "_").replace(']', "")
 }
 
 fn edges(plan: &Plan, selected: &[StageId], mut emit: impl FnMut(&str, &str, Option<&str>)) {
@@ -47,8 +52,8 @@ fn edges(plan: &Plan, selected: &[StageId], mut emit: impl FnMut(&str, &str, Opt
         for wire in &stage.inputs {
             emit(&plan.stage(wire.from).name, &stage.name, Some(&wire.port));
         }
-        for after in &stage.after {
-            emit(&plan.stage(*after).name, &stage.name, None);
+        for other in stage.after.iter().chain(stage.requires.iter().map(|(gate, _)| gate)) {
+            emit(&plan.stage(*other).name, &stage.name, None);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Data goes one way: a file is parsed ([`document`], [`vars`], [`pipeline`]), linked against the kinds of a
 //! [`registry`] into a typed DAG ([`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
-//! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]). What happens is told
+//! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]; [`memo`] remembers a run with
+//! nothing to do). What happens is told
 //! as a stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is
 //! the contract of a kind, [`schema`] what its parameters look like, [`worker`] a task in a child process, [`command`] the kinds that run a command.
 pub mod check;
@@ -14,6 +15,7 @@ mod execute;
 pub mod explain;
 pub mod graph;
 pub mod key;
+pub mod memo;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;

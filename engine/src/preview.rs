@@ -1,6 +1,6 @@
 //! What a run would do, and why, without doing it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use flow_cache::{ActionEntry, ActionKey, Artifact, Cache, CacheError, Lookup};
 
@@ -39,6 +39,7 @@ pub fn preview(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
+    force: &BTreeSet<StageId>,
     machine: &dyn Fn() -> MachineId,
 ) -> Result<Vec<(StageId, Decision)>, CacheError> {
     let mut outputs: HashMap<(StageId, String), Artifact> = HashMap::new();
@@ -52,6 +53,7 @@ pub fn preview(
             let parts = KeyParts::of(stage, &inputs, machine, cache)?;
             let key = parts.key();
             match cache.lookup(&key)? {
+                _ if force.contains(&id) => Decision::Execute { key: Some(key), causes: vec!["forced (--force)".into()] },
                 Lookup::Hit(entry) => Decision::Reuse { key, entry },
                 found => Decision::Execute { key: Some(key), causes: explain::causes(cache, plan, id, &parts, &found, &runs)? },
             }

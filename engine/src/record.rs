@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use flow_cache::{Cache, CacheError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plan::{Plan, StageId};
 use crate::run::RunOutcome;
@@ -76,6 +76,16 @@ pub(crate) fn write(
         "stages": stages,
     });
     cache.record_run(&outcome.run, &record)
+}
+
+/// The record of a run that found everything as run `like` left it.
+pub(crate) fn write_like(cache: &Cache, like: &Value, id: &str, started: SystemTime, seconds: f64) -> Result<(), CacheError> {
+    let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut record = like.clone();
+    record["id"] = json!(id);
+    record["started"] = json!(started);
+    record["seconds"] = json!(seconds);
+    cache.record_run(id, &record)
 }
 
 #[cfg(test)]

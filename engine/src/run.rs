@@ -14,6 +14,7 @@ use crate::check::Difference;
 use crate::events::{RunEvent, RunSink};
 use crate::execute::Env;
 use crate::key::MachineId;
+use crate::memo;
 use crate::plan::{Plan, StageId};
 use crate::plugin::Purity;
 use crate::publish;
@@ -62,6 +63,8 @@ pub struct RunOptions {
     pub check: bool,
     /// What `flow.lock` says of each stage; a run that would differ is refused.
     pub locked: Option<BTreeMap<String, LockedStage>>,
+    /// Under which name a run with nothing to do is remembered ([`crate::memo`]).
+    pub memo: Option<Digest>,
     /// Told of every action that was committed.
     pub committed: Option<Arc<dyn Fn(Commit) + Send + Sync>>,
 }
@@ -103,6 +106,8 @@ pub struct RunOutcome {
     pub skipped: Vec<String>,
     /// Gates that refused.
     pub refused: Vec<String>,
+    /// Why each of them refused.
+    pub reasons: BTreeMap<String, Vec<String>>,
     /// Stages that a refused gate withholds.
     pub withheld: Vec<String>,
     /// With `check`: every stage that was executed again, and what differs.
@@ -129,6 +134,21 @@ impl RunOutcome {
     /// Stages whose result came out different.
     pub fn different(&self) -> impl Iterator<Item = &str> {
         self.checked.iter().filter(|(_, d)| d.is_some()).map(|(stage, _)| stage.as_str())
+    }
+    /// The last event of the run.
+    pub(crate) fn finished(&self) -> RunEvent {
+        RunEvent::RunFinished {
+            ok: self.ok(),
+            executed: self.executed.clone(),
+            reused: self.reused.clone(),
+            failed: self.failed.clone(),
+            skipped: self.skipped.clone(),
+            refused: self.refused.clone(),
+            withheld: self.withheld.clone(),
+            different: self.different().map(str::to_owned).collect(),
+            interrupted: self.interrupted,
+            seconds: self.seconds,
+        }
     }
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
@@ -159,8 +179,9 @@ pub async fn run(
     let id = record::run_id(started);
     let names = selected.iter().map(|s| plan.stage(*s).name.clone()).collect();
     sink.emit(RunEvent::RunStarted { run: id.clone(), pipeline: plan.pipeline.name.clone(), stages: names });
+    let options = Arc::new(options);
     let lease = Arc::new(cache.lease(&id)?);
-    let env = Env { cache: cache.clone(), lease: lease.clone(), sink: sink.clone(), stop: stop.clone(), options: Arc::new(options) };
+    let env = Env { cache: cache.clone(), lease: lease.clone(), sink: sink.clone(), stop: stop.clone(), options: options.clone() };
     let Settled { states, checked } = Schedule::new(plan, selected, env).run().await?;
     let mut outcome = RunOutcome { run: id, interrupted: stop.asked(), ..RunOutcome::default() };
     outcome.checked = checked.into_iter().map(|(id, difference)| (plan.stage(id).name.clone(), difference)).collect();
@@ -186,18 +207,8 @@ pub async fn run(
     drop(lease);
     outcome.seconds = began.elapsed().as_secs_f64();
     record::write(plan, &cache, selected, &states, &outcome, started)?;
-    sink.emit(RunEvent::RunFinished {
-        ok: outcome.ok(),
-        executed: outcome.executed.clone(),
-        reused: outcome.reused.clone(),
-        failed: outcome.failed.clone(),
-        skipped: outcome.skipped.clone(),
-        refused: outcome.refused.clone(),
-        withheld: outcome.withheld.clone(),
-        different: outcome.different().map(str::to_owned).collect(),
-        interrupted: outcome.interrupted,
-        seconds: outcome.seconds,
-    });
+    memo::remember(plan, &cache, selected, &states, &options, &outcome)?;
+    sink.emit(outcome.finished());
     Ok(outcome)
 }
 
@@ -219,8 +230,9 @@ fn read_outputs(
                 "Verdict" => {
                     let verdict = read_json(cache, artifact)?;
                     if verdict["accepted"] == Value::Bool(false) {
-                        let reasons =
+                        let reasons: Vec<String> =
                             verdict["reasons"].as_array().into_iter().flatten().filter_map(|r| r.as_str().map(str::to_owned)).collect();
+                        outcome.reasons.insert(stage.name.clone(), reasons.clone());
                         sink.emit(RunEvent::GateRefused { stage: stage.name.clone(), reasons });
                         outcome.refused.push(stage.name.clone());
                     }

@@ -1,0 +1,51 @@
+//! `flow watch`: run, and run again when a file that the run read changes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use flow_engine::Registry;
+use flow_engine::plan::SourceOf;
+
+use crate::args::RunArgs;
+use crate::commands::run;
+use crate::context::Context;
+use crate::failure::Failure;
+
+const EVERY: Duration = Duration::from_millis(300);
+
+pub fn watch(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
+    loop {
+        let before = seen(registry, args);
+        let code = match run::run(registry, args) {
+            Ok(code) => code,
+            Err(failure) => failure.report(),
+        };
+        if code == 130 {
+            return Ok(code);
+        }
+        eprintln!("watching {} files; Ctrl-C ends", before.len());
+        while seen(registry, args) == before {
+            std::thread::sleep(EVERY);
+        }
+    }
+}
+
+/// The files that a run reads and when each was changed; where the pipeline is wrong, its own file alone.
+fn seen(registry: &Registry, args: &RunArgs) -> BTreeMap<PathBuf, Option<(SystemTime, u64)>> {
+    let mut files = vec![args.pipeline.pipeline.clone()];
+    if let Ok(context) = Context::load(registry, &args.pipeline) {
+        files.extend(context.plan.pipeline.files.iter().map(|(path, _)| path.clone()));
+        for source in context.plan.stages.iter().flat_map(|s| &s.sources) {
+            match &source.of {
+                SourceOf::Path(path) => files.push(path.clone()),
+                SourceOf::Glob(dir, pattern) => {
+                    files.extend(flow_engine::sources::expand(dir, pattern).into_iter().flatten().map(|(_, path)| path));
+                }
+                SourceOf::Env(_) => {}
+            }
+        }
+    }
+    let stamp = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len())));
+    files.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}
