@@ -119,6 +119,8 @@ impl Index {
                 }
                 Ok(T::default())
             }
+            // What matters is in files, and those say so themselves when there is no room for them.
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(T::default()),
             Err(source) => Err(CacheError::Index { path: self.path.clone(), source }),
         }
     }

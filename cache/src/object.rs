@@ -15,7 +15,9 @@ use crate::manifest::{Entry, Manifest, check_path};
 /// What was found under an object's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ObjectState {
+    /// It holds what its name says.
     Good,
+    /// There is no such object.
     Missing,
     /// It held other bytes, and was removed so that nobody is served them.
     Damaged,

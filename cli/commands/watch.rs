@@ -33,7 +33,8 @@ pub fn watch(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
 
 /// The files that a run reads and when each was changed; where the pipeline is wrong, its own file alone.
 fn seen(registry: &Registry, args: &RunArgs) -> BTreeMap<PathBuf, Option<(SystemTime, u64)>> {
-    let mut files = vec![args.pipeline.pipeline.clone()];
+    let pipeline = &args.pipeline.pipeline;
+    let mut files = vec![pipeline.canonicalize().unwrap_or_else(|_| pipeline.clone())];
     if let Ok(context) = Context::load(registry, &args.pipeline) {
         files.extend(context.plan.pipeline.files.iter().map(|(path, _)| path.clone()));
         for source in context.plan.stages.iter().flat_map(|s| &s.sources) {

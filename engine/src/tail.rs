@@ -27,11 +27,11 @@ impl Tail {
         if let Ok(n) = file.read_to_end(&mut self.rest) {
             self.offset += n as u64;
         }
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            if let Ok(event) = serde_json::from_slice::<TaskEvent>(&line) {
-                tell(event);
-            }
+        let taken = std::mem::take(&mut self.rest);
+        let mut lines = taken.split(|b| *b == b'\n');
+        self.rest.extend_from_slice(lines.next_back().unwrap_or_default());
+        for event in lines.filter_map(|line| serde_json::from_slice::<TaskEvent>(line).ok()) {
+            tell(event);
         }
     }
 }

@@ -4,12 +4,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 
-/// `flow` over the fixture kinds: the example `flow-fixture`, which `cargo test` builds.
+/// `flow` over the fixture kinds: the example `flow-fixture`, built where `cargo test --test NAME` left it out.
 pub fn fixture() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_flow")).parent().unwrap().join("examples/flow-fixture");
-    assert!(path.exists(), "{} is missing; build it with `cargo build --release --example flow-fixture`", path.display());
-    path
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_flow")).parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--example", "flow-fixture"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the fixture does not build");
+        folder.join("examples/flow-fixture")
+    });
+    built.clone()
 }
 
 pub struct Project {
@@ -76,6 +86,10 @@ impl Project {
     /// Runs `flow` with these arguments.
     pub fn flow(&self, args: &[&str]) -> Ran {
         Ran::of(&self.command(args).output().unwrap())
+    }
+    /// The same with additional environment.
+    pub fn flow_with(&self, args: &[&str], vars: &[(&str, &str)]) -> Ran {
+        Ran::of(&self.command(args).envs(vars.iter().copied()).output().unwrap())
     }
     /// `flow run p.yaml --json` and more.
     pub fn run(&self, more: &[&str]) -> Ran {

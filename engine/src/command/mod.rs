@@ -8,3 +8,5 @@ mod run;
 pub mod sandbox;
 pub mod shell;
 mod workdir;
+
+pub(crate) use run::end_marked;

@@ -159,15 +159,25 @@ impl Running<'_> {
 /// The variable that marks every process of a task: its action key.
 pub(super) const MARK: &str = "FLOW_TASK";
 
-/// Ends processes that carry the mark of a task but left its process group (`setsid`).
-fn end_marked(key: &str) {
+/// Ends every process that carries the mark of a task: one that left its process group (`setsid`), or what an engine
+/// that was killed left behind.
+pub(crate) fn end_marked(key: &str) {
     let mark = format!("{MARK}={key}");
-    for item in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = item.file_name().to_str().and_then(|n| n.parse::<i32>().ok()).and_then(Pid::from_raw) else { continue };
-        let Ok(environment) = std::fs::read(item.path().join("environ")) else { continue };
-        if environment.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
+    // What is killed is gone a moment later, and may have started another just before.
+    for _ in 0..100 {
+        let mut found = false;
+        for item in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = item.file_name().to_str().and_then(|n| n.parse::<i32>().ok()).and_then(Pid::from_raw) else { continue };
+            let Ok(environment) = std::fs::read(item.path().join("environ")) else { continue };
+            if environment.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
+                found = true;
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
         }
+        if !found {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -201,10 +211,11 @@ impl<'a> Output<'a> {
                 .help("send what it prints to an output (`> \"$out\"`) or to /dev/null"));
         }
         self.rest.extend_from_slice(bytes);
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            self.line(&line[..end]);
-        }
+        let taken = std::mem::take(&mut self.rest);
+        let mut lines = taken.split(|b| *b == b'\n');
+        let unfinished = lines.next_back().unwrap_or_default();
+        lines.for_each(|line| self.line(line));
+        self.rest.extend_from_slice(unfinished);
         // One endless line is cut.
         if self.rest.len() > 64 << 10 {
             let line = std::mem::take(&mut self.rest);

@@ -14,6 +14,7 @@ use flow_cache::{
 };
 
 use crate::check::{self, Difference};
+use crate::command::end_marked;
 use crate::events::{RunEvent, RunSink};
 use crate::key::KeyParts;
 use crate::plan::{PlannedStage, SourceOf, json_pointer};
@@ -191,6 +192,12 @@ async fn attempt(job: &Job, env: &Env) -> Result<Finished, Failure> {
     };
     blocking(move || {
         let changed = ending.cache.release(inputs)?;
+        if ran.is_err() {
+            // Half a result is for nobody; what the task keeps for its next attempt is in its state.
+            for left in ["out", "work"] {
+                ending.cache.remove(&ending.dir.join(left))?;
+            }
+        }
         ran.map_err(|failure| readable(failure, tail, &task.inputs))?;
         if let Some(digest) = changed.first() {
             let mut failure = Failure::new(format!("the task changed its input (object {})", digest.short()));
@@ -264,6 +271,7 @@ fn prepare(
     if dir.exists() {
         // A child whose parent was killed may live for a moment; it holds this lock.
         drop(KeyLock::wait(&dir.join("lock"))?);
+        end_marked(&task.key);
         for left in ["in", "out", "work", "events.jsonl", "result.json", "stderr.log", "output.log"] {
             cache.remove(&dir.join(left))?;
         }
