@@ -45,6 +45,13 @@ pub enum Command {
     Adopt(AdoptArgs),
     /// Run, and run again whenever a file changes
     Watch(RunArgs),
+    /// Remove from the cache what no pin, recent run or running process needs
+    Gc(GcArgs),
+    /// Read everything in the cache again, and say what has to be made anew
+    Verify(VerifyArgs),
+    /// Pins, and what takes how much room
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Write a commented starter pipeline
     Init(InitArgs),
     /// Print shell completions
@@ -111,6 +118,65 @@ pub struct RunArgs {
     /// Print failures and the last line only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Args)]
+pub struct CacheArgs {
+    /// Cache directory (default: .flow in the project of the current directory)
+    #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Evict results of recent runs too, the least recently used first, until the objects fit, such as 20GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// Recent runs of each pipeline whose results stay
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep_runs: usize,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Threads that read (default: all cores)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+pub enum CacheCommand {
+    /// Keep a stage's present result whatever is collected
+    Pin {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// Stage
+        stage: String,
+        /// Name of the pin (default: the stage)
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Remove a pin
+    Unpin {
+        /// Name of the pin
+        name: String,
+        #[command(flatten)]
+        cache: CacheArgs,
+    },
+    /// List the pins
+    Pins(CacheArgs),
+    /// Show what takes how much room
+    Du(CacheArgs),
 }
 
 #[derive(Args)]
@@ -263,6 +329,10 @@ pub struct LogArgs {
     /// Print the records as JSON lines
     #[arg(long)]
     pub json: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    flow_engine::units::amount_of(text).ok_or_else(|| "expected a size such as 500MiB or 20GiB".into())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -68,13 +68,13 @@ fn killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes() {
     let (mut kills, mut finished, mut ends) = (0, Vec::<String>::new(), 0);
     for round in 0..rounds(25) {
         // Another word now and then: new work, beside old results.
-        let word = format!("w{}", round / 12);
+        let word = format!("w{}", round / 4);
         let mut command = Command::new(fixture());
         command.args(["run", "p.yaml", "--json", "--var", &format!("word={word}")]).current_dir(project.path(""));
         command.env("FLOW_DEVICE", "cpu").stdout(Stdio::piped()).stderr(Stdio::null());
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(500_000) as u64));
+        std::thread::sleep(Duration::from_micros(random.below(250_000) as u64));
         let group = rustix::process::Pid::from_child(&child);
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let mut out = String::new();
@@ -83,7 +83,7 @@ fn killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes() {
         kills += usize::from(status.code().is_none());
         ends += usize::from(status.code() == Some(0));
         let events: Vec<serde_json::Value> = out.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-        if round % 12 == 0 {
+        if round % 4 == 0 {
             finished.clear();
         }
         for event in &events {
@@ -98,7 +98,7 @@ fn killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes() {
         }
     }
     assert!(kills > 0, "no run was killed ({ends} ended first)");
-    let word = format!("w{}", (rounds(25) - 1) / 12);
+    let word = format!("w{}", (rounds(25) - 1) / 4);
     project.run(&["--var", &format!("word={word}")]).expect(0);
     assert_eq!(published(&project), undisturbed(&word));
     let left: Vec<_> = project.files(".flow/tasks");

@@ -109,9 +109,9 @@ impl Cache {
     }
 
     fn look_up(&self, key: &ActionKey, lease: Option<&Lease>) -> Result<Lookup, CacheError> {
+        let _no_collection = lease.map(|_| self.entering()).transpose()?;
         let Some(entry) = self.entry(key)? else { return Ok(Lookup::Miss) };
         if let Some(lease) = lease {
-            // Said before the objects are looked at: whoever removes one afterwards has seen it.
             lease.keep(key, entry.outputs.values())?;
         }
         for (port, artifact) in &entry.outputs {
@@ -189,7 +189,7 @@ pub(crate) fn summary(entry: &ActionEntry) -> Result<String, CacheError> {
     serde_json::to_string(entry).map_err(|e| CacheError::Format { what: "action entry", name: entry.key.0.short(), why: e.to_string() })
 }
 
-fn read_action(path: &Path) -> Result<Option<ActionFile>, CacheError> {
+pub(crate) fn read_action(path: &Path) -> Result<Option<ActionFile>, CacheError> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice::<ActionFile>(&bytes).ok().filter(|file| file.entry.format == FORMAT)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -31,6 +31,12 @@ pub enum CacheError {
         /// The object's name.
         digest: Digest,
     },
+    /// Another process does what only one may do at a time.
+    #[error("{what}; try again when it is done")]
+    Busy {
+        /// What goes on.
+        what: &'static str,
+    },
     /// A file that an artifact cannot hold.
     #[error("{path}: {why}", path = path.display())]
     NotStorable {

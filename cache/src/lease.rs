@@ -1,9 +1,9 @@
 //! What a running process relies on, said in a file that other processes read before they remove anything.
 //!
 //! `leases/<name>` is locked (`flock`) while its process lives; it holds 65-byte records: the action key, an
-//! artifact's digest, and 1 where that is a directory. A process says what it needs *before* it looks whether
-//! it is there; who removes objects moves them aside first, reads the leases, and puts back what one names. So
-//! either the one finds the object missing, or the other finds the record.
+//! artifact's digest, and 1 where that is a directory. A process says what it needs, and looks whether it is there or
+//! brings it in, while it holds `leases.lock` shared; who removes something reads the leases and removes while it
+//! holds that lock alone. So either the one finds the object missing, or the other finds the record.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -45,6 +45,12 @@ impl Drop for Lease {
     }
 }
 
+/// Held from before objects are looked at or enter the store until a lease names them: a collection waits for it.
+#[derive(Debug)]
+pub struct Entering {
+    _file: File,
+}
+
 /// One record of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Kept {
@@ -62,8 +68,26 @@ impl Cache {
         files::create_dir(&self.layout().leases())?;
         let path = self.layout().leases().join(name);
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::io("open", &path))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
+        // A collection that looks at the file this moment lets go of it at once.
+        flock(&file, FlockOperation::LockExclusive).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
         Ok(Lease { path, file: Mutex::new(file) })
+    }
+
+    /// Keeps collections out while objects enter and are named in a lease; any number of tasks may do so at once.
+    pub fn entering(&self) -> Result<Entering, CacheError> {
+        self.enter_lock(FlockOperation::LockShared)
+    }
+
+    /// Keeps objects from entering.
+    pub(crate) fn no_entering(&self) -> Result<Entering, CacheError> {
+        self.enter_lock(FlockOperation::LockExclusive)
+    }
+
+    fn enter_lock(&self, operation: FlockOperation) -> Result<Entering, CacheError> {
+        let path = self.layout().leases().with_extension("lock");
+        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::io("open", &path))?;
+        flock(&file, operation).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
+        Ok(Entering { _file: file })
     }
 
     /// What all live leases keep; the files of dead processes are removed.

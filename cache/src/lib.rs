@@ -5,7 +5,8 @@
 //! index only makes both fast and can be rebuilt from them. Modules in reading order: [`digest`] names,
 //! [`layout`] places, [`error`] failures, `files` atomic file work, [`manifest`] directory artifacts,
 //! `index` SQLite, `object` the store itself, [`action`] entries, [`commit`] what makes them durable, [`lock`] one
-//! process per key, [`lease`] what a running process relies on, [`materialise`] artifacts as inputs of tasks, `export` artifacts outside, [`cache`] the whole.
+//! process per key, [`lease`] what a running process relies on, [`materialise`] artifacts as inputs of tasks, `export` artifacts outside, [`pin`] what stays, [`gc`] what
+//! goes, [`verify`] what is whole, [`usage`] what takes room, [`cache`] the whole.
 pub mod action;
 pub mod cache;
 pub mod commit;
@@ -13,6 +14,7 @@ pub mod digest;
 pub mod error;
 mod export;
 mod files;
+pub mod gc;
 mod index;
 pub mod layout;
 pub mod lease;
@@ -20,6 +22,9 @@ pub mod lock;
 pub mod manifest;
 pub mod materialise;
 pub mod object;
+pub mod pin;
+pub mod usage;
+pub mod verify;
 
 pub use action::{ActionEntry, ActionProvenance, Lookup};
 pub use cache::Cache;
@@ -27,8 +32,12 @@ pub use commit::Commit;
 pub use digest::{ActionKey, Artifact, Digest};
 pub use error::CacheError;
 pub use files::Stat;
+pub use gc::{GcOptions, GcReport};
 pub use layout::Layout;
-pub use lease::Lease;
+pub use lease::{Entering, Lease};
 pub use lock::KeyLock;
 pub use materialise::{Materialised, files_copy};
 pub use object::Entered;
+pub use pin::Pin;
+pub use usage::Usage;
+pub use verify::VerifyReport;

@@ -29,6 +29,10 @@ impl KeyLock {
             }
         }
     }
+    /// Whether a live process holds the lock at `path`.
+    pub(crate) fn is_held(path: &Path) -> bool {
+        File::open(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+    }
     fn take(path: &Path, operation: FlockOperation) -> Result<Option<Self>, CacheError> {
         files::create_dir(files::parent(path))?;
         loop {

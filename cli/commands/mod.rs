@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod adopt;
+mod cache;
 mod compare;
 mod devices;
 mod explain;
@@ -42,6 +43,9 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Lock(args) => lock::lock(registry, &args),
         Command::Adopt(args) => adopt::adopt(registry, &args),
         Command::Watch(args) => watch::watch(registry, &args),
+        Command::Gc(args) => cache::gc(&args),
+        Command::Verify(args) => cache::verify(&args),
+        Command::Cache(command) => cache::cache(registry, &command),
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());

@@ -181,6 +181,7 @@ async fn attempt(job: &Job, env: &Env) -> Result<Finished, Failure> {
     let tail = collector.tail();
     let ending = Ending {
         cache: env.cache.clone(),
+        lease: env.lease.clone(),
         stage: job.stage.clone(),
         key: job.key,
         parts: job.parts.clone(),
@@ -290,6 +291,7 @@ fn prepare(
 /// What is left to do when a task succeeded.
 struct Ending {
     cache: Arc<Cache>,
+    lease: Arc<Lease>,
     stage: PlannedStage,
     key: ActionKey,
     parts: KeyParts,
@@ -312,11 +314,15 @@ impl Ending {
             self.cache.remove(&self.dir)?;
             return Ok(Finished::Same(entry, difference));
         }
+        // Until the lease names them, a collection might take them.
+        let entering = self.cache.entering()?;
         let mut entered = Entered::default();
         let mut artifacts = BTreeMap::new();
         for (port, path) in &self.outputs {
             artifacts.insert(port.clone(), self.cache.enter(path, &mut entered)?);
         }
+        self.lease.keep(&self.key, artifacts.values())?;
+        drop(entering);
         let parts = serde_json::to_value(&self.parts).map_err(|e| Failure::new(format!("action entry: {e}")))?;
         let seconds = self.started.elapsed().as_secs_f64();
         self.provenance.seconds = seconds;
