@@ -226,7 +226,10 @@ fn a_disk_that_fills_at_any_size_never_tears_the_cache() {
         if !code.starts_with('0') {
             failed += 1;
             let first = project.read("first");
-            assert!(first.contains("No space left on device") || first.contains("disk is full") || first.contains("disk I/O"), "{size} KiB: {first}");
+            assert!(
+                first.contains("No space left on device") || first.contains("disk is full") || first.contains("disk I/O"),
+                "{size} KiB: {first}"
+            );
             assert!(!first.contains("panicked"), "{first}");
             reasons.push(size);
         }

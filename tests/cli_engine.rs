@@ -38,7 +38,9 @@ fn a_matrix_fans_out_and_is_collected() {
 
 #[test]
 fn includes_bring_stages_and_defaults() {
-    let project = Project::new("flow: 1\ninclude: [parts/text.yaml]\nvars: { word: mine }\nstages:\n  s: { use: shell, in: { t: text }, with: { run: 'cat $t > $out' } }\npublish: { out: s }\n");
+    let project = Project::new(
+        "flow: 1\ninclude: [parts/text.yaml]\nvars: { word: mine }\nstages:\n  s: { use: shell, in: { t: text }, with: { run: 'cat $t > $out' } }\npublish: { out: s }\n",
+    );
     fs::create_dir(project.path("parts")).unwrap();
     project.write("parts/extra.txt", " extra");
     project.write("parts/text.yaml", "vars: { word: theirs, end: '.' }\nstages:\n  text: { use: shell, with: { run: 'echo ${word}$(cat extra.txt)${end} > $out', files: [extra.txt] } }\n");
@@ -58,7 +60,10 @@ fn a_refused_gate_withholds_what_requires_it() {
     let text = "flow: 1\nvars: { least: 1 }\nstages:\n  corpus: { use: fix.text, with: { path: a.txt } }\n  gate: { use: fix.gate, in: { text: corpus.train }, with: { at_least: \"${least}\" } }\n  ship: { use: shell, in: { t: corpus.train }, requires: gate, with: { run: 'cp $t $out' } }\n  next: { use: shell, in: { t: ship }, with: { run: 'cp $t $out' } }\n  other: { use: shell, in: { t: corpus.train }, with: { run: 'wc -c < $t > $out' } }\n";
     let project = Project::new(text);
     let ran = project.run(&["--var", "least=100000"]).expect(3);
-    assert_eq!((ran.names("executed"), ran.names("withheld")), (vec!["corpus".into(), "gate".into(), "other".into()], vec!["next".into(), "ship".into()]));
+    assert_eq!(
+        (ran.names("executed"), ran.names("withheld")),
+        (vec!["corpus".into(), "gate".into(), "other".into()], vec!["next".into(), "ship".into()])
+    );
     let again = project.run(&["--var", "least=100000"]).expect(3);
     assert_eq!((again.names("executed").len(), again.names("withheld").len()), (0, 2));
     assert_eq!(project.run(&[]).expect(0).names("executed"), ["gate", "next", "ship"]);
@@ -76,7 +81,9 @@ fn force_executes_and_early_cutoff_stops_there() {
 
 #[test]
 fn check_names_the_first_byte_that_differs() {
-    let project = Project::new("flow: 1\nstages:\n  good: { use: shell, with: { run: 'echo same > $out' } }\n  bad: { use: shell, with: { run: 'mkdir $out; echo same > $out/a; echo once $(date +%s%N) > $out/b' } }\n");
+    let project = Project::new(
+        "flow: 1\nstages:\n  good: { use: shell, with: { run: 'echo same > $out' } }\n  bad: { use: shell, with: { run: 'mkdir $out; echo same > $out/a; echo once $(date +%s%N) > $out/b' } }\n",
+    );
     project.run(&[]).expect(0);
     assert_eq!(project.run(&["good", "--check"]).expect(0).names("executed"), [""; 0]);
     let ran = project.run(&["--check"]).expect(1);
@@ -137,7 +144,9 @@ fn runs_are_compared() {
 
 #[test]
 fn a_profile_is_a_chrome_trace_with_the_critical_path() {
-    let project = Project::new("flow: 1\nstages:\n  a: { use: shell, with: { run: 'sleep 0.2; echo a > $out' } }\n  b: { use: shell, in: { a: a }, with: { run: 'sleep 0.2; echo b > $out' } }\n  c: { use: shell, with: { run: 'echo c > $out' } }\n");
+    let project = Project::new(
+        "flow: 1\nstages:\n  a: { use: shell, with: { run: 'sleep 0.2; echo a > $out' } }\n  b: { use: shell, in: { a: a }, with: { run: 'sleep 0.2; echo b > $out' } }\n  c: { use: shell, with: { run: 'echo c > $out' } }\n",
+    );
     let ran = project.flow(&["run", "p.yaml", "--profile", "trace.json"]).expect(0);
     let line = ran.err.lines().find(|l| l.starts_with("critical path")).unwrap().to_owned();
     assert!(line.contains("a 0.2") && line.contains("→ b 0.2") && !line.contains("c 0."), "{line}");
@@ -149,7 +158,8 @@ fn a_profile_is_a_chrome_trace_with_the_critical_path() {
 
 #[test]
 fn watch_runs_again_on_a_change() {
-    let project = Project::new("flow: 1\nstages:\n  s: { use: shell, with: { run: 'cp a.txt $out', files: [a.txt] } }\npublish: { out: s }\n");
+    let project =
+        Project::new("flow: 1\nstages:\n  s: { use: shell, with: { run: 'cp a.txt $out', files: [a.txt] } }\npublish: { out: s }\n");
     let mut command = Command::new(fixture());
     let mut child = command.args(["watch", "p.yaml", "--quiet"]).current_dir(project.path("")).spawn().unwrap();
     until("the first run is done", || project.path("out").exists());
@@ -171,7 +181,9 @@ fn starters_plan_and_run() {
 
 #[test]
 fn a_run_with_nothing_to_do_sees_every_change() {
-    let project = Project::new("flow: 1\nstages:\n  s: { use: shell, with: { run: 'cat *.txt > $out', files: ['*.txt'], env: { X: { inherit: true } } } }\npublish: { out/s: s }\n");
+    let project = Project::new(
+        "flow: 1\nstages:\n  s: { use: shell, with: { run: 'cat *.txt > $out', files: ['*.txt'], env: { X: { inherit: true } } } }\npublish: { out/s: s }\n",
+    );
     let run = |x: &str| project.flow_with(&["run", "p.yaml", "--json"], &[("X", x)]).expect(0).names("executed").len();
     assert_eq!((run("1"), run("1"), run("1")), (1, 0, 0));
     assert_eq!((run("2"), run("2"), run("1")), (1, 0, 0), "an environment variable");

@@ -82,7 +82,10 @@ fn plugins_that_do_not_describe_themselves() {
         ("exit 3", "failed to describe itself"),
         ("echo hello", "JSON that does not fit"),
         ("echo '{\"kinds\":[{\"kind\":\"my.kind\",\"revision\":1,\"summary\":\"\",\"outputs\":[]}]}'", "has no output"),
-        ("echo '{\"kinds\":[{\"kind\":\"shell\",\"revision\":1,\"summary\":\"\",\"outputs\":[{\"name\":\"o\",\"type\":\"T\"}]}]}'", "is there already"),
+        (
+            "echo '{\"kinds\":[{\"kind\":\"shell\",\"revision\":1,\"summary\":\"\",\"outputs\":[{\"name\":\"o\",\"type\":\"T\"}]}]}'",
+            "is there already",
+        ),
     ] {
         let ran = plugin(describe, GOOD).flow(&["plan", "p.yaml"]).expect(2);
         assert!(ran.err.contains(message) && ran.err.contains("p.yaml:3"), "{message}: {}", ran.err);

@@ -99,7 +99,8 @@ fn writes_outside_its_directory_are_refused() {
     }
     let event = failure(&project);
     assert!(event["log"].to_string().contains("Permission denied"), "{event}");
-    let project = stage("run: 'rm -rf \"$D\"/* 2>/dev/null || true; echo x > \"$D/new\" || echo safe > $out', env: { D: { inherit: true } }");
+    let project =
+        stage("run: 'rm -rf \"$D\"/* 2>/dev/null || true; echo x > \"$D/new\" || echo safe > $out', env: { D: { inherit: true } }");
     let vars = [("D", project.path("").to_string_lossy().into_owned())];
     project.flow_with(&["run", "p.yaml", "--json"], &[("D", &vars[0].1)]).expect(0);
     assert!(project.path("a.txt").exists() && !project.path("new").exists());

@@ -130,7 +130,9 @@ impl Index {
     }
 
     pub fn action(&self, key: &Digest) -> Result<Option<String>, CacheError> {
-        self.with(|db| db.prepare_cached("SELECT entry FROM actions WHERE key = ?1")?.query_row(params![key.bytes()], |r| r.get(0)).optional())
+        self.with(|db| {
+            db.prepare_cached("SELECT entry FROM actions WHERE key = ?1")?.query_row(params![key.bytes()], |r| r.get(0)).optional()
+        })
     }
     pub fn set_action(&self, key: &Digest, entry: &str) -> Result<(), CacheError> {
         self.write("INSERT OR REPLACE INTO actions VALUES (?1, ?2)", params![key.bytes(), entry])
@@ -200,7 +202,9 @@ impl Index {
     }
 
     pub fn memo(&self, name: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
-        self.with(|db| db.prepare_cached("SELECT body FROM memos WHERE name = ?1")?.query_row(params![name.bytes()], |r| r.get(0)).optional())
+        self.with(|db| {
+            db.prepare_cached("SELECT body FROM memos WHERE name = ?1")?.query_row(params![name.bytes()], |r| r.get(0)).optional()
+        })
     }
     pub fn set_memo(&self, name: &Digest, body: &[u8]) -> Result<(), CacheError> {
         self.write("INSERT OR REPLACE INTO memos VALUES (?1, ?2)", params![name.bytes(), body])

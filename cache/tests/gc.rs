@@ -38,7 +38,8 @@ fn made_under(cache: &Cache, dir: &Path, name: &str, text: &str, tree: bool, lea
     }
     drop(entering);
     let provenance = ActionProvenance { stage: name.into(), ..Default::default() };
-    let entry = ActionEntry { format: FORMAT, key: key(name), kind: "k".into(), outputs: BTreeMap::from([("out".into(), artifact)]), provenance };
+    let entry =
+        ActionEntry { format: FORMAT, key: key(name), kind: "k".into(), outputs: BTreeMap::from([("out".into(), artifact)]), provenance };
     cache.commit(&[Commit { entry, parts: json!({}), entered }]).unwrap();
     artifact
 }

@@ -23,7 +23,8 @@ pub fn adopt(registry: &Registry, args: &AdoptArgs) -> Result<u8, Failure> {
     for wire in &stage.inputs {
         let from = &context.plan.stage(wire.from).name;
         let Decision::Reuse { entry, .. } = context.decision(wire.from)? else {
-            let problem = Problem::new(format!("`{from}`, which `{}` reads, is not made yet, so that its action key is unknown", stage.name));
+            let problem =
+                Problem::new(format!("`{from}`, which `{}` reads, is not made yet, so that its action key is unknown", stage.name));
             return Err(problem.help(format!("flow run {} {from}", args.pipeline.pipeline.display())).into());
         };
         let artifact = entry.outputs.get(&wire.output).copied();

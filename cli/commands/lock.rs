@@ -35,7 +35,8 @@ fn load(path: &std::path::Path) -> Result<Option<LockFile>, Failure> {
         Err(e) => return Err(Problem::new(format!("read {}: {e}", path.display())).into()),
     };
     let file: LockFile = serde_json::from_slice(&text).map_err(|e| {
-        Problem::new(format!("{} is not a lock file: {e}", path.display())).help("restore it from version control, or delete it and run `flow lock`")
+        Problem::new(format!("{} is not a lock file: {e}", path.display()))
+            .help("restore it from version control, or delete it and run `flow lock`")
     })?;
     Ok(Some(file))
 }

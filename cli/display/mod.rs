@@ -27,8 +27,10 @@ impl RunSink for Display {
             Self::Plain(plain) => plain.show(&event),
             Self::Bars(bars) => bars.show(&event),
             Self::Quiet(width) => {
-                if matches!(event, RunEvent::StageFailed { .. } | RunEvent::GateRefused { .. } | RunEvent::StageChecked { difference: Some(_), .. })
-                    && let Some(line) = line_of(&event, *width)
+                if matches!(
+                    event,
+                    RunEvent::StageFailed { .. } | RunEvent::GateRefused { .. } | RunEvent::StageChecked { difference: Some(_), .. }
+                ) && let Some(line) = line_of(&event, *width)
                 {
                     eprintln!("{line}");
                 }

@@ -48,8 +48,7 @@ pub struct Document {
 impl Document {
     /// Parses `text`; `name` is how the file is called in messages.
     pub fn parse(name: &str, text: &str) -> Result<Self, Problem> {
-        let mut document =
-            Self { name: name.into(), text: text.into(), root: Value::Null, places: OnceLock::new(), overrides: Vec::new() };
+        let mut document = Self { name: name.into(), text: text.into(), root: Value::Null, places: OnceLock::new(), overrides: Vec::new() };
         let mut yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| {
             // The event parser knows the place of most mistakes better.
             match Walk::new(text).walk() {

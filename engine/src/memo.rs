@@ -115,7 +115,8 @@ impl Memo {
         for (path, from, _) in &self.published {
             sink.emit(RunEvent::Published { path: path.clone(), from: from.clone(), written: false });
         }
-        let report = |(stage, _, seconds): &(String, Digest, f64)| StageReport { stage: stage.clone(), state: "reused", seconds: Some(*seconds) };
+        let report =
+            |(stage, _, seconds): &(String, Digest, f64)| StageReport { stage: stage.clone(), state: "reused", seconds: Some(*seconds) };
         let outcome = RunOutcome {
             run: id,
             stages: self.stages.iter().map(report).collect(),

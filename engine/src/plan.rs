@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flow_cache::{Cache, CacheError};
 use petgraph::Direction;
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
-use flow_cache::{Cache, CacheError};
 use serde_json::{Map, Value, json};
 
 use crate::document::Document;
@@ -170,8 +170,9 @@ impl Plan {
         self.by_name.get(name).copied().ok_or_else(|| match self.pipeline.groups.get(name) {
             Some(members) => Problem::new(format!("`{name}` is a matrix of {} stages", members.len()))
                 .help(format!("name one of them: {}", quoted(members))),
-            None => Problem::new(format!("the pipeline has no stage `{name}`"))
-                .help(suggest(name, self.stages.iter().map(|s| s.name.as_str()))),
+            None => {
+                Problem::new(format!("the pipeline has no stage `{name}`")).help(suggest(name, self.stages.iter().map(|s| s.name.as_str())))
+            }
         })
     }
     /// All stages, each after what it needs.
@@ -296,9 +297,7 @@ fn cycle(pipeline: &Pipeline, stages: &[PlannedStage], graph: &DiGraph<StageId, 
         Some(decl) => decl.document.at_key(&decl.at, message),
         None => Problem::new(message),
     };
-    problem
-        .label("needs itself in the end")
-        .help("remove one of these inputs")
+    problem.label("needs itself in the end").help("remove one of these inputs")
 }
 
 type Linked = (Vec<PlannedStage>, Vec<(String, StageId, String)>, Vec<StageId>);
@@ -434,7 +433,9 @@ impl<'a> Linker<'a> {
                 Mark::SourceGlob => {
                     if let Err(e) = sources::expand(&decl.dir, text) {
                         let message = match e.kind() {
-                            std::io::ErrorKind::NotFound if !text.contains('*') => format!("no such file: {}", decl.dir.join(text).display()),
+                            std::io::ErrorKind::NotFound if !text.contains('*') => {
+                                format!("no such file: {}", decl.dir.join(text).display())
+                            }
                             _ => e.to_string(),
                         };
                         return Err(decl.document.at_value(&place(&path), message).help(relative));

@@ -15,8 +15,7 @@ use crate::vars::{self, substitute};
 
 const TOP_KEYS: [&str; 10] = ["flow", "name", "vars", "include", "plugins", "stages", "targets", "publish", "pools", "remote"];
 const INCLUDED_KEYS: [&str; 5] = ["flow", "vars", "include", "plugins", "stages"];
-pub(crate) const STAGE_KEYS: [&str; 10] =
-    ["use", "in", "with", "matrix", "after", "requires", "resources", "retries", "timeout", "labels"];
+pub(crate) const STAGE_KEYS: [&str; 10] = ["use", "in", "with", "matrix", "after", "requires", "resources", "retries", "timeout", "labels"];
 
 /// Reads the parts of a pipeline, the main file first.
 pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {

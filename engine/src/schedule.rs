@@ -295,7 +295,11 @@ impl<'a> Schedule<'a> {
         let locked = self.env.options.locked.as_ref()?;
         let mut failure = match locked.get(name) {
             Some(stage) if stage.key == key => return None,
-            Some(stage) => Failure::new(format!("it differs from flow.lock: action key {} is locked, {} is wanted", stage.key.0.short(), key.0.short())),
+            Some(stage) => Failure::new(format!(
+                "it differs from flow.lock: action key {} is locked, {} is wanted",
+                stage.key.0.short(),
+                key.0.short()
+            )),
             None => Failure::new("it is not in flow.lock"),
         };
         failure.help = Some(format!("`flow explain PIPELINE {name}` says what changed; `flow lock PIPELINE` accepts it"));

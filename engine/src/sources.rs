@@ -51,9 +51,10 @@ fn below(dir: &Path, folder: &Path, found: &mut Vec<Found>) -> io::Result<()> {
 }
 
 fn named(dir: &Path, path: PathBuf) -> io::Result<Found> {
-    let parts: Option<Vec<_>> = path.strip_prefix(dir).ok().and_then(|p| {
-        p.components().filter(|c| !matches!(c, Component::CurDir)).map(|c| c.as_os_str().to_str()).collect()
-    });
+    let parts: Option<Vec<_>> = path
+        .strip_prefix(dir)
+        .ok()
+        .and_then(|p| p.components().filter(|c| !matches!(c, Component::CurDir)).map(|c| c.as_os_str().to_str()).collect());
     match parts {
         Some(parts) => Ok((parts.join("/"), path)),
         None => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the name {} is not UTF-8", path.display()))),

@@ -130,7 +130,8 @@ fn describe(decl: &PluginDecl, tmp: &Path) -> Result<Vec<u8>, StageError> {
     let error_file = std::fs::File::create(&errors).map_err(|e| StageError::io("create", &errors, &e))?;
     let mut command = command_of(&decl.command, &work);
     command.arg("describe").stdin(Stdio::null()).stdout(file).stderr(error_file);
-    let failed = |what: String| StageError::new(format!("plugin `{}` {what}", decl.name)).help(format!("try `{} describe`", decl.command.join(" ")));
+    let failed =
+        |what: String| StageError::new(format!("plugin `{}` {what}", decl.name)).help(format!("try `{} describe`", decl.command.join(" ")));
     let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
     let began = Instant::now();
     let status = loop {

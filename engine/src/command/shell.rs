@@ -161,7 +161,12 @@ impl Kind for Shell {
         let purity = if with["measured"] == true { Purity::Measured } else { Purity::Pure };
         let list = outputs.list();
         if list.is_empty() {
-            return Err(refuse(&["outputs"], false, "a stage needs at least one output".into(), "leave `outputs` out for the one output `$out`"));
+            return Err(refuse(
+                &["outputs"],
+                false,
+                "a stage needs at least one output".into(),
+                "leave `outputs` out for the one output `$out`",
+            ));
         }
         let mut shaped = Self::default();
         for (name, ty) in list {
@@ -194,7 +199,12 @@ impl Kind for Shell {
         }
         for (name, value) in &params.env {
             if name.contains(['=', '\0']) || name.is_empty() {
-                return Err(refuse(&["env", name], true, format!("`{name}` cannot name an environment variable"), "use letters, digits and `_`"));
+                return Err(refuse(
+                    &["env", name],
+                    true,
+                    format!("`{name}` cannot name an environment variable"),
+                    "use letters, digits and `_`",
+                ));
             }
             if matches!(value, EnvValue::Inherited(i) if !i.inherit && !i.secret) {
                 let message = format!("`with.env.{name}` says neither `inherit: true` nor `secret: true`");

@@ -261,13 +261,7 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
 }
 
 /// Clears what a dead attempt left, except its state, and puts the inputs in place.
-fn prepare(
-    cache: &Cache,
-    dir: &Path,
-    task: Task,
-    placed: &[(Artifact, PathBuf)],
-    heavy: bool,
-) -> Result<(Task, Materialised), Failure> {
+fn prepare(cache: &Cache, dir: &Path, task: Task, placed: &[(Artifact, PathBuf)], heavy: bool) -> Result<(Task, Materialised), Failure> {
     let make = |path: &Path| std::fs::create_dir_all(path).map_err(CacheError::io("create directory", path));
     if dir.exists() {
         // A child whose parent was killed may live for a moment; it holds this lock.
