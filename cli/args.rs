@@ -83,6 +83,9 @@ pub struct OverrideArgs {
     /// Device: auto, gpu, cpu or an adapter's name
     #[arg(long, env = "FLOW_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub device: String,
+    /// Remote cache, such as s3://bucket/prefix or file:///folder (default: the file's `remote:`; `none` for none)
+    #[arg(long, env = "FLOW_REMOTE", value_name = "URL")]
+    pub remote: Option<String>,
     /// CPU threads (default: all cores)
     #[arg(long, env = "FLOW_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -152,6 +155,9 @@ pub struct VerifyArgs {
     /// Threads that read (default: all cores)
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Remote cache that damaged and missing objects are brought back from
+    #[arg(long, env = "FLOW_REMOTE", value_name = "URL")]
+    pub remote: Option<String>,
 }
 
 #[derive(Subcommand)]

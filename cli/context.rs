@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use flow_cache::{Cache, CacheError};
+use flow_cache::{Cache, CacheError, Remote};
 use flow_engine::Registry;
 use flow_engine::command::{external, shell};
 use flow_engine::key::MachineId;
-use flow_engine::pipeline::{Overrides, Pipeline, project_root};
+use flow_engine::pipeline::{Overrides, Pipeline, RemoteDecl, project_root};
 use flow_engine::plan::{Plan, StageId};
 use flow_engine::preview::{Decision, preview};
 use flow_engine::problem::Problem;
@@ -22,6 +24,8 @@ pub struct Context {
     pub plan: Plan,
     pub cache_dir: PathBuf,
     cache: OnceLock<Arc<Cache>>,
+    remote: Option<RemoteDecl>,
+    remote_set: AtomicBool,
     pub device: String,
     pub threads: usize,
 }
@@ -37,11 +41,22 @@ impl Context {
         external::register(&pipeline, &|| shared(&cache, &cache_dir).map_err(|e| Problem::new(e.to_string())), &mut registry)?;
         let plan = Plan::link(pipeline, &registry)?;
         let threads = threads(args.overrides.threads)?;
-        Ok(Self { plan, cache_dir, cache, device: args.overrides.device.clone(), threads })
+        let remote = match args.overrides.remote.as_deref() {
+            None => plan.pipeline.remote.clone(),
+            Some("none" | "") => None,
+            Some(url) => Some(RemoteDecl { url: url.into(), read_only: plan.pipeline.remote.as_ref().is_some_and(|r| r.read_only) }),
+        };
+        Ok(Self { plan, cache_dir, cache, remote, remote_set: AtomicBool::new(false), device: args.overrides.device.clone(), threads })
     }
 
     pub fn cache(&self) -> Result<Arc<Cache>, Failure> {
-        Ok(shared(&self.cache, &self.cache_dir)?)
+        let cache = shared(&self.cache, &self.cache_dir)?;
+        if let Some(remote) = &self.remote
+            && !self.remote_set.swap(true, Ordering::Relaxed)
+        {
+            cache.set_remote(Arc::new(open_remote(&remote.url, remote.read_only)?));
+        }
+        Ok(cache)
     }
 
     /// Tokens per pool: what the file says, and the memory of this machine.
@@ -112,4 +127,19 @@ pub fn cache_dir_of(pipeline: &Path, given: Option<&PathBuf>) -> Result<PathBuf,
     }
     let file = pipeline.canonicalize().map_err(|e| Problem::new(format!("cannot read the pipeline {}: {e}", pipeline.display())))?;
     Ok(project_root(file.parent().unwrap_or(Path::new("."))).join(".flow"))
+}
+
+/// Opens a remote cache. Object stores take their credentials and endpoints from the environment;
+/// `FLOW_REMOTE_TIMEOUT` is how many seconds an answer may take.
+pub fn open_remote(url: &str, read_only: bool) -> Result<Remote, Failure> {
+    let remote = Remote::open(url, read_only, std::env::vars())?;
+    match std::env::var("FLOW_REMOTE_TIMEOUT") {
+        Err(_) => Ok(remote),
+        Ok(text) => match text.parse::<f64>() {
+            Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(remote.patience(Duration::from_secs_f64(seconds))),
+            _ => Err(Problem::new(format!("FLOW_REMOTE_TIMEOUT is `{text}`, not a number of seconds"))
+                .help("take one above 0 and up to 3600")
+                .into()),
+        },
+    }
 }

@@ -27,7 +27,10 @@ impl From<Problems> for Failure {
 
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Self {
-        Self::Broken(error.to_string())
+        match error {
+            CacheError::BadRemote { .. } => Problem::new(error.to_string()).into(),
+            other => Self::Broken(other.to_string()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use crate::action::{ActionEntry, ActionFile, FORMAT, Lookup};
 use crate::digest::{ActionKey, Artifact, Digest};
@@ -12,12 +13,14 @@ use crate::index::Index;
 use crate::layout::Layout;
 use crate::lease::Lease;
 use crate::lock::KeyLock;
-use crate::object::ObjectState;
+use crate::object::{Entered, ObjectState};
+use crate::remote::Remote;
 
 /// One cache directory, shared by any number of processes on this machine.
 pub struct Cache {
     layout: Layout,
     pub(crate) index: Index,
+    pub(crate) remote: OnceLock<Arc<Remote>>,
 }
 
 impl Cache {
@@ -27,7 +30,7 @@ impl Cache {
         let root = root.canonicalize().map_err(CacheError::io("resolve", root))?;
         let layout = Layout::new(root);
         if let Some(index) = Index::open(&layout.index())? {
-            return Ok(Self { layout, index });
+            return Ok(Self { layout, index, remote: OnceLock::new() });
         }
         for dir in ["objects", "actions", "tasks", "runs", "locks", "leases", "tmp"] {
             files::create_dir(&layout.root().join(dir))?;
@@ -35,10 +38,10 @@ impl Cache {
         let _guard = KeyLock::wait(&layout.lock("index"))?;
         // Whoever held the lock before may have made it.
         if let Some(index) = Index::open(&layout.index())? {
-            return Ok(Self { layout, index });
+            return Ok(Self { layout, index, remote: OnceLock::new() });
         }
         let index = Index::create(&layout.index())?;
-        let cache = Self { layout, index };
+        let cache = Self { layout, index, remote: OnceLock::new() };
         cache.rebuild()?;
         Ok(cache)
     }
@@ -114,16 +117,74 @@ impl Cache {
         if let Some(lease) = lease {
             lease.keep(key, entry.outputs.values())?;
         }
+        let elsewhere = self.remote().is_some() && self.index.is_remote(&key.0)?;
         for (port, artifact) in &entry.outputs {
             if let Some((digest, state)) = self.check_artifact(artifact)? {
+                if elsewhere && state == ObjectState::Missing {
+                    continue;
+                }
                 return Ok(Lookup::Broken { port: port.clone(), digest, damaged: state == ObjectState::Damaged });
             }
         }
         Ok(Lookup::Hit(Box::new(entry)))
     }
 
+    /// Uses a remote cache from now on.
+    pub fn set_remote(&self, remote: Arc<Remote>) {
+        // A cache has one remote; the first stays.
+        let _ = self.remote.set(remote);
+    }
+
+    /// The remote cache, while it can be used.
+    pub fn remote(&self) -> Option<&Arc<Remote>> {
+        self.remote.get().filter(|r| r.trouble().is_none())
+    }
+
+    /// Why the remote cache is not used any more, if something went wrong with it.
+    pub fn trouble(&self) -> Option<String> {
+        self.remote.get().and_then(|r| r.trouble())
+    }
+
+    /// Asks the remote cache for an action that is not known here. Its objects stay there until they are needed.
+    pub fn lookup_remote(&self, key: &ActionKey, lease: &Lease) -> Result<Lookup, CacheError> {
+        let Some(file) = self.remote().and_then(|r| r.action(key)) else { return Ok(Lookup::Miss) };
+        let text = serde_json::to_string(&file).map_err(|e| CacheError::Format {
+            what: "action entry",
+            name: key.0.short(),
+            why: e.to_string(),
+        })?;
+        // Marked first: an entry without its objects must never look like a whole one.
+        self.index.set_remote(&key.0)?;
+        files::write_renamed(&self.layout.tmp(), &self.layout.action(key), text.as_bytes())?;
+        self.index.set_action(&key.0, &summary(&file.entry)?)?;
+        self.lookup_leased(key, lease)
+    }
+
+    /// Brings every object of an artifact here, if one is missing.
+    pub fn fetch(&self, artifact: &Artifact) -> Result<(), CacheError> {
+        let mut entered = Entered::default();
+        self.fetch_object(&artifact.digest, &mut entered)?;
+        if artifact.tree {
+            for entry in self.manifest(artifact)?.entries() {
+                self.fetch_object(&entry.digest, &mut entered)?;
+            }
+        }
+        self.settle(&[&entered])
+    }
+
+    fn fetch_object(&self, digest: &Digest, entered: &mut Entered) -> Result<(), CacheError> {
+        if self.layout.object(digest).exists() {
+            return Ok(());
+        }
+        match self.remote.get() {
+            Some(remote) => remote.fetch(self, digest, entered).map_err(|why| CacheError::NotFetched { digest: *digest, why }),
+            None => Err(CacheError::Damaged { digest: *digest }),
+        }
+    }
+
     /// Forgets what an action produced, so that it is made again.
     pub fn forget(&self, key: &ActionKey) -> Result<(), CacheError> {
+        self.index.drop_remote(&key.0)?;
         files::remove_all(&self.layout.action(key))?;
         self.index.drop_action(&key.0)
     }
@@ -135,6 +196,7 @@ impl Cache {
 
     /// The path of a file artifact's bytes, checked.
     pub fn object_path(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
+        self.fetch(artifact)?;
         match self.check_object(&artifact.digest)? {
             ObjectState::Good => Ok(self.layout.object(&artifact.digest)),
             _ => Err(CacheError::Damaged { digest: artifact.digest }),

@@ -62,7 +62,10 @@ impl Cache {
             for (digest, stat) in &objects {
                 self.index.set_verified(digest, stat)?;
             }
-            group.iter().try_for_each(|c| self.index.set_action(&c.entry.key.0, &summary(&c.entry)?))
+            group.iter().try_for_each(|c| {
+                self.index.drop_remote(&c.entry.key.0)?;
+                self.index.set_action(&c.entry.key.0, &summary(&c.entry)?)
+            })
         })
     }
 

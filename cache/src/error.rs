@@ -37,6 +37,22 @@ pub enum CacheError {
         /// What goes on.
         what: &'static str,
     },
+    /// A remote cache that cannot be meant.
+    #[error("remote cache `{url}`: {why} (expected s3://bucket/prefix, gs://…, az://…, https://… or file:///folder)")]
+    BadRemote {
+        /// What was given.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// An object that the remote cache promised could not be brought here.
+    #[error("object {digest} could not be fetched from the remote cache: {why}", digest = digest.short())]
+    NotFetched {
+        /// The object's name.
+        digest: Digest,
+        /// Why not.
+        why: String,
+    },
     /// A file that an artifact cannot hold.
     #[error("{path}: {why}", path = path.display())]
     NotStorable {

@@ -11,6 +11,7 @@ use crate::files;
 impl Cache {
     /// Copies an artifact to `to`, replacing what is there; says whether anything had to be written.
     pub fn export(&self, artifact: &Artifact, to: &Path) -> Result<bool, CacheError> {
+        self.fetch(artifact)?;
         if let Some((digest, _)) = self.check_artifact(artifact)? {
             return Err(CacheError::Damaged { digest });
         }

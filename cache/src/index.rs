@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::CacheError;
 use crate::files::Stat;
 
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 DROP TABLE IF EXISTS actions;
@@ -22,11 +22,13 @@ DROP TABLE IF EXISTS sources;
 DROP TABLE IF EXISTS verified;
 DROP TABLE IF EXISTS runs;
 DROP TABLE IF EXISTS latest;
+DROP TABLE IF EXISTS memos;
 CREATE TABLE actions (key BLOB PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (path BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER, digest BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE verified (digest BLOB PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, inode INTEGER) WITHOUT ROWID;
 CREATE TABLE runs (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE latest (project TEXT, stage TEXT, key BLOB NOT NULL, PRIMARY KEY (project, stage)) WITHOUT ROWID;
+CREATE TABLE remote (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE memos (name BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 ";
 
@@ -199,6 +201,17 @@ impl Index {
     }
     pub fn set_latest(&self, project: &str, stage: &str, key: &Digest) -> Result<(), CacheError> {
         self.write("INSERT OR REPLACE INTO latest VALUES (?1, ?2, ?3)", params![project, stage, key.bytes()])
+    }
+
+    /// Whether the objects of an action may lie in the remote cache only.
+    pub fn is_remote(&self, key: &Digest) -> Result<bool, CacheError> {
+        self.with(|db| db.prepare_cached("SELECT 1 FROM remote WHERE key = ?1")?.exists(params![key.bytes()]))
+    }
+    pub fn set_remote(&self, key: &Digest) -> Result<(), CacheError> {
+        self.write("INSERT OR REPLACE INTO remote VALUES (?1)", params![key.bytes()])
+    }
+    pub fn drop_remote(&self, key: &Digest) -> Result<(), CacheError> {
+        self.write("DELETE FROM remote WHERE key = ?1", params![key.bytes()])
     }
 
     pub fn memo(&self, name: &Digest) -> Result<Option<Vec<u8>>, CacheError> {

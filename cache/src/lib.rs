@@ -6,7 +6,7 @@
 //! [`layout`] places, [`error`] failures, `files` atomic file work, [`manifest`] directory artifacts,
 //! `index` SQLite, `object` the store itself, [`action`] entries, [`commit`] what makes them durable, [`lock`] one
 //! process per key, [`lease`] what a running process relies on, [`materialise`] artifacts as inputs of tasks, `export` artifacts outside, [`pin`] what stays, [`gc`] what
-//! goes, [`verify`] what is whole, [`usage`] what takes room, [`cache`] the whole.
+//! goes, [`verify`] what is whole, [`remote`] the same elsewhere, [`usage`] what takes room, [`cache`] the whole.
 pub mod action;
 pub mod cache;
 pub mod commit;
@@ -23,10 +23,11 @@ pub mod manifest;
 pub mod materialise;
 pub mod object;
 pub mod pin;
+pub mod remote;
 pub mod usage;
 pub mod verify;
 
-pub use action::{ActionEntry, ActionProvenance, Lookup};
+pub use action::{ActionEntry, ActionFile, ActionProvenance, Lookup};
 pub use cache::Cache;
 pub use commit::Commit;
 pub use digest::{ActionKey, Artifact, Digest};
@@ -39,5 +40,6 @@ pub use lock::KeyLock;
 pub use materialise::{Materialised, files_copy};
 pub use object::Entered;
 pub use pin::Pin;
+pub use remote::{Remote, UploadSummary, Uploader};
 pub use usage::Usage;
 pub use verify::VerifyReport;

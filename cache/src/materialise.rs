@@ -32,6 +32,7 @@ impl Cache {
         let mut made = Materialised::default();
         let mut linked = BTreeSet::new();
         for (artifact, path) in inputs {
+            self.fetch(artifact)?;
             if !artifact.tree {
                 made.seen.insert(artifact.digest, (self.object_stat(&artifact.digest)?, false));
                 continue;

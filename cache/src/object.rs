@@ -70,18 +70,22 @@ impl Cache {
 
     /// Every object of an artifact with the stat under which it was seen whole; `None` where one was not.
     pub fn sightings(&self, artifact: &Artifact) -> Result<Option<Vec<(Digest, Stat)>>, CacheError> {
-        let mut digests = vec![artifact.digest];
+        let Some(stat) = self.sighting(&artifact.digest)? else { return Ok(None) };
+        let mut seen = vec![(artifact.digest, stat)];
         if artifact.tree {
-            digests.extend(self.manifest(artifact)?.entries().iter().map(|e| e.digest));
-        }
-        let mut seen = Vec::with_capacity(digests.len());
-        for digest in digests {
-            match fs::symlink_metadata(self.layout().object(&digest)).map(|m| Stat::of(&m)) {
-                Ok(stat) if self.index.is_verified(&digest, &stat)? => seen.push((digest, stat)),
-                _ => return Ok(None),
+            for entry in self.manifest(artifact)?.entries() {
+                let Some(stat) = self.sighting(&entry.digest)? else { return Ok(None) };
+                seen.push((entry.digest, stat));
             }
         }
         Ok(Some(seen))
+    }
+
+    fn sighting(&self, digest: &Digest) -> Result<Option<Stat>, CacheError> {
+        match fs::symlink_metadata(self.layout().object(digest)).map(|m| Stat::of(&m)) {
+            Ok(stat) if self.index.is_verified(digest, &stat)? => Ok(Some(stat)),
+            _ => Ok(None),
+        }
     }
 
     /// Whether an object is as it was at that sighting.

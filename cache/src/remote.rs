@@ -9,7 +9,7 @@ use std::path::Path as FilePath;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use object_store::path::Path;
@@ -68,7 +68,8 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|e| bad(format!("cannot start its threads: {e}")))?;
-        let read_only = read_only || matches!(parsed.scheme(), "http" | "https") && !url.contains("blob.core") && !url.contains("amazonaws");
+        let read_only =
+            read_only || matches!(parsed.scheme(), "http" | "https") && !url.contains("blob.core") && !url.contains("amazonaws");
         let store: Arc<dyn ObjectStore> = store.into();
         let (shown, trouble) = (url.to_owned(), Mutex::new(None));
         Ok(Self { store, root, runtime, read_only, shown, patience: PATIENCE, trouble })
@@ -220,7 +221,14 @@ impl Remote {
         }
         if size <= PART {
             let bytes = fs::read(file).ok()?;
-            self.ask("write an object", self.patience * 2, async move { create(store.as_ref(), &path, bytes.into()).await })?;
+            let wrong = there.is_some();
+            self.ask("write an object", self.patience * 2, async move {
+                match wrong {
+                    // What it has under this name cannot be it.
+                    true => store.put(&path, bytes.into()).await.map(|_| ()),
+                    false => create(store.as_ref(), &path, bytes.into()).await,
+                }
+            })?;
             return Some(Some(size));
         }
         let mut source = tokio::fs::File::from_std(fs::File::open(file).ok()?);
@@ -247,7 +255,9 @@ async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> Re
     match store.put_opts(path, payload.clone(), options).await {
         Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
         // Names are digests: whoever writes one writes the same bytes.
-        Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => store.put(path, payload).await.map(|_| ()),
+        Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+            store.put(path, payload).await.map(|_| ())
+        }
         Err(e) => Err(e),
     }
 }
@@ -294,7 +304,7 @@ pub struct UploadSummary {
 pub struct Uploader {
     queue: Sender<ActionFile>,
     thread: JoinHandle<UploadSummary>,
-    done: Receiver<()>,
+    done: Mutex<Receiver<()>>,
 }
 
 impl Uploader {
@@ -317,7 +327,7 @@ impl Uploader {
             let _ = finished.send(());
             summary
         });
-        Self { queue, thread, done }
+        Self { queue, thread, done: Mutex::new(done) }
     }
 
     /// Adds an action.
@@ -329,8 +339,8 @@ impl Uploader {
     /// Waits until everything is sent or the time is over; `None` then.
     pub fn finish(self, limit: Duration) -> Option<UploadSummary> {
         drop(self.queue);
-        let began = Instant::now();
-        match self.done.recv_timeout(limit.saturating_sub(began.elapsed())) {
+        let done = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match done.recv_timeout(limit) {
             Ok(()) => self.thread.join().ok(),
             Err(_) => None,
         }

@@ -12,6 +12,7 @@ use crate::cache::{Cache, json_files, read_action};
 use crate::digest::{ActionKey, Digest};
 use crate::error::CacheError;
 use crate::files::{self, Stat};
+use crate::object::Entered;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -33,8 +34,9 @@ pub struct VerifyReport {
 }
 
 impl Cache {
-    /// Reads every object and every action entry; `heal` may bring an object back that is damaged or missing.
-    pub fn verify(&self, threads: usize, heal: &(dyn Fn(&Digest) -> bool + Sync)) -> Result<VerifyReport, CacheError> {
+    /// Reads every object and every action entry. What is damaged or missing is brought back from the remote cache, if
+    /// one is set and has it; what was left there until it is needed is not missing.
+    pub fn verify(&self, threads: usize) -> Result<VerifyReport, CacheError> {
         let objects = self.objects()?;
         let next = AtomicUsize::new(0);
         let report = Mutex::new(VerifyReport::default());
@@ -63,7 +65,7 @@ impl Cache {
         }
         let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.damaged.sort();
-        self.verify_entries(&mut report, heal)?;
+        self.verify_entries(&mut report)?;
         Ok(report)
     }
 
@@ -83,7 +85,7 @@ impl Cache {
         Ok(None)
     }
 
-    fn verify_entries(&self, report: &mut VerifyReport, heal: &dyn Fn(&Digest) -> bool) -> Result<(), CacheError> {
+    fn verify_entries(&self, report: &mut VerifyReport) -> Result<(), CacheError> {
         let mut known: BTreeMap<Digest, bool> = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for path in json_files(&self.layout().actions(), 2)? {
@@ -92,12 +94,16 @@ impl Cache {
                 files::remove_all(&path)?;
                 continue;
             };
+            let elsewhere = self.remote().is_some() && self.index.is_remote(&file.entry.key.0)?;
             let mut there = |digest: &Digest, report: &mut VerifyReport| {
+                if elsewhere && !report.damaged.contains(digest) {
+                    return true;
+                }
                 *known.entry(*digest).or_insert_with(|| {
                     if self.layout().object(digest).exists() {
                         return true;
                     }
-                    let healed = heal(digest);
+                    let healed = self.bring_back(digest);
                     if healed {
                         report.healed.push(*digest);
                     } else {
@@ -123,5 +129,10 @@ impl Cache {
         }
         report.missing = missing.into_iter().filter(|d| !report.damaged.contains(d)).collect();
         Ok(())
+    }
+
+    fn bring_back(&self, digest: &Digest) -> bool {
+        let mut entered = Entered::default();
+        self.remote().is_some_and(|r| r.fetch(self, digest, &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
     }
 }

@@ -72,10 +72,10 @@ fn recent_runs_pins_and_leases_keep_the_rest_goes() {
     assert!(matches!(cache.lookup_leased(&key("leased"), &lease).unwrap(), Lookup::Hit(_)));
     let lock = cache.try_lock(&key("locked")).unwrap();
 
-    let before = cache.verify(2, &|_| false).unwrap();
+    let before = cache.verify(2).unwrap();
     let planned = cache.gc(&GcOptions { dry_run: true, ..options(1) }).unwrap();
     assert_eq!((planned.actions, planned.kept_actions, planned.runs), (2, 4, 1), "{planned:?}");
-    assert_eq!(cache.verify(2, &|_| false).unwrap().objects, before.objects, "a dry run removes nothing");
+    assert_eq!(cache.verify(2).unwrap().objects, before.objects, "a dry run removes nothing");
     let report = cache.gc(&options(1)).unwrap();
     assert_eq!((report.actions, report.objects, report.held_actions), (2, planned.objects, 3));
     for (name, stays) in [("old", false), ("orphan", false), ("new", true), ("pinned", true), ("leased", true), ("locked", true)] {
@@ -86,7 +86,7 @@ fn recent_runs_pins_and_leases_keep_the_rest_goes() {
     assert!(cache.unpin("p").unwrap() && !cache.unpin("p").unwrap());
     let report = cache.gc(&options(1)).unwrap();
     assert_eq!(report.kept_actions, 1);
-    let after = cache.verify(2, &|_| false).unwrap();
+    let after = cache.verify(2).unwrap();
     assert!(after.damaged.is_empty() && after.missing.is_empty() && after.broken.is_empty(), "{after:?}");
 }
 
@@ -116,7 +116,7 @@ fn verification_finds_what_no_stat_tells() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, "rot").unwrap();
     fs::write(cache.layout().action(&key("good")), "{ not an entry").unwrap();
-    let report = cache.verify(3, &|_| false).unwrap();
+    let report = cache.verify(3).unwrap();
     assert_eq!((report.damaged.as_slice(), report.missing.as_slice()), ([bad.digest].as_slice(), [Digest::of(b"tree1")].as_slice()));
     assert_eq!(report.bad_entries.len(), 1);
     let mut stages: Vec<_> = report.broken.into_iter().map(|(_, stage)| stage).collect();

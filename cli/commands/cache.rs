@@ -1,6 +1,7 @@
 //! `flow gc`, `flow verify`, `flow cache …`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_cache::{Cache, GcOptions, Pin};
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::args::{CacheArgs, CacheCommand, GcArgs, PipelineArgs, VerifyArgs};
 use crate::commands::print;
-use crate::context::{Context, threads};
+use crate::context::{Context, open_remote, threads};
 use crate::display::{ago, bytes};
 use crate::failure::Failure;
 
@@ -62,14 +63,24 @@ pub fn gc(args: &GcArgs) -> Result<u8, Failure> {
 
 pub fn verify(args: &VerifyArgs) -> Result<u8, Failure> {
     let cache = open(&args.cache)?;
-    let report = cache.verify(threads(args.threads)?, &|_| false)?;
-    let whole = report.damaged.is_empty() && report.missing.is_empty() && report.bad_entries.is_empty();
+    if let Some(url) = args.remote.as_deref().filter(|url| *url != "none") {
+        cache.set_remote(Arc::new(open_remote(url, true)?));
+    }
+    let report = cache.verify(threads(args.threads)?)?;
+    let lost = report.damaged.iter().any(|d| !report.healed.contains(d));
+    let whole = !lost && report.missing.is_empty() && report.bad_entries.is_empty();
+    if let Some(trouble) = cache.trouble() {
+        eprintln!("warning: {trouble}");
+    }
     if args.cache.json {
         print(&json!(report).to_string());
     } else {
         print(&format!("{} objects read, {}", report.objects, bytes(report.bytes)));
         for digest in &report.damaged {
             print(&format!("damaged, removed: object {digest}"));
+        }
+        for digest in &report.healed {
+            print(&format!("brought back from the remote cache: object {digest}"));
         }
         for digest in &report.missing {
             print(&format!("missing: object {digest}"));

@@ -1,7 +1,9 @@
 //! `flow run`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use flow_cache::{ActionFile, Cache, Commit, Uploader};
 use flow_engine::Registry;
 use flow_engine::memo::{self, Memo};
 use flow_engine::run::{RunOptions, RunOutcome, Worker, WorkerCommand, run as run_plan};
@@ -65,6 +67,7 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
     let selected = context.plan.select(&args.targets)?;
     let cache = context.cache()?;
     let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
+    let uploader = upload(&cache);
     let options = RunOptions {
         keep_going: args.keep_going,
         device: context.device.clone(),
@@ -76,7 +79,11 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         check: args.check,
         locked: if args.locked { Some(lock::read(&context)?) } else { None },
         memo,
-        committed: None,
+        committed: uploader.as_ref().map(|uploader| {
+            let uploader = uploader.clone();
+            let submit = move |c: Commit| uploader.submit(ActionFile { entry: c.entry, parts: c.parts });
+            Arc::new(submit) as Arc<dyn Fn(Commit) + Send + Sync>
+        }),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -93,9 +100,10 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
             Some(profile) => Arc::new(profile.clone().beside(sink.clone())),
             None => sink.clone(),
         };
-        run_plan(&context.plan, cache, &selected, options, sink, stop.clone()).await
+        run_plan(&context.plan, cache.clone(), &selected, options, sink, stop.clone()).await
     })?;
     sink.close();
+    finish_upload(args, uploader, &cache);
     if let (Some(profile), Some(file)) = (profile, &args.profile) {
         profile.write(file).map_err(|e| Failure::Broken(format!("write {}: {e}", file.display())))?;
         if !args.json {
@@ -103,6 +111,31 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         }
     }
     Ok(show(args, &outcome, &context.plan.pipeline.root))
+}
+
+/// How long a run waits at its end for results to be sent.
+const UPLOAD: Duration = Duration::from_secs(600);
+
+fn upload(cache: &Arc<Cache>) -> Option<Arc<Uploader>> {
+    let remote = cache.remote().filter(|r| !r.is_read_only())?;
+    Some(Arc::new(Uploader::start(remote.clone(), cache.clone())))
+}
+
+/// Waits for what is still being sent, says what was, and warns once if the remote made trouble.
+fn finish_upload(args: &RunArgs, uploader: Option<Arc<Uploader>>, cache: &Cache) {
+    // The run dropped its options, and with them the other holders.
+    let summary = uploader.and_then(Arc::into_inner).map(|u| u.finish(UPLOAD));
+    let quiet = args.json || args.quiet;
+    match summary {
+        Some(Some(s)) if s.actions > 0 && !quiet => {
+            eprintln!("remote cache: sent {} results, {} objects, {}", s.actions, s.objects, display::bytes(s.bytes));
+        }
+        Some(None) => eprintln!("warning: the remote cache did not take everything within {} s", UPLOAD.as_secs()),
+        _ => {}
+    }
+    if let Some(trouble) = cache.trouble() {
+        eprintln!("warning: {trouble}");
+    }
 }
 
 async fn on_interrupt(stop: Arc<Stop>, quiet: bool) {

@@ -181,7 +181,14 @@ pub async fn run(
     sink.emit(RunEvent::RunStarted { run: id.clone(), pipeline: plan.pipeline.name.clone(), stages: names });
     let options = Arc::new(options);
     let lease = Arc::new(cache.lease(&id)?);
-    let env = Env { cache: cache.clone(), lease: lease.clone(), sink: sink.clone(), stop: stop.clone(), options: options.clone() };
+    let env = Env {
+        cache: cache.clone(),
+        lease: lease.clone(),
+        sink: sink.clone(),
+        stop: stop.clone(),
+        options: options.clone(),
+        distrusted: Arc::default(),
+    };
     let Settled { states, checked } = Schedule::new(plan, selected, env).run().await?;
     let mut outcome = RunOutcome { run: id, interrupted: stop.asked(), ..RunOutcome::default() };
     outcome.checked = checked.into_iter().map(|(id, difference)| (plan.stage(id).name.clone(), difference)).collect();

@@ -95,6 +95,8 @@ pub(crate) struct Schedule<'a> {
     /// Actions that wait or run, and the other stages that are the same action.
     in_flight: HashMap<ActionKey, (StageId, Vec<StageId>)>,
     checked: Vec<(StageId, Option<Difference>)>,
+    /// Stages that are made again, and the stages that wait for that.
+    redo: HashMap<StageId, Vec<StageId>>,
     /// No new task starts.
     halted: bool,
 }
@@ -134,6 +136,7 @@ impl<'a> Schedule<'a> {
             causes: HashMap::new(),
             in_flight: HashMap::new(),
             checked: Vec::new(),
+            redo: HashMap::new(),
             halted: false,
         }
     }
@@ -245,12 +248,16 @@ impl<'a> Schedule<'a> {
         let found = cache.lookup_leased(&key, &self.env.lease)?;
         let (what, causes) = match found {
             Lookup::Hit(entry) if options.check && !forced => (What::Check(entry), vec!["checked (--check)".to_owned()]),
-            Lookup::Hit(entry) if !forced => {
+            Lookup::Hit(entry) if !forced && self.gives_what_is_wanted(id, &entry)? => {
                 self.env.sink.emit(RunEvent::StageReused { stage: stage.name.clone(), key: key.to_string() });
                 self.done(id, entry, true);
                 return Ok(());
             }
             _ if forced => (What::Force, vec!["forced (--force)".to_owned()]),
+            Lookup::Hit(_) => {
+                self.env.distrust(&key)?;
+                (What::Make, vec!["the remote cache could not give its result".to_owned()])
+            }
             found => {
                 let ran = |other: StageId| matches!(self.states[other.0], State::Done { reused: false, .. });
                 let causes = explain::causes(&cache, plan, id, &parts, &found, &ran)?;
@@ -263,11 +270,46 @@ impl<'a> Schedule<'a> {
         self.in_flight.insert(key, (id, Vec::new()));
         self.causes.insert(id, causes.clone());
         let inputs = self.named(id, inputs);
-        let job = Job { stage: stage.clone(), key, parts, inputs, provenance: self.provenance(id), causes, what };
+        let job = Job { stage: stage.clone(), key, parts, inputs, provenance: self.provenance(id), causes, what, wanted: self.wanted(id) };
         self.states[id.0] = State::Ready;
         let tokens = self.tokens(&job);
         self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));
         self.jobs.insert(id, job);
+        Ok(())
+    }
+
+    /// Output ports of a stage that the run itself or a person reads: verdicts, summaries and what is published.
+    fn wanted(&self, id: StageId) -> Vec<String> {
+        let read = |ty: &str| matches!(ty, "Verdict" | "Summary");
+        let outputs = self.plan.stage(id).kind.outputs().iter().filter(|o| read(o.ty)).map(|o| o.name.to_owned());
+        outputs.chain(self.plan.publish.iter().filter(|(_, stage, _)| *stage == id).map(|(_, _, port)| port.clone())).collect()
+    }
+
+    /// Whether what is wanted of a result is here, or could be brought from the remote cache.
+    fn gives_what_is_wanted(&self, id: StageId, entry: &ActionEntry) -> Result<bool, CacheError> {
+        if self.env.cache.remote().is_none() {
+            return Ok(true);
+        }
+        for artifact in self.wanted(id).iter().filter_map(|port| entry.outputs.get(port)) {
+            match self.env.cache.fetch(artifact) {
+                Ok(()) => {}
+                Err(CacheError::NotFetched { .. }) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// An input that the remote cache promised is not to be had: its stage runs here, then this one again.
+    fn make_again(&mut self, id: StageId, input: usize) -> Result<(), CacheError> {
+        let from = self.plan.stage(id).inputs[input].from;
+        if let State::Done { entry, .. } = &self.states[from.0] {
+            self.env.distrust(&entry.key)?;
+            self.states[from.0] = State::Waiting(0);
+            self.known.push_back(from);
+        }
+        self.states[id.0] = State::Waiting(1);
+        self.redo.entry(from).or_default().push(id);
         Ok(())
     }
 
@@ -399,6 +441,11 @@ impl<'a> Schedule<'a> {
                 self.env.sink.emit(RunEvent::StageReused { stage, key: entry.key.to_string() });
                 self.done(id, entry, true);
             }
+            Outcome::Failed(Failure { lost: Some(input), .. }) => {
+                if let Err(e) = self.make_again(id, input) {
+                    self.fail(id, e.into());
+                }
+            }
             Outcome::Failed(failure) if failure.interrupted => self.skip(id, "the run stopped; its state is kept".into(), false),
             Outcome::Failed(failure) => self.fail(id, failure),
         }
@@ -431,6 +478,13 @@ impl<'a> Schedule<'a> {
     fn done(&mut self, id: StageId, entry: Box<ActionEntry>, reused: bool) {
         let causes = self.causes.remove(&id).filter(|_| !reused).unwrap_or_default();
         self.states[id.0] = State::Done { entry, reused, causes };
+        if let Some(waiting) = self.redo.remove(&id) {
+            for next in waiting {
+                self.states[next.0] = State::Waiting(0);
+                self.known.push_back(next);
+            }
+            return;
+        }
         let plan = self.plan;
         for next in plan.dependants(id) {
             if let State::Waiting(left) = &mut self.states[next.0] {

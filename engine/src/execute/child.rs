@@ -74,6 +74,7 @@ pub(super) async fn run(
             help: result.help,
             log: Vec::new(),
             interrupted: result.interrupted,
+            lost: None,
         }),
         None if killed => Err(Failure::interrupted()),
         None => Err(crash(status, &log, collector)),

@@ -4,9 +4,9 @@ mod child;
 mod collect;
 mod local;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use flow_cache::{
@@ -32,6 +32,19 @@ pub(crate) struct Env {
     pub sink: Arc<dyn RunSink>,
     pub stop: Arc<Stop>,
     pub options: Arc<RunOptions>,
+    /// Actions that the remote cache knows and could not give.
+    pub distrusted: Arc<Mutex<HashSet<ActionKey>>>,
+}
+
+impl Env {
+    /// Forgets a result that the remote cache promised, so that it is made here.
+    pub fn distrust(&self, key: &ActionKey) -> Result<(), CacheError> {
+        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(*key);
+        self.cache.forget(key)
+    }
+    fn trusts(&self, key: &ActionKey) -> bool {
+        !self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
 }
 
 /// One stage to execute.
@@ -44,6 +57,8 @@ pub(crate) struct Job {
     pub provenance: Vec<Provenance>,
     pub causes: Vec<String>,
     pub what: What,
+    /// Output ports that the run itself or a person reads.
+    pub wanted: Vec<String>,
 }
 
 /// Why a stage is executed.
@@ -83,11 +98,13 @@ pub(crate) struct Failure {
     pub help: Option<String>,
     pub log: Vec<String>,
     pub interrupted: bool,
+    /// Which input (by its place) the remote cache promised and could not give.
+    pub lost: Option<usize>,
 }
 
 impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, log: Vec::new(), interrupted: false }
+        Self { message: message.into(), help: None, log: Vec::new(), interrupted: false, lost: None }
     }
     pub fn interrupted() -> Self {
         Self { interrupted: true, ..Self::new("interrupted") }
@@ -130,6 +147,11 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
     {
         return Ok(Outcome::Reused(entry));
     }
+    if matches!(job.what, What::Make)
+        && let Some(entry) = from_remote(job, env).await?
+    {
+        return Ok(Outcome::Reused(entry));
+    }
     let mut attempt = 1;
     loop {
         env.sink.emit(RunEvent::StageStarted {
@@ -141,8 +163,8 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
         });
         match self::attempt(job, env).await {
             Ok(Finished::Same(entry, difference)) => return Ok(Outcome::Checked(entry, difference)),
-            Ok(Finished::New { commit, seconds, dir }) => return Ok(Outcome::Made(Box::new(Made { commit, seconds, dir, lock }))),
-            Err(failure) if failure.interrupted || attempt > job.stage.retries => return Err(failure),
+            Ok(Finished::New { commit, seconds, dir }) => return Ok(Outcome::Made(Box::new(Made { commit: *commit, seconds, dir, lock }))),
+            Err(failure) if failure.interrupted || failure.lost.is_some() || attempt > job.stage.retries => return Err(failure),
             Err(failure) => {
                 let wait = Duration::from_secs(1 << (attempt - 1).min(6));
                 env.sink.emit(RunEvent::StageRetried { stage: name.clone(), message: failure.message, wait: wait.as_secs_f64() });
@@ -156,8 +178,31 @@ async fn locked(job: &Job, env: &Env) -> Result<Outcome, Failure> {
     }
 }
 
+/// What the remote cache has of an action, with what is wanted of it brought here.
+async fn from_remote(job: &Job, env: &Env) -> Result<Option<Box<ActionEntry>>, Failure> {
+    if env.cache.remote().is_none() || !env.trusts(&job.key) {
+        return Ok(None);
+    }
+    let (env, key, wanted) = (env.clone(), job.key, job.wanted.clone());
+    blocking(move || {
+        let Lookup::Hit(entry) = env.cache.lookup_remote(&key, &env.lease)? else { return Ok(None) };
+        for artifact in wanted.iter().filter_map(|port| entry.outputs.get(port)) {
+            match env.cache.fetch(artifact) {
+                Ok(()) => {}
+                Err(CacheError::NotFetched { .. }) => {
+                    env.distrust(&key)?;
+                    return Ok(None);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(Some(entry))
+    })
+    .await
+}
+
 enum Finished {
-    New { commit: Commit, seconds: f64, dir: PathBuf },
+    New { commit: Box<Commit>, seconds: f64, dir: PathBuf },
     Same(Box<ActionEntry>, Option<Difference>),
 }
 
@@ -272,6 +317,11 @@ fn prepare(cache: &Cache, dir: &Path, task: Task, placed: &[(Artifact, PathBuf)]
         }
     }
     make(&dir.join("out"))?;
+    for (i, (artifact, _)) in placed.iter().enumerate() {
+        if let Err(e) = cache.fetch(artifact) {
+            return Err(Failure { lost: matches!(e, CacheError::NotFetched { .. }).then_some(i), ..Failure::from(e) });
+        }
+    }
     let inputs = cache.materialise(placed)?;
     if heavy {
         make(&task.state)?;
@@ -327,7 +377,8 @@ impl Ending {
             outputs: artifacts,
             provenance: self.provenance,
         };
-        Ok(Finished::New { commit: Commit { entry, parts, entered }, seconds, dir: self.dir })
+        let commit = Box::new(Commit { entry, parts, entered });
+        Ok(Finished::New { commit, seconds, dir: self.dir })
     }
 
     fn refuse_bad_outputs(&self) -> Result<(), Failure> {
