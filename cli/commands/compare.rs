@@ -43,7 +43,7 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "–".into());
-    let width = |f: &dyn Fn(&(String, String, Option<String>, Option<String>)) -> usize| out.iter().map(f).max().unwrap_or(0);
+    let width = |f: &dyn Fn(&Line) -> usize| out.iter().map(f).max().unwrap_or(0);
     let (w0, w1, w2) = (width(&|r| r.0.len()), width(&|r| r.1.len()), width(&|r| text(&r.2).chars().count()).max(24));
     print(&format!("{:w0$}  {:w1$}  {:w2$}  {}", "", "", word(&before["id"]), word(&after["id"])));
     let took = |r: &Value| seconds(r["seconds"].as_f64().unwrap_or(0.0));
@@ -56,6 +56,9 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Failure> {
     }
     Ok(0)
 }
+
+/// Stage, what differs of it, and the two values.
+type Line = (String, String, Option<String>, Option<String>);
 
 fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("?")

@@ -134,6 +134,7 @@ fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
         params: json!({}),
         inputs,
         outputs: ["report", "summary"].iter().map(|p| ((*p).to_owned(), dir.join(p))).collect(),
+        dir: std::path::PathBuf::new(),
         state: dir.join("state"),
         device: "cpu".into(),
         threads: 1,

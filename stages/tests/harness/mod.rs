@@ -43,6 +43,7 @@ pub fn run<S: Stage>(
             })
             .collect(),
         outputs: outputs.clone(),
+        dir: dir.to_path_buf(),
         state: dir.join("state"),
         device: "cpu".into(),
         threads: 2,
