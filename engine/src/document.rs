@@ -69,10 +69,11 @@ impl Document {
     }
 
     fn yaml_problem(&self, error: &serde_yaml::Error) -> Problem {
-        let at = error.location().map_or(0, |l| l.index());
         let text = error.to_string();
         // The place is shown in the file itself.
         let message = text.split(" at line ").next().unwrap_or(&text);
+        let (message, position) = message.split_once(" at position ").unwrap_or((message, ""));
+        let at = position.parse().ok().or_else(|| error.location().map(|l| l.index())).unwrap_or(0);
         self.at_bytes(format!("not valid YAML: {message}"), at..at + 1)
     }
 
@@ -80,7 +81,16 @@ impl Document {
         let mut problem = Problem::new(message);
         let start = span.start.min(self.text.len());
         let end = span.end.clamp(start, self.text.len());
-        problem.source_code = Some(Arc::new(NamedSource::new(&self.name, self.text.clone()).with_language("YAML")));
+        let lines_before = self.text.get(..start).unwrap_or_default().rsplit('\n');
+        if lines_before.take(1).any(|l| l.len() > LONGEST_LINE) {
+            let line = self.text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+            problem.message = format!("{} (line {line} of {}, which is too long to show)", problem.message, self.name);
+            return problem;
+        }
+        let text = clipped(&self.text);
+        let cut = |at: usize| self.text.get(..at).map_or(0, |before| clipped_len(before));
+        let (start, end) = (cut(start), cut(end));
+        problem.source_code = Some(Arc::new(NamedSource::new(&self.name, text).with_language("YAML")));
         problem.span = Some((start, end - start).into());
         problem
     }
@@ -135,6 +145,27 @@ impl Document {
         self.overrides.push((path.to_vec(), origin.into()));
         Ok(())
     }
+}
+
+/// Longer lines are cut where they are shown.
+const LONGEST_LINE: usize = 400;
+
+/// The text with long lines cut, so that a message never prints megabytes.
+fn clipped(text: &Arc<str>) -> Arc<str> {
+    if text.lines().all(|l| l.len() <= LONGEST_LINE) {
+        return text.clone();
+    }
+    let lines: Vec<_> = text.split('\n').map(|l| &l[..clipped_line(l)]).collect();
+    lines.join("\n").into()
+}
+
+fn clipped_line(line: &str) -> usize {
+    line.floor_char_boundary(LONGEST_LINE)
+}
+
+/// How long the beginning of a text is when its lines are cut.
+fn clipped_len(before: &str) -> usize {
+    before.split('\n').map(|l| clipped_line(l) + 1).sum::<usize>() - 1
 }
 
 /// One YAML scalar, list or mapping from the command line.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::document::Document;
 use crate::path;
 use crate::pipeline::{Part, Pipeline, PluginDecl, PortRef, RemoteDecl, StageDecl, project_root};
-use crate::problem::{Problem, Problems, suggest};
+use crate::problem::{Problem, Problems, nearest, suggest};
 use crate::units;
 use crate::vars::{self, substitute};
 
@@ -46,7 +46,24 @@ pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
         reader.file(i == 0, &mut out);
         problems.extend(reader.problems);
     }
+    problems.extend(misspelt_pools(&out));
     if problems.is_empty() { Ok(out) } else { Err(Problems { list: problems }) }
+}
+
+/// A pool that nobody sized admits one stage at a time; one that is nearly called as another is a slip of the pen.
+fn misspelt_pools(pipeline: &Pipeline) -> Vec<Problem> {
+    let known = || pipeline.pools.keys().map(String::as_str).chain(["cpu", "gpu", "memory"]);
+    let mut problems = Vec::new();
+    for stage in &pipeline.stages {
+        for pool in stage.resources.keys().filter(|pool| known().all(|k| k != pool.as_str())) {
+            if let Some(near) = nearest(pool, known()) {
+                let at = [stage.at.as_slice(), &["resources".to_owned(), pool.clone()]].concat();
+                let problem = stage.document.at_key(&at, format!("no pool is called `{pool}`"));
+                problems.push(problem.help(format!("did you mean `{near}`? A pool of its own is declared under `pools:`")));
+            }
+        }
+    }
+    problems
 }
 
 struct Reader<'a> {
@@ -258,6 +275,7 @@ impl Reader<'_> {
             let scalars = values.as_array().filter(|v| !v.is_empty() && v.iter().all(|x| !x.is_array() && !x.is_object()));
             let Some(values) = scalars else {
                 self.wrong(&place, format!("axis `{axis}` needs a list of at least one plain value"));
+                all.iter_mut().for_each(|choice| choice.push((axis.clone(), Value::Null)));
                 continue;
             };
             if !rest.contains(&format!("${{{axis}}}")) {

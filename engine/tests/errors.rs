@@ -156,3 +156,73 @@ fn variables_keep_their_type_alone_and_are_text_inside_text() {
     assert_eq!(params["tau"], 1.5);
     assert_eq!(params["suffix"], "loud at 1.5, ${tau}");
 }
+
+/// The messages for the whole text `text`.
+fn whole(text: &str) -> String {
+    match link(text) {
+        Err(problems) => shown(problems),
+        Ok(_) => panic!("accepted:\n{}", &text[..text.len().min(1000)]),
+    }
+}
+
+#[test]
+fn yaml_that_is_more_than_a_pipeline_needs() {
+    insta::assert_snapshot!("yaml_empty", whole(""));
+    insta::assert_snapshot!("yaml_null_stages", whole("flow: 1\nstages:\n"));
+    insta::assert_snapshot!("yaml_stage_list", whole("flow: 1\nstages:\n  - { use: fix.text }\n"));
+    insta::assert_snapshot!("yaml_two_documents", whole("flow: 1\nstages: { a: { use: fix.text } }\n---\nflow: 1\n"));
+    insta::assert_snapshot!("yaml_unknown_anchor", wrong("  a: *missing\n"));
+    insta::assert_snapshot!("yaml_number_key", wrong("  7: { use: fix.text }\n"));
+    insta::assert_snapshot!("yaml_tag", wrong("  a: !stage { use: fix.uper }\n"));
+    insta::assert_snapshot!("yaml_unclosed", wrong("  a: { use: \"fix.text }\n"));
+    insta::assert_snapshot!("yaml_control", wrong("  a: { use: \u{1} }\n"));
+    let laughs: String = (1..12).map(|i| format!("l{i}: &l{i} [{}]\n", vec![format!("*l{}", i - 1); 10].join(", "))).collect();
+    insta::assert_snapshot!("yaml_laughs", whole(&format!("flow: 1\nl0: &l0 [x]\n{laughs}stages: {{ a: {{ use: fix.text }} }}\n")));
+    insta::assert_snapshot!("yaml_depth", whole(&format!("flow: 1\nstages: {}{}\n", "[".repeat(2000), "]".repeat(2000))));
+    insta::assert_snapshot!(
+        "yaml_large",
+        whole(&format!("flow: 1\n# {}\nstages: {{ a: {{ use: fix.nothing }} }}\n", "x".repeat(10 << 20)))
+    );
+}
+
+#[test]
+fn anchors_and_merge_keys_mean_what_yaml_says() {
+    let text = "flow: 1\nvars: { t: &t { path: errors.rs } }\nstages:\n  a: &a { use: fix.text, with: *t }\n  b: { <<: *a }\n";
+    assert_eq!(link(text).map_err(shown).map(|p| p.order().len()), Ok(2));
+    insta::assert_snapshot!(
+        "merged_wrong",
+        whole("flow: 1\nstages:\n  a: &a { use: fix.text, with: { pth: errors.rs } }\n  b: { <<: *a }\n")
+    );
+}
+
+#[test]
+fn the_newer_keys() {
+    insta::assert_snapshot!(
+        "matrix_empty",
+        wrong("  a: { use: fix.upper, in: { text: corpus.train }, matrix: { n: [] }, with: { suffix: '${n}' } }\n")
+    );
+    insta::assert_snapshot!(
+        "matrix_scalar",
+        wrong("  a: { use: fix.upper, in: { text: corpus.train }, matrix: { n: 3 }, with: { suffix: '${n}' } }\n")
+    );
+    insta::assert_snapshot!("include_missing", wrong("include: other.yaml\n"));
+    insta::assert_snapshot!("plugin_command", wrong("plugins: { p: { files: [x] } }\n"));
+    insta::assert_snapshot!("pool_amount", wrong("pools: { licence: many }\n"));
+    insta::assert_snapshot!(
+        "resource_unknown",
+        wrong("  a: { use: fix.upper, in: { text: corpus.train }, resources: { licences: 1 } }\npools: { licence: 2 }\n")
+    );
+    insta::assert_snapshot!("remote_key", wrong("remote: { url: 's3://b/p', readonly: true }\n"));
+    insta::assert_snapshot!("remote_shape", wrong("remote: [s3]\n"));
+    insta::assert_snapshot!("timeout", wrong("  a: { use: fix.upper, in: { text: corpus.train }, timeout: soon }\n"));
+    insta::assert_snapshot!("retries", wrong("  a: { use: fix.upper, in: { text: corpus.train }, retries: -1 }\n"));
+    insta::assert_snapshot!("requires_no_gate", wrong("  a: { use: fix.upper, in: { text: corpus.train }, requires: corpus.train }\n"));
+    insta::assert_snapshot!("after_unknown", wrong("  a: { use: fix.upper, in: { text: corpus.train }, after: [corpse] }\n"));
+    insta::assert_snapshot!("publish_outside", wrong("publish: { ../out: corpus.train }\n"));
+    insta::assert_snapshot!("publish_unknown", wrong("publish: { out: corpus.held }\n"));
+    insta::assert_snapshot!("stage_name", wrong("  'a b': { use: fix.upper }\n"));
+    insta::assert_snapshot!(
+        "var_cycle",
+        whole("flow: 1\nvars: { a: '${b}', b: '${a}' }\nstages: { s: { use: fix.text, with: { path: '${a}' } } }\n")
+    );
+}
