@@ -88,7 +88,7 @@ impl Document {
             return problem;
         }
         let text = clipped(&self.text);
-        let cut = |at: usize| self.text.get(..at).map_or(0, |before| clipped_len(before));
+        let cut = |at: usize| self.text.get(..at).map_or(0, clipped_len);
         let (start, end) = (cut(start), cut(end));
         problem.source_code = Some(Arc::new(NamedSource::new(&self.name, text).with_language("YAML")));
         problem.span = Some((start, end - start).into());
@@ -160,7 +160,7 @@ fn clipped(text: &Arc<str>) -> Arc<str> {
 }
 
 fn clipped_line(line: &str) -> usize {
-    line.floor_char_boundary(LONGEST_LINE)
+    (0..=LONGEST_LINE.min(line.len())).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0)
 }
 
 /// How long the beginning of a text is when its lines are cut.
