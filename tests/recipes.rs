@@ -1,0 +1,122 @@
+//! Keys that cannot lie: every built-in kind on a tiny fixed input gives the bytes that are recorded for its recipe.
+//!
+//! `recipes/digests.json` holds, per stage, what its key is made of and the digests of its pure outputs.
+//! `FLOW_RECORD=1` writes it anew, and refuses where bytes changed and the recipe did not.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flow_cache::Digest;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use support::Ran;
+
+/// What is recorded of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Recorded {
+    kind: String,
+    revision: u64,
+    /// Digest of what its key is made of, the machine left out.
+    recipe: String,
+    /// Pure output port → digest.
+    outputs: BTreeMap<String, String>,
+}
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
+}
+
+fn flow(dir: &Path, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flow"));
+    command.args(args).current_dir(dir).env("FLOW_DEVICE", "cpu").env("FLOW_CACHE_DIR", dir.join(".flow"));
+    Ran::of(&command.env_remove("FLOW_REMOTE").output().unwrap()).expect(0)
+}
+
+/// Kind → its pure output ports; `None` for a shell stage's, which the pipeline names.
+fn pure_ports(dir: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let kinds: Value = serde_json::from_str(&flow(dir, &["kinds", "--json"]).out).unwrap();
+    let name = |v: &Value| v.as_str().unwrap().to_owned();
+    let ports = |k: &Value| {
+        let outputs = k["outputs"].as_array().unwrap().iter();
+        outputs.filter(|o| o["purity"] == "pure").map(|o| name(&o["name"])).collect()
+    };
+    kinds.as_array().unwrap().iter().map(|k| (name(&k["kind"]), ports(k))).collect()
+}
+
+fn entries(dir: &Path) -> Vec<Value> {
+    let mut out = Vec::new();
+    for shard in fs::read_dir(dir.join(".flow/actions")).unwrap().flatten() {
+        for file in fs::read_dir(shard.path()).unwrap().flatten() {
+            out.push(serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap());
+        }
+    }
+    out
+}
+
+/// Runs every kind; stage → what would be recorded.
+fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::create_dir(dir.join(".git")).unwrap();
+    for name in ["data/tiny/tiny.yaml", "data/tiny/corpus.txt", "data/tiny/prompts.jsonl", "recipes/shell.yaml"] {
+        fs::copy(here(name), dir.join(Path::new(name).file_name().unwrap())).unwrap();
+    }
+    flow(dir, &["run", "tiny.yaml", "--quiet"]);
+    flow(dir, &["run", "shell.yaml", "--quiet"]);
+    let pure = pure_ports(dir);
+    let mut out = BTreeMap::new();
+    for entry in entries(dir) {
+        let kind = entry["kind"].as_str().unwrap();
+        let mut parts = entry["parts"].clone();
+        parts["machine"] = Value::Null;
+        let outputs = entry["outputs"].as_object().unwrap().iter();
+        let outputs = outputs.filter(|(port, _)| kind == "shell" || pure[kind].contains(port.as_str()));
+        let outputs = outputs.map(|(port, a)| (port.clone(), a["digest"].as_str().unwrap().to_owned()));
+        let recorded = Recorded {
+            kind: kind.to_owned(),
+            revision: parts["revision"].as_u64().unwrap(),
+            recipe: Digest::of(parts.to_string().as_bytes()).to_string(),
+            outputs: outputs.collect(),
+        };
+        out.insert(entry["provenance"]["stage"].as_str().unwrap().to_owned(), recorded);
+    }
+    (out, pure.into_keys().collect())
+}
+
+#[test]
+fn every_kind_gives_the_bytes_that_are_recorded_for_its_recipe() {
+    let (made, kinds) = made();
+    let ran: BTreeSet<String> = made.values().map(|r| r.kind.clone()).collect();
+    assert_eq!(kinds.difference(&ran).collect::<Vec<_>>(), [""; 0], "kinds that no recipe runs");
+    let path = here("recipes/digests.json");
+    let recorded: BTreeMap<String, Recorded> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut lies = Vec::new();
+    let mut others = Vec::new();
+    for (stage, now) in made.iter().filter(|(_, r)| !r.outputs.is_empty()) {
+        match recorded.get(stage) {
+            Some(before) if before == now => {}
+            Some(before) if before.recipe == now.recipe => lies.push(format!(
+                "stage `{stage}`: the bytes of `{}` changed, its recipe revision ({}) did not: raise it",
+                now.kind, now.revision
+            )),
+            _ => others.push(format!("`{stage}` ({} revision {})", now.kind, now.revision)),
+        }
+    }
+    assert!(lies.is_empty(), "{}", lies.join("\n"));
+    if std::env::var_os("FLOW_RECORD").is_some() {
+        let pinned: BTreeMap<_, _> = made.iter().filter(|(_, r)| !r.outputs.is_empty()).collect();
+        fs::write(path, serde_json::to_string_pretty(&pinned).unwrap() + "\n").unwrap();
+        return;
+    }
+    assert!(
+        others.is_empty(),
+        "other recipes than recorded; if that is meant, `FLOW_RECORD=1 cargo test --release --test recipes`:\n{}",
+        others.join("\n")
+    );
+    let gone: Vec<_> = recorded.keys().filter(|s| !made.contains_key(*s)).collect();
+    assert!(gone.is_empty(), "recorded and not run: {gone:?}");
+}
