@@ -37,7 +37,9 @@ pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageErr
     }
     copy(&tokenizer, &to.join("tokenizer.json"))?;
     for file in import::weight_files(from)? {
-        copy(&file, &to.join(file.file_name().unwrap_or_default()))?;
+        if let Some(name) = file.file_name() {
+            copy(&file, &to.join(name))?;
+        }
     }
     let index = from.join(import::INDEX);
     if index.is_file() { copy(&index, &to.join(import::INDEX)) } else { Ok(()) }

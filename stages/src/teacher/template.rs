@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flow_engine::plugin::{ParamError, StageError};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, context};
 
 use crate::tokenizer::Tokenizer;
@@ -82,8 +83,7 @@ impl Template {
 /// (`strftime_now`) is not given: templates that know it fall back on a fixed date, and the same prompt stays the same.
 fn chat(source: &str, bos: &str, eos: &str, prompt: &str) -> Result<String, Error> {
     let mut jinja = Environment::new();
-    jinja.set_trim_blocks(true);
-    jinja.set_lstrip_blocks(true);
+    jinja.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     jinja.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))

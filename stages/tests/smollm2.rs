@@ -1,0 +1,136 @@
+//! The real model, SmolLM2-135M-Instruct (Q4_1), against exact float32 logprobs and against llama.cpp.
+//!
+//! `FLOW_TEST_TEACHER` names its file: `FLOW_TEST_TEACHER=$(tests/teacher_server.sh path) cargo test …`.
+
+mod common;
+mod harness;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use common::Golden;
+use flow_shaders::device::open;
+use flow_stages::lm::{self, Generation, Window, generate, score_batch};
+use flow_stages::model::inference::{Inference, Uses};
+use flow_stages::teacher::file::FileStage;
+use flow_stages::teacher::template::Template;
+use flow_stages::tokenizer::Tokenizer;
+use harness::golden;
+use serde_json::{Value, json};
+
+/// The teacher's directory, made once; nothing where there is no model file.
+fn teacher() -> Option<PathBuf> {
+    static MADE: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let path = std::env::var_os("FLOW_TEST_TEACHER")?;
+        let dir = tempfile::tempdir().expect("dir");
+        let out = harness::run(&FileStage, json!({"path": PathBuf::from(path), "seq": 128}), &[], dir.path()).expect("imports");
+        Some((dir, out["teacher"].clone()))
+    });
+    if made.is_none() {
+        eprintln!("skipped: FLOW_TEST_TEACHER names no model file; `export FLOW_TEST_TEACHER=$(tests/teacher_server.sh path)`");
+    }
+    made.as_ref().map(|m| m.1.clone())
+}
+
+fn read(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden().join("smollm2").join(name)).expect("golden file")).expect("JSON")
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+#[test]
+fn the_files_tokenizer_is_the_models() {
+    let Some(dir) = teacher() else { return };
+    let (_, tokenizer) = lm::load(&dir).expect("loads");
+    for case in read("tokenize.json").as_array().expect("cases") {
+        assert_eq!(tokenizer.encode(case["text"].as_str().expect("text")), ids(&case["ids"]), "{case}");
+    }
+    let published = Tokenizer::load(&golden().join("models/smollm2-tokenizer.json")).expect("loads");
+    assert_eq!(tokenizer.vocab_size(), published.vocab_size());
+    let corpus = std::fs::read_to_string(harness::corpus()).expect("corpus");
+    let part: String = corpus.chars().take(200_000).collect();
+    assert!(tokenizer.encode(&part) == published.encode(&part));
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.is_end(0), tokenizer.is_end(1)), (1, 2, true, false));
+}
+
+/// Exact float32 logprobs of the same dequantised weights.
+#[test]
+fn forced_logprobs_are_those_of_float32() {
+    let Some(dir) = teacher() else { return };
+    let (model, _) = lm::load(&dir).expect("loads");
+    let forced = Golden::file("smollm2/teacher_forced.safetensors", "models/smollm2-gguf-metadata.json");
+    let text: Vec<u32> = forced.i32("ids").into_iter().map(|id| id as u32).collect();
+    let (n, k) = (text.len(), 20);
+    let uses = Uses { score: Some((1, n)), top_k: k, ..Uses::default() };
+    let device = open("cpu", 0).expect("the CPU is always there");
+    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    let top = lm.top_k(&text, &vec![1; n]).expect("scores");
+    let (wanted_ids, wanted) = (forced.i32("top_ids"), forced.f32("top_logprobs"));
+    let worst = top.logprobs.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 2e-3, "logprobs of the Top-20 differ by {worst}");
+    for (r, (got, want)) in top.ids.chunks(k).zip(wanted_ids.chunks(k)).enumerate() {
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            let tied = (0..k).any(|j| want[j] == *g as i32 && (wanted[r * k + i] - wanted[r * k + j]).abs() < 2e-3);
+            assert!(*g as i32 == *w || tied || i + 1 == k, "row {r}, place {i}: {g} instead of {w}");
+        }
+    }
+    let window = Window { first: text[0], targets: &text[1..] };
+    let b = score_batch(&[window], 1, n);
+    let nll = lm.nll(&b.ids, &b.mask, &b.labels).expect("scores");
+    let worst = nll.iter().zip(forced.f32("next_logprob")).map(|(a, b)| (a + b).abs()).fold(0.0, f32::max);
+    assert!(worst < 2e-3, "logprobs of the text differ by {worst}");
+    println!("largest difference: {worst:.2e} nats");
+}
+
+/// Tokens that llama.cpp chose, with the logprobs of its candidates, best first.
+type Chosen = Vec<(u32, Vec<f64>)>;
+
+/// Our greedy tokens are llama.cpp's up to the first place where its two best lie within 0.1 nats.
+fn compare(what: &str, got: &[u32], chosen: &Chosen) {
+    for (i, (want, best)) in chosen.iter().enumerate() {
+        let Some(token) = got.get(i).filter(|t| *t == want) else {
+            let gap = best[0] - best.get(1).copied().unwrap_or(f64::NEG_INFINITY);
+            assert!(gap < 0.1, "{what}: token {i} is {:?}, llama.cpp has {want}, {gap} nats before its second", got.get(i));
+            println!("{what}: a near-tie after {i} tokens");
+            return;
+        };
+        let _ = token;
+    }
+    println!("{what}: {} tokens alike", chosen.len());
+}
+
+#[test]
+fn greedy_answers_are_llama_cpps() {
+    let Some(dir) = teacher() else { return };
+    let (model, tokenizer) = lm::load(&dir).expect("loads");
+    let chat = Template::of("chat", &dir, &tokenizer).expect("has one");
+    let floats = |list: &Value, of: &dyn Fn(&Value) -> Option<f64>| -> Vec<f64> { list.as_array().into_iter().flatten().filter_map(of).collect() };
+    let mut asked: Vec<(String, Vec<u32>, Chosen)> = Vec::new();
+    for case in read("greedy_completion.json").as_array().expect("cases") {
+        let prompt = case["prompt"].as_str().expect("prompt").to_owned();
+        let one = |p: &Value| (p["id"].as_u64().expect("an id") as u32, floats(&p["top"], &|t| t[1].as_f64()));
+        let chosen = case["probs"].as_array().expect("probs").iter().map(one).collect();
+        asked.push((prompt.clone(), tokenizer.context(&prompt), chosen));
+    }
+    for case in read("chat_completions.json").as_array().expect("cases") {
+        let prompt = case["prompt"].as_str().expect("prompt").to_owned();
+        let choice = &case["response"]["choices"][0];
+        let one = |p: &Value| (p["id"].as_u64().expect("an id") as u32, floats(&p["top_logprobs"], &|t| t["logprob"].as_f64()));
+        let chosen = choice["logprobs"]["content"].as_array().expect("content").iter().map(one).collect();
+        let context = tokenizer.context(&chat.render(&prompt).expect("renders"));
+        assert_eq!(Some(context.len() as u64), case["response"]["usage"]["prompt_tokens"].as_u64(), "{prompt}");
+        asked.push((format!("chat: {prompt}"), context, chosen));
+    }
+    let device = open("cpu", 0).expect("the CPU is always there");
+    let how = Generation { batch: 6, max_tokens: 32, sampling: None, seed: 0, bits: 8 };
+    let prompts: Vec<Vec<u32>> = asked.iter().map(|a| a.1.clone()).collect();
+    let answers = generate(&model, &tokenizer, &device, &prompts, &how, |_| Ok(())).expect("generates");
+    for ((prompt, _, chosen), answer) in asked.iter().zip(&answers) {
+        let mut got = answer.tokens.clone();
+        got.extend(answer.stopped.then_some(tokenizer.eos()));
+        compare(prompt, &got, chosen);
+    }
+}
