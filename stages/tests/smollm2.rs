@@ -5,7 +5,7 @@
 mod common;
 mod harness;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::Golden;
@@ -85,52 +85,68 @@ fn forced_logprobs_are_those_of_float32() {
     println!("largest difference: {worst:.2e} nats");
 }
 
-/// Tokens that llama.cpp chose, with the logprobs of its candidates, best first.
-type Chosen = Vec<(u32, Vec<f64>)>;
-
-/// Our greedy tokens are llama.cpp's up to the first place where its two best lie within 0.1 nats.
-fn compare(what: &str, got: &[u32], chosen: &Chosen) {
-    for (i, (want, best)) in chosen.iter().enumerate() {
-        let Some(token) = got.get(i).filter(|t| *t == want) else {
-            let gap = best[0] - best.get(1).copied().unwrap_or(f64::NEG_INFINITY);
-            assert!(gap < 0.1, "{what}: token {i} is {:?}, llama.cpp has {want}, {gap} nats before its second", got.get(i));
-            println!("{what}: a near-tie after {i} tokens");
-            return;
-        };
-        let _ = token;
-    }
-    println!("{what}: {} tokens alike", chosen.len());
+/// What llama.cpp wrote greedily after a prompt.
+struct Written {
+    prompt: String,
+    context: Vec<u32>,
+    tokens: Vec<u32>,
 }
 
-#[test]
-fn greedy_answers_are_llama_cpps() {
-    let Some(dir) = teacher() else { return };
-    let (model, tokenizer) = lm::load(&dir).expect("loads");
-    let chat = Template::of("chat", &dir, &tokenizer).expect("has one");
-    let floats = |list: &Value, of: &dyn Fn(&Value) -> Option<f64>| -> Vec<f64> { list.as_array().into_iter().flatten().filter_map(of).collect() };
-    let mut asked: Vec<(String, Vec<u32>, Chosen)> = Vec::new();
+fn written(dir: &Path, tokenizer: &Tokenizer) -> Vec<Written> {
+    let chat = Template::of("chat", dir, tokenizer).expect("has one");
+    let tokens = |list: &Value| list.as_array().expect("tokens").iter().map(|p| p["id"].as_u64().expect("an id") as u32).collect();
+    let mut all = Vec::new();
     for case in read("greedy_completion.json").as_array().expect("cases") {
         let prompt = case["prompt"].as_str().expect("prompt").to_owned();
-        let one = |p: &Value| (p["id"].as_u64().expect("an id") as u32, floats(&p["top"], &|t| t[1].as_f64()));
-        let chosen = case["probs"].as_array().expect("probs").iter().map(one).collect();
-        asked.push((prompt.clone(), tokenizer.context(&prompt), chosen));
+        all.push(Written { context: tokenizer.context(&prompt), tokens: tokens(&case["probs"]), prompt });
     }
     for case in read("chat_completions.json").as_array().expect("cases") {
         let prompt = case["prompt"].as_str().expect("prompt").to_owned();
-        let choice = &case["response"]["choices"][0];
-        let one = |p: &Value| (p["id"].as_u64().expect("an id") as u32, floats(&p["top_logprobs"], &|t| t["logprob"].as_f64()));
-        let chosen = choice["logprobs"]["content"].as_array().expect("content").iter().map(one).collect();
+        let response = &case["response"];
         let context = tokenizer.context(&chat.render(&prompt).expect("renders"));
-        assert_eq!(Some(context.len() as u64), case["response"]["usage"]["prompt_tokens"].as_u64(), "{prompt}");
-        asked.push((format!("chat: {prompt}"), context, chosen));
+        assert_eq!(Some(context.len() as u64), response["usage"]["prompt_tokens"].as_u64(), "{prompt}");
+        all.push(Written { context, tokens: tokens(&response["choices"][0]["logprobs"]["content"]), prompt: format!("chat: {prompt}") });
     }
+    all
+}
+
+/// llama.cpp quantises activations in blocks: its logprobs lie 0.06 to 0.09 nats from those of float32, and a token that
+/// it prefers may be up to this much behind our best.
+const NEAR: f32 = 0.25;
+
+/// Along llama.cpp's greedy text our best token is its token, or a near-tie; and what we write ourselves is its text up to
+/// the first of these.
+#[test]
+fn greedy_answers_are_llama_cpps_up_to_near_ties() {
+    let Some(dir) = teacher() else { return };
+    let (model, tokenizer) = lm::load(&dir).expect("loads");
+    let all = written(&dir, &tokenizer);
     let device = open("cpu", 0).expect("the CPU is always there");
-    let how = Generation { batch: 6, max_tokens: 32, sampling: None, seed: 0, bits: 8 };
-    let prompts: Vec<Vec<u32>> = asked.iter().map(|a| a.1.clone()).collect();
+    let how = Generation { batch: all.len(), max_tokens: 32, sampling: None, seed: 0, bits: 8 };
+    let prompts: Vec<Vec<u32>> = all.iter().map(|w| w.context.clone()).collect();
     let answers = generate(&model, &tokenizer, &device, &prompts, &how, |_| Ok(())).expect("generates");
-    for ((prompt, _, chosen), answer) in asked.iter().zip(&answers) {
+    let (seq, k) = (model.config.seq, 20);
+    let uses = Uses { score: Some((1, seq)), top_k: k, ..Uses::default() };
+    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    let (mut alike, mut total) = (0, 0);
+    for (w, answer) in all.iter().zip(&answers) {
+        let whole = [w.context.as_slice(), &w.tokens].concat();
+        let b = score_batch(&[Window { first: whole[0], targets: &whole[1..] }], 1, seq);
+        let top = lm.top_k(&b.ids, &b.mask).expect("scores");
         let mut got = answer.tokens.clone();
         got.extend(answer.stopped.then_some(tokenizer.eos()));
-        compare(prompt, &got, chosen);
+        let mut same = true;
+        for (i, token) in w.tokens.iter().enumerate() {
+            let row = (w.context.len() - 1 + i) * k;
+            let place = top.ids[row..row + k].iter().position(|id| id == token);
+            let behind = place.map_or(f32::INFINITY, |p| top.logprobs[row] - top.logprobs[row + p]);
+            assert!(behind < NEAR, "{}: token {i}, llama.cpp's {token} is {behind} nats behind our best", w.prompt);
+            same &= behind == 0.0;
+            assert!(!same || got.get(i) == Some(token), "{}: token {i} is {:?}, expected {token}", w.prompt, got.get(i));
+            alike += u32::from(behind == 0.0);
+            total += 1;
+        }
     }
+    println!("{alike} of {total} tokens are our best too");
+    assert!(f64::from(alike) >= 0.95 * f64::from(total), "{alike} of {total}");
 }
