@@ -120,9 +120,8 @@ fn refusal(bytes: &[u8]) -> String {
 
 #[test]
 fn what_is_not_supported_is_named_with_what_is() {
-    let with = |key: &'static str, value: Value| {
-        written(move |name, old| Some(if name == key { value.clone() } else { old }), TensorType::F16)
-    };
+    let with =
+        |key: &'static str, value: Value| written(move |name, old| Some(if name == key { value.clone() } else { old }), TensorType::F16);
     let error = refusal(&with("general.architecture", Value::Text("mamba".into())));
     assert!(error.contains("`mamba`") && error.contains("llama, bitnet"), "{error}");
     let error = refusal(&with("bitnet.rope.scaling.factor", Value::F32(4.0)));

@@ -51,7 +51,9 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
     let (dim, heads) = (must("embedding_length")?, must("attention.head_count")?);
     let head_dim = file.whole(&key("attention.key_length"))?.unwrap_or(dim / heads.max(1));
     if let Some(rotated) = file.whole(&key("rope.dimension_count"))?.filter(|n| *n != head_dim) {
-        return Err(file.error(format!("field `{}`: {rotated} of {head_dim} dimensions of a head are rotated", key("rope.dimension_count"))));
+        return Err(
+            file.error(format!("field `{}`: {rotated} of {head_dim} dimensions of a head are rotated", key("rope.dimension_count")))
+        );
     }
     Ok(ModelConfig {
         vocab,

@@ -184,9 +184,11 @@ impl GgufFile {
     /// Bytes of a tensor.
     pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
         let fail = |what: String| self.error(format!("tensor `{name}` {what}"));
-        let info = self.tensors.iter().find(|t| t.name == name).ok_or_else(|| {
-            fail("is missing".into()).help("the file is not complete, or holds another architecture than it says")
-        })?;
+        let info = self
+            .tensors
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| fail("is missing".into()).help("the file is not complete, or holds another architecture than it says"))?;
         let ty = TensorType::of(info.ty)
             .ok_or_else(|| fail(format!("is stored as {}", foreign_name(info.ty))).help(format!("types that are read: {}", supported())))?;
         let cols = info.shape.last().copied().unwrap_or(1);

@@ -16,7 +16,8 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
 /// GPT-2's pieces, which the byte-level pre-tokenizer of the `tokenizers` crate has built in, are not spelled out here.
-const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA_3: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Content of a `tokenizer.json` that encodes as the file's own tokenizer does.
@@ -128,7 +129,9 @@ fn pieces(file: &GgufFile, pre: &str) -> Result<Json, StageError> {
     };
     Ok(match pre {
         "gpt-2" | "phi-2" | "olmo" | "jais" | "gigachat" => byte_level(true),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => then_bytes(json!({"type": "Digits", "individual_digits": true}), true),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
+            then_bytes(json!({"type": "Digits", "individual_digits": true}), true)
+        }
         "llama-bpe" | "llama3" | "llama-v3" | "dbrx" | "smaug-bpe" => split(LLAMA_3),
         "qwen2" | "stablelm2" | "megrez" | "deepseek-r1-qwen" => split(QWEN_2),
         other => {

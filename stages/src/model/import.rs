@@ -34,7 +34,8 @@ pub(super) fn hugging_face(
         Some("autobitlinear") => Scale::Multiplies,
         _ => Scale::Divides,
     };
-    let files: Vec<(PathBuf, Mapped)> = weight_files(dir)?.into_iter().map(|f| Mapped::open(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
+    let files: Vec<(PathBuf, Mapped)> =
+        weight_files(dir)?.into_iter().map(|f| Mapped::open(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
     let parsed: Vec<(&Path, SafeTensors<'_>)> =
         files.iter().map(|(f, b)| parse(f, b).map(|s| (f.as_path(), s))).collect::<Result<_, _>>()?;
     let mut tensors = BTreeMap::new();

@@ -5,8 +5,8 @@ use flow_shaders::device::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scoring::{Keep, score};
 use super::POC_TEMPLATE;
+use super::scoring::{Keep, score};
 use super::template::{self, Template};
 use crate::data::{read_prompts, read_text};
 use crate::lm::{self, Generation, Window, generate, windows_together};

@@ -49,9 +49,7 @@ fn read_json(path: &Path) -> Result<Option<Value>, StageError> {
     match std::fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(StageError::io("cannot read", path, &e)),
-        Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))
-        }
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display()))),
     }
 }
 

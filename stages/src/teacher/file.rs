@@ -52,7 +52,11 @@ impl Stage for FileStage {
     fn run(&self, p: FileParams, ctx: &TaskContext) -> Result<(), StageError> {
         let (from, to) = (p.path.0.as_path(), ctx.output("teacher")?);
         std::fs::create_dir_all(to).map_err(|e| StageError::io("cannot make", to, &e))?;
-        if from.is_dir() { directory::import(from, to, p.seq)? } else { import(from, to, p.seq)? }
+        if from.is_dir() {
+            directory::import(from, to, p.seq)?
+        } else {
+            import(from, to, p.seq)?
+        }
         // What the next stage would find wrong is said here.
         let (model, tokenizer) = crate::lm::load(to)?;
         ctx.metric("parameters", model.config.parameters() as f64);

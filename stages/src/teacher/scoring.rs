@@ -38,7 +38,11 @@ pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[Window<'_>], 
             other_lse: (keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
         }
     };
-    Ok(windows.iter().enumerate().map(|(i, w)| w.targets.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect()).collect())
+    Ok(windows
+        .iter()
+        .enumerate()
+        .map(|(i, w)| w.targets.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect())
+        .collect())
 }
 
 /// Bytes of a token; none for one that ends a text.
