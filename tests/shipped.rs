@@ -6,7 +6,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 3] = ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "tests/data/tiny/tiny.yaml"];
+const SHIPPED: [&str; 4] = ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "pipelines/smollm2.yaml", "tests/data/tiny/tiny.yaml"];
+
+/// A model file that stands for the one which does not ship.
+const MODEL: &str = concat!("model=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/gguf/student-tq2_0.gguf");
 
 fn flow(args: &[&str]) -> String {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shipped-cache");
@@ -30,7 +33,11 @@ fn read(path: &str) -> Value {
 fn every_shipped_pipeline_plans() {
     for path in SHIPPED {
         let stages = read(path)["stages"].as_object().unwrap().len();
-        let out = flow(&["run", path, "--dry-run", "--json"]);
+        let mut args = vec!["run", path, "--dry-run", "--json"];
+        if path.contains("smollm2") {
+            args.extend(["--var", MODEL]);
+        }
+        let out = flow(&args);
         let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
         assert_eq!(last["event"], "planned");
         let count = |list: &str| last[list].as_array().unwrap().len();
@@ -120,4 +127,16 @@ fn the_full_size_is_the_proof_of_concepts() {
         stages["stages"].as_object().unwrap().iter().map(|(n, s)| (n.clone(), s["use"].to_string())).collect()
     };
     assert_eq!(kinds("pipelines/poc-full.yaml"), kinds("pipelines/poc.yaml"));
+}
+
+/// `smollm2.yaml` is the main job with another teacher, without the dry-runs.
+#[test]
+fn the_real_teacher_is_swapped_in_by_its_stage() {
+    let (poc, real) = (read("pipelines/poc.yaml"), read("pipelines/smollm2.yaml"));
+    assert_eq!(real["stages"]["teacher"]["use"], "teacher.file");
+    for (name, stage) in real["stages"].as_object().unwrap().iter().filter(|(name, _)| *name != "teacher") {
+        let original = &poc["stages"][name];
+        assert_eq!(stage["use"], original["use"], "{name}");
+        assert!(name == "report" || stage["in"] == original["in"], "{name}");
+    }
 }

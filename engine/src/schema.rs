@@ -13,6 +13,8 @@ pub enum Mark {
     SourceFile,
     /// Keyed by the content of the directory at this path.
     SourceDir,
+    /// Keyed by the content of the file or directory at this path.
+    SourcePath,
     /// Keyed by the content of all files that this path or glob means.
     SourceGlob,
     /// Keyed by the value of the environment variable that the key of this entry names.
@@ -28,6 +30,7 @@ pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
         let mark = match (schema.get("x-flow").and_then(Value::as_str), schema.get("x-key")) {
             (Some("source-file"), _) if value.is_string() => Mark::SourceFile,
             (Some("source-dir"), _) if value.is_string() => Mark::SourceDir,
+            (Some("source-path"), _) if value.is_string() => Mark::SourcePath,
             (Some("source-glob"), _) if value.is_string() => Mark::SourceGlob,
             (Some("env"), _) if value.is_object() => Mark::Env,
             (_, Some(Value::Bool(false))) => Mark::NoKey,

@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{POC_TEMPLATE, json_validity, render};
+use super::template::{self, Template};
+use super::{POC_TEMPLATE, json_validity};
 use crate::data::read_prompts;
 use crate::eval::speed;
 use crate::lm::{self, Generation, generate};
@@ -14,7 +15,7 @@ use crate::lm::{self, Generation, generate};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BaselineParams {
-    /// How a prompt is put to the teacher.
+    /// How a prompt is put to the teacher: a text with `{prompt}`, or `chat` for the teacher's own chat template.
     pub template: String,
     /// Tokens of an answer, at most.
     pub max_tokens: usize,
@@ -36,7 +37,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
 
@@ -50,6 +51,7 @@ impl Stage for BaselineStage {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &BaselineParams) -> Result<Vec<String>, ParamError> {
+        template::check(&p.template)?;
         if p.max_tokens == 0 {
             return Err(ParamError { path: "max_tokens".into(), message: "must be above 0".into(), help: None });
         }
@@ -59,17 +61,19 @@ impl Stage for BaselineStage {
         let dir = ctx.input("teacher")?;
         let (teacher, tokenizer) = lm::load(dir)?;
         let prompts: Vec<_> = read_prompts(ctx.input("prompts")?)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).collect();
+        let template = Template::of(&p.template, dir, &tokenizer)?;
         let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
         let digests = [
             ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
             ("teacher_digest", lm::digest(dir)?),
-            ("template", p.template.clone()),
+            ("template", template.source().to_owned()),
         ];
         if let Some(lock) = &p.locked {
             check_lock(&lock.0, &digests)?;
         }
         let device = lm::device(ctx)?;
-        let inputs: Vec<Vec<u32>> = prompts.iter().map(|q| tokenizer.encode(&render(&p.template, &q.prompt))).collect();
+        let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
+        let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
         let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8 };
         let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, |done| {
             ctx.progress(done as u64, inputs.len() as u64, "prompts");
@@ -82,8 +86,9 @@ impl Stage for BaselineStage {
             .iter()
             .zip(&answers)
             .zip(&texts)
-            .map(|((q, a), text)| {
-                json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": text, "tokens": a.tokens.len(),
+            .zip(&rendered)
+            .map(|(((q, a), text), rendered)| {
+                json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "rendered": rendered, "text": text, "tokens": a.tokens.len(),
                        "finish_reason": if a.stopped { "stop" } else { "length" }})
             })
             .collect();

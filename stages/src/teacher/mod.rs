@@ -2,7 +2,10 @@
 
 pub mod baseline;
 pub mod collect;
+mod directory;
+pub mod file;
 pub mod scoring;
+pub mod template;
 
 use crate::data::Prompt;
 
