@@ -19,6 +19,8 @@ pub enum Mark {
     Env,
     /// Never in the key.
     NoKey,
+    /// Names the environment variable that holds a secret; never in the key.
+    Secret,
 }
 
 /// The marks of all parameters that `value` gives.
@@ -30,6 +32,7 @@ pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
             (Some("source-dir"), _) if value.is_string() => Mark::SourceDir,
             (Some("source-glob"), _) if value.is_string() => Mark::SourceGlob,
             (Some("env"), _) if value.is_object() => Mark::Env,
+            (Some("secret-env"), _) => Mark::Secret,
             (_, Some(Value::Bool(false))) => Mark::NoKey,
             _ => return,
         };

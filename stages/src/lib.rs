@@ -18,6 +18,7 @@ pub fn registry() -> flow_engine::Registry {
         .with(teacher::baseline::BaselineStage)
         .with(teacher::collect::CollectStage)
         .with(train::teacher::TeacherStage)
+        .with(teacher::http::HttpTeacherStage)
         .with(train::student::StudentStage)
         .with(eval::student::EvalStage)
         .with(eval::dryrun::DryRunStage)

@@ -57,17 +57,22 @@ impl Stage for BaselineStage {
     }
     fn run(&self, p: BaselineParams, ctx: &TaskContext) -> Result<(), StageError> {
         let dir = ctx.input("teacher")?;
-        let (teacher, tokenizer) = lm::load(dir)?;
+        let hosted = super::hosted::open(ctx)?;
         let prompts: Vec<_> = read_prompts(ctx.input("prompts")?)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).collect();
         let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
         let digests = [
             ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
-            ("teacher_digest", lm::digest(dir)?),
+            ("teacher_digest", hosted.as_ref().map_or_else(|| lm::digest(dir), |h| Ok(h.spec().digest()))?),
             ("template", p.template.clone()),
         ];
         if let Some(lock) = &p.locked {
             check_lock(&lock.0, &digests)?;
         }
+        if let Some(asker) = &hosted {
+            let out = super::hosted::baseline::baseline(&p, ctx, asker, &prompts)?;
+            return write(ctx, out, digests);
+        }
+        let (teacher, tokenizer) = lm::load(dir)?;
         let device = lm::device(ctx)?;
         let inputs: Vec<Vec<u32>> = prompts.iter().map(|q| tokenizer.encode(&render(&p.template, &q.prompt))).collect();
         let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8 };
@@ -87,7 +92,7 @@ impl Stage for BaselineStage {
                        "finish_reason": if a.stopped { "stop" } else { "length" }})
             })
             .collect();
-        let mut out = json!({
+        let out = json!({
             "teacher": {"config": teacher.config, "parameters": teacher.config.parameters()},
             "parameters": teacher.config.parameters(),
             "max_tokens": p.max_tokens,
@@ -98,11 +103,15 @@ impl Stage for BaselineStage {
             "usage": {"prompt_tokens": inputs.iter().map(Vec::len).sum::<usize>(), "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
             "results": results,
         });
-        for (name, value) in digests {
-            out[name] = value.into();
-        }
-        crate::write_json(ctx.output("baseline")?, &out)
+        write(ctx, out, digests)
     }
+}
+
+fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Result<(), StageError> {
+    for (name, value) in digests {
+        out[name] = value.into();
+    }
+    crate::write_json(ctx.output("baseline")?, &out)
 }
 
 fn check_lock(path: &std::path::Path, digests: &[(&str, String)]) -> Result<(), StageError> {

@@ -2,6 +2,9 @@
 
 pub mod baseline;
 pub mod collect;
+pub mod hosted;
+pub mod http;
+pub mod journal;
 pub mod scoring;
 
 use crate::data::Prompt;
