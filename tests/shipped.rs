@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const SHIPPED: [&str; 3] = ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "tests/data/tiny/tiny.yaml"];
+const SHIPPED: [&str; 4] = ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "pipelines/http.yaml", "tests/data/tiny/tiny.yaml"];
 
 fn flow(args: &[&str]) -> String {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shipped-cache");

@@ -193,12 +193,12 @@ impl Plan {
     pub fn order(&self) -> &[StageId] {
         &self.order
     }
-    /// Environment variables that hold secrets of other stages than `id` and those whose outputs it reads.
+    /// Environment variables with secrets that are neither the stage's own nor, where its kind needs them, those of the
+    /// stages that it reads.
     pub fn withheld(&self, id: StageId) -> Vec<String> {
         let stage = self.stage(id);
-        let needed = |name: &String| {
-            stage.secrets.contains(name) || stage.inputs.iter().any(|wire| self.stage(wire.from).secrets.contains(name))
-        };
+        let of_makers = |name: &String| stage.inputs.iter().any(|wire| self.stage(wire.from).secrets.contains(name));
+        let needed = |name: &String| stage.secrets.contains(name) || (stage.kind.needs_secrets() && of_makers(name));
         let all: BTreeSet<&String> = self.stages.iter().flat_map(|s| &s.secrets).collect();
         all.into_iter().filter(|name| !needed(name)).cloned().collect()
     }

@@ -129,6 +129,8 @@ pub trait Stage: Send + Sync + 'static {
     const SUMMARY: &'static str;
     /// Heavy stages run in a child process, so that a crash or an out-of-memory kill fails them alone.
     const HEAVY: bool = false;
+    /// Whether it needs the secrets that the makers of its inputs name; the variables of all others are withheld.
+    const NEEDS_SECRETS: bool = false;
     /// Typed inputs.
     fn inputs(&self) -> Vec<InputPort>;
     /// Typed outputs; an output is a file or a directory.

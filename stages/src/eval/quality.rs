@@ -13,7 +13,7 @@ use crate::traces::{ProjectedRow, SequenceRow, Source};
 use crate::train::device_error;
 
 /// Windows scored together.
-const BATCH: usize = 8;
+pub(super) const BATCH: usize = 8;
 
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).

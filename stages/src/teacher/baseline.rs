@@ -39,6 +39,7 @@ impl Stage for BaselineStage {
     const REVISION: u32 = 1;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
+    const NEEDS_SECRETS: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![InputPort::required("teacher", &["Teacher"], "Who answers."), InputPort::required("prompts", &["Prompts"], "What is asked.")]

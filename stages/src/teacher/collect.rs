@@ -82,6 +82,7 @@ impl Stage for CollectStage {
     const REVISION: u32 = 1;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
+    const NEEDS_SECRETS: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![

@@ -15,6 +15,9 @@ use super::spec::{Limits, Spec, is_local};
 /// What a server may send at most for one answer.
 const MOST_BYTES: usize = 256 << 20;
 
+/// Seconds that a body may take once it has begun: it was made before. (Blank lines before it keep a connection alive.)
+const BODY: Duration = Duration::from_secs(30);
+
 /// The wall clock: for dates that servers send, never for waiting.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -165,7 +168,16 @@ impl Client {
             let (status, headers) = (response.status(), response.headers().clone());
             let mut bytes = Vec::new();
             let broke = |e: reqwest::Error| again(format!("the answer broke off: {}", chain(&e.without_url())), Trouble::Failed);
-            while let Some(chunk) = response.chunk().await.map_err(broke)? {
+            let mut began: Option<Instant> = None;
+            loop {
+                let left = began.map_or(Duration::MAX, |at| BODY.saturating_sub(at.elapsed()));
+                let Ok(chunk) = tokio::time::timeout(left, response.chunk()).await else {
+                    return Err(again(format!("the answer was not whole {} s after it began", BODY.as_secs()), Trouble::Failed));
+                };
+                let Some(chunk) = chunk.map_err(broke)? else { break };
+                if began.is_none() && chunk.iter().any(|b| !b.is_ascii_whitespace()) {
+                    began = Some(Instant::now());
+                }
                 bytes.extend_from_slice(&chunk);
                 if bytes.len() > MOST_BYTES {
                     return Err(again(format!("more than {} MiB came as one answer", MOST_BYTES >> 20), Trouble::Said));

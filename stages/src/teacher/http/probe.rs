@@ -1,14 +1,19 @@
 //! What a teacher really gives: asked with a token or two before the work, and by `flow teacher probe`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use flow_engine::plugin::{StageError, TaskContext};
+use flow_engine::plugin::{EventSink, StageError, Stage as _, Task, TaskContext, TaskEvent};
+use serde_json::Value;
 
 use super::ask::{Asker, Questions};
 use super::client::Outcome;
 use super::preset::{Offered, Provider, When};
 use super::shape::{Answer, Call, Draw, call};
-use super::spec::Endpoint;
+use super::spec::{Endpoint, Limits};
+use super::{HttpParams, HttpTeacherStage};
 
 /// Of which distribution the logprobs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +117,73 @@ fn unusable(asker: &Asker, failed: &BTreeMap<usize, String>) -> StageError {
     error.help("see `provider`, `model`, `base_url` and `endpoint` of the teacher's stage")
 }
 
-/// `flow teacher probe`: what was found, line by line.
+/// What a stage of the pipeline is going to ask of the teacher.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Its name.
+    pub stage: String,
+    /// Its parameters.
+    pub params: Value,
+}
+
+struct Quiet;
+
+impl EventSink for Quiet {
+    fn emit(&self, _: TaskEvent) {}
+}
+
+/// `flow teacher probe`: asks the teacher of a `teacher.http` stage with these parameters, keeps nothing beyond `scratch`,
+/// and says line by line what it gives and what the stages that read it may cost.
+pub fn standalone(params: &Value, work: &[Work], scratch: &Path) -> Result<Vec<String>, StageError> {
+    let params: HttpParams = serde_json::from_value(params.clone()).map_err(|e| StageError::new(e.to_string()))?;
+    let spec = params.spec().map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
+    let limits = params.limits()?;
+    let task = Task {
+        flow: 1,
+        stage: "probe".into(),
+        kind: HttpTeacherStage::KIND.into(),
+        key: String::new(),
+        params: Value::Null,
+        inputs: Vec::new(),
+        outputs: BTreeMap::new(),
+        dir: scratch.to_owned(),
+        state: scratch.join("state"),
+        answers: scratch.join("answers"),
+        withheld: Vec::new(),
+        device: String::new(),
+        threads: 1,
+        provenance: Vec::new(),
+    };
+    let ctx = TaskContext::new(task, Arc::new(Quiet), Arc::new(AtomicBool::new(false)));
+    let asker = Asker::open(&ctx, &spec, &limits)?;
+    let mut lines = report(&asker, &ctx)?;
+    lines.extend(work.iter().map(|w| estimate(w, &limits)));
+    Ok(lines)
+}
+
+/// What a stage may use, for each prompt: how many there are is known only when the stage runs.
+fn estimate(work: &Work, limits: &Limits) -> String {
+    let number = |name: &str| work.params[name].as_u64();
+    let (samples, tokens) = (number("samples").unwrap_or(1), number("max_tokens").unwrap_or(0));
+    let prompts = number("max_prompts");
+    let n = prompts.unwrap_or(1_000) * samples;
+    let mut text = format!("{:<13} {n} answers", work.stage);
+    if prompts.is_none() {
+        text += " (for a thousand prompts)";
+    }
+    text += &format!(": at most {} answer tokens", n * tokens);
+    if let (Some(each), Some(all)) = (limits.cost(0, tokens), limits.cost(0, n * tokens)) {
+        text += &format!(", which cost at most {all:.4} ({each:.6} each) without the prompts");
+    }
+    let by_requests = limits.requests_per_minute.map(|r| n as f64 / r);
+    let by_tokens = limits.tokens_per_minute.map(|t| (n * tokens) as f64 / t);
+    if let Some(minutes) = by_requests.into_iter().chain(by_tokens).reduce(f64::max) {
+        text += &format!(", at least {minutes:.1} minutes by the limits if all are that long");
+    }
+    text
+}
+
+/// What was found, line by line.
 pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageError> {
     let (spec, preset) = (asker.spec().clone(), asker.spec().preset());
     let mut lines = vec![format!("teacher       {}", spec.words())];
