@@ -156,7 +156,12 @@ fn only_what_is_missing_is_asked_for_and_the_key_is_nowhere() {
         ("nothing to do", &[][..], PROMPTS, 0),
         ("another cache of results", &["--force", "traces"], PROMPTS, 0),
         ("fewer alternatives", &["--set", "stages.traces.with.top_k=3"], PROMPTS, 0),
-        ("limits, prices, concurrency", &["--set", "stages.teacher.with.concurrency=1", "--set", "stages.teacher.with.price_prompt=1"], PROMPTS, 0),
+        (
+            "limits, prices, concurrency",
+            &["--set", "stages.teacher.with.concurrency=1", "--set", "stages.teacher.with.price_prompt=1"],
+            PROMPTS,
+            0,
+        ),
         ("memory of the teacher", &["--set", "stages.teacher.with.memory_bytes=5"], PROMPTS, 0),
         ("three more prompts", &[], PROMPTS + 3, 3),
         ("a second sample", &["--set", "stages.traces.with.samples=2"], PROMPTS + 3, PROMPTS + 3),
@@ -241,7 +246,8 @@ fn killed_at_any_moment_no_stored_answer_is_asked_for_again() {
                 kills += 1;
             }
             let ran = Ran::of(child.wait_with_output().unwrap());
-            let again: Vec<String> = teacher.asked.lock().unwrap()[from..].iter().map(Value::to_string).filter(|b| stored.contains(b)).collect();
+            let again: Vec<String> =
+                teacher.asked.lock().unwrap()[from..].iter().map(Value::to_string).filter(|b| stored.contains(b)).collect();
             assert_eq!(again, [""; 0], "asked for again, round {round}, seed {}", seed());
             if ran.code == Some(0) {
                 break;
@@ -260,7 +266,9 @@ fn kill_tasks(cache: &Path) {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&line).contains("__task") && line.windows(cache.as_os_str().len()).any(|w| w == cache.as_os_str().as_encoded_bytes()) {
+        if String::from_utf8_lossy(&line).contains("__task")
+            && line.windows(cache.as_os_str().len()).any(|w| w == cache.as_os_str().as_encoded_bytes())
+        {
             let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
         }
     }
@@ -344,7 +352,10 @@ esac
 "#;
     fs::write(project.path("spy.sh"), plugin).unwrap();
     let more = "plugins: { spy: { command: [sh, spy.sh], files: [spy.sh] } }\n";
-    let text = PIPELINE.replace("stages:", &format!("{more}stages:\n  spy: {{ use: spy.env }}")).replace("targets: [traces]", "").replace("publish: {", "publish: { out/env: spy,");
+    let text = PIPELINE
+        .replace("stages:", &format!("{more}stages:\n  spy: {{ use: spy.env }}"))
+        .replace("targets: [traces]", "")
+        .replace("publish: {", "publish: { out/env: spy,");
     fs::write(project.path("p.yaml"), text).unwrap();
     project.run(&["spy", "traces"]).expect(0);
     let seen = fs::read_to_string(project.path("out/env")).unwrap();

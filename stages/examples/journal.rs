@@ -46,7 +46,10 @@ fn main() {
     let start = Instant::now();
     let again = Journal::open(&dir).expect("the journal");
     let lost = (0..answers).filter(|n| again.get(&key(*n)).expect("readable").is_none()).count();
-    println!("{:.0} answers/s ({answers} of {bytes} bytes, {in_flight} in flight, fsync before each counts), lost {lost}", f64::from(answers) / seconds);
+    println!(
+        "{:.0} answers/s ({answers} of {bytes} bytes, {in_flight} in flight, fsync before each counts), lost {lost}",
+        f64::from(answers) / seconds
+    );
     println!("{:.0} answers/s opened and read again", f64::from(answers) / start.elapsed().as_secs_f64());
     let _ = std::fs::remove_dir_all(&dir);
 }

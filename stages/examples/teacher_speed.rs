@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use flow_stages::teacher::http::shape::{Draw, call};
 use flow_stages::teacher::http::HttpParams;
+use flow_stages::teacher::http::shape::{Draw, call};
 use serde_json::{Value, json};
 
 fn main() {
@@ -38,7 +38,8 @@ fn main() {
             let (bodies, next, tokens, client) = (bodies.clone(), next.clone(), tokens.clone(), client.clone());
             all.spawn(async move {
                 while let Some((url, body)) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let answer = client.post(url).header("content-type", "application/json").body(body.clone()).send().await.expect("an answer");
+                    let answer =
+                        client.post(url).header("content-type", "application/json").body(body.clone()).send().await.expect("an answer");
                     let bytes = answer.bytes().await.expect("an answer");
                     let value: Value = serde_json::from_slice(&bytes).expect("JSON");
                     tokens.fetch_add(value["usage"]["completion_tokens"].as_u64().unwrap_or(0), Ordering::Relaxed);

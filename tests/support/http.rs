@@ -131,7 +131,12 @@ pub fn reply(stream: &mut TcpStream, status: &str, more: &str, body: &str) -> Go
 /// Passes a request on and gives status line and body of the answer.
 pub fn forward(to: SocketAddr, request: &Request) -> std::io::Result<(String, Vec<u8>)> {
     let mut stream = TcpStream::connect(to)?;
-    let mut head = format!("{} {} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {}\r\n", request.method, request.path, request.body.len());
+    let mut head = format!(
+        "{} {} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        request.method,
+        request.path,
+        request.body.len()
+    );
     for (name, value) in request.headers.iter().filter(|h| h.0.starts_with("content-type") || h.0 == "authorization") {
         head += &format!("{name}: {value}\r\n");
     }

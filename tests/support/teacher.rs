@@ -168,7 +168,9 @@ fn pass(to: SocketAddr, request: &Request, stream: &mut TcpStream) -> Goes {
 fn fail(fault: Fault, to: SocketAddr, request: &Request, stream: &mut TcpStream) -> Goes {
     let whole = || forward(to, request).map(|(_, body)| body).unwrap_or_default();
     match fault {
-        Fault::LimitedWithSeconds => reply(stream, "429 Too Many Requests", "retry-after: 0.05\r\n", r#"{"error": {"message": "slow down"}}"#),
+        Fault::LimitedWithSeconds => {
+            reply(stream, "429 Too Many Requests", "retry-after: 0.05\r\n", r#"{"error": {"message": "slow down"}}"#)
+        }
         Fault::LimitedWithDate => {
             let head = "date: Tue, 24 Nov 2020 00:00:00 GMT\r\nretry-after: Tue, 24 Nov 2020 00:00:00 GMT\r\n";
             reply(stream, "429 Too Many Requests", head, "")
@@ -198,7 +200,11 @@ fn fail(fault: Fault, to: SocketAddr, request: &Request, stream: &mut TcpStream)
         Fault::Html => reply(stream, "200 OK", "", "<!DOCTYPE html><html><body>a gateway</body></html>"),
         Fault::NoLogprobs | Fault::EmptyChoices => {
             let mut value: Value = serde_json::from_slice(&whole()).unwrap_or_default();
-            if fault == Fault::NoLogprobs { value["choices"][0]["logprobs"] = Value::Null } else { value["choices"] = json!([]) }
+            if fault == Fault::NoLogprobs {
+                value["choices"][0]["logprobs"] = Value::Null
+            } else {
+                value["choices"] = json!([])
+            }
             reply(stream, "200 OK", "", &value.to_string())
         }
         Fault::Twice => {

@@ -7,9 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{compressors, hosted};
 use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
+use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
 use crate::lm::{self, Generation, generate};
 use crate::model::checkpoint::Checkpoint;

@@ -126,6 +126,9 @@ impl Stage for CollectStage {
         if let Some(asker) = super::hosted::open(ctx)? {
             return super::hosted::collect::collect(&p, ctx, &asker);
         }
+        if !p.stop.is_empty() {
+            return Err(StageError::new("`stop` is for hosted teachers: a model that runs here ends at its own EOS").help("leave it out"));
+        }
         let dir = ctx.input("teacher")?;
         let (teacher, tokenizer) = lm::load(dir)?;
         if ctx.input_opt("text").is_none() && ctx.input_opt("prompts").is_none() {

@@ -156,7 +156,9 @@ impl Journal {
             .map_err(|_| StageError::new(format!("{}: the journal's writer is gone", self.dir.display())))?;
         match wait.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(message)) => Err(StageError::new(message).help("answers that were stored before are safe; make room or repair the disk and run again")),
+            Ok(Err(message)) => {
+                Err(StageError::new(message).help("answers that were stored before are safe; make room or repair the disk and run again"))
+            }
             Err(_) => Err(StageError::new(format!("{}: the journal's writer is gone", self.dir.display()))),
         }
     }

@@ -19,8 +19,13 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
         call(asker.spec(), asked, 0, &draw)
     };
     // A baseline with holes compares nothing.
-    let questions =
-        Questions { count: prompts.len(), call: &request, label: &|n| format!("prompt {}", prompts[n].id), max_failed: 0.0, unit: "prompts" };
+    let questions = Questions {
+        count: prompts.len(),
+        call: &request,
+        label: &|n| format!("prompt {}", prompts[n].id),
+        max_failed: 0.0,
+        unit: "prompts",
+    };
     asker.ask(ctx, &questions)?;
     let mut answers = Vec::with_capacity(prompts.len());
     for n in 0..prompts.len() {

@@ -34,7 +34,10 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
     }
     let found = probe(asker, ctx)?;
     if found.logprobs == Logprobs::AfterTemperature && (p.temperature - 1.0).abs() > 1e-6 {
-        ctx.warn(format!("the teacher's logprobs are those after temperature {}: collect with `temperature: 1` for its own", p.temperature));
+        ctx.warn(format!(
+            "the teacher's logprobs are those after temperature {}: collect with `temperature: 1` for its own",
+            p.temperature
+        ));
     }
     let mut wanted = of_prompts(p, ctx, asker)?;
     let mut windows = Vec::new();
@@ -45,12 +48,14 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
     if let Some(given) = &given {
         match scoring {
             Some(_) => windows = text::to_score(given, p.text_tokens),
-            None => wanted.extend(text::to_continue(given, p.text_tokens, p.max_tokens).into_iter().zip(first..).map(|(beginning, n)| Wanted {
-                prompt_idx: n,
-                sample_idx: 0,
-                prompt: beginning.into(),
-                context: beginning.into(),
-            })),
+            None => {
+                wanted.extend(text::to_continue(given, p.text_tokens, p.max_tokens).into_iter().zip(first..).map(|(beginning, n)| Wanted {
+                    prompt_idx: n,
+                    sample_idx: 0,
+                    prompt: beginning.into(),
+                    context: beginning.into(),
+                }))
+            }
         }
     }
     let mut writer = TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta(p, asker, &found))?;
@@ -138,8 +143,13 @@ fn continuations(
         let w: &Wanted = &wanted[n];
         if p.samples > 1 { format!("prompt {} sample {}", w.prompt_idx, w.sample_idx) } else { format!("prompt {}", w.prompt_idx) }
     };
-    let questions =
-        Questions { count: wanted.len(), call: &|n| request(p, asker, &wanted[n]), label: &label, max_failed: p.max_failed, unit: "answers" };
+    let questions = Questions {
+        count: wanted.len(),
+        call: &|n| request(p, asker, &wanted[n]),
+        label: &label,
+        max_failed: p.max_failed,
+        unit: "answers",
+    };
     let failed = asker.ask(ctx, &questions)?;
     // A request that failed may have been wanted several times.
     let reasons: BTreeMap<_, _> = failed.iter().map(|(n, why)| (request(p, asker, &wanted[*n]).key(asker.spec()), why)).collect();

@@ -6,15 +6,18 @@ use crate::traces::{ByteStrings, OTHER_FLOOR, OTHER_LEAST, RawRow};
 /// Some servers write -9999 where they have no value.
 const NO_VALUE: f64 = -9000.0;
 
-/// The rows of an answer. One that ended by itself gets a last row with empty bytes (EOS): no API tells how likely
-/// the end was, so the row has no distribution and trains by cross-entropy alone.
+/// The rows of an answer. One that ended by itself has a last row with empty bytes (EOS). llama.cpp tells how likely
+/// the end was; where nobody does, the row has no distribution and trains by cross-entropy alone.
 pub fn rows_of(answer: &Answer, top_k: usize, ends: bool) -> Vec<RawRow> {
+    let told = answer.finish == "stop" && answer.steps.last().is_some_and(|s| s.bytes.is_empty());
     let mut rows: Vec<RawRow> = if answer.steps.is_empty() {
         words(&answer.text).map(hard).collect()
     } else {
-        answer.steps.iter().filter(|s| !s.bytes.is_empty()).map(|s| row(s, top_k)).collect()
+        let (last, all) = (answer.steps.len() - 1, answer.steps.iter().enumerate());
+        // A token without bytes in the middle is the server's own mark.
+        all.filter(|(n, s)| !s.bytes.is_empty() || (told && *n == last)).map(|(_, s)| row(s, top_k)).collect()
     };
-    if ends && answer.finish == "stop" {
+    if ends && answer.finish == "stop" && !told {
         rows.push(RawRow { sample_id: -1, other_logprob: 0.0, ..RawRow::default() });
     }
     rows
@@ -122,5 +125,9 @@ mod tests {
         let words: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes).into_owned()).collect();
         assert_eq!(words, ["One", "  two", "\nthree", " ", ""]);
         assert_eq!(rows_of(&Answer { finish: "length".into(), ..answer }, 20, true).len(), 4);
+        let steps = vec![step("a", Some(-0.1), &[]), step("", Some(-0.2), &[("", Some(2), -0.2), ("b", None, -2.0)])];
+        let answer = Answer { text: "a".into(), steps, finish: "stop".into(), ..Answer::default() };
+        let rows = rows_of(&answer, 20, true);
+        assert_eq!((rows.len(), rows[1].topk_ids.len()), (2, 2), "an end that was told is a row like any other");
     }
 }

@@ -18,6 +18,8 @@ use crate::teacher::journal::{AnswerKey, Journal};
 
 /// How long answers in flight are waited for when a stage must end: they may be paid for.
 const GRACE: Duration = Duration::from_secs(2);
+/// Answers in a row that were paid for and came without logprobs: more would come without them too.
+const BARE: u32 = 3;
 const TICK: Duration = Duration::from_millis(100);
 /// Progress and costs are told so often.
 const TELL: Duration = Duration::from_secs(1);
@@ -252,7 +254,7 @@ impl Asker {
     async fn until_kept(&self, call: &Call, used: &mut Option<(u64, u64)>) -> Result<Option<String>, StageError> {
         let key = call.key(self.spec());
         let admitted = call.most.0 + call.most.1;
-        let (mut tries, mut all, mut doubted) = (0, 0, false);
+        let (mut tries, mut all, mut bare, mut doubted) = (0, 0, 0, None);
         loop {
             let turn = self.pace.admit(admitted).await;
             let (why, wait, trouble) = match self.client.send(call).await {
@@ -268,7 +270,11 @@ impl Asker {
                     ("the answer to another prompt came once more".to_owned(), None, Trouble::Said)
                 }
                 Outcome::Again { why, wait, trouble } => (why, wait, trouble),
-                Outcome::Refused(why) => return Ok(Some(why)),
+                Outcome::Refused(why) => {
+                    self.pace.heard();
+                    self.pace.settle(admitted, 0);
+                    return Ok(Some(why));
+                }
                 Outcome::Stop(e) => return Err(e),
             };
             self.retries.fetch_add(1, Ordering::Relaxed);
@@ -289,7 +295,8 @@ impl Asker {
             all += 1;
             // While nobody is there, waiting is no fault of the prompt.
             tries += u32::from(!(away && trouble == Trouble::Unreachable));
-            if tries >= self.limits.attempts {
+            bare = if why == shape::NO_LOGPROBS { bare + 1 } else { 0 };
+            if tries >= self.limits.attempts || bare >= BARE {
                 return Ok(Some(format!("{why} ({all} tries)")));
             }
             match wait {
@@ -302,7 +309,7 @@ impl Asker {
 
     /// Whether an answer is the one to another prompt, delivered twice. A server that names all answers alike is
     /// found out by asking once more.
-    fn is_repeat(&self, answer: &Answer, key: &AnswerKey, body: &[u8], doubted: &mut bool) -> bool {
+    fn is_repeat(&self, answer: &Answer, key: &AnswerKey, body: &[u8], doubted: &mut Option<String>) -> bool {
         let Some(id) = &answer.id else { return false };
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         if repeats.constant {
@@ -311,7 +318,8 @@ impl Asker {
         let hash = blake3::hash(body);
         match repeats.seen.get(id) {
             Some((other, seen)) if other != key && *seen == hash => {
-                repeats.constant = std::mem::replace(doubted, true);
+                repeats.constant = doubted.as_ref() == Some(id);
+                *doubted = Some(id.clone());
                 !repeats.constant
             }
             Some(_) => false,
@@ -347,8 +355,11 @@ fn chance(key: &AnswerKey, n: u32) -> f64 {
 }
 
 fn over_budget(why: &str, done: usize, questions: &Questions<'_>) -> StageError {
-    StageError::new(format!("stopped before a budget is passed: {why}; {done} of {} {} are answered and kept", questions.count, questions.unit))
-        .help("raise the budget on the teacher's stage and run again (only what is missing is asked), or ask for less")
+    StageError::new(format!(
+        "stopped before a budget is passed: {why}; {done} of {} {} are answered and kept",
+        questions.count, questions.unit
+    ))
+    .help("raise the budget on the teacher's stage and run again (only what is missing is asked), or ask for less")
 }
 
 fn too_many(failed: &BTreeMap<usize, String>, questions: &Questions<'_>) -> StageError {

@@ -48,13 +48,20 @@ impl Budget {
         if let Some(budget) = self.limits.budget_tokens
             && all.total() > budget
         {
-            return Err(format!("budget_tokens {budget}: {} are used, and the next request may use {} more", state.0.total(), most.0 + most.1));
+            return Err(format!(
+                "budget_tokens {budget}: {} are used, and the next request may use {} more",
+                state.0.total(),
+                most.0 + most.1
+            ));
         }
         if let (Some(budget), Some(cost)) = (self.limits.budget_cost, self.limits.cost(all.prompt, all.completion))
             && cost > budget
         {
             let used = self.limits.cost(state.0.prompt, state.0.completion).unwrap_or(0.0);
-            return Err(format!("budget_cost {budget}: {used:.4} is used, and the next request may cost {:.4} more", self.limits.cost(most.0, most.1).unwrap_or(0.0)));
+            return Err(format!(
+                "budget_cost {budget}: {used:.4} is used, and the next request may cost {:.4} more",
+                self.limits.cost(most.0, most.1).unwrap_or(0.0)
+            ));
         }
         state.1 = state.1.plus(most);
         Ok(())

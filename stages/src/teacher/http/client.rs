@@ -89,7 +89,8 @@ impl Client {
                 Shape::Gemini => ("x-goog-api-key", secret.clone()),
             };
             let mut value = HeaderValue::from_str(&text).map_err(|_| {
-                StageError::new(format!("the value of {of} holds characters that no header may hold")).help(format!("export {of} again, without line ends"))
+                StageError::new(format!("the value of {of} holds characters that no header may hold"))
+                    .help(format!("export {of} again, without line ends"))
             })?;
             value.set_sensitive(true);
             headers.insert(header_name(name)?, value);
@@ -107,11 +108,16 @@ impl Client {
             .tcp_nodelay(true);
         builder = match &limits.proxy {
             Some(proxy) => builder.proxy(
-                reqwest::Proxy::all(proxy).map_err(|_| StageError::new("`proxy` is no URL of a proxy").help("such as http://proxy.example:3128"))?,
+                reqwest::Proxy::all(proxy)
+                    .map_err(|_| StageError::new("`proxy` is no URL of a proxy").help("such as http://proxy.example:3128"))?,
             ),
             None if is_local(&spec.base_url) => builder.no_proxy(),
             None => builder,
         };
+        if spec.base_url.starts_with("http://") {
+            // A machine without certificates can ask a server of its own.
+            builder = builder.tls_certs_only(std::iter::empty());
+        }
         let http = builder.build().map_err(|e| StageError::new(format!("cannot set up HTTP: {}", chain(&e))))?;
         Ok(Self { http, spec: spec.clone(), timeout: Duration::from_secs_f64(limits.timeout), clock, secret, variable })
     }
@@ -204,20 +210,25 @@ impl Client {
         match status.as_u16() {
             401 | 403 => {
                 let help = match &self.variable {
-                    Some(name) => format!("the key in the environment variable {name} is not accepted there: export another one, or correct `base_url`"),
+                    Some(name) => format!(
+                        "the key in the environment variable {name} is not accepted there: export another one, or correct `base_url`"
+                    ),
                     None => "the server wants a key: export it and name its variable in `api_key_env`".into(),
                 };
                 let of = self.variable.as_ref().map(|v| format!(" (key from {v})")).unwrap_or_default();
                 Outcome::Stop(StageError::new(format!("{host} refused access{of}: {said}")).help(help))
             }
-            402 => Outcome::Stop(StageError::new(format!("{host} wants money: {said}")).help("top up the account and run again: what was answered is kept")),
+            402 => Outcome::Stop(
+                StageError::new(format!("{host} wants money: {said}")).help("top up the account and run again: what was answered is kept"),
+            ),
             404 | 405 => Outcome::Stop(
                 StageError::new(format!("{host} has no model `{}` or no such endpoint: {said}", self.spec.model))
                     .help("correct `model`, `base_url` (it usually ends in /v1) or `endpoint`; `flow teacher probe` lists the models"),
             ),
-            429 if message.contains("insufficient_quota") || String::from_utf8_lossy(body).contains("insufficient_quota") => {
-                Outcome::Stop(StageError::new(format!("{host}: the account's quota is spent: {said}")).help("top it up and run again: what was answered is kept"))
-            }
+            429 if message.contains("insufficient_quota") || String::from_utf8_lossy(body).contains("insufficient_quota") => Outcome::Stop(
+                StageError::new(format!("{host}: the account's quota is spent: {said}"))
+                    .help("top it up and run again: what was answered is kept"),
+            ),
             408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 => {
                 let wait = self.wait(headers);
                 if let Some(wait) = wait.filter(|w| *w > LONGEST) {

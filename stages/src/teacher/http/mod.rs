@@ -144,8 +144,11 @@ impl HttpParams {
     /// What decides an answer.
     pub fn spec(&self) -> Result<Spec, ParamError> {
         let preset = self.provider.preset();
-        let base_url = spec::base_url(self.base_url.as_deref().unwrap_or(preset.base_url), preset.shape)
-            .map_err(|message| ParamError { path: "base_url".into(), message, help: None })?;
+        let base_url = spec::base_url(self.base_url.as_deref().unwrap_or(preset.base_url), preset.shape).map_err(|message| ParamError {
+            path: "base_url".into(),
+            message,
+            help: None,
+        })?;
         Ok(Spec {
             teacher: "http".into(),
             provider: self.provider,
@@ -195,12 +198,17 @@ impl Stage for HttpTeacherStage {
             let help = format!("export {usual}=… in your shell and write `api_key_env: {usual}`; the key itself belongs into no file");
             return wrong("api_key_env", format!("{} needs a key, and no variable is named", preset.name), Some(help));
         }
-        if let Some(name) = p.api_key_env.as_deref().filter(|v| !v.is_empty() && !v.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')) {
+        if let Some(name) = p.api_key_env.as_deref().filter(|v| !v.is_empty() && !v.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        {
             let shown: String = name.chars().take(4).collect();
             return wrong("api_key_env", format!("`{shown}…` is no name of a variable: it takes the name, never the key itself"), None);
         }
         if let Some(name) = p.headers.keys().find(|h| is_credential(h)) {
-            return wrong("headers", format!("`{name}` holds a credential, which would be written into files"), Some("name a variable in `api_key_env`".into()));
+            return wrong(
+                "headers",
+                format!("`{name}` holds a credential, which would be written into files"),
+                Some("name a variable in `api_key_env`".into()),
+            );
         }
         if let Some(field) = p.body.keys().find(|k| RESERVED.contains(&k.as_str())) {
             return wrong("body", format!("`{field}` is set by the collection itself"), None);
@@ -214,7 +222,10 @@ impl Stage for HttpTeacherStage {
     fn run(&self, p: HttpParams, ctx: &TaskContext) -> Result<(), StageError> {
         let spec = p.spec().map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
         let preset = spec.preset();
-        ctx.log(format!("training with outputs of {}: {} (as of {}); read them before you train", preset.name, preset.terms, preset.written));
+        ctx.log(format!(
+            "training with outputs of {}: {} (as of {}); read them before you train",
+            preset.name, preset.terms, preset.written
+        ));
         let dir = ctx.output("teacher")?;
         std::fs::create_dir_all(dir).map_err(|e| StageError::io("cannot make", dir, &e))?;
         crate::write_json(&dir.join(spec::FILE), &spec)
@@ -228,9 +239,13 @@ fn is_credential(header: &str) -> bool {
 
 fn check_limits(p: &HttpParams) -> Result<(), ParamError> {
     let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
-    for (path, value) in
-        [("timeout", p.timeout), ("connect_timeout", p.connect_timeout), ("backoff", p.backoff), ("backoff_max", p.backoff_max), ("outage", p.outage)]
-    {
+    for (path, value) in [
+        ("timeout", p.timeout),
+        ("connect_timeout", p.connect_timeout),
+        ("backoff", p.backoff),
+        ("backoff_max", p.backoff_max),
+        ("outage", p.outage),
+    ] {
         if !(value > 0.0 && value <= 86_400.0) {
             return wrong(path, format!("{value} is not a number of seconds above 0 and up to a day"));
         }

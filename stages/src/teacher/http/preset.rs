@@ -160,11 +160,7 @@ pub static PRESETS: [Preset; 15] = [
         terms: "its terms allow outputs to train other models; the licence of the model is to be kept",
         ..BASE
     },
-    Preset {
-        when: When::Before,
-        terms: "its terms forbid outputs to develop models that compete with its own",
-        ..BASE
-    },
+    Preset { when: When::Before, terms: "its terms forbid outputs to develop models that compete with its own", ..BASE },
     Preset {
         provider: Provider::OpenRouter,
         name: "openrouter",
@@ -175,13 +171,7 @@ pub static PRESETS: [Preset; 15] = [
         terms: "the terms of the provider that it routes to decide; pin it with `body: {provider: {order: [...]}}`",
         ..BASE
     },
-    Preset {
-        provider: Provider::Groq,
-        name: "groq",
-        base_url: "https://api.groq.com/openai/v1",
-        key: Some("GROQ_API_KEY"),
-        ..BASE
-    },
+    Preset { provider: Provider::Groq, name: "groq", base_url: "https://api.groq.com/openai/v1", key: Some("GROQ_API_KEY"), ..BASE },
     Preset { provider: Provider::AimlApi, name: "aimlapi", base_url: "https://api.aimlapi.com/v1", key: Some("AIMLAPI_API_KEY"), ..BASE },
     Preset {
         provider: Provider::Together,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use flow_engine::plugin::{EventSink, StageError, Stage as _, Task, TaskContext, TaskEvent};
+use flow_engine::plugin::{EventSink, Stage as _, StageError, Task, TaskContext, TaskEvent};
 use serde_json::Value;
 
 use super::ask::{Asker, Questions};
@@ -65,13 +65,7 @@ pub fn probe(asker: &Asker, ctx: &TaskContext) -> Result<Found, StageError> {
     let calls = calls(asker);
     // Without logprobs there is nothing about temperatures to learn.
     let count = if asker.spec().ask_top_k == 0 { 1 } else { calls.len() };
-    let questions = Questions {
-        count,
-        call: &|n| calls[n].clone(),
-        label: &|_| "the probe".into(),
-        max_failed: 1.0,
-        unit: "probes",
-    };
+    let questions = Questions { count, call: &|n| calls[n].clone(), label: &|_| "the probe".into(), max_failed: 1.0, unit: "probes" };
     let failed = asker.ask(ctx, &questions)?;
     let answers = calls[..count].iter().map(|c| asker.answer(c)).collect::<Result<Vec<_>, _>>()?;
     let Some((Some((first, millis)), rest)) = answers.split_first() else { return Err(unusable(asker, &failed)) };
@@ -104,8 +98,12 @@ fn unusable(asker: &Asker, failed: &BTreeMap<usize, String>) -> StageError {
     let error = StageError::new(format!("{} gives no usable answer: {why}", spec.words()));
     if why.contains("logprob") {
         let help = match (spec.preset().offered, spec.provider) {
-            (_, Provider::Ollama) => "update Ollama: older versions leave logprobs out without a word; or set `ask_top_k: 0` for hard targets",
-            (_, Provider::OpenRouter) => "pin a route that gives them: `body: {provider: {order: [NAME], require_parameters: true}}`; or set `ask_top_k: 0` for hard targets",
+            (_, Provider::Ollama) => {
+                "update Ollama: older versions leave logprobs out without a word; or set `ask_top_k: 0` for hard targets"
+            }
+            (_, Provider::OpenRouter) => {
+                "pin a route that gives them: `body: {provider: {order: [NAME], require_parameters: true}}`; or set `ask_top_k: 0` for hard targets"
+            }
             (Offered::Some, _) => "choose a `model` that gives logprobs (no reasoning model), or set `ask_top_k: 0` for hard targets",
             _ => "set `ask_top_k` to what the server allows (vLLM: --max-logprobs), or 0 for hard targets",
         };
@@ -214,7 +212,11 @@ pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageErro
     let endpoint = if spec.endpoint == Endpoint::Chat { "chat" } else { "completions" };
     let scoring = if preset.scoring.is_some() { "given text can be scored" } else { "given text is continued, not scored" };
     lines.push(format!("endpoint      {endpoint}; {scoring}"));
-    lines.push(format!("first answer  {} ms{}", found.millis, found.usage.map_or(String::new(), |u| format!(", {} prompt and {} answer tokens", u.0, u.1))));
+    lines.push(format!(
+        "first answer  {} ms{}",
+        found.millis,
+        found.usage.map_or(String::new(), |u| format!(", {} prompt and {} answer tokens", u.0, u.1))
+    ));
     lines.push(format!("terms         {} (as of {}): {}", preset.name, preset.written, preset.terms));
     Ok(lines)
 }

@@ -13,6 +13,9 @@ use super::preset::Shape;
 use super::spec::Spec;
 use crate::teacher::journal::AnswerKey;
 
+/// What is wrong with an answer that has a text and no logprobs.
+pub const NO_LOGPROBS: &str = "no logprobs came";
+
 /// How an answer is drawn.
 #[derive(Clone, Debug)]
 pub struct Draw {
@@ -158,7 +161,7 @@ fn whole(answer: &Answer) -> Result<(), String> {
         return Ok(());
     }
     if answer.steps.is_empty() {
-        return Err("no logprobs came".into());
+        return Err(NO_LOGPROBS.into());
     }
     if let Some(n) = answer.steps.iter().position(|s| s.logprob.is_none() && s.top.is_empty()) {
         return Err(format!("no logprob came for token {n}"));

@@ -69,7 +69,9 @@ pub fn score_of(scoring: Scoring, window: &Scored, answers: &[Vec<u8>]) -> Resul
         Scoring::PromptLogprobs => prompt_logprobs(&first["choices"][0]["prompt_logprobs"])?,
         Scoring::Echo => echo(first)?,
         Scoring::Generate => generate(&first["meta_info"])?,
-        Scoring::Steps => window.tokens.iter().skip(1).zip(&values).map(|((id, bytes), v)| completion(*id, bytes, v)).collect::<Result<_, _>>()?,
+        Scoring::Steps => {
+            window.tokens.iter().skip(1).zip(&values).map(|((id, bytes), v)| completion(*id, bytes, v)).collect::<Result<_, _>>()?
+        }
     };
     if steps.is_empty() && window.tokens.len() != 1 { Err("no logprobs of the text came".into()) } else { Ok(steps) }
 }
@@ -107,7 +109,8 @@ fn echo(value: &Value) -> Result<Vec<Step>, String> {
 /// SGLang: `[logprob, id, text]` for each token, and lists of them.
 fn generate(meta: &Value) -> Result<Vec<Step>, String> {
     let tokens = meta["input_token_logprobs"].as_array().ok_or("no `input_token_logprobs` came: is the server SGLang?")?;
-    let read = |v: &Value| Some((token_bytes(v[2].as_str(), &Value::Null), v[1].as_i64().and_then(|i| i32::try_from(i).ok()), v[0].as_f64()?));
+    let read =
+        |v: &Value| Some((token_bytes(v[2].as_str(), &Value::Null), v[1].as_i64().and_then(|i| i32::try_from(i).ok()), v[0].as_f64()?));
     Ok(tokens
         .iter()
         .enumerate()
@@ -151,7 +154,8 @@ mod tests {
             assert!(steps[0].top.iter().any(|t| t.0 == b" a" && t.2 == -0.5), "{scoring:?}");
         }
         let window = Scored { tokens: vec![(1, b"x".to_vec()), (5, b" b".to_vec())] };
-        let answer = json!({"completion_probabilities": [{"top_logprobs": [{"id": 4, "token": " a", "bytes": [32, 97], "logprob": -0.5}]}]});
+        let answer =
+            json!({"completion_probabilities": [{"top_logprobs": [{"id": 4, "token": " a", "bytes": [32, 97], "logprob": -0.5}]}]});
         let steps = score_of(Scoring::Steps, &window, &[answer.to_string().into_bytes()]).expect("steps");
         assert_eq!((steps[0].id, steps[0].logprob, steps[0].top.len()), (Some(5), None, 1));
     }
