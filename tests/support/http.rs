@@ -110,7 +110,7 @@ fn serve(mut stream: TcpStream, handler: &Handler) {
     let Ok(reader) = stream.try_clone() else { return };
     let mut lines = BufReader::new(reader);
     while let Some(request) = Request::read(&mut lines) {
-        if !handler(&request, &mut stream) {
+        if !handler(&request, &mut stream) || request.header("connection") == "close" {
             break;
         }
     }
