@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 4] = ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "pipelines/smollm2.yaml", "tests/data/tiny/tiny.yaml"];
+const SHIPPED: [&str; 5] =
+    ["pipelines/poc.yaml", "pipelines/poc-full.yaml", "pipelines/smollm2.yaml", "pipelines/http.yaml", "tests/data/tiny/tiny.yaml"];
 
 /// A model file that stands for the one which does not ship.
 const MODEL: &str = concat!("model=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/gguf/student-tq2_0.gguf");

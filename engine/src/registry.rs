@@ -19,6 +19,10 @@ pub trait Kind: Send + Sync {
     fn summary(&self) -> &str;
     /// Whether tasks run in a child process.
     fn heavy(&self) -> bool;
+    /// Whether it needs the secrets that the makers of its inputs name.
+    fn needs_secrets(&self) -> bool {
+        false
+    }
     /// Typed inputs.
     fn inputs(&self) -> &[InputPort];
     /// Typed outputs.
@@ -86,6 +90,9 @@ impl<S: Stage> Kind for Erased<S> {
     }
     fn heavy(&self) -> bool {
         S::HEAVY
+    }
+    fn needs_secrets(&self) -> bool {
+        S::NEEDS_SECRETS
     }
     fn inputs(&self) -> &[InputPort] {
         &self.inputs

@@ -21,6 +21,8 @@ pub enum Mark {
     Env,
     /// Never in the key.
     NoKey,
+    /// Names the environment variable that holds a secret; never in the key.
+    Secret,
 }
 
 /// The marks of all parameters that `value` gives.
@@ -33,6 +35,7 @@ pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
             (Some("source-path"), _) if value.is_string() => Mark::SourcePath,
             (Some("source-glob"), _) if value.is_string() => Mark::SourceGlob,
             (Some("env"), _) if value.is_object() => Mark::Env,
+            (Some("secret-env"), _) => Mark::Secret,
             (_, Some(Value::Bool(false))) => Mark::NoKey,
             _ => return,
         };

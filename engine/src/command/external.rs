@@ -258,6 +258,9 @@ impl Kind for External {
         std::fs::write(&file, text).map_err(|e| StageError::io("write", &file, &e))?;
         let mut command = command_of(&self.command, &work);
         command.arg("run").arg(dir).env(MARK, dir).env("TMPDIR", dir);
+        for name in &task.withheld {
+            command.env_remove(name);
+        }
         let mut events = Tail::new(&dir.join("events.jsonl"));
         let ended = run(command, dir, ctx, &mut || events.read(&mut |e| ctx.tell(e)));
         events.read(&mut |e| ctx.tell(e));
