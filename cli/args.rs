@@ -52,6 +52,9 @@ pub enum Command {
     /// Pins, and what takes how much room
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Teachers behind an API
+    #[command(subcommand)]
+    Teacher(TeacherCommand),
     /// Write a commented starter pipeline
     Init(InitArgs),
     /// Print shell completions
@@ -183,6 +186,20 @@ pub enum CacheCommand {
     Pins(CacheArgs),
     /// Show what takes how much room
     Du(CacheArgs),
+}
+
+#[derive(Subcommand)]
+pub enum TeacherCommand {
+    /// Ask a hosted teacher for a token or two: does the model exist, do logprobs come, how many, of what, at what price
+    Probe(ProbeArgs),
+}
+
+#[derive(Args)]
+pub struct ProbeArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stage of kind teacher.http (default: all of them)
+    pub stage: Option<String>,
 }
 
 #[derive(Args)]

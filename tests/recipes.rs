@@ -68,6 +68,7 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
         "data/tiny/prompts.jsonl",
         "recipes/shell.yaml",
         "recipes/file.yaml",
+        "recipes/http.yaml",
         "golden/gguf/student-tq2_0.gguf",
     ] {
         fs::copy(here(name), dir.join(Path::new(name).file_name().unwrap())).unwrap();
@@ -75,6 +76,7 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
     flow(dir, &["run", "tiny.yaml", "--quiet"]);
     flow(dir, &["run", "shell.yaml", "--quiet"]);
     flow(dir, &["run", "file.yaml", "--quiet"]);
+    flow(dir, &["run", "http.yaml", "--quiet"]);
     let pure = pure_ports(dir);
     let mut out = BTreeMap::new();
     for entry in entries(dir) {

@@ -37,6 +37,10 @@ impl Layout {
     pub fn task(&self, key: &ActionKey) -> PathBuf {
         self.root.join("tasks").join(key.0.hex())
     }
+    /// `answers/`: paid teacher answers, kept by what was asked; no collection takes them.
+    pub fn answers(&self) -> PathBuf {
+        self.root.join("answers")
+    }
     /// `runs/`.
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")

@@ -14,12 +14,13 @@ mod log;
 mod plan;
 mod run;
 mod status;
+mod teacher;
 mod watch;
 
 use clap::CommandFactory;
 use flow_engine::Registry;
 
-use crate::args::Command;
+use crate::args::{Command, TeacherCommand};
 use crate::failure::Failure;
 
 /// Runs a command and gives the exit code.
@@ -46,6 +47,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Gc(args) => cache::gc(&args),
         Command::Verify(args) => cache::verify(&args),
         Command::Cache(command) => cache::cache(registry, &command),
+        Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());

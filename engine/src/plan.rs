@@ -99,6 +99,8 @@ pub struct PlannedStage {
     pub unkeyed: Vec<Vec<String>>,
     /// Parameters keyed by content.
     pub sources: Vec<Source>,
+    /// Environment variables whose secrets the stage, or what reads its outputs, may ask for.
+    pub secrets: Vec<String>,
     /// Inputs in the order of the kind's ports.
     pub inputs: Vec<Wire>,
     /// Stages to wait for without reading them.
@@ -126,6 +128,18 @@ impl PlannedStage {
     /// Whether an output is measured, so that the machine is part of the key.
     pub fn is_measured(&self) -> bool {
         !self.kind.is_pure()
+    }
+    /// The parameters that never enter the key, by name; nested ones are left out.
+    pub fn operational(&self) -> Value {
+        let mut out = Map::new();
+        for path in &self.unkeyed {
+            if let [name] = path.as_slice()
+                && let Some(value) = self.params.get(name)
+            {
+                out.insert(name.clone(), value.clone());
+            }
+        }
+        Value::Object(out)
     }
 }
 
@@ -178,6 +192,15 @@ impl Plan {
     /// All stages, each after what it needs.
     pub fn order(&self) -> &[StageId] {
         &self.order
+    }
+    /// Environment variables with secrets that are neither the stage's own nor, where its kind needs them, those of the
+    /// stages that it reads.
+    pub fn withheld(&self, id: StageId) -> Vec<String> {
+        let stage = self.stage(id);
+        let of_makers = |name: &String| stage.inputs.iter().any(|wire| self.stage(wire.from).secrets.contains(name));
+        let needed = |name: &String| stage.secrets.contains(name) || (stage.kind.needs_secrets() && of_makers(name));
+        let all: BTreeSet<&String> = self.stages.iter().flat_map(|s| &s.secrets).collect();
+        all.into_iter().filter(|name| !needed(name)).cloned().collect()
     }
     /// Stages that need `id`.
     pub fn dependants(&self, id: StageId) -> impl Iterator<Item = StageId> + '_ {
@@ -307,6 +330,7 @@ struct Params {
     canonical: Value,
     sources: Vec<Source>,
     unkeyed: Vec<Vec<String>>,
+    secrets: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -410,6 +434,7 @@ impl<'a> Linker<'a> {
             params: params.canonical,
             unkeyed: params.unkeyed,
             sources: params.sources,
+            secrets: params.secrets,
             inputs,
             after,
             requires,
@@ -429,7 +454,7 @@ impl<'a> Linker<'a> {
             let text = slot.as_str().unwrap_or_default();
             let relative = "relative paths start at the pipeline file's folder";
             let is_dir = match mark {
-                Mark::NoKey | Mark::Env => continue,
+                Mark::NoKey | Mark::Env | Mark::Secret => continue,
                 Mark::SourceGlob => {
                     if let Err(e) = sources::expand(&decl.dir, text) {
                         let message = match e.kind() {
@@ -468,7 +493,7 @@ impl<'a> Linker<'a> {
             *slot = Value::String(text.to_owned());
         }
         let checked = kind.check(raw).map_err(|refused| refusal(decl, kind.as_ref(), refused))?;
-        let (mut sources, mut unkeyed) = (Vec::new(), Vec::new());
+        let (mut sources, mut unkeyed, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
         for (path, mark) in schema::marks(kind.schema(), &checked.params) {
             let value = checked.params.pointer(&json_pointer(&path));
             let text = value.and_then(Value::as_str).unwrap_or_default();
@@ -477,14 +502,22 @@ impl<'a> Linker<'a> {
                     unkeyed.push(path);
                     continue;
                 }
+                Mark::Secret => {
+                    secrets.extend(Some(text.to_owned()).filter(|t| !t.is_empty()));
+                    unkeyed.push(path);
+                    continue;
+                }
                 Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => SourceOf::Path(text.into()),
                 Mark::SourceGlob => SourceOf::Glob(decl.dir.clone(), text.into()),
-                Mark::Env if value.is_some_and(|v| v["secret"] == true) => continue,
+                Mark::Env if value.is_some_and(|v| v["secret"] == true) => {
+                    secrets.extend(path.last().cloned());
+                    continue;
+                }
                 Mark::Env => SourceOf::Env(path.last().cloned().unwrap_or_default()),
             };
             sources.push(Source { at: path, of });
         }
-        Ok(Params { canonical: checked.params, sources, unkeyed, notes: checked.notes })
+        Ok(Params { canonical: checked.params, sources, unkeyed, secrets, notes: checked.notes })
     }
 
     fn wires(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Vec<Wire> {

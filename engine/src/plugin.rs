@@ -135,6 +135,8 @@ pub trait Stage: Send + Sync + 'static {
     const SUMMARY: &'static str;
     /// Heavy stages run in a child process, so that a crash or an out-of-memory kill fails them alone.
     const HEAVY: bool = false;
+    /// Whether it needs the secrets that the makers of its inputs name; the variables of all others are withheld.
+    const NEEDS_SECRETS: bool = false;
     /// Typed inputs.
     fn inputs(&self) -> Vec<InputPort>;
     /// Typed outputs; an output is a file or a directory.
@@ -197,6 +199,10 @@ pub struct InputArtifact {
     pub digest: String,
     /// `stage.port` that made it.
     pub from: String,
+    /// The maker's parameters that never enter a key, as the pipeline says now: prices, limits, the names of credentials.
+    /// What reads the artifact may follow them as it follows such parameters of its own: never in the bytes it makes.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub operational: Value,
 }
 
 /// How an ancestor's artifact came to be: measured, outside the key, for reports only.
@@ -242,6 +248,12 @@ pub struct Task {
     pub dir: PathBuf,
     /// Private resumable state; survives a crash, handed back for the same key, deleted on success.
     pub state: PathBuf,
+    /// The cache's `answers/`: paid answers, kept by what was asked, shared by all tasks.
+    #[serde(default)]
+    pub answers: PathBuf,
+    /// Environment variables with other stages' secrets, which nothing that the task starts may inherit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<String>,
     /// `auto`, `gpu`, `cpu` or an adapter name.
     pub device: String,
     /// CPU threads that the task may use.
@@ -341,6 +353,14 @@ impl TaskContext {
     /// Directory for resumable state; exists.
     pub fn state_dir(&self) -> &Path {
         &self.task.state
+    }
+    /// Where paid answers are kept; may not exist yet.
+    pub fn answers_dir(&self) -> &Path {
+        &self.task.answers
+    }
+    /// The unkeyed parameters of the stage that made the artifact on `port`; null where there is none.
+    pub fn operational(&self, port: &str) -> &Value {
+        self.task.inputs.iter().find(|i| i.port == port).map_or(&Value::Null, |i| &i.operational)
     }
     /// Device that the run asks for (`auto`, `gpu`, `cpu`, adapter name).
     pub fn device(&self) -> &str {

@@ -19,6 +19,10 @@ pub trait Kind: Send + Sync {
     fn summary(&self) -> &str;
     /// Whether tasks run in a child process.
     fn heavy(&self) -> bool;
+    /// Whether it needs the secrets that the makers of its inputs name.
+    fn needs_secrets(&self) -> bool {
+        false
+    }
     /// Typed inputs.
     fn inputs(&self) -> &[InputPort];
     /// Typed outputs.
@@ -35,6 +39,10 @@ pub trait Kind: Send + Sync {
     /// wired, whether each is a list, and the parameters.
     fn shape(&self, _inputs: &[(String, bool)], _with: &Value) -> Result<Option<Arc<dyn Kind>>, Refused> {
         Ok(None)
+    }
+    /// Whether a stage names its inputs itself.
+    fn takes_any_input(&self) -> bool {
+        false
     }
     /// Whether every output is pure, so that nothing measured may be read.
     fn is_pure(&self) -> bool {
@@ -82,6 +90,9 @@ impl<S: Stage> Kind for Erased<S> {
     }
     fn heavy(&self) -> bool {
         S::HEAVY
+    }
+    fn needs_secrets(&self) -> bool {
+        S::NEEDS_SECRETS
     }
     fn inputs(&self) -> &[InputPort] {
         &self.inputs

@@ -270,7 +270,19 @@ impl<'a> Schedule<'a> {
         self.in_flight.insert(key, (id, Vec::new()));
         self.causes.insert(id, causes.clone());
         let inputs = self.named(id, inputs);
-        let job = Job { stage: stage.clone(), key, parts, inputs, provenance: self.provenance(id), causes, what, wanted: self.wanted(id) };
+        let operational = stage.inputs.iter().map(|wire| self.plan.stage(wire.from).operational()).collect();
+        let job = Job {
+            stage: stage.clone(),
+            key,
+            parts,
+            inputs,
+            operational,
+            withheld: self.plan.withheld(id),
+            provenance: self.provenance(id),
+            causes,
+            what,
+            wanted: self.wanted(id),
+        };
         self.states[id.0] = State::Ready;
         let tokens = self.tokens(&job);
         self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));

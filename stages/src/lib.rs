@@ -19,6 +19,7 @@ pub fn registry() -> flow_engine::Registry {
         .with(teacher::collect::CollectStage)
         .with(train::teacher::TeacherStage)
         .with(teacher::file::FileStage)
+        .with(teacher::http::HttpTeacherStage)
         .with(train::student::StudentStage)
         .with(eval::student::EvalStage)
         .with(eval::dryrun::DryRunStage)

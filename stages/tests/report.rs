@@ -114,6 +114,7 @@ fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
             ty: (*ty).into(),
             digest: "00".into(),
             from: format!("{stage}.out"),
+            operational: Value::Null,
         })
         .collect();
     let one = |stage: &str, kind: &str, after: &[&str], seconds: f64| Provenance {
@@ -136,6 +137,8 @@ fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
         outputs: ["report", "summary"].iter().map(|p| ((*p).to_owned(), dir.join(p))).collect(),
         dir: std::path::PathBuf::new(),
         state: dir.join("state"),
+        answers: std::path::PathBuf::new(),
+        withheld: Vec::new(),
         device: "cpu".into(),
         threads: 1,
         provenance: vec![

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use crate::execute::Failure;
 use crate::execute::collect::Collector;
 use crate::execute::local::seconds;
+use crate::plugin::Task;
 use crate::run::WorkerCommand;
 use crate::stop::Stop;
 use crate::tail::Tail;
@@ -22,6 +23,7 @@ const TAIL_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(
     worker: &WorkerCommand,
+    task: &Task,
     dir: &Path,
     timeout: Option<Duration>,
     stop: &Stop,
@@ -31,6 +33,9 @@ pub(super) async fn run(
     let stderr = File::create(&log).map_err(|e| Failure::new(format!("create {}: {e}", log.display())))?;
     let mut command = Command::new(&worker.program);
     command.args(&worker.args).arg(dir).envs(worker.env.iter().map(|(k, v)| (k, v)));
+    for name in &task.withheld {
+        command.env_remove(name);
+    }
     // Its own process group: Ctrl-C reaches the engine alone, which asks the task to checkpoint.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| Failure::new(format!("start {}: {e}", worker.program.display())))?;

@@ -54,6 +54,10 @@ pub(crate) struct Job {
     pub parts: KeyParts,
     /// Artifact and maker (`stage.port`) of each wire.
     pub inputs: Vec<(Artifact, String)>,
+    /// Unkeyed parameters of the maker of each wire.
+    pub operational: Vec<serde_json::Value>,
+    /// Environment variables that the task must not see.
+    pub withheld: Vec<String>,
     pub provenance: Vec<Provenance>,
     pub causes: Vec<String>,
     pub what: What,
@@ -220,7 +224,7 @@ async fn attempt(job: &Job, env: &Env) -> Result<Finished, Failure> {
     };
     let mut collector = Collector::new(&job.stage.name, env.sink.clone());
     let ran = match (&env.options.worker, job.stage.kind.heavy()) {
-        (Worker::Child(command), true) => child::run(command, &dir, job.stage.timeout, &env.stop, &mut collector).await,
+        (Worker::Child(command), true) => child::run(command, &task, &dir, job.stage.timeout, &env.stop, &mut collector).await,
         _ => local::run(&job.stage.kind, &task, job.stage.timeout, &env.stop, &mut collector).await,
     };
     let tail = collector.tail();
@@ -281,12 +285,20 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
         .inputs
         .iter()
         .zip(&job.inputs)
-        .map(|(wire, (artifact, from))| {
+        .zip(&job.operational)
+        .map(|((wire, (artifact, from)), operational)| {
             let n = seen.entry(&wire.port).or_default();
             let name = if list(&wire.port) { format!("{}.{n}", wire.port) } else { wire.port.clone() };
             *n += 1;
             let path = env.cache.place_of(artifact, dir.join("in").join(name));
-            InputArtifact { port: wire.port.clone(), path, ty: wire.ty.clone(), digest: artifact.digest.hex(), from: from.clone() }
+            InputArtifact {
+                port: wire.port.clone(),
+                path,
+                ty: wire.ty.clone(),
+                digest: artifact.digest.hex(),
+                from: from.clone(),
+                operational: operational.clone(),
+            }
         })
         .collect();
     Task {
@@ -299,6 +311,8 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
         outputs: job.stage.kind.outputs().iter().map(|o| (o.name.to_owned(), dir.join("out").join(o.name))).collect(),
         dir: job.stage.dir.to_path_buf(),
         state: dir.join("state"),
+        answers: env.cache.layout().answers(),
+        withheld: job.withheld.clone(),
         device: env.options.device.clone(),
         threads: env.options.threads,
         provenance: job.provenance.clone(),
@@ -311,7 +325,7 @@ fn prepare(cache: &Cache, dir: &Path, task: Task, placed: &[(Artifact, PathBuf)]
     if dir.exists() {
         // A child whose parent was killed may live for a moment; it holds this lock.
         drop(KeyLock::wait(&dir.join("lock"))?);
-        end_marked(&task.key);
+        end_marked(dir);
         for left in ["in", "out", "work", "events.jsonl", "result.json", "stderr.log", "output.log"] {
             cache.remove(&dir.join(left))?;
         }

@@ -2,6 +2,7 @@
 
 pub mod compressors;
 pub mod dryrun;
+mod hosted;
 pub mod quality;
 pub mod speed;
 pub mod student;

@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::compressors;
 use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
+use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
 use crate::lm::{self, Generation, generate};
 use crate::model::checkpoint::Checkpoint;
+use crate::teacher::http::spec::Spec;
 use crate::teacher::{json_validity, render};
 use crate::tokenizer::Tokenizer;
 
@@ -70,7 +71,8 @@ impl Stage for EvalStage {
     }
     fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
         let (student, tokenizer) = lm::load(ctx.input("student")?)?;
-        let (teacher, teacher_tokenizer) = lm::load(ctx.input("teacher")?)?;
+        let spec = Spec::read(ctx.input("teacher")?)?;
+        let teacher = if spec.is_none() { Some(lm::load(ctx.input("teacher")?)?) } else { None };
         let text = read_text(ctx.input("text")?)?;
         let train = ctx.input_opt("train").map(read_text).transpose()?;
         let baseline = read_baseline(ctx.input("baseline")?)?;
@@ -84,21 +86,37 @@ impl Stage for EvalStage {
         };
         let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(8, false)?, of_student(bits, true)?);
         ctx.progress(1, 4, "parts");
-        let mut lm_teacher = scorer(&device, &teacher, 0)?;
-        let of_teacher = bits_per_byte(&mut lm_teacher, &teacher_tokenizer, &text, false, ctx)?;
-        let teacher_sliding = bits_per_byte(&mut lm_teacher, &teacher_tokenizer, &text, true, ctx)?;
-        drop(lm_teacher);
+        let of_teacher = match &teacher {
+            Some((model, tokenizer)) => {
+                let mut lm = scorer(&device, model, 0)?;
+                let plain = bits_per_byte(&mut lm, tokenizer, &text, false, ctx)?;
+                Some((plain, bits_per_byte(&mut lm, tokenizer, &text, true, ctx)?))
+            }
+            None => None,
+        };
         ctx.progress(2, 4, "parts");
         lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
         let part = head(&text, p.agreement_bytes);
-        let agrees = agreement(&device, (&teacher, &teacher_tokenizer), (&mut lm_student, &tokenizer), part, p.top_k)?;
+        let agrees = match &teacher {
+            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, p.top_k)?,
+            None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
+        };
         ctx.progress(3, 4, "parts");
         let samples = samples(&student, &tokenizer, &device, &baseline, bits)?;
-        let speeds = speed::compare(&device, &[(&student, bits), (&teacher, 8)])?;
+        let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, 8))).collect();
+        let speeds = speed::compare(&device, &models)?;
         ctx.metric("bits_per_byte", at_bits);
-        let figures = Figures { at_bits, at_8, sliding, of_teacher, teacher_sliding, bits, agrees };
+        let of_teacher = match (&teacher, &spec) {
+            (Some((model, _)), _) => OfTeacher::of_model(model, of_teacher, speeds.get(1)),
+            (None, Some(spec)) => OfTeacher::of_hosted(spec, &baseline),
+            (None, None) => OfTeacher::default(),
+        };
+        let figures = Figures { at_bits, at_8, sliding, bits, agrees, kl: teacher.as_ref().map(|_| agrees.kl) };
         let compressed = compressors::figures(text.as_bytes(), train.as_deref().map(str::as_bytes))?;
-        let mut report = report(&figures, &student, &teacher, &baseline, &speeds, &samples);
+        let mut report = report(&figures, &student, &of_teacher, &baseline, &speeds[0], &samples);
+        if let Some(spec) = &spec {
+            report["notes"] = json!(hosted::notes(spec));
+        }
         report["compressors"] = json!(compressed);
         report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
         report["device"] = device.name().into();
@@ -113,10 +131,38 @@ struct Figures {
     at_bits: f64,
     at_8: f64,
     sliding: f64,
-    of_teacher: f64,
-    teacher_sliding: f64,
     bits: u32,
     agrees: Agreement,
+    kl: Option<f64>,
+}
+
+/// The teacher's side; what nobody can measure is not there.
+#[derive(Default)]
+struct OfTeacher {
+    meta: Value,
+    parameters: Option<usize>,
+    bits_per_byte: Option<f64>,
+    sliding: Option<f64>,
+    decode: Option<f64>,
+    prefill: Option<f64>,
+    bytes: Option<u64>,
+}
+
+impl OfTeacher {
+    fn of_model(model: &Checkpoint, bits_per_byte: Option<(f64, f64)>, speed: Option<&Speed>) -> Self {
+        Self {
+            meta: json!(model.config),
+            parameters: Some(model.config.parameters()),
+            bits_per_byte: bits_per_byte.map(|b| b.0),
+            sliding: bits_per_byte.map(|b| b.1),
+            decode: speed.map(|s| s.decode),
+            prefill: speed.map(|s| s.prefill),
+            bytes: speed.map(|s| s.bytes),
+        }
+    }
+    fn of_hosted(spec: &Spec, baseline: &Baseline) -> Self {
+        Self { meta: hosted::meta(spec), decode: baseline.decode_tokens_per_second, bytes: spec.memory_bytes, ..Self::default() }
+    }
 }
 
 /// The first bytes of a text, cut at a character.
@@ -127,12 +173,13 @@ fn head(text: &str, bytes: usize) -> &str {
 
 /// What the evaluation reads of `teacher_baseline.json`.
 #[derive(Deserialize)]
-struct Baseline {
-    template: String,
+pub(super) struct Baseline {
+    pub template: String,
     #[serde(default = "default_max_tokens")]
     max_tokens: usize,
     json_validity: Option<f64>,
-    results: Vec<Answer>,
+    decode_tokens_per_second: Option<f64>,
+    pub results: Vec<Answer>,
 }
 
 fn default_max_tokens() -> usize {
@@ -140,17 +187,18 @@ fn default_max_tokens() -> usize {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     id: i64,
     kind: String,
-    prompt: String,
+    pub prompt: String,
     /// As the teacher read it; made by the template where the file does not say.
     rendered: Option<String>,
-    text: String,
+    pub text: String,
 }
 
 impl Answer {
-    fn rendered(&self, template: &str) -> String {
+    /// The prompt as the teacher read it.
+    pub fn rendered(&self, template: &str) -> String {
         self.rendered.clone().unwrap_or_else(|| render(template, &self.prompt))
     }
 }
@@ -174,10 +222,9 @@ fn samples(
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
 }
 
-fn report(f: &Figures, student: &Checkpoint, teacher: &Checkpoint, baseline: &Baseline, speeds: &[Speed], samples: &[String]) -> Value {
-    let (s, t) = (speeds[0], speeds[1]);
-    let (qs, qt) = (1.0 / f.at_bits, 1.0 / f.of_teacher);
-    let qei = (qs / qt) / (s.bytes as f64 / t.bytes as f64);
+fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline, s: &Speed, samples: &[String]) -> Value {
+    let (qs, qt) = (1.0 / f.at_bits, t.bits_per_byte.map(|b| 1.0 / b));
+    let qei = qt.zip(t.bytes).map(|(qt, bytes)| (qs / qt) / (s.bytes as f64 / bytes as f64));
     let asked: Vec<Prompt> = baseline.results.iter().map(|a| Prompt { id: a.id, kind: a.kind.clone(), prompt: a.prompt.clone() }).collect();
     let validity = json_validity(asked.iter().zip(samples.iter().map(String::as_str)));
     let results: Vec<Value> = baseline
@@ -189,17 +236,17 @@ fn report(f: &Figures, student: &Checkpoint, teacher: &Checkpoint, baseline: &Ba
     json!({
         "dtype": format!("ternary, A{}", f.bits),
         "model_meta": {"config": student.config, "parameters": student.config.parameters(), "preset": student.extra["preset"],
-            "teacher_config": teacher.config, "teacher_parameters": teacher.config.parameters()},
+            "teacher_config": t.meta, "teacher_parameters": t.parameters},
         "qei_metrics": {
             "student_tokens_per_second": s.decode, "teacher_tokens_per_second": t.decode,
             "student_prefill_tokens_per_second": s.prefill, "teacher_prefill_tokens_per_second": t.prefill,
             "student_memory_bytes": s.bytes, "teacher_memory_bytes": t.bytes,
             "student_quality": qs, "teacher_quality": qt, "quality_metric": "1 / held-out bits per byte",
-            "qei": qei, "qei_speed": qei * s.decode / t.decode,
+            "qei": qei, "qei_speed": qei.zip(t.decode).map(|(qei, decode)| qei * s.decode / decode),
         },
-        "bits_per_byte": {"student": f.at_bits, "student_a8": f.at_8, "teacher": f.of_teacher,
-            "student_sliding": f.sliding, "teacher_sliding": f.teacher_sliding},
-        "kl": f.agrees.kl, "top1_agreement": f.agrees.top1, "agreement_tokens": f.agrees.tokens,
+        "bits_per_byte": {"student": f.at_bits, "student_a8": f.at_8, "teacher": t.bits_per_byte,
+            "student_sliding": f.sliding, "teacher_sliding": t.sliding},
+        "kl": f.kl, "top1_agreement": f.agrees.top1, "agreement_tokens": f.agrees.tokens,
         "json_validity": {"student": validity, "teacher": baseline.json_validity},
         "results": results,
     })

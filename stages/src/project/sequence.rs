@@ -71,6 +71,10 @@ impl<'a> Projector<'a> {
     }
 
     fn settle(&self, row: &RawRow, tally: &mut Tally) -> Option<Settled> {
+        // An end without a distribution is not invalid: a hosted teacher ends, and tells nobody how likely that was.
+        if row.sample_bytes.is_empty() && row.topk_ids.is_empty() {
+            return None;
+        }
         let lengths_fit = self.rule == Rule::Same || row.topk_bytes.len() == row.topk_ids.len();
         match settle(&row.topk_ids, &row.topk_logprobs) {
             Ok(settled) if lengths_fit => {

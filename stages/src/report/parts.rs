@@ -104,6 +104,8 @@ pub struct EvalReport {
     pub kl: Option<f64>,
     pub top1_agreement: Option<f64>,
     pub json_validity: Pair,
+    /// Why figures are missing.
+    pub notes: Vec<String>,
     pub results: Vec<EvalResult>,
 }
 

@@ -217,6 +217,9 @@ pub fn efficiency(e: &EvalReport, baselines: &[(String, Baseline)]) -> String {
         facts.extend(b.json_validity.map(|v| format!("valid JSON {}", percent(v))));
         let _ = write!(out, "<p>Locked baseline <b>{}</b>: {}</p>", escape(stage), facts.join(" · "));
     }
+    if !e.notes.is_empty() {
+        let _ = write!(out, "<ul>{}</ul>", e.notes.iter().map(|n| format!("<li>{}</li>", escape(n))).collect::<String>());
+    }
     if let Some(d) = &e.device {
         let _ = write!(out, "<p>Measured on {}. QEI = (Qs/Qt) / (Ms/Mt); QEI_speed = QEI · TPSs/TPSt.</p>", escape(d));
     }

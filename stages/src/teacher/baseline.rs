@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::template::{self, Template};
 use super::{POC_TEMPLATE, json_validity};
-use crate::data::read_prompts;
+use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
 use crate::lm::{self, Generation, generate};
 
@@ -40,6 +40,7 @@ impl Stage for BaselineStage {
     const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
+    const NEEDS_SECRETS: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![InputPort::required("teacher", &["Teacher"], "Who answers."), InputPort::required("prompts", &["Prompts"], "What is asked.")]
@@ -59,18 +60,18 @@ impl Stage for BaselineStage {
     }
     fn run(&self, p: BaselineParams, ctx: &TaskContext) -> Result<(), StageError> {
         let dir = ctx.input("teacher")?;
-        let (teacher, tokenizer) = lm::load(dir)?;
         let prompts: Vec<_> = read_prompts(ctx.input("prompts")?)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).collect();
-        let template = Template::of(&p.template, dir, &tokenizer)?;
-        let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
-        let digests = [
-            ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
-            ("teacher_digest", lm::digest(dir)?),
-            ("template", template.source().to_owned()),
-        ];
-        if let Some(lock) = &p.locked {
-            check_lock(&lock.0, &digests)?;
+        if let Some(asker) = super::hosted::open(ctx)? {
+            let template = template::of_hosted(&p.template)?;
+            let digests = digests(&prompts, asker.spec().digest(), template);
+            check_lock(&p, &digests)?;
+            let out = super::hosted::baseline::baseline(&p, ctx, &asker, &prompts)?;
+            return write(ctx, out, digests);
         }
+        let (teacher, tokenizer) = lm::load(dir)?;
+        let template = Template::of(&p.template, dir, &tokenizer)?;
+        let digests = digests(&prompts, lm::digest(dir)?, template.source());
+        check_lock(&p, &digests)?;
         let device = lm::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
@@ -92,7 +93,7 @@ impl Stage for BaselineStage {
                        "finish_reason": if a.stopped { "stop" } else { "length" }})
             })
             .collect();
-        let mut out = json!({
+        let out = json!({
             "teacher": {"config": teacher.config, "parameters": teacher.config.parameters()},
             "parameters": teacher.config.parameters(),
             "max_tokens": p.max_tokens,
@@ -103,14 +104,29 @@ impl Stage for BaselineStage {
             "usage": {"prompt_tokens": inputs.iter().map(Vec::len).sum::<usize>(), "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
             "results": results,
         });
-        for (name, value) in digests {
-            out[name] = value.into();
-        }
-        crate::write_json(ctx.output("baseline")?, &out)
+        write(ctx, out, digests)
     }
 }
 
-fn check_lock(path: &std::path::Path, digests: &[(&str, String)]) -> Result<(), StageError> {
+fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Result<(), StageError> {
+    for (name, value) in digests {
+        out[name] = value.into();
+    }
+    crate::write_json(ctx.output("baseline")?, &out)
+}
+
+/// What a baseline is locked to.
+fn digests(prompts: &[Prompt], teacher: String, template: &str) -> [(&'static str, String); 3] {
+    let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
+    [
+        ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
+        ("teacher_digest", teacher),
+        ("template", template.to_owned()),
+    ]
+}
+
+fn check_lock(p: &BaselineParams, digests: &[(&str, String)]) -> Result<(), StageError> {
+    let Some(SourceFile(path)) = &p.locked else { return Ok(()) };
     let text = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
     let locked: Value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
     for (name, value) in digests {

@@ -40,6 +40,12 @@ pub struct CollectParams {
     pub max_tokens: usize,
     /// Seed of the continuations.
     pub seed: u64,
+    /// Texts that end a continuation; of hosted teachers only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// Share of prompts that may fail before the stage does; of hosted teachers only.
+    #[schemars(extend("x-key" = false))]
+    pub max_failed: f64,
     /// Sequences decoded together; changes nothing but speed.
     #[schemars(extend("x-key" = false))]
     pub batch: usize,
@@ -58,6 +64,8 @@ impl Default for CollectParams {
             top_p: 0.95,
             max_tokens: 512,
             seed: 1234,
+            stop: Vec::new(),
+            max_failed: 0.02,
             batch: 64,
         }
     }
@@ -72,6 +80,7 @@ impl Stage for CollectStage {
     const REVISION: u32 = 1;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
+    const NEEDS_SECRETS: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![
@@ -104,9 +113,18 @@ impl Stage for CollectStage {
         if p.samples == 0 || p.max_tokens == 0 || p.batch == 0 {
             return wrong("samples", "samples, max_tokens and batch must be above 0".into());
         }
+        if !(0.0..=1.0).contains(&p.max_failed) {
+            return wrong("max_failed", format!("{} is not a share between 0 and 1", p.max_failed));
+        }
         Ok(Vec::new())
     }
     fn run(&self, p: CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
+        if let Some(asker) = super::hosted::open(ctx)? {
+            return super::hosted::collect::collect(&p, ctx, &asker);
+        }
+        if !p.stop.is_empty() {
+            return Err(StageError::new("`stop` is for hosted teachers: a model that runs here ends at its own EOS").help("leave it out"));
+        }
         let dir = ctx.input("teacher")?;
         let (teacher, tokenizer) = lm::load(dir)?;
         if ctx.input_opt("text").is_none() && ctx.input_opt("prompts").is_none() {

@@ -4,6 +4,9 @@ pub mod baseline;
 pub mod collect;
 mod directory;
 pub mod file;
+pub mod hosted;
+pub mod http;
+pub mod journal;
 pub mod scoring;
 pub mod template;
 

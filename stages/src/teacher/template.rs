@@ -43,6 +43,15 @@ pub fn check(template: &str) -> Result<(), ParamError> {
     })
 }
 
+/// What the parameter means for a teacher whose server renders its own chat template: the text that the student reads.
+pub fn of_hosted(parameter: &str) -> Result<&str, StageError> {
+    match parameter {
+        CHAT => Err(StageError::new("`template: chat`: a hosted teacher keeps its chat template to itself")
+            .help("write out the text that the student shall read, with `{prompt}` where the prompt goes")),
+        text => Ok(text),
+    }
+}
+
 impl Template {
     /// What the parameter means for the teacher in `dir`.
     pub fn of(parameter: &str, dir: &Path, tokenizer: &Tokenizer) -> Result<Self, StageError> {

@@ -1,0 +1,68 @@
+//! `teacher.baseline` from a hosted teacher: its greedy answers, and its speed as seen from here.
+
+use flow_engine::plugin::{StageError, TaskContext};
+use serde_json::{Value, json};
+
+use crate::data::Prompt;
+use crate::teacher::baseline::BaselineParams;
+use crate::teacher::http::ask::{Asker, Questions};
+use crate::teacher::http::shape::{Answer, Call, Draw, call};
+use crate::teacher::http::spec::Endpoint;
+use crate::teacher::{json_validity, render};
+
+/// The baseline without its digests.
+pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &[Prompt]) -> Result<Value, StageError> {
+    let draw = Draw { max_tokens: p.max_tokens, temperature: 0.0, top_p: 1.0, seed: Some(0), stop: Vec::new(), logprobs: false };
+    let request = |n: usize| -> Call {
+        let rendered = render(&p.template, &prompts[n].prompt);
+        let asked = if asker.spec().endpoint == Endpoint::Chat { &prompts[n].prompt } else { &rendered };
+        call(asker.spec(), asked, 0, &draw)
+    };
+    // A baseline with holes compares nothing.
+    let questions = Questions {
+        count: prompts.len(),
+        call: &request,
+        label: &|n| format!("prompt {}", prompts[n].id),
+        max_failed: 0.0,
+        unit: "prompts",
+    };
+    asker.ask(ctx, &questions)?;
+    let mut answers = Vec::with_capacity(prompts.len());
+    for n in 0..prompts.len() {
+        let kept = asker.answer(&request(n))?;
+        answers.push(kept.ok_or_else(|| StageError::new(format!("prompt {}: its answer is not kept", prompts[n].id)).help("run again"))?);
+    }
+    let decode = decode_rate(&answers);
+    if let Some(rate) = decode {
+        ctx.metric("decode_tokens_per_second", rate);
+    }
+    let results: Vec<Value> = prompts
+        .iter()
+        .zip(&answers)
+        .map(|(q, (a, _))| {
+            json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": a.text, "tokens": a.usage.map(|u| u.1), "finish_reason": a.finish})
+        })
+        .collect();
+    let sum = |of: fn((u64, u64)) -> u64| answers.iter().filter_map(|a| a.0.usage).map(of).sum::<u64>();
+    Ok(json!({
+        "teacher": asker.spec(),
+        "parameters": null,
+        "max_tokens": p.max_tokens,
+        "decode_tokens_per_second": decode,
+        "decode_measured": "as the server says, else answer tokens over the time of the request, median over the answers",
+        "prefill_tokens_per_second": null,
+        "memory_bytes": asker.spec().memory_bytes,
+        "memory_measured": asker.spec().memory_bytes.map(|_| "given by a person: `memory_bytes` of teacher.http"),
+        "json_validity": json_validity(prompts.iter().zip(answers.iter().map(|a| a.0.text.as_str()))),
+        "usage": {"prompt_tokens": sum(|u| u.0), "completion_tokens": sum(|u| u.1)},
+        "results": results,
+    }))
+}
+
+/// Tokens a second: the median over the answers.
+fn decode_rate(answers: &[(Answer, u32)]) -> Option<f64> {
+    let of_request = |a: &Answer, millis: u32| a.usage.filter(|u| u.1 > 0 && millis > 0).map(|u| u.1 as f64 * 1e3 / f64::from(millis));
+    let mut rates: Vec<f64> = answers.iter().filter_map(|(a, millis)| a.decode_rate.or_else(|| of_request(a, *millis))).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied()
+}

@@ -1,0 +1,59 @@
+//! Given text for a hosted teacher: windows to score, or beginnings to continue.
+
+/// Bytes of a window that is scored: about 128 tokens.
+const WINDOW: usize = 512;
+/// Bytes of a beginning that is continued.
+const BEGINNING: usize = 240;
+
+/// Windows of a text, cut before white space where there is some, at most `bytes` long.
+fn windows(text: &str, bytes: usize) -> Vec<&str> {
+    let mut all = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut end = bytes.min(rest.len());
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        if end < rest.len()
+            && let Some(space) = rest[..end].rfind(char::is_whitespace).filter(|s| *s > bytes / 2)
+        {
+            end = space;
+        }
+        let (window, after) = rest.split_at(end);
+        all.push(window);
+        rest = after;
+    }
+    all
+}
+
+/// Windows to score, of at most so many tokens in all, counted as four bytes each.
+pub fn to_score(text: &str, tokens: Option<u64>) -> Vec<&str> {
+    let most = tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(4));
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    windows(&text[..end], WINDOW)
+}
+
+/// Beginnings to continue, spread over the text, so many that their continuations have at most so many tokens.
+pub fn to_continue(text: &str, tokens: Option<u64>, max_tokens: usize) -> Vec<&str> {
+    let all = windows(text, BEGINNING);
+    let most = tokens.map_or(all.len(), |n| usize::try_from(n / max_tokens.max(1) as u64).unwrap_or(usize::MAX)).min(all.len());
+    (0..most).map(|i| all[i * all.len() / most]).filter(|w| !w.trim().is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_hold_the_whole_text_and_beginnings_are_spread() {
+        let text = "Ünser täglich Brot gib uns heute. ".repeat(100);
+        assert_eq!(windows(&text, 50).concat(), text);
+        assert!(windows(&text, 50).iter().all(|w| w.len() <= 50));
+        assert_eq!(windows(&"ä".repeat(200), 51).concat(), "ä".repeat(200));
+        assert_eq!(to_continue(&text, Some(400), 100).len(), 4);
+        assert!(to_score(&text, Some(100)).concat().len() <= 400);
+    }
+}

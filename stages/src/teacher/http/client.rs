@@ -1,0 +1,288 @@
+//! One request, and what came of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use flow_engine::plugin::StageError;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
+
+use super::pace::{LONGEST, asked_to_wait};
+use super::preset::Shape;
+use super::shape::{self, Answer, Call};
+use super::spec::{Limits, Spec, is_local};
+
+/// What a server may send at most for one answer.
+const MOST_BYTES: usize = 256 << 20;
+
+/// Seconds that a body may take once it has begun: it was made before. (Blank lines before it keep a connection alive.)
+const BODY: Duration = Duration::from_secs(30);
+
+/// The wall clock: for dates that servers send, never for waiting.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Connections to one teacher.
+pub struct Client {
+    http: reqwest::Client,
+    spec: Spec,
+    timeout: Duration,
+    clock: Clock,
+    /// The key, so that it can be kept out of everything that is written.
+    secret: Option<String>,
+    variable: Option<String>,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// An answer that can be used: its body, what was read in it, and how long it took.
+    Answer {
+        /// As it came.
+        body: Vec<u8>,
+        /// As it was understood.
+        answer: Box<Answer>,
+        /// Milliseconds.
+        millis: u32,
+    },
+    /// Worth another try.
+    Again {
+        /// Why.
+        why: String,
+        /// How long the server asks to wait.
+        wait: Option<Duration>,
+        /// How the server is.
+        trouble: Trouble,
+    },
+    /// This request will never be answered.
+    Refused(String),
+    /// No request will be answered.
+    Stop(StageError),
+}
+
+/// What a failed try tells about the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It works, and said no or something strange.
+    Said,
+    /// It fails, or its answer broke off.
+    Failed,
+    /// Nobody is there.
+    Unreachable,
+}
+
+impl Client {
+    /// Connects nothing yet; `secret` is the value of the variable that the limits name.
+    pub fn new(spec: &Spec, limits: &Limits, secret: Option<String>, clock: Clock) -> Result<Self, StageError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &spec.headers {
+            headers.insert(header_name(name)?, header_value(name, value)?);
+        }
+        if let Some(organization) = &limits.organization {
+            headers.insert(header_name("openai-organization")?, header_value("organization", organization)?);
+        }
+        let variable = limits.key_variable().map(str::to_owned);
+        if let Some(secret) = &secret {
+            let of = variable.as_deref().unwrap_or("the key");
+            let (name, text) = match spec.preset().shape {
+                Shape::OpenAi => ("authorization", format!("Bearer {secret}")),
+                Shape::Anthropic => ("x-api-key", secret.clone()),
+                Shape::Gemini => ("x-goog-api-key", secret.clone()),
+            };
+            let mut value = HeaderValue::from_str(&text).map_err(|_| {
+                StageError::new(format!("the value of {of} holds characters that no header may hold"))
+                    .help(format!("export {of} again, without line ends"))
+            })?;
+            value.set_sensitive(true);
+            headers.insert(header_name(name)?, value);
+        }
+        if spec.preset().shape == Shape::Anthropic {
+            headers.insert(header_name("anthropic-version")?, HeaderValue::from_static("2023-06-01"));
+        }
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .user_agent(concat!("flow/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs_f64(limits.connect_timeout))
+            .pool_max_idle_per_host(limits.concurrency)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true);
+        builder = match &limits.proxy {
+            Some(proxy) => builder.proxy(
+                reqwest::Proxy::all(proxy)
+                    .map_err(|_| StageError::new("`proxy` is no URL of a proxy").help("such as http://proxy.example:3128"))?,
+            ),
+            None if is_local(&spec.base_url) => builder.no_proxy(),
+            None => builder,
+        };
+        if spec.base_url.starts_with("http://") {
+            // A machine without certificates can ask a server of its own.
+            builder = builder.tls_certs_only(std::iter::empty());
+        }
+        let http = builder.build().map_err(|e| StageError::new(format!("cannot set up HTTP: {}", chain(&e))))?;
+        Ok(Self { http, spec: spec.clone(), timeout: Duration::from_secs_f64(limits.timeout), clock, secret, variable })
+    }
+
+    /// Who is asked.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Asks once.
+    pub async fn send(&self, call: &Call) -> Outcome {
+        let started = Instant::now();
+        let body = call.body.to_string().into_bytes();
+        match self.exchange(Method::POST, &call.url(&self.spec), Some(body)).await {
+            Err(outcome) => outcome,
+            Ok((status, headers, body)) if status.is_success() => match shape::read(&self.spec, call.expect, &body) {
+                Ok(answer) => {
+                    let millis = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                    Outcome::Answer { body: self.scrub_bytes(body), answer: Box::new(answer), millis }
+                }
+                Err(why) => Outcome::Again { why: self.scrub(&why), wait: self.wait(&headers), trouble: Trouble::Said },
+            },
+            Ok((status, headers, body)) => self.judge(status, &headers, &body),
+        }
+    }
+
+    /// Names of the models that the server lists; `None` where it lists none.
+    pub async fn models(&self) -> Result<Option<Vec<String>>, Outcome> {
+        let url = format!("{}/models", self.spec.base_url);
+        let (status, headers, body) = self.exchange(Method::GET, &url, None).await?;
+        if matches!(status.as_u16(), 404 | 405 | 501) {
+            return Ok(None);
+        }
+        if !status.is_success() {
+            return Err(self.judge(status, &headers, &body));
+        }
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(&body) else { return Ok(None) };
+        let list = value["data"].as_array().or(value["models"].as_array()).or(value.as_array());
+        let name = |m: &serde_json::Value| m["id"].as_str().or(m["name"].as_str()).map(|n| n.trim_start_matches("models/").to_owned());
+        Ok(list.map(|l| l.iter().filter_map(name).collect()))
+    }
+
+    async fn exchange(&self, method: Method, url: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, HeaderMap, Vec<u8>), Outcome> {
+        let mut request = self.http.request(method, url);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let again = |why: String, trouble| Outcome::Again { why: self.scrub(&why), wait: None, trouble };
+        let work = async {
+            let mut response = request.send().await.map_err(|e| {
+                let trouble = if e.is_connect() { Trouble::Unreachable } else { Trouble::Failed };
+                again(chain(&e.without_url()), trouble)
+            })?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            let mut bytes = Vec::new();
+            let broke = |e: reqwest::Error| again(format!("the answer broke off: {}", chain(&e.without_url())), Trouble::Failed);
+            let mut began: Option<Instant> = None;
+            loop {
+                let left = began.map_or(Duration::MAX, |at| BODY.saturating_sub(at.elapsed()));
+                let Ok(chunk) = tokio::time::timeout(left, response.chunk()).await else {
+                    return Err(again(format!("the answer was not whole {} s after it began", BODY.as_secs()), Trouble::Failed));
+                };
+                let Some(chunk) = chunk.map_err(broke)? else { break };
+                if began.is_none() && chunk.iter().any(|b| !b.is_ascii_whitespace()) {
+                    began = Some(Instant::now());
+                }
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() > MOST_BYTES {
+                    return Err(again(format!("more than {} MiB came as one answer", MOST_BYTES >> 20), Trouble::Said));
+                }
+            }
+            Ok((status, headers, bytes))
+        };
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(again(format!("no whole answer within {} s", self.timeout.as_secs_f64()), Trouble::Failed)),
+        }
+    }
+
+    fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let find = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        asked_to_wait(&find, (self.clock)())
+    }
+
+    /// What a status other than success means.
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+        let message = self.scrub(&shape::error_message(body));
+        let said = format!("{status}{}{message}", if message.is_empty() { "" } else { ": " });
+        let host = &self.spec.base_url;
+        match status.as_u16() {
+            401 | 403 => {
+                let help = match &self.variable {
+                    Some(name) => format!(
+                        "the key in the environment variable {name} is not accepted there: export another one, or correct `base_url`"
+                    ),
+                    None => "the server wants a key: export it and name its variable in `api_key_env`".into(),
+                };
+                let of = self.variable.as_ref().map(|v| format!(" (key from {v})")).unwrap_or_default();
+                Outcome::Stop(StageError::new(format!("{host} refused access{of}: {said}")).help(help))
+            }
+            402 => Outcome::Stop(
+                StageError::new(format!("{host} wants money: {said}")).help("top up the account and run again: what was answered is kept"),
+            ),
+            404 | 405 => Outcome::Stop(
+                StageError::new(format!("{host} has no model `{}` or no such endpoint: {said}", self.spec.model))
+                    .help("correct `model`, `base_url` (it usually ends in /v1) or `endpoint`; `flow teacher probe` lists the models"),
+            ),
+            429 if message.contains("insufficient_quota") || String::from_utf8_lossy(body).contains("insufficient_quota") => Outcome::Stop(
+                StageError::new(format!("{host}: the account's quota is spent: {said}"))
+                    .help("top it up and run again: what was answered is kept"),
+            ),
+            408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 => {
+                let wait = self.wait(headers);
+                if let Some(wait) = wait.filter(|w| *w > LONGEST) {
+                    let text = format!("{host} asks to wait {} minutes: {said}", wait.as_secs() / 60);
+                    return Outcome::Stop(StageError::new(text).help("run again then: what was answered is kept"));
+                }
+                let works = matches!(status.as_u16(), 408 | 409 | 429);
+                Outcome::Again { why: said, wait, trouble: if works { Trouble::Said } else { Trouble::Failed } }
+            }
+            300..400 => Outcome::Stop(
+                StageError::new(format!("{host} sends requests elsewhere: {said}")).help("give the address that it names as `base_url`"),
+            ),
+            400..500 => Outcome::Refused(said),
+            _ => Outcome::Again { why: said, wait: self.wait(headers), trouble: Trouble::Failed },
+        }
+    }
+
+    /// A server may repeat the key; nothing that is written may.
+    fn scrub(&self, text: &str) -> String {
+        match &self.secret {
+            Some(secret) if !secret.is_empty() => text.replace(secret.as_str(), "***"),
+            _ => text.to_owned(),
+        }
+    }
+
+    fn scrub_bytes(&self, body: Vec<u8>) -> Vec<u8> {
+        match &self.secret {
+            Some(secret) if !secret.is_empty() && body.windows(secret.len()).any(|w| w == secret.as_bytes()) => {
+                String::from_utf8_lossy(&body).replace(secret.as_str(), "***").into_bytes()
+            }
+            _ => body,
+        }
+    }
+}
+
+fn header_name(name: &str) -> Result<HeaderName, StageError> {
+    name.parse().map_err(|_| StageError::new(format!("`{name}` is no name of a header")))
+}
+
+fn header_value(name: &str, value: &str) -> Result<HeaderValue, StageError> {
+    HeaderValue::from_str(value).map_err(|_| StageError::new(format!("`{name}` holds characters that no header may hold")))
+}
+
+/// An error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let next = e.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = e.source();
+    }
+    text
+}

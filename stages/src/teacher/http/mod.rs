@@ -1,0 +1,330 @@
+//! `teacher.http`: a teacher behind an API. The stage itself asks nothing: its artifact says who is asked and how.
+//!
+//! Reading order: [`preset`] what is known of providers, [`spec`] what is asked where and under which limits, [`shape`]
+//! requests and answers, [`client`] one request, [`pace`] when the next may go, [`budget`] what may be spent, [`ask`]
+//! many requests until all are answered and kept, [`probe`] what a teacher really gives.
+
+pub mod ask;
+pub mod budget;
+pub mod client;
+pub mod pace;
+pub mod preset;
+pub mod probe;
+pub mod shape;
+pub mod spec;
+
+use std::collections::BTreeMap;
+
+use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use preset::{Offered, Provider};
+use spec::{Endpoint, Limits, Spec};
+
+/// Parameters of `teacher.http`. What a person is, pays and waits for is in no key.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpParams {
+    /// Who serves the model: what requests look like, and what is known of the answers.
+    pub provider: Provider,
+    /// The model's name there.
+    pub model: String,
+    /// Where requests go; the provider's own address where null.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// `chat` puts a prompt as a message; `completions` lets the model continue it.
+    #[serde(default)]
+    pub endpoint: Endpoint,
+    /// System message of a chat.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// Further fields of every request.
+    #[serde(default)]
+    pub body: Map<String, Value>,
+    /// Further headers of every request; no credentials.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Alternatives to ask for; as many as the provider gives where null. `top_k` of a collection cuts them when they are read.
+    #[serde(default)]
+    pub ask_top_k: Option<usize>,
+    /// Memory of the hosted model in bytes, for reports: nobody can measure it from here.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Name of the environment variable that holds the key; empty or null where none is needed.
+    #[serde(default)]
+    #[schemars(extend("x-flow" = "secret-env"))]
+    pub api_key_env: Option<String>,
+    /// Account that is billed, where a key may use several.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub organization: Option<String>,
+    /// Proxy of all requests, such as `http://proxy:3128`; where null what the environment says, for other machines.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub proxy: Option<String>,
+    /// Seconds that an answer may take.
+    #[serde(default = "timeout")]
+    #[schemars(extend("x-key" = false))]
+    pub timeout: f64,
+    /// Seconds that a connection may take.
+    #[serde(default = "connect_timeout")]
+    #[schemars(extend("x-key" = false))]
+    pub connect_timeout: f64,
+    /// Requests at the same time.
+    #[serde(default = "concurrency")]
+    #[schemars(extend("x-key" = false))]
+    pub concurrency: usize,
+    /// Requests a minute, at most.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub requests_per_minute: Option<f64>,
+    /// Tokens of prompts and answers a minute, at most.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub tokens_per_minute: Option<f64>,
+    /// Price of a million prompt tokens.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub price_prompt: Option<f64>,
+    /// Price of a million tokens of answers.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub price_completion: Option<f64>,
+    /// Tokens that each stage may use of this teacher, answers that are kept already included.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub budget_tokens: Option<u64>,
+    /// Money that each stage may use, in the unit of the prices, answers that are kept already included.
+    #[serde(default)]
+    #[schemars(extend("x-key" = false))]
+    pub budget_cost: Option<f64>,
+    /// Tries of a request before it counts as failed.
+    #[serde(default = "attempts")]
+    #[schemars(extend("x-key" = false))]
+    pub attempts: u32,
+    /// Seconds before the second try; doubled from try to try.
+    #[serde(default = "backoff")]
+    #[schemars(extend("x-key" = false))]
+    pub backoff: f64,
+    /// Most seconds between two tries.
+    #[serde(default = "backoff_max")]
+    #[schemars(extend("x-key" = false))]
+    pub backoff_max: f64,
+    /// Seconds without any answer after which a stage gives up.
+    #[serde(default = "outage")]
+    #[schemars(extend("x-key" = false))]
+    pub outage: f64,
+}
+
+fn timeout() -> f64 {
+    Limits::default().timeout
+}
+fn connect_timeout() -> f64 {
+    Limits::default().connect_timeout
+}
+fn concurrency() -> usize {
+    Limits::default().concurrency
+}
+fn attempts() -> u32 {
+    Limits::default().attempts
+}
+fn backoff() -> f64 {
+    Limits::default().backoff
+}
+fn backoff_max() -> f64 {
+    Limits::default().backoff_max
+}
+fn outage() -> f64 {
+    Limits::default().outage
+}
+
+impl HttpParams {
+    /// What decides an answer.
+    pub fn spec(&self) -> Result<Spec, ParamError> {
+        let preset = self.provider.preset();
+        let base_url = spec::base_url(self.base_url.as_deref().unwrap_or(preset.base_url), preset.shape).map_err(|message| ParamError {
+            path: "base_url".into(),
+            message,
+            help: None,
+        })?;
+        Ok(Spec {
+            teacher: "http".into(),
+            provider: self.provider,
+            base_url,
+            model: self.model.clone(),
+            endpoint: self.endpoint,
+            system: self.system.clone(),
+            body: self.body.clone(),
+            headers: self.headers.clone(),
+            ask_top_k: self.ask_top_k.unwrap_or(preset.most),
+            memory_bytes: self.memory_bytes,
+        })
+    }
+    /// How it may be asked.
+    pub fn limits(&self) -> Result<Limits, StageError> {
+        Limits::of(&serde_json::to_value(self).map_err(|e| StageError::new(e.to_string()))?)
+    }
+}
+
+/// `teacher.http`.
+pub struct HttpTeacherStage;
+
+/// Fields that the client sets itself.
+const RESERVED: [&str; 8] = ["model", "messages", "prompt", "stream", "logprobs", "top_logprobs", "n", "contents"];
+
+impl Stage for HttpTeacherStage {
+    type Params = HttpParams;
+    const KIND: &'static str = "teacher.http";
+    // Raised also where a preset's address, most alternatives or fields change.
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Names a teacher behind an API: provider, model, limits and prices. Asks nothing itself.";
+
+    fn inputs(&self) -> Vec<InputPort> {
+        Vec::new()
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![OutputPort::pure("teacher", "Teacher", "Who is asked and how (`teacher.json`); no secret is in it.")]
+    }
+    fn check(&self, p: &HttpParams) -> Result<Vec<String>, ParamError> {
+        let preset = p.provider.preset();
+        let wrong = |path: &str, message: String, help: Option<String>| Err(ParamError { path: path.into(), message, help });
+        if p.model.trim().is_empty() {
+            return wrong("model", "is empty: name the model as the provider calls it".into(), None);
+        }
+        p.spec()?;
+        if let (Some(usual), None, None) = (preset.key, &p.base_url, p.api_key_env.as_deref().filter(|v| !v.is_empty())) {
+            let help = format!("export {usual}=… in your shell and write `api_key_env: {usual}`; the key itself belongs into no file");
+            return wrong("api_key_env", format!("{} needs a key, and no variable is named", preset.name), Some(help));
+        }
+        if let Some(name) = p.api_key_env.as_deref().filter(|v| !v.is_empty() && !v.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        {
+            let shown: String = name.chars().take(4).collect();
+            return wrong("api_key_env", format!("`{shown}…` is no name of a variable: it takes the name, never the key itself"), None);
+        }
+        if let Some(name) = p.headers.keys().find(|h| is_credential(h)) {
+            return wrong(
+                "headers",
+                format!("`{name}` holds a credential, which would be written into files"),
+                Some("name a variable in `api_key_env`".into()),
+            );
+        }
+        if let Some(field) = p.body.keys().find(|k| RESERVED.contains(&k.as_str())) {
+            return wrong("body", format!("`{field}` is set by the collection itself"), None);
+        }
+        if p.ask_top_k.is_some_and(|k| k > 128) {
+            return wrong("ask_top_k", "more than 128 alternatives".into(), None);
+        }
+        check_limits(p)?;
+        Ok(notes(p))
+    }
+    fn run(&self, p: HttpParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let spec = p.spec().map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
+        let preset = spec.preset();
+        ctx.log(format!(
+            "training with outputs of {}: {} (as of {}); read them before you train",
+            preset.name, preset.terms, preset.written
+        ));
+        let dir = ctx.output("teacher")?;
+        std::fs::create_dir_all(dir).map_err(|e| StageError::io("cannot make", dir, &e))?;
+        crate::write_json(&dir.join(spec::FILE), &spec)
+    }
+}
+
+fn is_credential(header: &str) -> bool {
+    let name = header.to_ascii_lowercase();
+    name.contains("authorization") || name.contains("api-key") || name.contains("apikey") || name.contains("token") || name == "cookie"
+}
+
+fn check_limits(p: &HttpParams) -> Result<(), ParamError> {
+    let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
+    for (path, value) in [
+        ("timeout", p.timeout),
+        ("connect_timeout", p.connect_timeout),
+        ("backoff", p.backoff),
+        ("backoff_max", p.backoff_max),
+        ("outage", p.outage),
+    ] {
+        if !(value > 0.0 && value <= 86_400.0) {
+            return wrong(path, format!("{value} is not a number of seconds above 0 and up to a day"));
+        }
+    }
+    for (path, value) in [("requests_per_minute", p.requests_per_minute), ("tokens_per_minute", p.tokens_per_minute)] {
+        if let Some(v) = value.filter(|v| !(v.is_finite() && *v > 0.0)) {
+            return wrong(path, format!("{v} is not above 0"));
+        }
+    }
+    for (path, value) in [("price_prompt", p.price_prompt), ("price_completion", p.price_completion), ("budget_cost", p.budget_cost)] {
+        if let Some(v) = value.filter(|v| !(v.is_finite() && *v >= 0.0)) {
+            return wrong(path, format!("{v} is not 0 or more"));
+        }
+    }
+    if p.budget_cost.is_some() && (p.price_prompt.is_none() || p.price_completion.is_none()) {
+        return wrong("budget_cost", "needs `price_prompt` and `price_completion`, per million tokens".into());
+    }
+    if p.concurrency == 0 || p.concurrency > 1024 || p.attempts == 0 {
+        return wrong("concurrency", "concurrency (up to 1024) and attempts must be above 0".into());
+    }
+    Ok(())
+}
+
+/// What this teacher makes unavailable; `plan` prints it.
+fn notes(p: &HttpParams) -> Vec<String> {
+    let preset = p.provider.preset();
+    let mut notes = Vec::new();
+    match preset.offered {
+        Offered::No => notes.push(format!("{} gives no logprobs: its traces hold hard targets only", preset.name)),
+        Offered::Some => notes.push(format!("{} gives logprobs with some models only: `flow teacher probe` tells", preset.name)),
+        Offered::Yes => {}
+    }
+    if preset.scoring.is_none() {
+        notes.push("given text cannot be scored there: it is cut into beginnings that the teacher continues (`source: sample`)".into());
+    }
+    notes.push("KL from the teacher and its bits per byte are not available with a hosted teacher, nor the QEI made of them; agreement is measured on the sampled steps".into());
+    if p.memory_bytes.is_none() {
+        notes.push("`memory_bytes` is not given: reports compare no memory".into());
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn params(more: Value) -> HttpParams {
+        let mut value = json!({"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1"});
+        value.as_object_mut().expect("object").extend(more.as_object().expect("object").clone());
+        serde_json::from_value(value).expect("parameters")
+    }
+
+    #[test]
+    fn what_cannot_work_or_would_leak_is_refused() {
+        let refused = |more: Value, path: &str| {
+            let error = HttpTeacherStage.check(&params(more)).expect_err("must refuse");
+            assert_eq!(error.path, path, "{}", error.message);
+            assert!(!error.message.contains("sk-secret"), "{}", error.message);
+        };
+        refused(json!({"model": ""}), "model");
+        refused(json!({"base_url": null}), "api_key_env");
+        refused(json!({"api_key_env": "sk-secret-1"}), "api_key_env");
+        refused(json!({"base_url": "http://u:p@h/v1"}), "base_url");
+        refused(json!({"headers": {"Authorization": "Bearer x"}}), "headers");
+        refused(json!({"body": {"stream": true}}), "body");
+        refused(json!({"budget_cost": 1.0}), "budget_cost");
+        refused(json!({"timeout": 0.0}), "timeout");
+        refused(json!({"concurrency": 0}), "concurrency");
+        assert!(HttpTeacherStage.check(&params(json!({}))).is_ok());
+    }
+
+    #[test]
+    fn limits_are_not_in_the_artifact_and_memory_is_not_in_the_digest() {
+        let (a, b) = (params(json!({})), params(json!({"concurrency": 2, "api_key_env": "A_KEY", "price_prompt": 1.0})));
+        assert_eq!(a.spec().expect("spec"), b.spec().expect("spec"));
+        let c = params(json!({"memory_bytes": 5}));
+        assert_eq!(a.spec().expect("spec").digest(), c.spec().expect("spec").digest());
+        assert_ne!(a.spec().expect("spec").digest(), params(json!({"model": "n"})).spec().expect("spec").digest());
+        assert_eq!(b.limits().expect("limits").key_variable(), Some("A_KEY"));
+    }
+}
