@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flow_cache::{Cache, CacheError, Remote};
 use flow_engine::Registry;
-use flow_engine::command::{external, shell};
+use flow_engine::command::external;
 use flow_engine::key::MachineId;
 use flow_engine::pipeline::{Overrides, Pipeline, RemoteDecl, project_root};
 use flow_engine::plan::{Plan, StageId};
@@ -36,7 +36,6 @@ impl Context {
         let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
         let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| pipeline.root.join(".flow"));
         let mut registry = registry.clone();
-        shell::register(&mut registry);
         let cache = OnceLock::new();
         external::register(&pipeline, &|| shared(&cache, &cache_dir).map_err(|e| Problem::new(e.to_string())), &mut registry)?;
         let plan = Plan::link(pipeline, &registry)?;

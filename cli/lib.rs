@@ -24,7 +24,10 @@ pub fn main(registry: &Registry) -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("FLOW_LOG").unwrap_or_else(|_| "warn".into()))
         .without_time()
         .init();
-    match commands::dispatch(registry, cli.command) {
+    // Commands are no kind of the registry's own crate: every `flow` has them.
+    let mut registry = registry.clone();
+    flow_engine::command::shell::register(&mut registry);
+    match commands::dispatch(&registry, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => ExitCode::from(failure.report()),
     }

@@ -202,3 +202,23 @@ fn a_run_with_nothing_to_do_sees_every_change() {
     }
     assert_eq!((run("1"), run("1")), (1, 0), "objects that are gone");
 }
+
+#[test]
+fn explain_names_the_nearest_earlier_execution() {
+    let text = |stages: &str| format!("flow: 1\nvars: {{ a: 1, b: 2 }}\nstages:\n{stages}");
+    let project = Project::new(&text("  s: { use: shell, with: { run: 'echo ${a} > $out', env: { X: \"${b}\" } } }\n"));
+    project.run(&[]).expect(0);
+    project.run(&["--var", "a=5"]).expect(0);
+    project.run(&["--var", "a=5", "--var", "b=6"]).expect(0);
+    // The last run is two steps away, the first of them one.
+    let out = project.flow(&["explain", "p.yaml", "s", "--var", "b=7"]).expect(0).out;
+    let (causes, nearest) = out.split_once("nearest earlier execution: ").unwrap();
+    assert_eq!(causes.matches('→').count(), 2, "{out}");
+    assert!(nearest.contains("of `s`") && nearest.matches('→').count() == 1 && nearest.contains("2") && nearest.contains("7"), "{out}");
+    // Another stage name, in another pipeline, is the same kind of work.
+    project.write("q.yaml", &text("  other: { use: shell, with: { run: 'echo ${a} > $out', env: { X: 9 } } }\n"));
+    let out = project.flow(&["explain", "q.yaml", "other", "--json"]).expect(0).last();
+    assert_eq!(out["causes"][0], "never executed");
+    assert_eq!(out["nearest"]["differences"].as_array().unwrap().len(), 1, "{out}");
+    assert_eq!(out["nearest"]["entry"]["provenance"]["stage"], "s");
+}

@@ -206,3 +206,20 @@ fn early_cutoff() {
     assert_eq!(project.run(&["--var", "x=two"]).expect(0).names("executed"), ["a"]);
     assert_eq!(project.run(&["--var", "x=three"]).expect(0).names("executed"), ["a", "b"]);
 }
+
+/// A run ends what an earlier one left behind, and nothing of another project that does the same work at the same time.
+#[test]
+fn the_same_action_in_two_projects_at_once() {
+    let text = "flow: 1\nstages:\n  a: { use: shell, with: { run: 'sleep 0.4; echo done > $out' } }\npublish: { out: a }\n";
+    let (first, second) = (Project::new(text), Project::new(text));
+    // The second has a task directory of a killed run: it looks for what that left.
+    let killed = second.start();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&killed), rustix::process::Signal::KILL).unwrap();
+    Project::wait(killed);
+    let running = first.start();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    second.run(&[]).expect(0);
+    Project::wait(running).expect(0);
+    assert_eq!((first.read("out"), second.read("out")), ("done\n".to_owned(), "done\n".to_owned()));
+}

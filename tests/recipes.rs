@@ -62,11 +62,20 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fs::create_dir(dir.join(".git")).unwrap();
-    for name in ["data/tiny/tiny.yaml", "data/tiny/corpus.txt", "data/tiny/prompts.jsonl", "recipes/shell.yaml", "recipes/http.yaml"] {
+    for name in [
+        "data/tiny/tiny.yaml",
+        "data/tiny/corpus.txt",
+        "data/tiny/prompts.jsonl",
+        "recipes/shell.yaml",
+        "recipes/file.yaml",
+        "recipes/http.yaml",
+        "golden/gguf/student-tq2_0.gguf",
+    ] {
         fs::copy(here(name), dir.join(Path::new(name).file_name().unwrap())).unwrap();
     }
     flow(dir, &["run", "tiny.yaml", "--quiet"]);
     flow(dir, &["run", "shell.yaml", "--quiet"]);
+    flow(dir, &["run", "file.yaml", "--quiet"]);
     flow(dir, &["run", "http.yaml", "--quiet"]);
     let pure = pure_ports(dir);
     let mut out = BTreeMap::new();

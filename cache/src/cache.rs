@@ -91,6 +91,12 @@ impl Cache {
         Ok(Some(file.entry))
     }
 
+    /// Every entry of a kind, without looking at objects.
+    pub fn entries_of(&self, kind: &str) -> Result<Vec<ActionEntry>, CacheError> {
+        let entries = self.index.actions()?.into_iter().filter_map(|text| serde_json::from_str::<ActionEntry>(&text).ok());
+        Ok(entries.filter(|e| e.format == FORMAT && e.kind == kind).collect())
+    }
+
     /// What a key was made of.
     pub fn parts(&self, key: &ActionKey) -> Result<Option<serde_json::Value>, CacheError> {
         Ok(self.action_file(key)?.map(|file| file.parts))

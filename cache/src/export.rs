@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::cache::Cache;
-use crate::digest::Artifact;
+use crate::digest::{Artifact, Digest};
 use crate::error::CacheError;
 use crate::files;
+use crate::lock::KeyLock;
 
 impl Cache {
     /// Copies an artifact to `to`, replacing what is there; says whether anything had to be written.
@@ -15,14 +16,16 @@ impl Cache {
         if let Some((digest, _)) = self.check_artifact(artifact)? {
             return Err(CacheError::Damaged { digest });
         }
-        if let Ok(there) = self.digest_source(to)
-            && there.tree == artifact.tree
-            && there.digest == artifact.digest
-        {
+        if self.is_at(artifact, to) {
             return Ok(false);
         }
+        // Two runs that publish to the same place take turns; the second finds what it wants there.
+        let _turn = KeyLock::wait(&self.layout().lock(&format!("publish-{}", Digest::of(to.as_os_str().as_encoded_bytes()).hex())))?;
         let parent = files::parent(to);
         files::create_dir(parent)?;
+        if self.is_at(artifact, to) {
+            return Ok(false);
+        }
         let temporary =
             tempfile::Builder::new().prefix(".flow-").tempdir_in(parent).map_err(CacheError::io("create a directory in", parent))?;
         let new = temporary.path().join("new");
@@ -44,5 +47,9 @@ impl Cache {
         fs::rename(&new, to).map_err(CacheError::io("rename to", to))?;
         files::remove_all(temporary.path())?;
         Ok(true)
+    }
+
+    fn is_at(&self, artifact: &Artifact, path: &Path) -> bool {
+        self.digest_source(path).is_ok_and(|there| there.tree == artifact.tree && there.digest == artifact.digest)
     }
 }

@@ -289,8 +289,13 @@ impl Cache {
         Ok(found)
     }
 
-    /// Directories of tasks that are finished, and temporary files that nobody wants any more.
-    fn scraps(&self, dry_run: bool) -> Result<u64, CacheError> {
+    /// Removes the directories of finished tasks: what a process leaves that is killed between keeping a result and
+    /// clearing up.
+    pub fn clear_finished_tasks(&self) -> Result<(), CacheError> {
+        self.finished_tasks(false).map(|_| ())
+    }
+
+    fn finished_tasks(&self, dry_run: bool) -> Result<u64, CacheError> {
         let mut count = 0;
         let tasks = self.layout().root().join("tasks");
         for item in fs::read_dir(&tasks).map_err(CacheError::io("list", &tasks))? {
@@ -306,6 +311,12 @@ impl Cache {
                 files::remove_all(&path)?;
             }
         }
+        Ok(count)
+    }
+
+    /// Directories of tasks that are finished, and temporary files that nobody wants any more.
+    fn scraps(&self, dry_run: bool) -> Result<u64, CacheError> {
+        let mut count = self.finished_tasks(dry_run)?;
         let tmp = self.layout().tmp();
         for item in fs::read_dir(&tmp).map_err(CacheError::io("list", &tmp))? {
             let path = item.map_err(CacheError::io("list", &tmp))?.path();

@@ -136,6 +136,10 @@ impl Index {
             db.prepare_cached("SELECT entry FROM actions WHERE key = ?1")?.query_row(params![key.bytes()], |r| r.get(0)).optional()
         })
     }
+    /// All entries.
+    pub fn actions(&self) -> Result<Vec<String>, CacheError> {
+        self.with(|db| db.prepare_cached("SELECT entry FROM actions")?.query_map([], |r| r.get(0))?.collect())
+    }
     pub fn set_action(&self, key: &Digest, entry: &str) -> Result<(), CacheError> {
         self.write("INSERT OR REPLACE INTO actions VALUES (?1, ?2)", params![key.bytes(), entry])
     }

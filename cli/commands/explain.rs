@@ -1,6 +1,7 @@
 //! `flow explain PIPELINE STAGE`.
 
 use flow_engine::Registry;
+use flow_engine::explain::{Nearest, nearest};
 use flow_engine::preview::Decision;
 use serde_json::json;
 
@@ -18,7 +19,11 @@ pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
     if args.json {
         let value = match &decision {
             Decision::Reuse { key, entry } => json!({ "stage": args.stage, "execute": false, "key": key, "causes": [], "entry": entry }),
-            Decision::Execute { key, causes } => json!({ "stage": args.stage, "execute": true, "key": key, "causes": causes }),
+            Decision::Execute { key, parts, causes } => {
+                let nearest = nearest(context.cache()?.as_ref(), &context.plan, id, parts)?;
+                let nearest = nearest.map(|n| json!({ "entry": n.entry, "differences": n.differences }));
+                json!({ "stage": args.stage, "execute": true, "key": key, "causes": causes, "nearest": nearest })
+            }
         };
         print(&value.to_string());
         return Ok(0);
@@ -33,12 +38,38 @@ pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
                 print(&format!("  {port:10}  {}  {} bytes", artifact.digest.short(), artifact.size));
             }
         }
-        Decision::Execute { causes, .. } => {
+        Decision::Execute { parts, causes, .. } => {
             print(&format!("{} ({}) would execute:", args.stage, stage.kind.name()));
-            for cause in causes {
+            for cause in &causes {
                 print(&format!("  {cause}"));
+            }
+            if let Some(near) = nearest(context.cache()?.as_ref(), &context.plan, id, &parts)? {
+                show_nearest(&near, &causes);
             }
         }
     }
     Ok(0)
+}
+
+/// The execution that came nearest, and what would have to be otherwise for its result to be used.
+fn show_nearest(near: &Nearest, causes: &[String]) {
+    let how = &near.entry.provenance;
+    let key = near.entry.key.0.short();
+    print(&format!(
+        "nearest earlier execution: {key} of `{}`, {} in {} on {}",
+        how.stage,
+        ago(how.finished),
+        seconds(how.seconds),
+        how.device
+    ));
+    if near.differences == causes {
+        print("  with the differences above");
+        return;
+    }
+    for difference in &near.differences {
+        print(&format!("  {difference}"));
+    }
+    if near.differences.is_empty() {
+        print("  it differs in nothing that is known yet");
+    }
 }

@@ -79,8 +79,10 @@ impl Document {
 
     fn at_bytes(&self, message: impl Into<String>, span: Range<usize>) -> Problem {
         let mut problem = Problem::new(message);
-        let start = span.start.min(self.text.len());
-        let end = span.end.clamp(start, self.text.len());
+        // A place may lie within a character: parsers count bytes.
+        let boundary = |at: &usize| self.text.is_char_boundary(*at);
+        let start = (0..=span.start.min(self.text.len())).rev().find(boundary).unwrap_or(0);
+        let end = (span.end.clamp(start, self.text.len())..=self.text.len()).find(boundary).unwrap_or(self.text.len());
         let lines_before = self.text.get(..start).unwrap_or_default().rsplit('\n');
         if lines_before.take(1).any(|l| l.len() > LONGEST_LINE) {
             let line = self.text.get(..start).unwrap_or_default().matches('\n').count() + 1;

@@ -140,6 +140,13 @@ pub enum RunEvent {
         /// Its reasons.
         reasons: Vec<String>,
     },
+    /// An artifact could not be copied out of the cache; the run exits 4.
+    PublishFailed {
+        /// Path in the project.
+        path: String,
+        /// Why.
+        message: String,
+    },
     /// An artifact stands at a published path.
     Published {
         /// Path in the project.

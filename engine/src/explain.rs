@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flow_cache::{ActionKey, Cache, CacheError, Lookup};
+use flow_cache::{ActionEntry, ActionKey, Cache, CacheError, Lookup};
 use serde_json::Value;
 
 use crate::key::KeyParts;
@@ -131,6 +131,35 @@ fn input_causes(plan: &Plan, id: StageId, before: &KeyParts, now: &KeyParts, ran
         }
     }
     causes
+}
+
+/// The execution in the cache that was nearest to what a stage would be, of whatever pipeline.
+pub struct Nearest {
+    /// What it made.
+    pub entry: ActionEntry,
+    /// What differs now.
+    pub differences: Vec<String>,
+}
+
+/// The execution of the same kind with the fewest differences to `now`, the latest of them; inputs count where they are known.
+pub fn nearest(cache: &Cache, plan: &Plan, id: StageId, now: &KeyParts) -> Result<Option<Nearest>, CacheError> {
+    let mut best: Option<Nearest> = None;
+    for entry in cache.entries_of(&now.kind)? {
+        let Some(parts) = cache.parts(&entry.key)? else { continue };
+        let Ok(before) = serde_json::from_value::<KeyParts>(parts) else { continue };
+        let mut differences = own_causes(plan, id, &before, now);
+        if now.inputs.len() == plan.stage(id).inputs.len() {
+            differences.extend(input_causes(plan, id, &before, now, &|_| false));
+        }
+        let nearer = best.as_ref().is_none_or(|b| {
+            let rank = |n: usize, e: &ActionEntry| (n, std::cmp::Reverse(e.provenance.finished), e.key);
+            rank(differences.len(), &entry) < rank(b.differences.len(), &b.entry)
+        });
+        if nearer {
+            best = Some(Nearest { entry, differences });
+        }
+    }
+    Ok(best)
 }
 
 /// Every scalar (and empty list or mapping) of a value by its path.

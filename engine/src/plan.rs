@@ -467,19 +467,24 @@ impl<'a> Linker<'a> {
                     }
                     continue;
                 }
-                Mark::SourceFile => false,
-                Mark::SourceDir => true,
+                Mark::SourceFile => Some(false),
+                Mark::SourceDir => Some(true),
+                Mark::SourcePath => None,
             };
             let file = decl.dir.join(text);
             let problem = |what: &str| decl.document.at_value(&place(&path), format!("{what}: {}", file.display()));
             match std::fs::metadata(&file) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    let what = if is_dir { "no such directory" } else { "no such file" };
+                    let what = match is_dir {
+                        Some(true) => "no such directory",
+                        Some(false) => "no such file",
+                        None => "no such file or directory",
+                    };
                     return Err(problem(what).label("does not exist").help(relative));
                 }
                 Err(e) => return Err(problem(&format!("cannot be read ({e})"))),
-                Ok(meta) if meta.is_dir() && !is_dir => return Err(problem("expected a file, found a directory")),
-                Ok(meta) if !meta.is_dir() && is_dir => return Err(problem("expected a directory, found a file")),
+                Ok(meta) if meta.is_dir() && is_dir == Some(false) => return Err(problem("expected a file, found a directory")),
+                Ok(meta) if !meta.is_dir() && is_dir == Some(true) => return Err(problem("expected a directory, found a file")),
                 Ok(_) => {}
             }
             // The same file reached by two spellings has one path in the task.
@@ -502,7 +507,7 @@ impl<'a> Linker<'a> {
                     unkeyed.push(path);
                     continue;
                 }
-                Mark::SourceFile | Mark::SourceDir => SourceOf::Path(text.into()),
+                Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => SourceOf::Path(text.into()),
                 Mark::SourceGlob => SourceOf::Glob(decl.dir.clone(), text.into()),
                 Mark::Env if value.is_some_and(|v| v["secret"] == true) => {
                     secrets.extend(path.last().cloned());

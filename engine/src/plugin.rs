@@ -87,6 +87,12 @@ pub struct SourceFile(pub PathBuf);
 #[schemars(extend("x-flow" = "source-dir"))]
 pub struct SourceDir(pub PathBuf);
 
+/// A file or a directory whose *content* is part of the action key; in a task it is an absolute path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("x-flow" = "source-path"))]
+pub struct SourcePath(pub PathBuf);
+
 /// A path or glob whose files' *contents* are part of the action key; relative to the pipeline's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]

@@ -22,6 +22,8 @@ pub enum Decision {
     Execute {
         /// The action key, unknown while an input is.
         key: Option<ActionKey>,
+        /// What the key is made of; without inputs while one is unknown.
+        parts: Box<KeyParts>,
         /// Why.
         causes: Vec<String>,
     },
@@ -52,27 +54,28 @@ pub fn preview(
         let decision = if let Some(inputs) = inputs {
             let parts = KeyParts::of(stage, &inputs, machine, cache)?;
             let key = parts.key();
-            match cache.lookup(&key)? {
-                _ if force.contains(&id) => Decision::Execute { key: Some(key), causes: vec!["forced (--force)".into()] },
-                Lookup::Hit(entry) => Decision::Reuse { key, entry },
-                found => Decision::Execute { key: Some(key), causes: explain::causes(cache, plan, id, &parts, &found, &runs)? },
+            let causes = match cache.lookup(&key)? {
+                _ if force.contains(&id) => Err(vec!["forced (--force)".into()]),
+                Lookup::Hit(entry) => Ok(entry),
+                found => Err(explain::causes(cache, plan, id, &parts, &found, &runs)?),
+            };
+            match causes {
+                Ok(entry) => Decision::Reuse { key, entry },
+                Err(causes) => Decision::Execute { key: Some(key), parts: Box::new(parts), causes },
             }
         } else {
-            let mut causes = Vec::new();
-            match explain::earlier(cache, plan, id)? {
-                Some(before) => {
-                    let parts = KeyParts::of(stage, &[], machine, cache)?;
-                    causes.extend(explain::own_causes(plan, id, &before, &parts));
-                }
-                None => causes.push("never executed".into()),
-            }
+            let parts = KeyParts::of(stage, &[], machine, cache)?;
+            let mut causes = match explain::earlier(cache, plan, id)? {
+                Some(before) => explain::own_causes(plan, id, &before, &parts),
+                None => vec!["never executed".into()],
+            };
             for wire in stage.inputs.iter().filter(|w| runs(w.from)) {
                 let cause = format!("input `{}` may change: stage `{}` will run", wire.port, plan.stage(wire.from).name);
                 if !causes.contains(&cause) {
                     causes.push(cause);
                 }
             }
-            Decision::Execute { key: None, causes }
+            Decision::Execute { key: None, parts: Box::new(parts), causes }
         };
         if let Decision::Reuse { entry, .. } = &decision {
             outputs.extend(entry.outputs.iter().map(|(port, a)| ((id, port.clone()), *a)));

@@ -17,7 +17,10 @@ pub(crate) fn publish(plan: &Plan, cache: &Cache, states: &[State], sink: &dyn R
                 sink.emit(RunEvent::Published { path: to.clone(), from: format!("{}.{port}", stage.name), written });
                 outcome.published.push(path);
             }
-            Err(e) => outcome.publish_errors.push(format!("publish {to}: {e}")),
+            Err(e) => {
+                sink.emit(RunEvent::PublishFailed { path: to.clone(), message: e.to_string() });
+                outcome.publish_errors.push(format!("publish {to}: {e}"));
+            }
         }
     }
 }

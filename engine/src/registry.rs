@@ -40,6 +40,10 @@ pub trait Kind: Send + Sync {
     fn shape(&self, _inputs: &[(String, bool)], _with: &Value) -> Result<Option<Arc<dyn Kind>>, Refused> {
         Ok(None)
     }
+    /// Whether a stage names its inputs itself.
+    fn takes_any_input(&self) -> bool {
+        false
+    }
     /// Whether every output is pure, so that nothing measured may be read.
     fn is_pure(&self) -> bool {
         self.outputs().iter().all(|o| o.purity == Purity::Pure)

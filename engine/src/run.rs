@@ -181,6 +181,7 @@ pub async fn run(
     sink.emit(RunEvent::RunStarted { run: id.clone(), pipeline: plan.pipeline.name.clone(), stages: names });
     let options = Arc::new(options);
     let lease = Arc::new(cache.lease(&id)?);
+    cache.clear_finished_tasks()?;
     let env = Env {
         cache: cache.clone(),
         lease: lease.clone(),

@@ -13,6 +13,8 @@ pub enum Mark {
     SourceFile,
     /// Keyed by the content of the directory at this path.
     SourceDir,
+    /// Keyed by the content of the file or directory at this path.
+    SourcePath,
     /// Keyed by the content of all files that this path or glob means.
     SourceGlob,
     /// Keyed by the value of the environment variable that the key of this entry names.
@@ -30,6 +32,7 @@ pub fn marks(schema: &Value, value: &Value) -> Vec<(Vec<String>, Mark)> {
         let mark = match (schema.get("x-flow").and_then(Value::as_str), schema.get("x-key")) {
             (Some("source-file"), _) if value.is_string() => Mark::SourceFile,
             (Some("source-dir"), _) if value.is_string() => Mark::SourceDir,
+            (Some("source-path"), _) if value.is_string() => Mark::SourcePath,
             (Some("source-glob"), _) if value.is_string() => Mark::SourceGlob,
             (Some("env"), _) if value.is_object() => Mark::Env,
             (Some("secret-env"), _) => Mark::Secret,
@@ -184,7 +187,10 @@ pub fn of_file(registry: &Registry) -> Value {
         }
         definitions.insert(kind.name().to_owned(), schema);
         let needs: Vec<_> = kind.inputs().iter().filter(|i| i.required).map(|i| i.name).collect();
-        let mut then = json!({ "properties": { "with": { "$ref": format!("#/$defs/{at}") }, "in": input_schema(kind.inputs()) } });
+        let mut then = json!({ "properties": { "with": { "$ref": format!("#/$defs/{at}") } } });
+        if !kind.takes_any_input() {
+            then["properties"]["in"] = input_schema(kind.inputs());
+        }
         if !needs.is_empty() {
             then["required"] = json!(["in"]);
         }
@@ -194,7 +200,11 @@ pub fn of_file(registry: &Registry) -> Value {
         .iter()
         .map(|k| json!({ "const": k.name(), "description": format!("{} Gives {}.", k.summary(), list_outputs(k.outputs())) }))
         .collect();
-    let names = json!({ "type": "array", "items": { "type": "string" } });
+    definitions.insert("kind".into(), json!({ "oneOf": kinds }));
+    definitions.insert("stage".into(), stage_schema(rules));
+    definitions.insert("variable".into(), json!({ "type": "string", "pattern": "\\$\\{.+\\}" }));
+    let built_in =
+        json!({ "properties": { "stages": { "additionalProperties": { "properties": { "use": { "$ref": "#/$defs/kind" } } } } } });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "flow pipeline",
@@ -205,27 +215,79 @@ pub fn of_file(registry: &Registry) -> Value {
             "flow": { "const": 1, "description": "Version of the file format." },
             "name": { "type": "string", "description": "Name of the pipeline." },
             "vars": { "type": "object", "description": "Variables: `${name}` elsewhere takes their value." },
-            "stages": { "type": "object", "additionalProperties": {
+            "include": described(texts(), "Files whose stages, variables and plugins are taken in."),
+            "plugins": { "type": "object", "description": "Executables that bring kinds of their own.", "additionalProperties": {
                 "type": "object",
                 "additionalProperties": false,
-                "required": ["use"],
+                "required": ["command"],
                 "properties": {
-                    "use": { "oneOf": kinds, "description": "The kind." },
-                    "in": { "type": "object", "description": "Input port: `stage` or `stage.port`, or a list of them." },
-                    "with": { "type": "object", "description": "Parameters of the kind." },
-                    "after": { "anyOf": [{ "type": "string" }, names], "description": "Stages to wait for, for side effects." },
-                    "resources": { "type": "object", "description": "Tokens that the stage holds while it runs: cpu, gpu, memory (such as 4GiB), or a named pool." },
-                    "retries": { "type": "integer", "minimum": 0, "description": "How often a failure is tried again." },
-                    "timeout": { "type": ["string", "number"], "description": "Seconds, or such as 90s, 10m, 2h." },
-                    "labels": { "type": "object", "description": "Words for people and tools; never in the key." }
-                },
-                "allOf": rules
+                    "command": described(texts(), "The program and its arguments."),
+                    "files": described(texts(), "Its files, globs allowed; their contents are in the keys of its kinds.")
+                }
             } },
-            "targets": { "type": "array", "items": { "type": "string" }, "description": "Stages that a run without arguments makes." },
+            "pools": described(amounts(), "Tokens of named pools that stages hold under `resources`."),
+            "remote": { "description": "A cache that machines share.", "anyOf": [{ "type": "string" }, {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["url"],
+                "properties": { "url": { "type": "string" }, "read_only": { "type": "boolean" } }
+            }] },
+            "stages": { "type": "object", "additionalProperties": { "$ref": "#/$defs/stage" } },
+            "targets": described(texts(), "Stages that a run without arguments makes."),
             "publish": { "type": "object", "additionalProperties": { "type": "string" }, "description": "Path in the project: artifact that is copied there." }
         },
+        // Plugins and included files may bring kinds that nobody knows here.
+        "if": { "not": { "anyOf": [{ "required": ["plugins"] }, { "required": ["include"] }] } },
+        "then": built_in,
         "$defs": definitions
     })
+}
+
+/// A stage, with the rules for each kind.
+fn stage_schema(rules: Vec<Value>) -> Value {
+    let axis = json!({ "anyOf": [
+        { "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean", "null"] } }, { "$ref": "#/$defs/variable" }
+    ] });
+    let matrix = json!({ "anyOf": [{ "type": "object", "additionalProperties": axis }, { "$ref": "#/$defs/variable" }] });
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["use"],
+        "properties": {
+            "use": { "anyOf": [{ "$ref": "#/$defs/kind" }, { "type": "string" }], "description": "The kind." },
+            "in": { "type": "object", "additionalProperties": texts(), "description": "Input port: `stage` or `stage.port`, or a list of them." },
+            "with": { "type": "object", "description": "Parameters of the kind." },
+            "matrix": described(matrix, "One stage for each choice of values; `${axis}` is its value."),
+            "after": described(texts(), "Stages to wait for, for side effects."),
+            "requires": described(texts(), "Gates that must accept."),
+            "resources": described(amounts(), "Tokens that the stage holds while it runs: cpu, gpu, memory (such as 4GiB), or a named pool."),
+            "retries": described(or_variable(json!({ "type": "integer", "minimum": 0 })), "How often a failure is tried again."),
+            "timeout": { "type": ["string", "number"], "description": "Seconds, or such as 90s, 10m, 2h." },
+            "labels": { "type": "object", "description": "Words for people and tools; never in the key." }
+        },
+        "allOf": rules
+    })
+}
+
+fn described(mut schema: Value, text: &str) -> Value {
+    schema["description"] = text.into();
+    schema
+}
+
+/// One text or a list of them.
+fn texts() -> Value {
+    json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+}
+
+/// A mapping to whole numbers, or to such as `4GiB`.
+fn amounts() -> Value {
+    let text = json!({ "type": "string", "pattern": "^[0-9.]+ ?([kKMGT]?B|[KMGT]iB|[kMGT])?$" });
+    let amount = json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, text, { "$ref": "#/$defs/variable" }] });
+    json!({ "type": "object", "additionalProperties": amount })
+}
+
+fn or_variable(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "$ref": "#/$defs/variable" }] })
 }
 
 fn list_outputs(outputs: &[OutputPort]) -> String {
@@ -251,7 +313,7 @@ fn allow_variables(schema: &mut Value) {
     for property in properties.values_mut() {
         let of = property.take();
         let description = of.get("description").cloned();
-        *property = json!({ "anyOf": [of, { "type": "string", "pattern": "\\$\\{.+\\}" }] });
+        *property = or_variable(of);
         if let Some(description) = description {
             property["description"] = description;
         }

@@ -51,6 +51,7 @@ fn syntax() {
     insta::assert_snapshot!("syntax_indent", wrong("  a:\n    use: fix.upper\n   in: { text: corpus }\n"));
     insta::assert_snapshot!("syntax_tab", wrong("  a:\n\t\tuse: fix.upper\n"));
     insta::assert_snapshot!("syntax_duplicate", wrong("  a: { use: fix.upper, in: { text: corpus.train } }\n  a: { use: fix.gate }\n"));
+    insta::assert_snapshot!("syntax_inside_character", shown(link("a\n#\né").err().unwrap()));
     insta::assert_snapshot!("syntax_top", shown(link("just a text").err().unwrap()));
     insta::assert_snapshot!("syntax_version", shown(link("flow: 2\nstages: { a: { use: fix.text } }\n").err().unwrap()));
 }

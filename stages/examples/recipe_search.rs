@@ -7,8 +7,9 @@ use flow_stages::model::checkpoint::Checkpoint;
 use flow_stages::model::config::{Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::TraceReader;
+use flow_stages::train::loader::Loader;
 use flow_stages::train::recipe::Recipe;
-use flow_stages::train::windows::{LossWeights, Windows};
+use flow_stages::train::windows::LossWeights;
 use flow_stages::train::{Job, train};
 
 struct Quiet;
@@ -25,17 +26,17 @@ fn main() {
     config.vocab = tokenizer.vocab_size();
     config.layers = args.get(5).map_or(4, |l| l.parse().expect("a number"));
     let source = std::path::Path::new(&args[0]);
-    let (windows, weights) = if source.is_dir() {
+    let (mut loader, weights) = if source.is_dir() {
         let reader = TraceReader::open(source).expect("traces");
         let e = |n: &str, d: f32| std::env::var(n).ok().and_then(|x| x.parse().ok()).unwrap_or(d);
         let w = LossWeights { tau: 1.0, kd: e("KD", 1.0), ce: e("CE", 0.25), format: e("FMT", 0.2) };
-        (Windows::of_traces(&reader, &tokenizer, config.seq, 1.0).expect("windows").0, w)
+        (Loader::of_traces(reader, &tokenizer, config.seq, 1.0, recipe.seed).expect("windows"), w)
     } else {
         if std::env::var("TERNARY").is_err() {
             (config.weights, config.sub_norm) = (Weights::Float, std::env::var("SUB").is_ok());
         }
         let tokens = tokenizer.encode(&std::fs::read_to_string(source).expect("a text"));
-        (Windows::of_text(&tokens, config.seq, tokenizer.bos()), LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 })
+        (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 })
     };
     let state = std::env::temp_dir().join(format!("flow-search-{}", std::process::id()));
     std::fs::create_dir_all(&state).expect("a directory");
@@ -46,16 +47,9 @@ fn main() {
     let ctx = TaskContext::new(task, std::sync::Arc::new(Quiet), Default::default());
     let device = flow_shaders::device::open("cpu", 0).expect("the CPU");
     let flip_fraction = args.get(6).map(|f| f.parse().expect("a share"));
-    let job = Job {
-        config: config.clone(),
-        recipe: &recipe,
-        windows: &windows,
-        weights,
-        budget_tokens: args[3].parse().expect("tokens"),
-        flip_fraction,
-    };
+    let job = Job { config: config.clone(), recipe: &recipe, weights, budget_tokens: args[3].parse().expect("tokens"), flip_fraction };
     let start = std::time::Instant::now();
-    let trained = train(&job, &device, &ctx).expect("trains");
+    let trained = train(&job, &mut loader, &device, &ctx).expect("trains");
     let seconds = start.elapsed().as_secs_f64();
     let model = Checkpoint { config, tensors: trained.tensors, extra: serde_json::Value::Null, tokenizer: None };
     let mut lm = scorer(&device, &model, 0).expect("fits");

@@ -18,6 +18,7 @@ pub fn registry() -> flow_engine::Registry {
         .with(teacher::baseline::BaselineStage)
         .with(teacher::collect::CollectStage)
         .with(train::teacher::TeacherStage)
+        .with(teacher::file::FileStage)
         .with(teacher::http::HttpTeacherStage)
         .with(train::student::StudentStage)
         .with(eval::student::EvalStage)
@@ -28,6 +29,7 @@ pub fn registry() -> flow_engine::Registry {
 }
 pub mod eval;
 mod fingerprints;
+mod map;
 pub mod rng;
 pub mod teacher;
 pub mod train;

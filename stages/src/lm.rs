@@ -6,9 +6,10 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::{Device, open};
 
 use crate::model::checkpoint::{self, Checkpoint};
+use crate::model::config::ModelConfig;
 use crate::model::inference::{Inference, Uses};
 use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Roles, Tokenizer};
 use crate::train::device_error;
 
 /// The device that a task asks for.
@@ -24,7 +25,10 @@ pub fn load(dir: &Path) -> Result<(Checkpoint, Tokenizer), StageError> {
     let path = model.tokenizer.clone().ok_or_else(|| {
         StageError::new(format!("{}: no tokenizer.json", dir.display())).help("a model directory needs its tokenizer beside config.json")
     })?;
-    let tokenizer = Tokenizer::load(&path)?;
+    let mut tokenizer = Tokenizer::load(&path)?;
+    if let Ok(roles) = serde_json::from_value::<Roles>(model.extra["tokens"].clone()) {
+        tokenizer = tokenizer.with_roles(&roles);
+    }
     if tokenizer.vocab_size() > model.config.vocab {
         return Err(StageError::new(format!(
             "{}: tokenizer.json has {} tokens, the model {}",
@@ -51,6 +55,21 @@ pub fn digest(dir: &Path) -> Result<String, StageError> {
     Ok(hash.finalize().to_hex().to_string())
 }
 
+/// Bytes that the logits of windows scored together may take, and the KV cache of sequences decoded together.
+const BATCH_BYTES: usize = 256 << 20;
+
+/// Windows of the model's length to score together: eight, or fewer where their logits would pass [`BATCH_BYTES`]. How
+/// many changes no result.
+pub fn windows_together(config: &ModelConfig) -> usize {
+    (BATCH_BYTES / (4 * config.seq * config.vocab).max(1)).clamp(1, 8)
+}
+
+/// Sequences to decode together: `asked`, or fewer where their cache would pass [`BATCH_BYTES`].
+fn decoded_together(config: &ModelConfig, kv_len: usize, asked: usize, prompts: usize) -> usize {
+    let bytes = 2 * 4 * config.layers * kv_len * config.kv_heads * config.head_dim;
+    asked.min(prompts).min(BATCH_BYTES / bytes.max(1)).max(1)
+}
+
 /// How continuations are chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Generation {
@@ -71,12 +90,12 @@ pub struct Generation {
 pub struct Continuation {
     /// Tokens, without the one that ended it.
     pub tokens: Vec<u32>,
-    /// Whether EOS ended it.
+    /// Whether EOS, or another token that ends an answer, ended it.
     pub stopped: bool,
 }
 
-/// Continues every prompt (token ids without BOS), many sequences together; the result does not depend on the batch size.
-/// `visit` is told how many prompts are done.
+/// Continues every prompt ([`Tokenizer::context`]), many sequences together; the result does not depend on the batch
+/// size. `visit` is told how many prompts are done.
 pub fn generate(
     model: &Checkpoint,
     tokenizer: &Tokenizer,
@@ -86,7 +105,8 @@ pub fn generate(
     mut visit: impl FnMut(usize) -> Result<(), StageError>,
 ) -> Result<Vec<Continuation>, StageError> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let kv_len = (longest + how.max_tokens + 1).min(model.config.seq.max(longest + 2));
+    let kv_len = (longest + how.max_tokens).min(model.config.seq.max(longest + 1));
+    let how = &Generation { batch: decoded_together(&model.config, kv_len, how.batch, prompts.len()), ..*how };
     let uses = Uses { decode: Some((how.batch, kv_len)), sampling: how.sampling, ..Uses::default() };
     let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
     lm.set_bits(how.bits, 1.0).map_err(device_error)?;
@@ -109,7 +129,7 @@ fn group_of(
     let mut rngs: Vec<Rng> = (0..how.batch).map(|i| Rng::new(how.seed, &format!("sample {}", first + i))).collect();
     let mut out = vec![Continuation::default(); prompts.len()];
     let mut done: Vec<bool> = (0..how.batch).map(|i| i >= prompts.len()).collect();
-    let mut ids = vec![tokenizer.bos(); how.batch];
+    let mut ids: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(tokenizer.bos(), |p| p[0])).collect();
     for t in 0..kv_len {
         if done.iter().all(|d| *d) {
             break;
@@ -117,14 +137,14 @@ fn group_of(
         let uniform: Option<Vec<f32>> = how.sampling.map(|_| rngs.iter_mut().map(Rng::uniform).collect());
         let next = lm.step(&ids, &vec![t as u32; how.batch], uniform.as_deref()).map_err(device_error)?;
         for (i, prompt) in prompts.iter().enumerate() {
-            if t < prompt.len() {
-                ids[i] = prompt[t];
+            if let Some(id) = prompt.get(t + 1) {
+                ids[i] = *id;
                 continue;
             }
             if done[i] {
                 continue;
             }
-            if next[i] == tokenizer.eos() {
+            if tokenizer.is_end(next[i]) {
                 (done[i], out[i].stopped) = (true, true);
             } else {
                 out[i].tokens.push(next[i]);
@@ -136,7 +156,16 @@ fn group_of(
     Ok(out)
 }
 
-/// Windows of `seq` tokens, each with BOS before it, scored `batch` at a time: ids, mask and labels.
+/// What is scored in one go: a token that is only read, and those that follow it.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// Read first: BOS, or the first token of a prompt that has none.
+    pub first: u32,
+    /// Scored.
+    pub targets: &'a [u32],
+}
+
+/// Windows of at most `seq` targets, scored `batch` at a time: ids, mask and labels.
 pub struct ScoreBatch {
     /// Inputs `[batch, seq]`.
     pub ids: Vec<u32>,
@@ -147,10 +176,11 @@ pub struct ScoreBatch {
 }
 
 /// Lays windows of targets out for scoring; fewer than `batch` are padded with empty ones.
-pub fn score_batch(windows: &[&[u32]], batch: usize, seq: usize, bos: u32) -> ScoreBatch {
-    let mut b = ScoreBatch { ids: vec![bos; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
+pub fn score_batch(windows: &[Window<'_>], batch: usize, seq: usize) -> ScoreBatch {
+    let mut b = ScoreBatch { ids: vec![0; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
     for (i, w) in windows.iter().enumerate() {
-        for (t, token) in w.iter().enumerate() {
+        b.ids[i * seq] = w.first;
+        for (t, token) in w.targets.iter().enumerate() {
             b.labels[i * seq + t] = *token as i32;
             b.mask[i * seq + t] = 1;
             if t + 1 < seq {

@@ -17,18 +17,40 @@ use tokenizers::{AddedToken, DecoderWrapper, PostProcessorWrapper, PreTokenizerW
 /// Text longer than this is cut at safe places and encoded in parallel.
 const CHUNK: usize = 32 << 10;
 
+/// Which tokens begin and end what a model reads, where another file than `tokenizer.json` says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Roles {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// End an answer: EOS and, in chat models, the end of a turn.
+    pub ends: Vec<u32>,
+    /// Whether a prompt is read with BOS before it.
+    pub add_bos: bool,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self { bos: None, eos: None, ends: Vec::new(), add_bos: true }
+    }
+}
+
 /// A tokenizer with exact bytes per token.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Bytes of all tokens, one after the other.
     bytes: Vec<u8>,
-    /// Where token `i` ends in `bytes`.
-    ends: Vec<u32>,
+    /// Where token `i` stops in `bytes`.
+    limits: Vec<u32>,
     special: Vec<bool>,
     /// Token of each single byte, where there is one.
     byte_ids: [Option<u32>; 256],
     bos: u32,
     eos: u32,
+    ends: Vec<u32>,
+    add_bos: bool,
     chunkable: bool,
     digest: String,
 }
@@ -71,7 +93,7 @@ impl Tokenizer {
         let byte_of = byte_of_char();
         let byte_level = is_byte_level(&inner);
         let mut bytes = Vec::with_capacity(size * 6);
-        let mut ends = Vec::with_capacity(size);
+        let mut limits = Vec::with_capacity(size);
         let mut byte_ids = [None; 256];
         for (id, name) in names.iter().enumerate() {
             let start = bytes.len();
@@ -92,7 +114,7 @@ impl Tokenizer {
                     byte_ids[bytes[start] as usize].get_or_insert(id as u32);
                 }
             }
-            ends.push(u32::try_from(bytes.len()).map_err(|_| "its vocabulary holds more than 4 GiB of text".to_owned())?);
+            limits.push(u32::try_from(bytes.len()).map_err(|_| "its vocabulary holds more than 4 GiB of text".to_owned())?);
         }
         let find = |candidates: &[&str]| candidates.iter().find_map(|c| vocab.get(*c).copied());
         let first_special = special.iter().position(|s| *s).map(|i| i as u32);
@@ -104,21 +126,26 @@ impl Tokenizer {
             && inner.get_normalizer().is_none()
             && !adds_prefix_space(&inner)
             && added.values().all(|t| !t.content.contains(' ') && !t.lstrip && !t.rstrip && !t.single_word);
-        Ok(Self { inner, bytes, ends, special, byte_ids, bos, eos, chunkable, digest })
+        Ok(Self { inner, bytes, limits, special, byte_ids, bos, eos, ends: vec![eos], add_bos: true, chunkable, digest })
     }
 
-    /// Sets the tokens that begin and end a text, where the file that names them is another one (`config.json`).
+    /// Gives tokens their roles; an id beyond the vocabulary is not taken.
     #[must_use]
-    pub fn with_bos_eos(mut self, bos: Option<u32>, eos: Option<u32>) -> Self {
+    pub fn with_roles(mut self, roles: &Roles) -> Self {
         let size = self.vocab_size() as u32;
-        self.bos = bos.filter(|id| *id < size).unwrap_or(self.bos);
-        self.eos = eos.filter(|id| *id < size).unwrap_or(self.eos);
+        let known = |id: &u32| *id < size;
+        self.bos = roles.bos.filter(known).unwrap_or(self.bos);
+        self.eos = roles.eos.filter(known).unwrap_or(self.eos);
+        self.ends = roles.ends.iter().copied().filter(known).chain([self.eos]).collect();
+        self.ends.sort_unstable();
+        self.ends.dedup();
+        self.add_bos = roles.add_bos;
         self
     }
 
     /// Number of ids, special tokens included (the largest id plus one).
     pub fn vocab_size(&self) -> usize {
-        self.ends.len()
+        self.limits.len()
     }
 
     /// Token ids of a text. Adds no special token; the literal text of one becomes that token, as in Hugging Face.
@@ -154,8 +181,8 @@ impl Tokenizer {
     /// Bytes of a token; a special token gives its literal text, an id out of range nothing.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
-        let Some(end) = self.ends.get(id) else { return &[] };
-        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        let Some(end) = self.limits.get(id) else { return &[] };
+        let start = if id == 0 { 0 } else { self.limits[id - 1] };
         &self.bytes[start as usize..*end as usize]
     }
 
@@ -171,6 +198,19 @@ impl Tokenizer {
     /// Text of a sequence, bytes that are no UTF-8 replaced.
     pub fn decode_lossy(&self, ids: &[u32]) -> String {
         String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
+    }
+
+    /// Token ids of a prompt as the model reads it, BOS included where it has one; never empty.
+    pub fn context(&self, text: &str) -> Vec<u32> {
+        let ids = self.encode(text);
+        // A chat template writes BOS itself.
+        let bos = ids.is_empty() || self.add_bos && ids[0] != self.bos;
+        bos.then_some(self.bos).into_iter().chain(ids).collect()
+    }
+
+    /// Whether a token ends an answer.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
     }
 
     /// Token that begins a text.

@@ -257,7 +257,7 @@ impl Kind for External {
         let text = serde_json::to_vec_pretty(&task).map_err(|e| StageError::new(format!("task.json: {e}")))?;
         std::fs::write(&file, text).map_err(|e| StageError::io("write", &file, &e))?;
         let mut command = command_of(&self.command, &work);
-        command.arg("run").arg(dir).env(MARK, &ctx.task().key).env("TMPDIR", dir);
+        command.arg("run").arg(dir).env(MARK, dir).env("TMPDIR", dir);
         for name in &task.withheld {
             command.env_remove(name);
         }

@@ -142,7 +142,7 @@ impl Running<'_> {
         left |= self.reader.is_some();
         if left {
             self.kill();
-            end_marked(&self.output.ctx.task().key);
+            end_marked(self.output.ctx.task_dir());
             if !stopped {
                 return Err(StageError::new("the command ended and left processes running; they were ended")
                     .help("wait for what the command starts (`wait`), or start it detached outside of flow"));
@@ -156,20 +156,21 @@ impl Running<'_> {
     }
 }
 
-/// The variable that marks every process of a task: its action key.
+/// The variable that marks every process of a task: the task's directory. The action key would not do: two caches on one
+/// machine may execute the same action at the same time.
 pub(super) const MARK: &str = "FLOW_TASK";
 
 /// Ends every process that carries the mark of a task: one that left its process group (`setsid`), or what an engine
 /// that was killed left behind.
-pub(crate) fn end_marked(key: &str) {
-    let mark = format!("{MARK}={key}");
+pub(crate) fn end_marked(task: &Path) {
+    let mark = [MARK.as_bytes(), b"=", task.as_os_str().as_encoded_bytes()].concat();
     // What is killed is gone a moment later, and may have started another just before.
     for _ in 0..100 {
         let mut found = false;
         for item in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = item.file_name().to_str().and_then(|n| n.parse::<i32>().ok()).and_then(Pid::from_raw) else { continue };
             let Ok(environment) = std::fs::read(item.path().join("environ")) else { continue };
-            if environment.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
+            if environment.split(|b| *b == 0).any(|v| v == mark) {
                 found = true;
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }

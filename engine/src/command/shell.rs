@@ -149,6 +149,10 @@ impl Kind for Shell {
         schema_value()
     }
 
+    fn takes_any_input(&self) -> bool {
+        true
+    }
+
     fn shape(&self, inputs: &[(String, bool)], with: &Value) -> Result<Option<Arc<dyn Kind>>, Refused> {
         const NAMES: &str = "use letters, digits and `_`, and no name such as PATH";
         let outputs: Outputs = match with.get("outputs") {
@@ -227,7 +231,7 @@ impl Kind for Shell {
         workdir::fill(&work, ctx.dir(), &patterns)?;
         let mut command = Command::new("/bin/sh");
         command.arg("-euc").arg(&params.run).current_dir(&work).env_clear();
-        command.envs([("PATH", PATH), ("LANG", "C.UTF-8"), (MARK, &ctx.task().key)]).env("HOME", &work).env("TMPDIR", dir);
+        command.envs([("PATH", PATH), ("LANG", "C.UTF-8")]).env(MARK, dir).env("HOME", &work).env("TMPDIR", dir);
         for (name, value) in &params.env {
             match value {
                 EnvValue::Text(text) => command.env(name, text),

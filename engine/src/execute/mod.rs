@@ -325,7 +325,7 @@ fn prepare(cache: &Cache, dir: &Path, task: Task, placed: &[(Artifact, PathBuf)]
     if dir.exists() {
         // A child whose parent was killed may live for a moment; it holds this lock.
         drop(KeyLock::wait(&dir.join("lock"))?);
-        end_marked(&task.key);
+        end_marked(dir);
         for left in ["in", "out", "work", "events.jsonl", "result.json", "stderr.log", "output.log"] {
             cache.remove(&dir.join(left))?;
         }

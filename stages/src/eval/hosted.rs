@@ -4,23 +4,22 @@
 use flow_engine::plugin::StageError;
 use serde_json::{Value, json};
 
-use super::quality::{Agreement, BATCH};
+use super::quality::Agreement;
 use super::student::Baseline;
-use crate::lm::score_batch;
+use crate::lm::{Window, score_batch, windows_together};
 use crate::model::inference::Inference;
 use crate::teacher::http::spec::Spec;
-use crate::teacher::render;
 use crate::tokenizer::Tokenizer;
 use crate::train::device_error;
 
 /// Share of the student's tokens of the teacher's greedy answers that the student finds most likely there.
 pub fn agreement(lm: &mut Inference, tokenizer: &Tokenizer, baseline: &Baseline) -> Result<Agreement, StageError> {
-    let seq = lm.config().seq;
+    let (seq, batch) = (lm.config().seq, windows_together(lm.config()));
     let windows: Vec<(Vec<u32>, usize)> = baseline
         .results
         .iter()
         .map(|a| {
-            let mut tokens = tokenizer.encode(&render(&baseline.template, &a.prompt));
+            let mut tokens = tokenizer.encode(&a.rendered(&baseline.template));
             let before = tokens.len();
             tokens.extend(tokenizer.encode(&a.text));
             tokens.truncate(seq);
@@ -28,9 +27,9 @@ pub fn agreement(lm: &mut Inference, tokenizer: &Tokenizer, baseline: &Baseline)
         })
         .collect();
     let mut total = Agreement::default();
-    for group in windows.chunks(BATCH) {
-        let views: Vec<&[u32]> = group.iter().map(|w| w.0.as_slice()).collect();
-        let b = score_batch(&views, BATCH, seq, tokenizer.bos());
+    for group in windows.chunks(batch) {
+        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: tokenizer.bos(), targets: &w.0 }).collect();
+        let b = score_batch(&views, batch, seq);
         lm.nll(&b.ids, &b.mask, &b.labels).map_err(device_error)?;
         let best = lm.best().map_err(device_error)?;
         for (i, (tokens, before)) in group.iter().enumerate() {

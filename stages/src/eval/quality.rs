@@ -3,7 +3,7 @@
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::Device;
 
-use crate::lm::score_batch;
+use crate::lm::{Window, score_batch, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, Uses};
 use crate::project::{FirstToken, Projector, Rule};
@@ -11,9 +11,6 @@ use crate::teacher::scoring::{Keep, score};
 use crate::tokenizer::Tokenizer;
 use crate::traces::{ProjectedRow, SequenceRow, Source};
 use crate::train::device_error;
-
-/// Windows scored together.
-pub(super) const BATCH: usize = 8;
 
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
@@ -30,13 +27,14 @@ pub fn bits_per_byte(lm: &mut Inference, tokenizer: &Tokenizer, text: &str, slid
             scored = end;
         }
     }
+    let batch = windows_together(lm.config());
     let mut nats = 0f64;
-    for group in windows.chunks(BATCH) {
+    for group in windows.chunks(batch) {
         if ctx.should_stop() {
             return Err(StageError::interrupted());
         }
-        let views: Vec<&[u32]> = group.iter().map(|w| w.0).collect();
-        let mut b = score_batch(&views, BATCH, seq, tokenizer.bos());
+        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: tokenizer.bos(), targets: w.0 }).collect();
+        let mut b = score_batch(&views, batch, seq);
         for (i, (_, skip)) in group.iter().enumerate() {
             b.labels[i * seq..i * seq + skip].fill(-1);
         }
@@ -48,7 +46,7 @@ pub fn bits_per_byte(lm: &mut Inference, tokenizer: &Tokenizer, text: &str, slid
 
 /// A session that scores windows of the model's own length.
 pub fn scorer(device: &Device, model: &Checkpoint, targets: usize) -> Result<Inference, StageError> {
-    let uses = Uses { score: Some((BATCH, model.config.seq)), targets, ..Uses::default() };
+    let uses = Uses { score: Some((windows_together(&model.config), model.config.seq)), targets, ..Uses::default() };
     Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)
 }
 
@@ -74,17 +72,18 @@ pub fn agreement(
     let (model, tokenizer) = teacher;
     let (lm, student_tokenizer) = student;
     let t_seq = model.config.seq;
-    let uses = Uses { score: Some((BATCH, t_seq)), top_k, ..Uses::default() };
+    let batch = windows_together(&model.config);
+    let uses = Uses { score: Some((batch, t_seq)), top_k, ..Uses::default() };
     let mut scorer = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
-    let keep = Keep { top_k, taus: 0, batch: BATCH, seq: t_seq };
+    let keep = Keep { top_k, taus: 0, batch, seq: t_seq };
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
     let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
     let tokens = tokenizer.encode(text);
-    let windows: Vec<&[u32]> = tokens.chunks(t_seq).collect();
+    let windows: Vec<Window<'_>> = tokens.chunks(t_seq).map(|targets| Window { first: tokenizer.bos(), targets }).collect();
     let seq = lm.config().seq;
     let mut total = Agreement::default();
-    for group in windows.chunks(BATCH) {
+    for group in windows.chunks(batch.min(windows_together(lm.config()))) {
         let mut all: Vec<Vec<ProjectedRow>> = Vec::new();
         for rows in score(&mut scorer, tokenizer, group, keep)? {
             let sequence = SequenceRow {
@@ -112,13 +111,13 @@ fn compare(
     top_k: usize,
     total: &mut Agreement,
 ) -> Result<(), StageError> {
-    let seq = lm.config().seq;
+    let (batch, seq) = (windows_together(lm.config()), lm.config().seq);
     let tokens: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|x| x.sample_id as u32).collect()).collect();
-    let views: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-    let b = score_batch(&views, BATCH, seq, tokenizer.bos());
-    let mut ids = vec![-1; BATCH * seq * top_k];
-    let mut logprobs = vec![0f32; BATCH * seq * top_k];
-    let mut meta = vec![[0f32; 4]; BATCH * seq];
+    let views: Vec<Window<'_>> = tokens.iter().map(|targets| Window { first: tokenizer.bos(), targets }).collect();
+    let b = score_batch(&views, batch, seq);
+    let mut ids = vec![-1; batch * seq * top_k];
+    let mut logprobs = vec![0f32; batch * seq * top_k];
+    let mut meta = vec![[0f32; 4]; batch * seq];
     for (i, rows) in rows.iter().enumerate() {
         for (t, row) in rows.iter().enumerate().filter(|(_, r)| r.kd_weight > 0.0) {
             let r = i * seq + t;

@@ -191,7 +191,16 @@ pub(super) struct Answer {
     id: i64,
     kind: String,
     pub prompt: String,
+    /// As the teacher read it; made by the template where the file does not say.
+    rendered: Option<String>,
     pub text: String,
+}
+
+impl Answer {
+    /// The prompt as the teacher read it.
+    pub fn rendered(&self, template: &str) -> String {
+        self.rendered.clone().unwrap_or_else(|| render(template, &self.prompt))
+    }
 }
 
 fn read_baseline(path: &std::path::Path) -> Result<Baseline, StageError> {
@@ -207,7 +216,7 @@ fn samples(
     baseline: &Baseline,
     bits: u32,
 ) -> Result<Vec<String>, StageError> {
-    let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.encode(&render(&baseline.template, &a.prompt))).collect();
+    let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
     let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits };
     let answers = generate(student, tokenizer, device, &prompts, &how, |_| Ok(()))?;
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())

@@ -6,9 +6,11 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::gguf_name;
 use super::pack;
 use super::tokens;
-use super::write::{Entry, GgufWriter, TensorType, Value};
+use super::types::TensorType;
+use super::write::{Entry, GgufWriter, Value};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
 use crate::model::ternary::{Ternary, by_rule};
@@ -154,33 +156,6 @@ fn architecture_keys(w: &mut GgufWriter<'_>, c: &ModelConfig, name: &str, linear
     w.key("bitnet.rope.scaling.factor", Value::F32(1.0));
 }
 
-/// Name of one of our tensors in a GGUF file.
-fn gguf_name(ours: &str) -> String {
-    let fixed = match ours {
-        "embed" => Some("token_embd.weight"),
-        "norm" => Some("output_norm.weight"),
-        "head" => Some("output.weight"),
-        _ => None,
-    };
-    if let Some(fixed) = fixed {
-        return fixed.into();
-    }
-    let Some((layer, name)) = ours.strip_prefix("layers.").and_then(|r| r.split_once('.')) else { return ours.into() };
-    let place = match name {
-        "mlp_norm" => "ffn_norm",
-        "mlp_sub_norm" => "ffn_sub_norm",
-        "q" => "attn_q",
-        "k" => "attn_k",
-        "v" => "attn_v",
-        "o" => "attn_output",
-        "gate" => "ffn_gate",
-        "up" => "ffn_up",
-        "down" => "ffn_down",
-        other => other,
-    };
-    format!("blk.{layer}.{place}.weight")
-}
-
 fn bytes_of(model: &Checkpoint, spec: &TensorSpec, ty: TensorType) -> Vec<u8> {
     let values = &model.tensors[&spec.name];
     if spec.role != Role::Linear {
@@ -202,7 +177,7 @@ fn row_bytes(t: &Ternary, row: usize, ty: TensorType) -> Vec<u8> {
         TensorType::Tq2_0 => pack::tq2_0(codes, scale, &mut out),
         TensorType::Tq1_0 => pack::tq1_0(codes, scale, &mut out),
         TensorType::F16 => out.extend(codes.iter().flat_map(|c| f16::from_f32(f32::from(*c) * scale).to_bits().to_le_bytes())),
-        TensorType::F32 => out.extend(codes.iter().flat_map(|c| (f32::from(*c) * scale).to_le_bytes())),
+        _ => out.extend(codes.iter().flat_map(|c| (f32::from(*c) * scale).to_le_bytes())),
     }
     out
 }

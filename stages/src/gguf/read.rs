@@ -1,12 +1,13 @@
-//! Reads the header of a GGUF file and the tensors that we write.
+//! Reads a GGUF file: keys and tensor infos at once, tensor data where it is asked for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::pack;
-use super::write::{TensorType, Value};
+use super::quant::dequantise;
+use super::types::{TensorType, foreign_name, supported};
+use super::write::Value;
+use crate::map::Mapped;
 use flow_engine::plugin::StageError;
-use half::f16;
 
 /// A tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +22,10 @@ pub struct TensorInfo {
     pub offset: usize,
 }
 
-/// A GGUF file in memory.
+/// A mapped GGUF file.
 pub struct GgufFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Mapped,
     data: usize,
     /// Metadata by key.
     pub keys: BTreeMap<String, Value>,
@@ -71,14 +72,19 @@ impl<'a> Cursor<'a> {
             7 => Value::Bool(self.take(1)?[0] != 0),
             8 => Value::Text(self.text()?),
             10 => Value::U64(self.u64()?),
-            0 | 1 => Value::Other(format!("{:?}", self.take(1)?)),
-            2 | 3 => Value::Other(format!("{:?}", self.take(2)?)),
+            0 => Value::U32(self.take(1)?[0].into()),
+            1 => Value::I32((self.take(1)?[0] as i8).into()),
+            2 => Value::U32(self.take(2).map(|b| u16::from_le_bytes([b[0], b[1]]))?.into()),
+            3 => Value::I32(self.take(2).map(|b| i16::from_le_bytes([b[0], b[1]]))?.into()),
             11 | 12 => Value::Other(format!("{:?}", self.take(8)?)),
             9 => {
                 let (item, n) = (self.u32()?, self.count()?);
                 match item {
                     8 => Value::Texts((0..n).map(|_| self.text()).collect::<Parsed<_>>()?),
                     5 => Value::I32s((0..n).map(|_| self.u32().map(|v| v as i32)).collect::<Parsed<_>>()?),
+                    6 => Value::F32s((0..n).map(|_| self.u32().map(f32::from_bits)).collect::<Parsed<_>>()?),
+                    // Nothing that is read needs arrays of arrays, and a damaged file could nest them without end.
+                    9 => return Err(format!("an array of arrays before byte {}", self.at)),
                     _ => {
                         for _ in 0..n {
                             self.value(item)?;
@@ -92,18 +98,128 @@ impl<'a> Cursor<'a> {
     }
 }
 
+impl Cursor<'_> {
+    fn tensor(&mut self) -> Parsed<TensorInfo> {
+        let name = self.text()?;
+        let dims = self.u32()?;
+        if dims > 4 {
+            return Err(format!("tensor `{name}` has {dims} dimensions"));
+        }
+        let mut shape: Vec<usize> = (0..dims).map(|_| self.count()).collect::<Parsed<_>>()?;
+        shape.reverse();
+        let ty = self.u32()?;
+        Ok(TensorInfo { name, shape, ty, offset: self.count()? })
+    }
+}
+
 impl GgufFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, StageError> {
-        let bytes = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-        Self::parse(path, bytes).map_err(|what| {
+        let bytes = Mapped::open(path)?;
+        let header = Header::parse(&bytes).map_err(|what| {
             StageError::new(format!("{}: not a readable GGUF file: {what}", path.display()))
-                .help("the file is damaged or cut short: fetch it again")
-        })
+                .help("the file is damaged, cut short or of another format: fetch it again")
+        })?;
+        Ok(Self { path: path.to_owned(), data: header.data, keys: header.keys, tensors: header.tensors, bytes })
     }
 
-    fn parse(path: &Path, bytes: Vec<u8>) -> Parsed<Self> {
-        let mut c = Cursor { bytes: &bytes, at: 0 };
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error about this file.
+    pub fn error(&self, what: impl std::fmt::Display) -> StageError {
+        StageError::new(format!("{}: {what}", self.path.display()))
+    }
+
+    /// A text key, if it is there.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, StageError> {
+        match self.keys.get(key) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, "a text", other)),
+        }
+    }
+
+    /// A whole number, if it is there.
+    pub fn whole(&self, key: &str) -> Result<Option<usize>, StageError> {
+        let number = match self.keys.get(key) {
+            None => return Ok(None),
+            Some(Value::U32(v)) => Some(u64::from(*v)),
+            Some(Value::I32(v)) => u64::try_from(*v).ok(),
+            Some(Value::U64(v)) => Some(*v),
+            Some(_) => None,
+        };
+        // No size of a model or a vocabulary reaches this, and products of two sizes stay far below 2^64.
+        match number.filter(|n| *n < 1 << 31) {
+            Some(n) => Ok(Some(n as usize)),
+            None => Err(self.wrong(key, "a whole number below 2^31", &self.keys[key])),
+        }
+    }
+
+    /// A number, if it is there.
+    pub fn number(&self, key: &str) -> Result<Option<f32>, StageError> {
+        match self.keys.get(key) {
+            None => Ok(None),
+            Some(Value::F32(v)) if v.is_finite() => Ok(Some(*v)),
+            Some(other) => Err(self.wrong(key, "a finite float32", other)),
+        }
+    }
+
+    /// A flag, if it is there.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, StageError> {
+        match self.keys.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(v)) => Ok(Some(*v)),
+            Some(other) => Err(self.wrong(key, "true or false", other)),
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: &str, found: &Value) -> StageError {
+        let found: String = format!("{found:?}").chars().take(60).collect();
+        self.error(format!("field `{key}`: expected {expected}, found {found}"))
+    }
+
+    /// Bytes of a tensor.
+    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
+        let fail = |what: String| self.error(format!("tensor `{name}` {what}"));
+        let info = self
+            .tensors
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| fail("is missing".into()).help("the file is not complete, or holds another architecture than it says"))?;
+        let ty = TensorType::of(info.ty)
+            .ok_or_else(|| fail(format!("is stored as {}", foreign_name(info.ty))).help(format!("types that are read: {}", supported())))?;
+        let cols = info.shape.last().copied().unwrap_or(1);
+        if cols % ty.block() != 0 {
+            return Err(fail(format!("has {cols} columns, which {} blocks of {} do not divide", ty.name(), ty.block())));
+        }
+        let n = info.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX);
+        let start = self.data.checked_add(info.offset);
+        let bytes = start.zip(usize::try_from(ty.bytes(n)).ok()).and_then(|(s, len)| self.bytes.get(s..s.checked_add(len)?));
+        let bytes = bytes.ok_or_else(|| fail("ends beyond the file".into()).help("the file is cut short: fetch it again"))?;
+        Ok((info, ty, bytes))
+    }
+
+    /// Values of a tensor.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>, StageError> {
+        let (_, ty, bytes) = self.raw(name)?;
+        Ok(dequantise(ty, bytes))
+    }
+}
+
+/// What stands before the tensor data.
+struct Header {
+    keys: BTreeMap<String, Value>,
+    tensors: Vec<TensorInfo>,
+    /// Where the tensor data begins.
+    data: usize,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Parsed<Self> {
+        let mut c = Cursor { bytes, at: 0 };
         if c.take(4)? != b"GGUF" {
             return Err("it does not begin with `GGUF`".into());
         }
@@ -118,48 +234,11 @@ impl GgufFile {
             let ty = c.u32()?;
             keys.insert(name, c.value(ty)?);
         }
-        let mut tensors = Vec::new();
-        for _ in 0..tensor_count {
-            let name = c.text()?;
-            let dims = c.u32()?;
-            if dims > 4 {
-                return Err(format!("tensor `{name}` has {dims} dimensions"));
-            }
-            let mut shape: Vec<usize> = (0..dims).map(|_| c.count()).collect::<Parsed<_>>()?;
-            shape.reverse();
-            let ty = c.u32()?;
-            tensors.push(TensorInfo { name, shape, ty, offset: c.count()? });
-        }
+        let tensors = (0..tensor_count).map(|_| c.tensor()).collect::<Parsed<_>>()?;
         let alignment = match keys.get("general.alignment") {
             Some(Value::U32(a)) if *a > 0 => *a as usize,
             _ => 32,
         };
-        let data = c.at.next_multiple_of(alignment);
-        Ok(Self { path: path.to_owned(), data, keys, tensors, bytes })
-    }
-
-    /// Bytes of a tensor of a type that we write.
-    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
-        let fail = |what: String| StageError::new(format!("{}: tensor `{name}` {what}", self.path.display()));
-        let info = self.tensors.iter().find(|t| t.name == name).ok_or_else(|| fail("is missing".into()))?;
-        let ty = TensorType::of(info.ty).ok_or_else(|| fail(format!("has type {}, which is not read yet", info.ty)))?;
-        let start = self.data + info.offset;
-        let n = info.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX / 8);
-        let bytes = usize::try_from(ty.bytes(n)).ok().and_then(|len| self.bytes.get(start..start.checked_add(len)?));
-        Ok((info, ty, bytes.ok_or_else(|| fail("ends beyond the file".into()))?))
-    }
-
-    /// Values of a tensor.
-    pub fn floats(&self, name: &str) -> Result<Vec<f32>, StageError> {
-        let (_, ty, bytes) = self.raw(name)?;
-        let spread = |(codes, scales): (Vec<i8>, Vec<f32>)| {
-            codes.chunks(pack::BLOCK).zip(scales).flat_map(|(block, d)| block.iter().map(move |c| f32::from(*c) * d)).collect()
-        };
-        Ok(match ty {
-            TensorType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            TensorType::F16 => bytes.chunks_exact(2).map(|b| f16::from_bits(u16::from_le_bytes([b[0], b[1]])).to_f32()).collect(),
-            TensorType::Tq2_0 => spread(pack::unpack_tq2_0(bytes)),
-            TensorType::Tq1_0 => spread(pack::unpack_tq1_0(bytes)),
-        })
+        Ok(Self { keys, tensors, data: c.at.next_multiple_of(alignment) })
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::pack;
+use super::types::TensorType;
 use flow_engine::plugin::StageError;
 
 /// Alignment of tensor data.
@@ -29,46 +29,10 @@ pub enum Value {
     Texts(Vec<String>),
     /// Array of int32.
     I32s(Vec<i32>),
+    /// Array of float32.
+    F32s(Vec<f32>),
     /// A type that only the reader meets, as text.
     Other(String),
-}
-
-/// How a tensor is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TensorType {
-    /// float32.
-    F32,
-    /// float16.
-    F16,
-    /// 1.6875 bits a weight.
-    Tq1_0,
-    /// 2.0625 bits a weight.
-    Tq2_0,
-}
-
-impl TensorType {
-    /// Id in files.
-    pub fn id(self) -> u32 {
-        match self {
-            TensorType::F32 => 0,
-            TensorType::F16 => 1,
-            TensorType::Tq1_0 => 34,
-            TensorType::Tq2_0 => 35,
-        }
-    }
-    /// By its id.
-    pub fn of(id: u32) -> Option<Self> {
-        [TensorType::F32, TensorType::F16, TensorType::Tq1_0, TensorType::Tq2_0].into_iter().find(|t| t.id() == id)
-    }
-    /// Bytes of `n` values.
-    pub fn bytes(self, n: u64) -> u64 {
-        match self {
-            TensorType::F32 => 4 * n,
-            TensorType::F16 => 2 * n,
-            TensorType::Tq1_0 => n / pack::BLOCK as u64 * pack::TQ1_0_BYTES as u64,
-            TensorType::Tq2_0 => n / pack::BLOCK as u64 * pack::TQ2_0_BYTES as u64,
-        }
-    }
 }
 
 /// A tensor to write.
@@ -184,6 +148,12 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             out.extend(5u32.to_le_bytes());
             out.extend((v.len() as u64).to_le_bytes());
             v.iter().for_each(|i| out.extend(i.to_le_bytes()));
+        }
+        Value::F32s(v) => {
+            tag(9);
+            out.extend(6u32.to_le_bytes());
+            out.extend((v.len() as u64).to_le_bytes());
+            v.iter().for_each(|x| out.extend(x.to_le_bytes()));
         }
         Value::U64(v) => {
             tag(10);

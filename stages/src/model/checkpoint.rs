@@ -1,7 +1,8 @@
 //! A model on disk: `config.json`, `model.safetensors` and `tokenizer.json` in one directory.
 //!
 //! [`save`] writes our own layout: float32 tensors by the names of [`ModelConfig::tensors`]. [`load`] reads it back,
-//! and Hugging Face directories (`model_type` `llama` or `bitnet`) into the same form.
+//! and Hugging Face directories (`model_type` `llama` or `bitnet`) and GGUF files (`model_type` `gguf`, `model.gguf`)
+//! into the same form.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use serde_json::Value;
 
 use super::config::{ModelConfig, Weights};
 use super::import;
+use crate::gguf::{self, GgufFile};
+use crate::map::Mapped;
 
 /// A model that was read.
 #[derive(Clone, Debug)]
@@ -21,7 +24,7 @@ pub struct Checkpoint {
     pub config: ModelConfig,
     /// Float32 tensors by the names of [`ModelConfig::tensors`], each of the right size.
     pub tensors: BTreeMap<String, Vec<f32>>,
-    /// What the writer said beside the shape (preset, activation bits, digests); `null` for imports.
+    /// What the writer said beside the shape (preset, activation bits, digests, roles of tokens); `null` where nothing.
     pub extra: Value,
     /// `tokenizer.json`, if the directory holds one.
     pub tokenizer: Option<PathBuf>,
@@ -37,6 +40,12 @@ struct ConfigFile {
 }
 
 const MODEL_TYPE: &str = "flow";
+
+/// `model_type` of a directory whose weights are [`MODEL_GGUF`].
+pub const GGUF_TYPE: &str = "gguf";
+
+/// The weights of such a directory.
+pub const MODEL_GGUF: &str = "model.gguf";
 
 /// Writes a model directory; the same content always gives the same bytes.
 pub fn save<'t>(
@@ -92,9 +101,12 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
         .map_err(|e| StageError::io("cannot read", &path, &e).help("a model directory holds config.json and model.safetensors"))?;
     let json: Value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
     let tokenizer = Some(dir.join("tokenizer.json")).filter(|t| t.is_file());
+    if json["model_type"] == GGUF_TYPE {
+        return load_gguf(dir, &path, &json, tokenizer);
+    }
     if json["model_type"] != MODEL_TYPE {
         let (config, tensors) = import::hugging_face(dir, &path, &json, weights)?;
-        return Ok(Checkpoint { config, tensors, extra: Value::Null, tokenizer });
+        return Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer });
     }
     let file: ConfigFile = serde_json::from_value(json).map_err(|e| StageError::new(format!("{}: {e}", path.display())))?;
     let mut config = file.config;
@@ -104,7 +116,7 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
     }
     let mut tensors = BTreeMap::new();
     let path = dir.join("model.safetensors");
-    let bytes = read_file(&path)?;
+    let bytes = Mapped::open(&path)?;
     let stored = parse(&path, &bytes)?;
     for spec in config.tensors() {
         let view = stored.tensor(&spec.name).map_err(|_| {
@@ -117,6 +129,15 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
         tensors.insert(spec.name.clone(), floats(&path, &spec.name, &view)?);
     }
     Ok(Checkpoint { config, tensors, extra: file.extra, tokenizer })
+}
+
+fn load_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint, StageError> {
+    let (mut config, tensors) = gguf::model::load(&GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    let seq = json["seq"].as_u64().filter(|n| (1..=config.seq as u64).contains(n));
+    config.seq = seq.ok_or_else(|| {
+        StageError::new(format!("{}: field `seq`: expected a number from 1 to {}, found {}", path.display(), config.seq, json["seq"]))
+    })? as usize;
+    Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer })
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, StageError> {

@@ -11,6 +11,7 @@ use super::checkpoint::{floats, parse, read_file, wrong_shape};
 use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
 use super::ternary::masters;
 use crate::gguf::pack;
+use crate::map::Mapped;
 
 /// What a packed linear's `weight_scale` does (facts: read the configuration, never guess).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub(super) fn hugging_face(
         Some("autobitlinear") => Scale::Multiplies,
         _ => Scale::Divides,
     };
-    let files: Vec<(PathBuf, Vec<u8>)> = weight_files(dir)?.into_iter().map(|f| read_file(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
+    let files: Vec<(PathBuf, Mapped)> =
+        weight_files(dir)?.into_iter().map(|f| Mapped::open(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
     let parsed: Vec<(&Path, SafeTensors<'_>)> =
         files.iter().map(|(f, b)| parse(f, b).map(|s| (f.as_path(), s))).collect::<Result<_, _>>()?;
     let mut tensors = BTreeMap::new();
@@ -105,9 +107,12 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
     }
 }
 
-/// `model.safetensors`, or the files that `model.safetensors.index.json` names.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, StageError> {
-    let index = dir.join("model.safetensors.index.json");
+/// The file that names the shards of a model.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// `model.safetensors`, or the files that [`INDEX`] names.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, StageError> {
+    let index = dir.join(INDEX);
     if !index.is_file() {
         return Ok(vec![dir.join("model.safetensors")]);
     }

@@ -8,7 +8,7 @@ mod backward;
 pub mod checkpoint;
 pub mod config;
 pub mod graph;
-mod import;
+pub(crate) mod import;
 pub mod inference;
 pub mod optimizer;
 pub mod ternary;

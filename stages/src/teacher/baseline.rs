@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{POC_TEMPLATE, json_validity, render};
-use crate::data::read_prompts;
+use super::template::{self, Template};
+use super::{POC_TEMPLATE, json_validity};
+use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
 use crate::lm::{self, Generation, generate};
 
@@ -14,7 +15,7 @@ use crate::lm::{self, Generation, generate};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BaselineParams {
-    /// How a prompt is put to the teacher.
+    /// How a prompt is put to the teacher: a text with `{prompt}`, or `chat` for the teacher's own chat template.
     pub template: String,
     /// Tokens of an answer, at most.
     pub max_tokens: usize,
@@ -36,7 +37,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;
@@ -51,6 +52,7 @@ impl Stage for BaselineStage {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &BaselineParams) -> Result<Vec<String>, ParamError> {
+        template::check(&p.template)?;
         if p.max_tokens == 0 {
             return Err(ParamError { path: "max_tokens".into(), message: "must be above 0".into(), help: None });
         }
@@ -58,24 +60,21 @@ impl Stage for BaselineStage {
     }
     fn run(&self, p: BaselineParams, ctx: &TaskContext) -> Result<(), StageError> {
         let dir = ctx.input("teacher")?;
-        let hosted = super::hosted::open(ctx)?;
         let prompts: Vec<_> = read_prompts(ctx.input("prompts")?)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).collect();
-        let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
-        let digests = [
-            ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
-            ("teacher_digest", hosted.as_ref().map_or_else(|| lm::digest(dir), |h| Ok(h.spec().digest()))?),
-            ("template", p.template.clone()),
-        ];
-        if let Some(lock) = &p.locked {
-            check_lock(&lock.0, &digests)?;
-        }
-        if let Some(asker) = &hosted {
-            let out = super::hosted::baseline::baseline(&p, ctx, asker, &prompts)?;
+        if let Some(asker) = super::hosted::open(ctx)? {
+            let template = template::of_hosted(&p.template)?;
+            let digests = digests(&prompts, asker.spec().digest(), template);
+            check_lock(&p, &digests)?;
+            let out = super::hosted::baseline::baseline(&p, ctx, &asker, &prompts)?;
             return write(ctx, out, digests);
         }
         let (teacher, tokenizer) = lm::load(dir)?;
+        let template = Template::of(&p.template, dir, &tokenizer)?;
+        let digests = digests(&prompts, lm::digest(dir)?, template.source());
+        check_lock(&p, &digests)?;
         let device = lm::device(ctx)?;
-        let inputs: Vec<Vec<u32>> = prompts.iter().map(|q| tokenizer.encode(&render(&p.template, &q.prompt))).collect();
+        let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
+        let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
         let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8 };
         let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, |done| {
             ctx.progress(done as u64, inputs.len() as u64, "prompts");
@@ -88,8 +87,9 @@ impl Stage for BaselineStage {
             .iter()
             .zip(&answers)
             .zip(&texts)
-            .map(|((q, a), text)| {
-                json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": text, "tokens": a.tokens.len(),
+            .zip(&rendered)
+            .map(|(((q, a), text), rendered)| {
+                json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "rendered": rendered, "text": text, "tokens": a.tokens.len(),
                        "finish_reason": if a.stopped { "stop" } else { "length" }})
             })
             .collect();
@@ -115,7 +115,18 @@ fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Res
     crate::write_json(ctx.output("baseline")?, &out)
 }
 
-fn check_lock(path: &std::path::Path, digests: &[(&str, String)]) -> Result<(), StageError> {
+/// What a baseline is locked to.
+fn digests(prompts: &[Prompt], teacher: String, template: &str) -> [(&'static str, String); 3] {
+    let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
+    [
+        ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
+        ("teacher_digest", teacher),
+        ("template", template.to_owned()),
+    ]
+}
+
+fn check_lock(p: &BaselineParams, digests: &[(&str, String)]) -> Result<(), StageError> {
+    let Some(SourceFile(path)) = &p.locked else { return Ok(()) };
     let text = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
     let locked: Value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
     for (name, value) in digests {

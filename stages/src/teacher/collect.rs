@@ -5,10 +5,11 @@ use flow_shaders::device::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::POC_TEMPLATE;
 use super::scoring::{Keep, score};
-use super::{POC_TEMPLATE, render};
+use super::template::{self, Template};
 use crate::data::{read_prompts, read_text};
-use crate::lm::{self, Generation, generate};
+use crate::lm::{self, Generation, Window, generate, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, Uses};
 use crate::tokenizer::Tokenizer;
@@ -25,7 +26,7 @@ pub struct CollectParams {
     pub taus: Vec<f32>,
     /// Tokens of the text to score, in the teacher's tokens; all where null.
     pub text_tokens: Option<u64>,
-    /// How a prompt is put to the teacher.
+    /// How a prompt is put to the teacher: a text with `{prompt}`, or `chat` for the teacher's own chat template.
     pub template: String,
     /// Prompts to continue; all where null.
     pub max_prompts: Option<usize>,
@@ -73,9 +74,6 @@ impl Default for CollectParams {
 /// `kd.collect`.
 pub struct CollectStage;
 
-/// Windows scored together.
-const SCORED: usize = 8;
-
 impl Stage for CollectStage {
     type Params = CollectParams;
     const KIND: &'static str = "kd.collect";
@@ -111,9 +109,7 @@ impl Stage for CollectStage {
         if !(p.top_p > 0.0 && p.top_p <= 1.0) {
             return wrong("top_p", format!("{} is not in (0, 1]", p.top_p));
         }
-        if !p.template.contains("{prompt}") {
-            return wrong("template", "does not hold `{prompt}`".into());
-        }
+        template::check(&p.template)?;
         if p.samples == 0 || p.max_tokens == 0 || p.batch == 0 {
             return wrong("samples", "samples, max_tokens and batch must be above 0".into());
         }
@@ -135,11 +131,13 @@ impl Stage for CollectStage {
             return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
         }
         let seq = teacher.config.seq;
-        let keep = Keep { top_k: p.top_k.min(teacher.config.vocab), taus: p.taus.len(), batch: SCORED, seq };
+        let batch = windows_together(&teacher.config);
+        let keep = Keep { top_k: p.top_k.min(teacher.config.vocab), taus: p.taus.len(), batch, seq };
+        let template = Template::of(&p.template, dir, &tokenizer)?;
         let meta = TraceMeta {
             teacher: format!("{} parameters, {} layers", teacher.config.parameters(), teacher.config.layers),
             teacher_digest: lm::digest(dir)?,
-            template: p.template.clone(),
+            template: template.source().into(),
             tokenizer_hash: tokenizer.digest(),
             eos_id: Some(tokenizer.eos() as i32),
             vocab: tokenizer.vocab_size(),
@@ -155,10 +153,10 @@ impl Stage for CollectStage {
             ..TraceMeta::default()
         };
         let device = lm::device(ctx)?;
-        let uses = Uses { score: Some((SCORED, seq)), top_k: keep.top_k, taus: p.taus.clone(), ..Uses::default() };
+        let uses = Uses { score: Some((batch, seq)), top_k: keep.top_k, taus: p.taus.clone(), ..Uses::default() };
         let mut scorer = Inference::new(&device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
         let mut writer = TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta)?;
-        let mut job = Job { p: &p, ctx, tokenizer: &tokenizer, scorer: &mut scorer, keep, writer: &mut writer };
+        let mut job = Job { p: &p, ctx, template: &template, tokenizer: &tokenizer, scorer: &mut scorer, keep, writer: &mut writer };
         let prompts: Vec<String> = match ctx.input_opt("prompts") {
             Some(path) => read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).map(|q| q.prompt).collect(),
             None => Vec::new(),
@@ -177,6 +175,7 @@ impl Stage for CollectStage {
 struct Job<'a> {
     p: &'a CollectParams,
     ctx: &'a TaskContext,
+    template: &'a Template,
     tokenizer: &'a Tokenizer,
     scorer: &'a mut Inference,
     keep: Keep,
@@ -187,7 +186,8 @@ impl Job<'_> {
     fn text(&mut self, text: &str, first: usize) -> Result<(), StageError> {
         let mut tokens = self.tokenizer.encode(text);
         tokens.truncate(self.p.text_tokens.map_or(usize::MAX, |n| n as usize));
-        let windows: Vec<&[u32]> = tokens.chunks(self.keep.seq).collect();
+        let first_token = self.tokenizer.bos();
+        let windows: Vec<Window<'_>> = tokens.chunks(self.keep.seq).map(|targets| Window { first: first_token, targets }).collect();
         for (group, windows) in windows.chunks(self.keep.batch).enumerate() {
             if self.ctx.should_stop() {
                 return Err(StageError::interrupted());
@@ -213,9 +213,9 @@ impl Job<'_> {
         if prompts.is_empty() {
             return Ok(());
         }
-        let rendered: Vec<String> = prompts.iter().map(|q| render(&self.p.template, q)).collect();
-        let room = self.keep.seq.saturating_sub(2);
-        let encoded: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.encode(r)).collect();
+        let rendered: Vec<String> = prompts.iter().map(|q| self.template.render(q)).collect::<Result<_, _>>()?;
+        let room = self.keep.seq.saturating_sub(1);
+        let encoded: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.context(r)).collect();
         let too_long = encoded.iter().filter(|e| e.len() > room).count();
         if too_long > 0 {
             self.ctx.warn(format!("{too_long} prompts are longer than the teacher's window of {} tokens and were left out", self.keep.seq));
@@ -241,11 +241,11 @@ impl Job<'_> {
             .zip(&answers)
             .map(|(prompt, a)| {
                 let end = a.stopped.then(|| self.tokenizer.eos());
-                prompt.iter().chain(&a.tokens).copied().chain(end).take(self.keep.seq).collect()
+                prompt.iter().chain(&a.tokens).copied().chain(end).take(self.keep.seq + 1).collect()
             })
             .collect();
         for (group, windows) in whole.chunks(self.keep.batch).enumerate() {
-            let views: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
+            let views: Vec<Window<'_>> = windows.iter().map(|w| Window { first: w[0], targets: &w[1..] }).collect();
             for (i, mut rows) in score(self.scorer, self.tokenizer, &views, self.keep)?.into_iter().enumerate() {
                 let n = group * self.keep.batch + i;
                 let (prompt, sample) = asked[n];
@@ -257,7 +257,7 @@ impl Job<'_> {
                     context_ids: None,
                     finish_reason: if answers[n].stopped { "stop" } else { "length" }.into(),
                 };
-                rows.drain(..inputs[n].len().min(rows.len()));
+                rows.drain(..(inputs[n].len() - 1).min(rows.len()));
                 self.writer.push(sequence, rows)?;
             }
         }

@@ -2,10 +2,13 @@
 
 pub mod baseline;
 pub mod collect;
+mod directory;
+pub mod file;
 pub mod hosted;
 pub mod http;
 pub mod journal;
 pub mod scoring;
+pub mod template;
 
 use crate::data::Prompt;
 

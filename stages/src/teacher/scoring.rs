@@ -2,7 +2,7 @@
 
 use flow_engine::plugin::StageError;
 
-use crate::lm::score_batch;
+use crate::lm::{Window, score_batch};
 use crate::model::inference::Inference;
 use crate::tokenizer::Tokenizer;
 use crate::traces::{ByteStrings, RawRow};
@@ -22,8 +22,8 @@ pub struct Keep {
 }
 
 /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
-pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[&[u32]], keep: Keep) -> Result<Vec<Vec<RawRow>>, StageError> {
-    let b = score_batch(windows, keep.batch, keep.seq, tokenizer.bos());
+pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[Window<'_>], keep: Keep) -> Result<Vec<Vec<RawRow>>, StageError> {
+    let b = score_batch(windows, keep.batch, keep.seq);
     let top = lm.top_k(&b.ids, &b.mask).map_err(device_error)?;
     let (k, width) = (keep.top_k, 1 + keep.taus);
     let row = |r: usize, token: u32| {
@@ -38,10 +38,14 @@ pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[&[u32]], keep
             other_lse: (keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
         }
     };
-    Ok(windows.iter().enumerate().map(|(i, w)| w.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect()).collect())
+    Ok(windows
+        .iter()
+        .enumerate()
+        .map(|(i, w)| w.targets.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect())
+        .collect())
 }
 
-/// Bytes of a token; none for the one that ends a text.
+/// Bytes of a token; none for one that ends a text.
 fn bytes(tokenizer: &Tokenizer, id: u32) -> &[u8] {
-    if id == tokenizer.eos() { b"" } else { tokenizer.token_bytes(id) }
+    if tokenizer.is_end(id) { b"" } else { tokenizer.token_bytes(id) }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -47,14 +48,27 @@ impl<R: TraceRow> TraceReader<R> {
     pub fn counts(&self) -> &TraceCounts {
         &self.file.counts
     }
+    /// Number of row shards.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
     /// All sequences with their rows, in the order in which they were written.
     pub fn sequences(&self) -> Result<Sequences<R>, StageError> {
-        let path = self.dir.join("sequences.parquet");
+        self.part_of(0..self.shards.len(), 0..usize::MAX)
+    }
+    /// The sequences of one shard; `sequences` is the range of their places among all.
+    pub fn part(&self, shard: usize, sequences: Range<usize>) -> Result<Sequences<R>, StageError> {
+        self.part_of(shard..shard + 1, sequences)
+    }
+
+    fn part_of(&self, shards: Range<usize>, sequences: Range<usize>) -> Result<Sequences<R>, StageError> {
         Ok(Sequences {
-            sequences: Batches::open(path)?,
+            sequences: Batches::open(self.dir.join("sequences.parquet"), Some(sequences))?,
             waiting: VecDeque::new(),
-            shards: self.shards.clone().into(),
+            next_shard: shards.start,
+            shards: self.shards[shards].iter().cloned().collect(),
             shard: None,
+            of_sequence: 0,
             rows: VecDeque::new(),
             failed: false,
         })
@@ -70,10 +84,17 @@ struct Batches {
 }
 
 impl Batches {
-    fn open(path: PathBuf) -> Result<Self, StageError> {
+    /// Opens a file, for some of its rows where `rows` says so.
+    fn open(path: PathBuf, rows: Option<Range<usize>>) -> Result<Self, StageError> {
         let file = File::open(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|b| b.with_batch_size(BATCH_ROWS).build())
+            .and_then(|b| {
+                let b = b.with_batch_size(BATCH_ROWS);
+                match rows {
+                    Some(rows) => b.with_offset(rows.start).with_limit(rows.len()).build(),
+                    None => b.build(),
+                }
+            })
             .map_err(|e| corrupt(&path, &e.to_string()))?;
         Ok(Self { path, reader })
     }
@@ -91,12 +112,20 @@ pub struct Sequences<R: TraceRow> {
     sequences: Batches,
     waiting: VecDeque<SequenceRow>,
     shards: VecDeque<PathBuf>,
+    /// Place among all shards of the next one to open.
+    next_shard: usize,
     shard: Option<Batches>,
+    of_sequence: usize,
     rows: VecDeque<((i64, i32, i32), R)>,
     failed: bool,
 }
 
 impl<R: TraceRow> Sequences<R> {
+    /// Place among all shards of the one that holds the rows of the last sequence.
+    pub fn shard(&self) -> usize {
+        self.of_sequence
+    }
+
     fn advance(&mut self) -> Result<Option<(SequenceRow, Vec<R>)>, StageError> {
         while self.waiting.is_empty() {
             match self.sequences.next() {
@@ -121,6 +150,8 @@ impl<R: TraceRow> Sequences<R> {
                 let path = self.shard.as_ref().map_or(self.sequences.path.as_path(), |s| &s.path);
                 return Err(corrupt(path, &format!("prompt {p} sample {s}: step_idx {step} where {} was expected", rows.len())));
             }
+            // Rows are read from one shard at a time, the last that was opened.
+            self.of_sequence = self.next_shard - 1;
             rows.extend(self.rows.pop_front().map(|r| r.1));
         }
         Ok(Some((sequence, rows)))
@@ -139,7 +170,10 @@ impl<R: TraceRow> Sequences<R> {
         loop {
             if self.shard.is_none() {
                 match self.shards.pop_front() {
-                    Some(path) => self.shard = Some(Batches::open(path)?),
+                    Some(path) => {
+                        self.shard = Some(Batches::open(path, None)?);
+                        self.next_shard += 1;
+                    }
                     None => return Ok(false),
                 }
             }

@@ -1,5 +1,6 @@
 //! Training: windows of tokens with targets, the recipe, the loop with checkpoints, and the kinds that use them.
 
+pub mod loader;
 pub mod recipe;
 mod run;
 pub mod state;

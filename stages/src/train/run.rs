@@ -5,9 +5,10 @@ use std::time::Instant;
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::{Device, DeviceError};
 
+use super::loader::Loader;
 use super::recipe::Recipe;
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
-use super::windows::{LossWeights, Order, Windows};
+use super::windows::LossWeights;
 use crate::model::config::{ModelConfig, Role, Weights};
 use crate::model::trainer::{StepStats, TrainShape, Trainer};
 use crate::rng::Rng;
@@ -18,8 +19,6 @@ pub struct Job<'a> {
     pub config: ModelConfig,
     /// Optimizer and schedule.
     pub recipe: &'a Recipe,
-    /// Windows.
-    pub windows: &'a Windows,
     /// Weights of the loss.
     pub weights: LossWeights,
     /// Targets to see.
@@ -65,9 +64,9 @@ pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
 }
 
 /// Trains to the budget, from the last checkpoint of this task if there is one.
-pub fn train(job: &Job<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
+pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
     let r = job.recipe;
-    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: job.windows.top_k(), ns_steps: r.ns_steps };
+    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: loader.top_k(), ns_steps: r.ns_steps };
     let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
     ctx.computes_on(&device.name());
     let mut progress = Progress::default();
@@ -79,10 +78,9 @@ pub fn train(job: &Job<'_>, device: &Device, ctx: &TaskContext) -> Result<Traine
         }
         _ => trainer.load(&initial(&job.config, r.seed)).map_err(device_error)?,
     }
-    let mut order = Order::new(r.seed);
     let start = (Instant::now(), progress.seen_tokens);
     while progress.seen_tokens < job.budget_tokens {
-        let (stats, lr) = step(job, &mut trainer, &mut progress, &mut order)?;
+        let (stats, lr) = step(job, loader, &mut trainer, &mut progress)?;
         let last = progress.seen_tokens >= job.budget_tokens;
         if progress.step.is_multiple_of(r.log_every) || last {
             point(job, &mut progress, lr);
@@ -113,7 +111,7 @@ fn bits(job: &Job<'_>, progress: &Progress) -> u32 {
     }
 }
 
-fn step(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, order: &mut Order) -> Result<(StepStats, f64), StageError> {
+fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut Progress) -> Result<(StepStats, f64), StageError> {
     let r = job.recipe;
     let due = job.flip_fraction.is_some_and(|f| p.seen_tokens as f64 >= f * job.budget_tokens as f64);
     if due && p.flip.is_none() && job.config.weights != Weights::Float {
@@ -123,7 +121,7 @@ fn step(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, order: &mut Orde
     let mut micros = Vec::with_capacity(r.accumulate);
     let mut seen = Vec::with_capacity(r.accumulate);
     for _ in 0..r.accumulate {
-        let (micro, targets) = job.windows.batch(order, p.cursor, r.batch, &job.weights);
+        let (micro, targets) = loader.batch(p.cursor, r.batch, &job.weights)?;
         p.cursor += r.batch as u64;
         micros.push(micro);
         seen.push(targets);

@@ -4,8 +4,9 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::loader::Loader;
 use super::recipe::Recipe;
-use super::windows::{LossWeights, Windows};
+use super::windows::LossWeights;
 use super::{Job, train};
 use crate::model::checkpoint;
 use crate::model::config::{Activation, Preset, Weights};
@@ -126,11 +127,12 @@ impl Stage for StudentStage {
         config.seq = p.seq.unwrap_or(config.seq);
         config.activation = p.activation.unwrap_or(config.activation);
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), ..p.recipe.clone() };
-        let (windows, exact_tail) = Windows::of_traces(&reader, &tokenizer, config.seq, p.tau)?;
-        if windows.targets() == 0 {
+        let mut loader = Loader::of_traces(reader, &tokenizer, config.seq, p.tau, recipe.seed)?;
+        let totals = loader.totals();
+        if totals.targets == 0 {
             return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
         }
-        if !exact_tail {
+        if !totals.exact_tail {
             ctx.warn(format!(
                 "tau = {}: the traces hold no tail at this temperature, the single Other bucket is tempered (design: too sharp)",
                 p.tau
@@ -139,19 +141,18 @@ impl Stage for StudentStage {
         let job = Job {
             config: config.clone(),
             recipe: &recipe,
-            windows: &windows,
             weights: LossWeights { tau: p.tau, kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight },
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
         };
-        let trained = train(&job, &crate::lm::device(ctx)?, ctx)?;
+        let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
         let progress = &trained.progress;
         let log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
-            "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": exact_tail,
+            "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": totals.exact_tail,
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
             "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
-            "trace_tokens": windows.targets(), "left_out_tokens": windows.left_out(), "curve": progress.curve, "health": progress.health,
+            "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "curve": progress.curve, "health": progress.health,
         });
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});

@@ -4,8 +4,9 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::loader::Loader;
 use super::recipe::Recipe;
-use super::windows::{LossWeights, Windows};
+use super::windows::LossWeights;
 use super::{Job, train};
 use crate::data::read_text;
 use crate::model::checkpoint;
@@ -72,19 +73,18 @@ impl Stage for TeacherStage {
         config.weights = Weights::Float;
         config.layers = p.layers.unwrap_or(config.layers);
         config.seq = p.seq.unwrap_or(config.seq);
-        let windows = Windows::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos());
+        let mut loader = Loader::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos(), p.recipe.seed);
         let job = Job {
             config: config.clone(),
             recipe: &p.recipe,
-            windows: &windows,
             weights: LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 },
             budget_tokens: p.tokens,
             flip_fraction: None,
         };
-        let trained = train(&job, &crate::lm::device(ctx)?, ctx)?;
+        let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
         let log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
-            "budget_tokens": p.tokens, "text_tokens": windows.targets(), "seen_tokens": trained.progress.seen_tokens,
+            "budget_tokens": p.tokens, "text_tokens": loader.totals().targets, "seen_tokens": trained.progress.seen_tokens,
             "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
             "curve": trained.progress.curve, "health": trained.progress.health,
         });

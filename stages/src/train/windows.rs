@@ -3,15 +3,13 @@
 //! Position `t` of a window holds token `t − 1` of the stream (BOS at 0) and predicts token `t`: the row that a trace keeps
 //! for token `t` is the target of that position, nothing shifts twice. Padding has label −1 and weight 0.
 
-use flow_engine::plugin::StageError;
-
 use crate::model::trainer::MicroBatch;
-use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
-use crate::traces::{ProjectedRow, Source, TraceReader};
+use crate::traces::{ProjectedRow, SequenceRow, Source, TraceReader};
 
 /// No distillation row at this position.
 const NONE: u32 = u32::MAX;
+/// Label of padding, which is not even a key of attention.
+const PADDING: i32 = -2;
 
 /// Windows of one length, and the rows that they point into.
 #[derive(Default)]
@@ -19,6 +17,9 @@ pub struct Windows {
     seq: usize,
     bos: u32,
     top_k: usize,
+    /// Temperature of the tail, and its place among the stored ones.
+    tau: f32,
+    tail: Option<usize>,
     /// `[windows, seq]` targets: token ids, −1 for none.
     labels: Vec<i32>,
     /// `[windows, seq]` inputs.
@@ -60,46 +61,59 @@ impl Windows {
         w
     }
 
-    /// Windows over projected traces. Every sequence has windows of its own that begin where the teacher's began, so that
-    /// student and teacher see the same context; a prompt's tokens are no targets. What a sequence has beyond its last
-    /// window is left out where it is shorter than a quarter window. `τ` picks the stored tail where there is one.
-    pub fn of_traces(reader: &TraceReader<ProjectedRow>, tokenizer: &Tokenizer, seq: usize, tau: f32) -> Result<(Self, bool), StageError> {
-        let top_k = reader.meta().top_k.max(1);
+    /// No windows yet, of rows of these traces; `τ` picks the stored tail where there is one.
+    pub fn of_rows(seq: usize, bos: u32, reader: &TraceReader<ProjectedRow>, tau: f32) -> Self {
         let tail = reader.meta().taus.iter().position(|t| (*t - tau).abs() < 1e-6);
-        let mut w = Self::empty(seq, tokenizer.bos(), top_k);
+        Self { tau, tail, ..Self::empty(seq, bos, reader.meta().top_k.max(1)) }
+    }
+
+    /// Adds the windows of a sequence; whether every row has its tail at τ. They begin where the teacher's began, so that
+    /// student and teacher see the same context; a prompt's tokens are no targets. What a sequence has beyond its last
+    /// window is left out where it is shorter than a quarter window.
+    pub fn sequence(&mut self, sequence: &SequenceRow, rows: &[ProjectedRow]) -> bool {
+        let mut tokens: Vec<(u32, bool, u32)> = Vec::with_capacity(rows.len());
+        if sequence.source != Source::Text {
+            tokens.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
+        }
         let mut exact_tail = true;
-        for item in reader.sequences()? {
-            let (sequence, rows) = item?;
-            let mut tokens: Vec<(u32, bool, u32)> = Vec::with_capacity(rows.len());
-            if sequence.source != Source::Text {
-                tokens.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
-            }
-            for row in &rows {
-                exact_tail &= w.keep(row, tau, tail);
-                tokens.push((row.sample_id as u32, true, w.other.len() as u32 - 1));
-            }
-            for (i, chunk) in tokens.chunks(seq).enumerate() {
-                if i > 0 && chunk.len() < seq / 4 {
-                    w.left_out += chunk.len() as u64;
-                } else if chunk.iter().any(|t| t.1) {
-                    w.push(chunk.iter().copied());
-                }
+        for row in rows {
+            exact_tail &= self.keep(row);
+            tokens.push((row.sample_id as u32, true, self.other.len() as u32 - 1));
+        }
+        let seq = self.seq;
+        for (i, chunk) in tokens.chunks(seq).enumerate() {
+            if i > 0 && chunk.len() < seq / 4 {
+                self.left_out += chunk.len() as u64;
+            } else if chunk.iter().any(|t| t.1) {
+                self.push(chunk.iter().copied());
             }
         }
-        Ok((w, exact_tail))
+        exact_tail
+    }
+
+    /// Forgets all windows and keeps their memory.
+    pub fn clear(&mut self) {
+        self.labels.clear();
+        self.inputs.clear();
+        self.rows.clear();
+        self.ids.clear();
+        self.logprobs.clear();
+        self.other.clear();
+        self.structural.clear();
+        self.left_out = 0;
     }
 
     /// Stores a row; whether its tail at τ is exact (τ = 1, or stored).
-    fn keep(&mut self, row: &ProjectedRow, tau: f32, tail: Option<usize>) -> bool {
+    fn keep(&mut self, row: &ProjectedRow) -> bool {
         let n = row.topk_ids.len().min(self.top_k);
         self.ids.extend(&row.topk_ids[..n]);
         self.ids.extend(std::iter::repeat_n(-1, self.top_k - n));
         self.logprobs.extend(&row.topk_logprobs[..n]);
         self.logprobs.extend(std::iter::repeat_n(0.0, self.top_k - n));
-        let stored = tail.and_then(|i| row.other_lse.as_ref().and_then(|l| l.get(i)));
-        self.other.push((stored.copied().unwrap_or(row.other_logprob / tau), row.kd_weight));
+        let stored = self.tail.and_then(|i| row.other_lse.as_ref().and_then(|l| l.get(i)));
+        self.other.push((stored.copied().unwrap_or(row.other_logprob / self.tau), row.kd_weight));
         self.structural.push(row.is_struct);
-        tau == 1.0 || stored.is_some()
+        self.tau == 1.0 || stored.is_some()
     }
 
     fn push(&mut self, tokens: impl Iterator<Item = (u32, bool, u32)>) {
@@ -113,8 +127,7 @@ impl Windows {
         }
         let missing = self.seq - (self.labels.len() - start);
         self.inputs.extend(std::iter::repeat_n(self.bos, missing));
-        // −2: padding, not even a key of attention.
-        self.labels.extend(std::iter::repeat_n(-2, missing));
+        self.labels.extend(std::iter::repeat_n(PADDING, missing));
         self.rows.extend(std::iter::repeat_n(NONE, missing));
     }
 
@@ -139,22 +152,14 @@ impl Windows {
         self.top_k
     }
 
-    /// The batch of windows `cursor ..` in the seeded order of their epochs; weights sum to one over its valid rows.
-    pub fn batch(&self, order: &mut Order, cursor: u64, batch: usize, w: &LossWeights) -> (MicroBatch, u64) {
-        let mut m = MicroBatch::default();
-        for i in 0..batch as u64 {
-            let window = order.window(cursor + i, self.len());
-            let at = window * self.seq..(window + 1) * self.seq;
-            m.ids.extend(&self.inputs[at.clone()]);
-            m.labels.extend(&self.labels[at.clone()]);
-            for row in &self.rows[at] {
-                self.row(*row, &mut m);
-            }
+    /// Appends a window to a batch whose weights are not set yet ([`LossWeights::weigh`]).
+    pub fn append(&self, window: usize, m: &mut MicroBatch) {
+        let at = window * self.seq..(window + 1) * self.seq;
+        m.ids.extend(&self.inputs[at.clone()]);
+        m.labels.extend(&self.labels[at.clone()]);
+        for row in &self.rows[at] {
+            self.row(*row, m);
         }
-        let seen = self.weigh(&mut m, w);
-        m.mask = m.labels.iter().map(|l| u32::from(*l != -2)).collect();
-        m.labels.iter_mut().for_each(|l| *l = (*l).max(-1));
-        (m, seen)
     }
 
     /// Appends a position's buckets; `meta` holds for now (other, KD weight, structural, 0).
@@ -171,9 +176,11 @@ impl Windows {
         let (other, kd) = self.other[row];
         m.meta.push([other, kd, f32::from(u8::from(self.structural[row])), 0.0]);
     }
+}
 
-    /// Turns marks into weights; gives the number of targets.
-    fn weigh(&self, m: &mut MicroBatch, w: &LossWeights) -> u64 {
+impl LossWeights {
+    /// Turns the marks of a batch into weights that sum to one over its valid rows; gives the number of targets.
+    pub fn weigh(&self, m: &mut MicroBatch) -> u64 {
         let valid = |l: &i32| *l >= 0;
         let count = |f: &dyn Fn(&[f32; 4]) -> bool| m.labels.iter().zip(&m.meta).filter(|(l, x)| valid(l) && f(x)).count();
         let (n, n_kd, n_format) = (count(&|_| true), count(&|x| x[1] > 0.0), count(&|x| x[2] > 0.0));
@@ -182,37 +189,17 @@ impl Windows {
             *x = if valid(l) {
                 [
                     other,
-                    if kd > 0.0 { w.kd * kd / n_kd as f32 } else { 0.0 },
-                    w.ce / n as f32,
-                    if structural > 0.0 { w.format / n_format as f32 } else { 0.0 },
+                    if kd > 0.0 { self.kd * kd / n_kd as f32 } else { 0.0 },
+                    self.ce / n as f32,
+                    if structural > 0.0 { self.format / n_format as f32 } else { 0.0 },
                 ]
             } else {
                 [0.0; 4]
             };
         }
+        m.mask = m.labels.iter().map(|l| u32::from(*l != PADDING)).collect();
+        m.labels.iter_mut().for_each(|l| *l = (*l).max(-1));
         n as u64
-    }
-}
-
-/// The order of windows: a new permutation for every epoch.
-pub struct Order {
-    seed: u64,
-    epoch: u64,
-    permutation: Vec<u32>,
-}
-
-impl Order {
-    /// The order of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self { seed, epoch: u64::MAX, permutation: Vec::new() }
-    }
-    fn window(&mut self, cursor: u64, windows: usize) -> usize {
-        let epoch = cursor / windows as u64;
-        if epoch != self.epoch || self.permutation.len() != windows {
-            self.epoch = epoch;
-            self.permutation = Rng::new(self.seed, &format!("order of epoch {epoch}")).permutation(windows);
-        }
-        self.permutation[(cursor % windows as u64) as usize] as usize
     }
 }
 
@@ -226,7 +213,9 @@ mod tests {
         let w = Windows::of_text(&tokens, 8, 0);
         assert_eq!((w.len(), w.targets()), (3, 23));
         let weights = LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 };
-        let (m, seen) = w.batch(&mut Order::new(1), 0, 3, &weights);
+        let mut m = MicroBatch::default();
+        (0..3).for_each(|i| w.append(i, &mut m));
+        let seen = weights.weigh(&mut m);
         assert_eq!(seen, 23);
         let mut targets: Vec<i32> = m.labels.iter().copied().filter(|l| *l >= 0).collect();
         targets.sort_unstable();
@@ -241,15 +230,5 @@ mod tests {
                 assert_eq!(m.ids[i] as i32, m.labels[i - 1], "position t holds the target of t - 1");
             }
         }
-    }
-
-    #[test]
-    fn an_epoch_visits_every_window_once() {
-        let mut order = Order::new(3);
-        let mut seen: Vec<usize> = (0..10).map(|c| order.window(c, 10)).collect();
-        let again: Vec<usize> = (10..20).map(|c| order.window(c, 10)).collect();
-        assert_ne!(seen, again);
-        seen.sort_unstable();
-        assert_eq!(seen, (0..10).collect::<Vec<_>>());
     }
 }

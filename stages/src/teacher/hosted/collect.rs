@@ -14,7 +14,7 @@ use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::probe::{Found, Logprobs, probe};
 use crate::teacher::http::shape::{Call, Draw, Scored, call, score_calls, score_of};
 use crate::teacher::http::spec::Endpoint;
-use crate::teacher::render;
+use crate::teacher::{render, template};
 use crate::traces::{RawRow, Sampling, SequenceRow, Source, TraceMeta, TraceWriter};
 
 /// One continuation to ask for.
@@ -99,11 +99,12 @@ fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
 }
 
 fn of_prompts(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<Vec<Wanted>, StageError> {
+    let template = template::of_hosted(&p.template)?;
     let Some(path) = ctx.input_opt("prompts") else { return Ok(Vec::new()) };
     let prompts = read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX));
     let mut wanted = Vec::new();
     for (i, prompt) in prompts.enumerate() {
-        let context = render(&p.template, &prompt.prompt);
+        let context = render(template, &prompt.prompt);
         for sample_idx in 0..p.samples as i32 {
             // In a chat the server's own template is around the prompt.
             let asked = if asker.spec().endpoint == Endpoint::Chat { &prompt.prompt } else { &context };

@@ -1,0 +1,43 @@
+//! Blocks of quantised weights as float32, by the reference formulas of ggml.
+
+mod k;
+mod plain;
+mod small;
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::types::TensorType;
+
+/// Blocks that one thread takes at a time.
+const BLOCKS: usize = 256;
+
+/// Values of whole blocks of type `ty`.
+pub fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
+    let block: fn(&[u8], &mut [f32]) = match ty {
+        TensorType::F32 => plain::f32,
+        TensorType::F16 => plain::f16,
+        TensorType::Bf16 => plain::bf16,
+        TensorType::Q4_0 => small::q4_0,
+        TensorType::Q4_1 => small::q4_1,
+        TensorType::Q5_0 => small::q5_0,
+        TensorType::Q5_1 => small::q5_1,
+        TensorType::Q8_0 => small::q8_0,
+        TensorType::Q4K => k::q4_k,
+        TensorType::Q5K => k::q5_k,
+        TensorType::Q6K => k::q6_k,
+        TensorType::Tq1_0 => plain::tq1_0,
+        TensorType::Tq2_0 => plain::tq2_0,
+    };
+    let (weights, size) = (ty.block(), ty.block_bytes());
+    let mut out = vec![0f32; bytes.len() / size * weights];
+    out.par_chunks_mut(BLOCKS * weights).zip(bytes.par_chunks(BLOCKS * size)).for_each(|(out, bytes)| {
+        out.chunks_exact_mut(weights).zip(bytes.chunks_exact(size)).for_each(|(out, bytes)| block(bytes, out));
+    });
+    out
+}
+
+/// The float16 at `at`.
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}

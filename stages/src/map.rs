@@ -1,0 +1,31 @@
+//! Files as bytes that nobody reads in advance: a page comes when it is touched, and leaves when memory is short.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+
+use flow_engine::plugin::StageError;
+use memmap2::Mmap;
+
+/// A file mapped for reading.
+pub struct Mapped(Mmap);
+
+impl Mapped {
+    /// Maps a file.
+    pub fn open(path: &Path) -> Result<Self, StageError> {
+        let failed = |e: std::io::Error| StageError::io("cannot read", path, &e);
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: the mapping is private and read-only, and its bytes are only ever looked at as `u8`, for which every
+        // value is valid. Artifacts in a cache never change (mode 0444). A source file that another program cuts
+        // short while it is read ends the process with SIGBUS; kinds that map one run in a child process.
+        unsafe { Mmap::map(&file) }.map(Self).map_err(failed)
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

@@ -1,0 +1,193 @@
+//! `teacher.file` on small files: directories and GGUF files become the same teachers, damaged ones clean errors.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flow_stages::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, quant::dequantise};
+use flow_stages::lm;
+use flow_stages::teacher::file::FileStage;
+use flow_stages::teacher::template::Template;
+use harness::golden;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use safetensors::SafeTensors;
+use serde_json::json;
+
+fn teacher(path: &Path, params: serde_json::Value, out: &Path) -> Result<PathBuf, flow_engine::plugin::StageError> {
+    let mut all = json!({"path": path});
+    for (name, value) in params.as_object().into_iter().flatten() {
+        all[name] = value.clone();
+    }
+    harness::run(&FileStage, all, &[], out).map(|o| o["teacher"].clone())
+}
+
+#[test]
+fn every_type_is_read_as_the_reference_reads_it() {
+    let bytes = std::fs::read(golden().join("gguf/dequantise.safetensors")).expect("golden file");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for ty in TensorType::ALL {
+        let tensor = |what: &str| file.tensor(&format!("{}.{what}", ty.name())).expect("in the file").data().to_vec();
+        let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor("values"));
+        assert_eq!(dequantise(ty, &tensor("blocks")), wanted, "{}", ty.name());
+    }
+}
+
+#[test]
+fn a_gguf_file_becomes_a_teacher() {
+    let dir = tempfile::tempdir().expect("dir");
+    let out = teacher(&golden().join("gguf/student-tq2_0.gguf"), json!({"seq": 64}), dir.path()).expect("imports");
+    let (model, tokenizer) = lm::load(&out).expect("loads");
+    assert_eq!((model.config.seq, model.config.vocab), (64, tokenizer.vocab_size()));
+    let text = "Fellow citizens, the state of {\"our\": union} — 1984";
+    assert_eq!(tokenizer.decode_bytes(&tokenizer.encode(text)), text.as_bytes());
+    let error = Template::of("chat", &out, &tokenizer).map(drop).expect_err("it has none");
+    assert!(error.to_string().contains("without a chat template") && error.help.is_some(), "{error}");
+    let error = teacher(&golden().join("gguf/student-tq2_0.gguf"), json!({"seq": 100_000}), &dir.path().join("b")).expect_err("too long");
+    assert!(error.to_string().contains("beyond the model's context"), "{error}");
+}
+
+#[test]
+fn directories_become_teachers() {
+    for name in ["tiny-llama", "tiny-bitnet"] {
+        let dir = tempfile::tempdir().expect("dir");
+        let from = golden().join("models").join(name);
+        let out = teacher(&from, json!({"seq": 32}), dir.path()).expect(name);
+        let before = flow_stages::model::checkpoint::load(&from).expect("the source");
+        let (model, tokenizer) = lm::load(&out).expect(name);
+        assert_eq!(model.config.seq, 32, "{name}");
+        assert!(model.tensors == before.tensors && !tokenizer.context("").is_empty(), "{name}");
+    }
+}
+
+/// A directory cut into two shards, with a chat template in its settings.
+#[test]
+fn shards_and_chat_templates_come_along() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (from, source) = (golden().join("models/tiny-llama"), dir.path().join("source"));
+    std::fs::create_dir(&source).expect("dir");
+    for name in ["config.json", "tokenizer.json", "generation_config.json"] {
+        std::fs::copy(from.join(name), source.join(name)).expect("copy");
+    }
+    let bytes = std::fs::read(from.join("model.safetensors")).expect("weights");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut map = BTreeMap::new();
+    for (n, shard) in ["a.safetensors", "b.safetensors"].into_iter().enumerate() {
+        let part: Vec<_> = tensors.tensors().into_iter().enumerate().filter(|(i, _)| i % 2 == n).map(|(_, t)| t).collect();
+        map.extend(part.iter().map(|(name, _)| (name.clone(), shard)));
+        safetensors::serialize_to_file(part, None, &source.join(shard)).expect("write");
+    }
+    std::fs::write(source.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).expect("write");
+    let settings = json!({"chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": "<{{ messages[0].content }}>"}],
+        "add_bos_token": false});
+    std::fs::write(source.join("tokenizer_config.json"), settings.to_string()).expect("write");
+    let out = teacher(&source, json!({}), &dir.path().join("out")).expect("imports");
+    let (model, tokenizer) = lm::load(&out).expect("loads");
+    assert!(model.tensors == flow_stages::model::checkpoint::load(&from).expect("the source").tensors);
+    let template = Template::of("chat", &out, &tokenizer).expect("comes along");
+    assert_eq!(template.render("hi").expect("renders"), "<hi>");
+    assert_ne!(tokenizer.context("hello")[0], tokenizer.bos());
+}
+
+fn written(change: impl Fn(&str, Value) -> Option<Value>, ty: TensorType) -> Vec<u8> {
+    let source = GgufFile::read(&golden().join("gguf/student-tq2_0.gguf")).expect("reads");
+    let mut writer = GgufWriter::default();
+    for (name, value) in &source.keys {
+        if let Some(value) = change(name, value.clone()) {
+            writer.key(name.clone(), value);
+        }
+    }
+    // The blocks' tensors are missing, two stand for them.
+    for name in ["token_embd.weight", "a", "b"] {
+        let data = Box::new(move || vec![0; ty.bytes(512) as usize]);
+        writer.tensor(Entry { name: name.into(), shape: vec![2, 256], ty, data });
+    }
+    let file = tempfile::NamedTempFile::new().expect("file");
+    writer.write(file.path()).expect("writes");
+    std::fs::read(file.path()).expect("reads")
+}
+
+/// The error of a file with these bytes.
+fn refusal(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("m.gguf");
+    std::fs::write(&path, bytes).expect("writes");
+    let error = teacher(&path, json!({}), &dir.path().join("out")).expect_err("refused");
+    let help = error.help.clone().unwrap_or_default();
+    format!("{error} {help}")
+}
+
+#[test]
+fn what_is_not_supported_is_named_with_what_is() {
+    let with =
+        |key: &'static str, value: Value| written(move |name, old| Some(if name == key { value.clone() } else { old }), TensorType::F16);
+    let error = refusal(&with("general.architecture", Value::Text("mamba".into())));
+    assert!(error.contains("`mamba`") && error.contains("llama, bitnet"), "{error}");
+    let error = refusal(&with("bitnet.rope.scaling.factor", Value::F32(4.0)));
+    assert!(error.contains("bitnet.rope.scaling.type") && error.contains("by 4"), "{error}");
+    let error = refusal(&with("bitnet.block_count", Value::U32(1 << 30)));
+    assert!(error.contains("bitnet.block_count"), "{error}");
+    let error = refusal(&with("bitnet.embedding_length", Value::Text("wide".into())));
+    assert!(error.contains("expected a whole number"), "{error}");
+    let error = refusal(&written(|_, v| Some(v), TensorType::F16));
+    assert!(error.contains("token_embd.weight") && error.contains("shape"), "{error}");
+    let mut bytes = written(|_, v| Some(v), TensorType::Q4_1);
+    let at = bytes.windows(17).position(|w| w == b"token_embd.weight").expect("its name") + 17 + 4 + 16;
+    bytes[at..at + 4].copy_from_slice(&23u32.to_le_bytes());
+    let error = refusal(&bytes);
+    assert!(error.contains("IQ4_XS") && error.contains("Q5_K, Q6_K, TQ1_0"), "{error}");
+    let error = refusal(b"PK\x03\x04 not a model");
+    assert!(error.contains("does not begin with `GGUF`"), "{error}");
+}
+
+#[test]
+fn tokenizers_that_are_not_built_in_are_named() {
+    let path = golden().join("gguf/student-tq2_0.gguf");
+    let source = GgufFile::read(&path).expect("reads");
+    for (key, value, wanted) in
+        [("tokenizer.ggml.pre", "tekken", "`tekken`"), ("tokenizer.ggml.model", "rwkv", "gpt2 (byte-level BPE), llama (SentencePiece BPE)")]
+    {
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let Some(Value::Text(old)) = source.keys.get(key) else { panic!("{key}") };
+        let name = bytes.windows(key.len()).position(|w| w == key.as_bytes()).expect("its name") + key.len() + 4;
+        let mut text = (value.len() as u64).to_le_bytes().to_vec();
+        text.extend(value.as_bytes());
+        bytes.splice(name..name + 8 + old.len(), text);
+        let error = refusal(&bytes);
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)) })]
+    /// Flipped and missing bytes of a header are an error or another model, never a panic and never much memory.
+    #[test]
+    fn damaged_headers_are_errors(flips in prop::collection::vec((0usize..100_000, any::<u8>()), 0..6), cut in prop::option::of(0usize..120_000)) {
+        let mut bytes = std::fs::read(golden().join("gguf/student-tq2_0.gguf")).expect("reads");
+        // Half of the flips land in the keys that say sizes, the rest anywhere before the tensor data.
+        for (i, (at, xor)) in flips.iter().enumerate() {
+            let at = if i % 2 == 0 { at % 1_200 } else { at % bytes.len() };
+            bytes[at] ^= xor;
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("m.gguf");
+        std::fs::write(&path, bytes).expect("writes");
+        let _ = teacher(&path, json!({}), &dir.path().join("out"));
+    }
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_encodes_as_sentencepiece() {
+    let file = GgufFile::read(&golden().join("gguf/sentencepiece.gguf")).expect("reads");
+    let json = flow_stages::gguf::tokenizer::json(&file).expect("converts");
+    let roles = flow_stages::gguf::special::roles(&file).expect("roles");
+    let tokenizer = flow_stages::tokenizer::Tokenizer::from_bytes(json.to_string().as_bytes()).expect("loads").with_roles(&roles);
+    let cases = std::fs::read(golden().join("gguf/sentencepiece.json")).expect("golden file");
+    let cases: Vec<serde_json::Value> = serde_json::from_slice(&cases).expect("JSON");
+    for case in cases {
+        assert_eq!(json!(tokenizer.encode(case["text"].as_str().expect("text"))), case["ids"], "{case}");
+    }
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.context("the")[0]), (1, 2, 1));
+}
