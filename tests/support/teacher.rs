@@ -145,7 +145,8 @@ impl Proxy {
             if request.method == "POST" && chance % 100 < share {
                 count.fetch_add(1, Ordering::Relaxed);
                 // A tenth of them is a delivery that comes twice.
-                let fault = if chance / 100 % 10 == 0 { Fault::Twice } else { FAULTS[(chance / 1000 % FAULTS.len() as u64) as usize] };
+                let fault =
+                    if (chance / 100).is_multiple_of(10) { Fault::Twice } else { FAULTS[(chance / 1000 % FAULTS.len() as u64) as usize] };
                 return fail(fault, to, request, stream);
             }
             pass(to, request, stream)

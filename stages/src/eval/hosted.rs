@@ -33,8 +33,9 @@ pub fn agreement(lm: &mut Inference, tokenizer: &Tokenizer, baseline: &Baseline)
         lm.nll(&b.ids, &b.mask, &b.labels).map_err(device_error)?;
         let best = lm.best().map_err(device_error)?;
         for (i, (tokens, before)) in group.iter().enumerate() {
-            for r in i * seq + (*before).min(tokens.len())..i * seq + tokens.len() {
-                total.top1 += f64::from(u8::from(b.labels[r] == best[r] as i32));
+            let answer = i * seq + (*before).min(tokens.len())..i * seq + tokens.len();
+            for (label, best) in b.labels[answer.clone()].iter().zip(&best[answer]) {
+                total.top1 += f64::from(u8::from(*label == *best as i32));
                 total.tokens += 1;
             }
         }

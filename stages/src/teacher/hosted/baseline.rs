@@ -28,9 +28,9 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
     };
     asker.ask(ctx, &questions)?;
     let mut answers = Vec::with_capacity(prompts.len());
-    for n in 0..prompts.len() {
+    for (n, prompt) in prompts.iter().enumerate() {
         let kept = asker.answer(&request(n))?;
-        answers.push(kept.ok_or_else(|| StageError::new(format!("prompt {}: its answer is not kept", prompts[n].id)).help("run again"))?);
+        answers.push(kept.ok_or_else(|| StageError::new(format!("prompt {}: its answer is not kept", prompt.id)).help("run again"))?);
     }
     let decode = decode_rate(&answers);
     if let Some(rate) = decode {

@@ -9,33 +9,23 @@
 //! An answer counts when [`Journal::append`] returns: its frame is on disk then. Frames that wait are written and
 //! synced together.
 
+mod frame;
+mod writer;
+
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use flow_engine::plugin::StageError;
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
-const HEADER: &[u8] = b"flow-answers 1\n";
-/// Where a frame may begin.
-const MAGIC: [u8; 4] = *b"flA1";
-/// Magic, length and checksum before a frame's body.
-const PREFIX: usize = 4 + 4 + 16;
-/// Key, flags and milliseconds before an answer.
-const FIXED: usize = 32 + 1 + 4;
-/// A frame beyond this is damage, not an answer.
-const MOST: u32 = 1 << 30;
-/// A segment that has grown beyond this is left for reading.
-const SEGMENT: u64 = 256 << 20;
-/// Answers from this size on are compressed.
-const COMPRESSED: usize = 512;
-const ZSTD: u8 = 1;
+use frame::{PREFIX, Scan, checked, pack, unpack};
+use writer::{Own, Waiting, write};
 
 /// Digest of what was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -70,12 +60,6 @@ struct Shelf {
     segments: Vec<Segment>,
     /// Frames in the middle of a segment that are not what was written.
     damaged: u64,
-}
-
-struct Waiting {
-    key: AnswerKey,
-    frame: Vec<u8>,
-    done: oneshot::Sender<Result<(), String>>,
 }
 
 /// An open journal.
@@ -207,7 +191,7 @@ impl Shelf {
         let mut file = self.segments[n].file.try_clone().map_err(|e| failed("cannot open", path, &e))?;
         file.seek(SeekFrom::Start(from)).map_err(|e| failed("cannot read", path, &e))?;
         let length = file.metadata().map_err(|e| failed("cannot read", path, &e))?.len();
-        let mut scan = Scan { file: std::io::BufReader::with_capacity(1 << 20, file), at: from, length, damaged: 0 };
+        let mut scan = Scan { file: BufReader::with_capacity(1 << 20, file), at: from, length, damaged: 0 };
         if from == 0 && !scan.header().map_err(|e| failed("cannot read", path, &e))? {
             return Ok(n);
         }
@@ -221,225 +205,9 @@ impl Shelf {
     }
 }
 
-/// Walks the frames of a segment.
-struct Scan {
-    file: std::io::BufReader<File>,
-    /// End of the last whole frame.
-    at: u64,
-    length: u64,
-    damaged: u64,
-}
-
-impl Scan {
-    fn header(&mut self) -> std::io::Result<bool> {
-        let mut head = vec![0; HEADER.len()];
-        if self.length < HEADER.len() as u64 {
-            return Ok(false);
-        }
-        self.file.read_exact(&mut head)?;
-        self.at = HEADER.len() as u64;
-        Ok(head == HEADER)
-    }
-
-    /// The next whole frame: key, place and length of the body.
-    fn next(&mut self) -> std::io::Result<Option<(AnswerKey, u64, u32)>> {
-        let mut prefix = [0; PREFIX];
-        if let Some(len) = self.prefix(&mut prefix)? {
-            let mut frame = prefix.to_vec();
-            frame.resize(PREFIX + len as usize, 0);
-            self.file.read_exact(&mut frame[PREFIX..])?;
-            if let Some((key, _)) = checked(&frame) {
-                return Ok(Some(self.step(key, self.at, len)));
-            }
-        }
-        self.behind_damage()
-    }
-
-    fn step(&mut self, key: AnswerKey, start: u64, len: u32) -> (AnswerKey, u64, u32) {
-        self.at = start + PREFIX as u64 + u64::from(len);
-        (key, start, len)
-    }
-
-    /// Length of the frame that begins here, if one may.
-    fn prefix(&mut self, prefix: &mut [u8; PREFIX]) -> std::io::Result<Option<u32>> {
-        if self.at + (PREFIX + FIXED) as u64 > self.length {
-            return Ok(None);
-        }
-        self.file.read_exact(prefix)?;
-        let len = length_of(prefix);
-        Ok(Some(len).filter(|len| prefix.starts_with(&MAGIC) && self.at + PREFIX as u64 + u64::from(*len) <= self.length))
-    }
-
-    /// The first whole frame after a place where none begins; nothing where the segment is torn there.
-    fn behind_damage(&mut self) -> std::io::Result<Option<(AnswerKey, u64, u32)>> {
-        if self.at >= self.length {
-            return Ok(None);
-        }
-        let mut rest = vec![0; (self.length - self.at) as usize];
-        self.file.seek(SeekFrom::Start(self.at))?;
-        self.file.read_exact(&mut rest)?;
-        for i in (1..rest.len().saturating_sub(PREFIX + FIXED)).filter(|i| rest[*i..].starts_with(&MAGIC)) {
-            let len = length_of(&rest[i..]);
-            let Some(frame) = rest.get(i..i + PREFIX + len as usize) else { continue };
-            if let Some((key, _)) = checked(frame) {
-                self.damaged += 1;
-                let found = self.step(key, self.at + i as u64, len);
-                self.file.seek(SeekFrom::Start(self.at))?;
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Length of the body of the frame that begins with these bytes.
-fn length_of(prefix: &[u8]) -> u32 {
-    u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]])
-}
-
-fn checksum(length: &[u8], body: &[u8]) -> [u8; 16] {
-    let mut hash = blake3::Hasher::new();
-    hash.update(length).update(body);
-    let mut sum = [0; 16];
-    sum.copy_from_slice(&hash.finalize().as_bytes()[..16]);
-    sum
-}
-
-/// Key and rest of a frame that is what was written.
-fn checked(frame: &[u8]) -> Option<(AnswerKey, &[u8])> {
-    let (prefix, body) = frame.split_at_checked(PREFIX)?;
-    if body.len() < FIXED || !prefix.starts_with(&MAGIC) || prefix[8..] != checksum(&prefix[4..8], body) {
-        return None;
-    }
-    let mut key = [0; 32];
-    key.copy_from_slice(&body[..32]);
-    Some((AnswerKey(key), &body[32..]))
-}
-
-fn pack(key: &AnswerKey, body: &[u8], millis: u32) -> std::io::Result<Vec<u8>> {
-    let packed = if body.len() >= COMPRESSED { Some(zstd::bulk::compress(body, 1)?) } else { None };
-    let (flags, bytes) = packed.as_deref().map_or((0, body), |p| (ZSTD, p));
-    let len = u32::try_from(FIXED + bytes.len()).ok().filter(|n| *n <= MOST);
-    let len = len.ok_or_else(|| std::io::Error::other("an answer of more than 1 GiB"))?.to_le_bytes();
-    let mut frame = Vec::with_capacity(PREFIX + FIXED + bytes.len());
-    frame.extend_from_slice(&MAGIC);
-    frame.extend_from_slice(&len);
-    frame.extend_from_slice(&[0; 16]);
-    frame.extend_from_slice(&key.0);
-    frame.push(flags);
-    frame.extend_from_slice(&millis.to_le_bytes());
-    frame.extend_from_slice(bytes);
-    let sum = checksum(&len, &frame[PREFIX..]);
-    frame[8..PREFIX].copy_from_slice(&sum);
-    Ok(frame)
-}
-
-/// Flags, milliseconds and answer after a frame's key.
-fn unpack(rest: &[u8]) -> std::io::Result<Kept> {
-    let millis = u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
-    let bytes = &rest[5..];
-    let body = if rest[0] & ZSTD == 0 { bytes.to_vec() } else { zstd::decode_all(bytes)? };
-    Ok(Kept { body, millis })
-}
-
-/// The segment that this process appends to.
-struct Own {
-    path: PathBuf,
-    file: File,
-    /// Its place in the shelf.
-    segment: usize,
-    end: u64,
-}
-
-impl Own {
-    /// Takes over a segment that nobody holds and that has room, or starts one.
-    fn take(dir: &Path, shelf: &RwLock<Shelf>) -> Result<Self, StageError> {
-        for n in 0.. {
-            let path = dir.join(format!("{n:05}.journal"));
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = file.map_err(|e| failed("cannot open", &path, &e))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(e) if e == rustix::io::Errno::WOULDBLOCK || e == rustix::io::Errno::INTR => continue,
-                Err(e) => return Err(failed("cannot lock", &path, &e.into())),
-            }
-            if file.metadata().map_err(|e| failed("cannot read", &path, &e))?.len() >= SEGMENT {
-                continue;
-            }
-            let mut shelf = shelf.write().unwrap_or_else(PoisonError::into_inner);
-            let segment = shelf.catch_up(&path)?;
-            let mut own = Self { end: shelf.segments[segment].read, path, file, segment };
-            if own.end == 0 && own.file.metadata().is_ok_and(|m| m.len() > HEADER.len() as u64) {
-                // Not ours, or damaged at its very start: nothing is cut that might be an answer.
-                continue;
-            }
-            own.begin(dir)?;
-            shelf.segments[segment].read = own.end;
-            return Ok(own);
-        }
-        Err(StageError::new(format!("{}: no room for another segment", dir.display())))
-    }
-
-    /// Cuts a torn end, writes the header of a new segment, and makes its name durable.
-    fn begin(&mut self, dir: &Path) -> Result<(), StageError> {
-        let doing = |e: &std::io::Error| failed("cannot write", &self.path, e);
-        self.file.set_len(self.end).map_err(|e| doing(&e))?;
-        self.file.seek(SeekFrom::Start(self.end)).map_err(|e| doing(&e))?;
-        if self.end == 0 {
-            self.file.write_all(HEADER).map_err(|e| doing(&e))?;
-            self.end = HEADER.len() as u64;
-        }
-        self.file.sync_all().map_err(|e| doing(&e))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("cannot sync", dir, &e))
-    }
-
-    /// Writes frames and syncs them; after a failure the segment ends where it did before.
-    fn commit(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            self.file.set_len(self.end)?;
-            self.file.seek(SeekFrom::Start(self.end))?;
-        } else {
-            self.end += bytes.len() as u64;
-        }
-        written
-    }
-}
-
-/// Takes whatever waits, writes and syncs it at once, puts it on the shelf, and tells who waited.
-fn write(dir: &Path, shelf: &RwLock<Shelf>, mut own: Own, inbox: &Receiver<Waiting>) {
-    let mut bytes = Vec::new();
-    while let Ok(first) = inbox.recv() {
-        let mut group = vec![first];
-        group.extend(inbox.try_iter().take(65_535));
-        bytes.clear();
-        group.iter().for_each(|w| bytes.extend_from_slice(&w.frame));
-        let start = own.end;
-        let result = own.commit(&bytes).map_err(|e| format!("cannot write {}: {e}", own.path.display()));
-        if result.is_ok() {
-            let mut shelf = shelf.write().unwrap_or_else(PoisonError::into_inner);
-            let mut at = start;
-            for w in &group {
-                let place = Place { segment: own.segment, at, len: (w.frame.len() - PREFIX) as u32 };
-                shelf.index.entry(w.key).or_insert(place);
-                at += w.frame.len() as u64;
-            }
-            shelf.segments[own.segment].read = own.end;
-        }
-        for w in group {
-            // Who no longer waits was interrupted; the answer is kept all the same.
-            let _ = w.done.send(result.clone());
-        }
-        if own.end >= SEGMENT
-            && let Ok(next) = Own::take(dir, shelf)
-        {
-            own = next;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::frame::{HEADER, MAGIC};
     use super::*;
 
     fn key(n: u32) -> AnswerKey {
