@@ -52,6 +52,9 @@ pub enum Command {
     /// Pins, and what takes how much room
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// What a directory of traces holds
+    #[command(subcommand)]
+    Traces(TracesCommand),
     /// Teachers behind an API
     #[command(subcommand)]
     Teacher(TeacherCommand),
@@ -186,6 +189,45 @@ pub enum CacheCommand {
     Pins(CacheArgs),
     /// Show what takes how much room
     Du(CacheArgs),
+}
+
+#[derive(Subcommand)]
+pub enum TracesCommand {
+    /// Rows, coverage, entropy, the mass of Other, invalid rows by reason
+    Stats {
+        /// Directory of traces, such as `flow get PIPELINE traces --to DIR` writes
+        dir: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The first rows
+    Head {
+        /// Directory of traces
+        dir: PathBuf,
+        /// Lines to print
+        #[arg(long, short = 'n', default_value_t = 20)]
+        rows: usize,
+    },
+    /// Look at every row: which are invalid, where, and why; exit code 1 where there are too many
+    Check {
+        /// Directory of traces
+        dir: PathBuf,
+        /// Share of invalid rows that is tolerated
+        #[arg(long, default_value_t = 0.02)]
+        max_invalid: f64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write several directories into one; prompts are numbered on
+    Merge {
+        /// Directory to write
+        to: PathBuf,
+        /// Directories to read, in this order
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]

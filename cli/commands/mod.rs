@@ -15,6 +15,7 @@ mod plan;
 mod run;
 mod status;
 mod teacher;
+mod traces;
 mod watch;
 
 use clap::CommandFactory;
@@ -48,6 +49,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Verify(args) => cache::verify(&args),
         Command::Cache(command) => cache::cache(registry, &command),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
+        Command::Traces(command) => traces::traces(&command),
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());

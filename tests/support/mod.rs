@@ -125,9 +125,9 @@ impl Project {
     }
 }
 
-/// Waits until `ready` holds; fails after ten seconds.
+/// Waits until `ready` holds; fails after a minute.
 pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if ready() {
             return;
         }

@@ -7,7 +7,8 @@ use crate::lm::{Window, score_batch, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, Uses};
 use crate::project::{FirstToken, Projector, Rule};
-use crate::teacher::scoring::{Keep, score};
+use crate::teacher::method::Method;
+use crate::teacher::scoring::{Keep, Scorer};
 use crate::tokenizer::Tokenizer;
 use crate::traces::{ProjectedRow, SequenceRow, Source};
 use crate::train::device_error;
@@ -73,9 +74,8 @@ pub fn agreement(
     let (lm, student_tokenizer) = student;
     let t_seq = model.config.seq;
     let batch = windows_together(&model.config);
-    let uses = Uses { score: Some((batch, t_seq)), top_k, ..Uses::default() };
-    let mut scorer = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
-    let keep = Keep { top_k, taus: 0, batch, seq: t_seq };
+    let keep = Keep { method: Method::TopK, top_k, draws: 0, taus: 0, batch, seq: t_seq };
+    let mut scorer = Scorer::new(device, model, tokenizer, keep, &[], 0)?;
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
     let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
@@ -85,7 +85,7 @@ pub fn agreement(
     let mut total = Agreement::default();
     for group in windows.chunks(batch.min(windows_together(lm.config()))) {
         let mut all: Vec<Vec<ProjectedRow>> = Vec::new();
-        for rows in score(&mut scorer, tokenizer, group, keep)? {
+        for rows in scorer.score(group, &[])? {
             let sequence = SequenceRow {
                 prompt_idx: 0,
                 sample_idx: 0,

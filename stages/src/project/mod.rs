@@ -6,12 +6,14 @@ mod first_subtoken;
 mod first_token;
 mod sequence;
 mod stats;
+mod survey;
 
 pub use buckets::{Buckets, Cut};
 pub use first_subtoken::first_subtoken;
 pub use first_token::FirstToken;
 pub use sequence::{Projector, Rule};
 pub use stats::{OtherBin, Tally, TraceStats};
+pub use survey::{BadRow, Survey, head, survey};
 
 use std::sync::mpsc::sync_channel;
 
@@ -81,8 +83,8 @@ impl Stage for ProjectStage {
     }
     fn check(&self, p: &ProjectParams) -> Result<Vec<String>, ParamError> {
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
-        if p.top_k == 0 || p.top_k > 1024 {
-            return wrong("top_k", format!("{} is not between 1 and 1024", p.top_k));
+        if p.top_k == 0 || p.top_k > 65_536 {
+            return wrong("top_k", format!("{} is not between 1 and 65,536", p.top_k));
         }
         if !(0.0..=1.0).contains(&p.max_invalid) {
             return wrong("max_invalid", format!("{} is not a share between 0 and 1", p.max_invalid));

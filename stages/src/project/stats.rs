@@ -54,26 +54,30 @@ impl Tally {
     }
     /// Counts a row that goes out, and the mass that projection moved into its Other.
     pub fn emit(&mut self, row: &ProjectedRow, source: &'static str, lost: f64) {
+        self.lost += if row.kd_weight == 0.0 { 0.0 } else { lost };
+        self.count(&row.topk_logprobs, row.other_logprob, row.is_struct, row.kd_weight != 0.0, source);
+    }
+    /// Counts a row by its candidates; `trains` says whether it does by KL.
+    pub fn count(&mut self, logprobs: &[f32], other_logprob: f32, structural: bool, trains: bool, source: &'static str) {
         self.rows += 1;
         *self.by_source.entry(source).or_default() += 1;
-        self.structural += u64::from(row.is_struct);
-        if row.kd_weight == 0.0 {
+        self.structural += u64::from(structural);
+        if !trains {
             return;
         }
         self.kd_rows += 1;
-        self.candidates += row.topk_ids.len() as u64;
+        self.candidates += logprobs.len() as u64;
         let mut entropy = 0.0;
         let mut covered = 0.0;
-        for l in &row.topk_logprobs {
+        for l in logprobs {
             let p = f64::from(*l).exp();
             covered += p;
             entropy -= p * f64::from(*l);
         }
-        let other = f64::from(row.other_logprob).exp();
-        entropy -= other * f64::from(row.other_logprob);
+        let other = f64::from(other_logprob).exp();
+        entropy -= other * f64::from(other_logprob);
         self.covered += covered;
         self.entropy += entropy;
-        self.lost += lost;
         let bin = OTHER_EDGES.iter().position(|e| other <= e * 1.000_001).unwrap_or(OTHER_EDGES.len() - 1);
         self.other[bin] += 1;
     }

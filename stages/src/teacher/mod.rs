@@ -7,6 +7,8 @@ pub mod file;
 pub mod hosted;
 pub mod http;
 pub mod journal;
+mod local;
+pub mod method;
 pub mod scoring;
 pub mod template;
 

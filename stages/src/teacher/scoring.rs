@@ -1,9 +1,13 @@
-//! Teacher-forced scoring: the Top-K rows of given tokens.
+//! Teacher-forced scoring: the rows of given tokens.
 
 use flow_engine::plugin::StageError;
+use flow_shaders::device::Device;
 
+use super::method::{self, Method};
 use crate::lm::{Window, score_batch};
-use crate::model::inference::Inference;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::inference::{Inference, TopK, Uses};
+use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
 use crate::traces::{ByteStrings, RawRow};
 use crate::train::device_error;
@@ -11,8 +15,12 @@ use crate::train::device_error;
 /// What rows keep.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// Candidates of a row.
+    /// Of the distribution.
+    pub method: Method,
+    /// Candidates of a row, at most.
     pub top_k: usize,
+    /// Draws of a row (`sampled`).
+    pub draws: usize,
     /// Temperatures of the stored tail.
     pub taus: usize,
     /// Windows scored together, and their length: those of the session.
@@ -21,28 +29,78 @@ pub struct Keep {
     pub seq: usize,
 }
 
-/// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
-pub fn score(lm: &mut Inference, tokenizer: &Tokenizer, windows: &[Window<'_>], keep: Keep) -> Result<Vec<Vec<RawRow>>, StageError> {
-    let b = score_batch(windows, keep.batch, keep.seq);
-    let top = lm.top_k(&b.ids, &b.mask).map_err(device_error)?;
-    let (k, width) = (keep.top_k, 1 + keep.taus);
-    let row = |r: usize, token: u32| {
+/// A teacher that scores windows.
+pub struct Scorer<'a> {
+    lm: Inference,
+    tokenizer: &'a Tokenizer,
+    keep: Keep,
+    seed: u64,
+}
+
+impl<'a> Scorer<'a> {
+    /// Loads a teacher for scoring; `taus` are the temperatures of the tail, `seed` that of the draws.
+    pub fn new(
+        device: &Device,
+        teacher: &Checkpoint,
+        tokenizer: &'a Tokenizer,
+        keep: Keep,
+        taus: &[f32],
+        seed: u64,
+    ) -> Result<Self, StageError> {
+        let score = Some((keep.batch, keep.seq));
+        let uses = match keep.method {
+            Method::TopK => Uses { score, top_k: keep.top_k, taus: taus.to_vec(), ..Uses::default() },
+            Method::Sampled | Method::Full => Uses { score, logits: true, ..Uses::default() },
+        };
+        let lm = Inference::new(device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
+        Ok(Self { lm, tokenizer, keep, seed })
+    }
+
+    /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
+    /// `keys` name the windows: what is drawn for one does not depend on the others.
+    pub fn score(&mut self, windows: &[Window<'_>], keys: &[(i64, i32)]) -> Result<Vec<Vec<RawRow>>, StageError> {
+        let b = score_batch(windows, self.keep.batch, self.keep.seq);
+        if self.keep.method == Method::TopK {
+            let top = self.lm.top_k(&b.ids, &b.mask).map_err(device_error)?;
+            let row = |i: usize, t: usize, token: u32| self.top_row(&top, i * self.keep.seq + t, token);
+            return Ok(windows
+                .iter()
+                .enumerate()
+                .map(|(i, w)| w.targets.iter().enumerate().map(|(t, x)| row(i, t, *x)).collect())
+                .collect());
+        }
+        let logits = self.lm.logits(&b.ids, &b.mask).map_err(device_error)?;
+        let vocab = self.lm.config().vocab;
+        let mut all = Vec::with_capacity(windows.len());
+        for (i, (window, key)) in windows.iter().zip(keys).enumerate() {
+            let mut rng = Rng::new(self.seed, &format!("draws of prompt {} sample {}", key.0, key.1));
+            let row = |(t, token): (usize, &u32)| {
+                let at = (i * self.keep.seq + t) * vocab;
+                let p = method::softmax(&logits[at..at + vocab]);
+                let candidates = match self.keep.method {
+                    Method::Sampled => method::sampled(&p, self.keep.draws, &mut rng),
+                    _ => method::full(&p),
+                };
+                method::whole_row(&candidates, *token, self.keep.taus, |id| bytes(self.tokenizer, id))
+            };
+            all.push(window.targets.iter().enumerate().map(row).collect());
+        }
+        Ok(all)
+    }
+
+    fn top_row(&self, top: &TopK, r: usize, token: u32) -> RawRow {
+        let (k, width) = (self.keep.top_k, 1 + self.keep.taus);
         let ids = &top.ids[r * k..(r + 1) * k];
         RawRow {
             sample_id: token as i32,
-            sample_bytes: bytes(tokenizer, token).to_vec(),
+            sample_bytes: bytes(self.tokenizer, token).to_vec(),
             topk_ids: ids.iter().map(|i| *i as i32).collect(),
-            topk_bytes: ids.iter().map(|i| bytes(tokenizer, *i)).collect::<ByteStrings>(),
+            topk_bytes: ids.iter().map(|i| bytes(self.tokenizer, *i)).collect::<ByteStrings>(),
             topk_logprobs: top.logprobs[r * k..(r + 1) * k].iter().map(|l| l.min(0.0)).collect(),
             other_logprob: top.other[r * width].min(0.0),
-            other_lse: (keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
+            other_lse: (self.keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
         }
-    };
-    Ok(windows
-        .iter()
-        .enumerate()
-        .map(|(i, w)| w.targets.iter().enumerate().map(|(t, token)| row(i * keep.seq + t, *token)).collect())
-        .collect())
+    }
 }
 
 /// Bytes of a token; none for one that ends a text.

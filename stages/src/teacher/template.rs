@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn templates_with_python_methods_blocks_and_refusals() {
         let source = "{{ bos_token }}{% for m in messages %}\n  {%- if m['role'].upper() == 'USER' %}\n[{{ m.content | trim }}]\n  {%- endif %}\n{% endfor %}\n{% if add_generation_prompt %}>{% endif %}";
-        assert_eq!(chat(source, "<s>", "</s>", " hi ").expect("renders"), "<s>\n[hi]>");
+        assert_eq!(chat(source, "<s>", "</s>", " hi ").expect("renders"), "<s>[hi]>");
         let refusing = chat("{{ raise_exception('no system role') }}", "", "", "hi").expect_err("raises");
         assert!(refusing.to_string().contains("no system role"), "{refusing}");
         assert!(chat("{% for %}", "", "", "hi").is_err());

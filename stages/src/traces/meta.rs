@@ -57,6 +57,10 @@ pub struct TraceMeta {
     pub eos_id: Option<i32>,
     /// Vocabulary of the rows' ids, 0 where unknown.
     pub vocab: usize,
+    /// What a row keeps ([`crate::teacher::method::Method`]); empty in older traces: `top_k`.
+    pub method: String,
+    /// Bits of mantissa that logprobs were rounded to.
+    pub logprob_bits: Option<u32>,
     /// Candidates per row, at most.
     pub top_k: usize,
     /// Temperatures of `other_lse`.
@@ -70,6 +74,10 @@ pub struct TraceMeta {
 }
 
 impl TraceMeta {
+    /// What a row keeps.
+    pub fn method_name(&self) -> &str {
+        if self.method.is_empty() { "top_k" } else { &self.method }
+    }
     /// The metadata with what the writer sets.
     pub(super) fn completed(&self, layout: Layout) -> Self {
         let mut meta = self.clone();

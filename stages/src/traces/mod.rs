@@ -6,12 +6,14 @@
 //! `t = 0`. [`TraceWriter`] and [`TraceReader`] stream, so that 40 M tokens need no more memory than 40 k.
 
 mod check;
+mod merge;
 mod meta;
 mod reader;
 mod schema;
 mod writer;
 
 pub use check::{Invalid, OTHER_FLOOR, OTHER_LEAST, Settled, settle};
+pub use merge::{layout, merge};
 pub use meta::{Layout, Sampling, TraceCounts, TraceMeta};
 pub use reader::{Sequences, TraceReader};
 pub use schema::TraceRow;

@@ -73,6 +73,17 @@ fn float_lists<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> ArrayRef {
     Arc::new(ListArray::new(element(DataType::Float32), offsets(rows.map(<[f32]>::len)), Arc::new(values), None))
 }
 
+/// Rounds to `bits` of mantissa, ties to even; what is rounded stays sorted.
+fn rounded(values: &[f32], bits: Option<u32>) -> Vec<f32> {
+    let Some(cut) = bits.and_then(|b| 23u32.checked_sub(b)).filter(|c| *c > 0) else { return values.to_vec() };
+    let round = |x: &f32| {
+        let raw = x.to_bits();
+        let half = (1 << (cut - 1)) - 1 + ((raw >> cut) & 1);
+        if x.is_finite() { f32::from_bits((raw + half) >> cut << cut) } else { *x }
+    };
+    values.iter().map(round).collect()
+}
+
 fn optional_float_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>> + Clone) -> ArrayRef {
     let nulls = NullBuffer::from_iter(rows.clone().map(|r| r.is_some()));
     let values = Float32Array::from_iter_values(rows.clone().flatten().flatten().copied());
@@ -201,6 +212,9 @@ impl TraceRow for RawRow {
         ]
     }
     fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef> {
+        let logprobs: Vec<_> = rows.iter().map(|r| rounded(&r.topk_logprobs, meta.logprob_bits)).collect();
+        let others = rounded(&rows.iter().map(|r| r.other_logprob).collect::<Vec<_>>(), meta.logprob_bits);
+        let tails: Vec<_> = rows.iter().map(|r| r.other_lse.as_ref().map(|l| rounded(l, meta.logprob_bits))).collect();
         let texts: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes)).collect();
         vec![
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.sample_id))),
@@ -208,9 +222,9 @@ impl TraceRow for RawRow {
             Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.sample_bytes))),
             int_lists(rows.iter().map(|r| r.topk_ids.as_slice())),
             byte_lists(rows.iter().map(|r| &r.topk_bytes)),
-            float_lists(rows.iter().map(|r| r.topk_logprobs.as_slice())),
-            Arc::new(Float32Array::from_iter_values(rows.iter().map(|r| r.other_logprob))),
-            optional_float_lists(rows.iter().map(|r| r.other_lse.as_deref())),
+            float_lists(logprobs.iter().map(Vec::as_slice)),
+            Arc::new(Float32Array::from(others)),
+            optional_float_lists(tails.iter().map(Option::as_deref)),
             Arc::new(BooleanArray::from_iter(texts.iter().map(|t| Some(is_structural(t))))),
             repeated(&meta.template_hash, rows.len()),
             repeated(&meta.tokenizer_hash, rows.len()),

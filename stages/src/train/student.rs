@@ -120,6 +120,10 @@ impl Stage for StudentStage {
             return Err(StageError::new("the traces were projected onto another tokenizer than the student's")
                 .help("give `kd.project` and `train.bitnet` the same `tokenizer`"));
         }
+        if reader.meta().method_name() == "sampled" && p.tau != 1.0 {
+            return Err(StageError::new(format!("tau = {}: the traces hold drawn tokens, which are targets at temperature 1 only", p.tau))
+                .help("set `tau: 1`, or collect with `method: top_k` or `full`"));
+        }
         let mut config = p.preset.config();
         config.vocab = tokenizer.vocab_size();
         config.weights = p.weights;

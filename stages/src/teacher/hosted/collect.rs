@@ -8,12 +8,13 @@ use flow_engine::plugin::{StageError, TaskContext};
 use super::rows::{row, rows_of};
 use super::text;
 use crate::data::{read_prompts, read_text};
-use crate::teacher::collect::CollectParams;
+use crate::teacher::collect::{CollectParams, Precision};
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::probe::{Found, Logprobs, probe};
 use crate::teacher::http::shape::{Call, Draw, Scored, call, score_calls, score_of};
 use crate::teacher::http::spec::Endpoint;
+use crate::teacher::method::Method;
 use crate::teacher::{render, template};
 use crate::traces::{RawRow, Sampling, SequenceRow, Source, TraceMeta, TraceWriter};
 
@@ -31,6 +32,10 @@ struct Wanted {
 pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<(), StageError> {
     if ctx.input_opt("text").is_none() && ctx.input_opt("prompts").is_none() {
         return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
+    }
+    if p.method != Method::TopK || ctx.input_opt("student").is_some() {
+        return Err(StageError::new("a hosted teacher tells its most likely tokens only: no other `method`, and no `student` to score")
+            .help("leave `method` and `student` out, or take a teacher that runs here (`teacher.file`)"));
     }
     let found = probe(asker, ctx)?;
     if found.logprobs == Logprobs::AfterTemperature && (p.temperature - 1.0).abs() > 1e-6 {
@@ -84,6 +89,8 @@ fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
         tokenizer_hash: "unknown".into(),
         eos_id: None,
         vocab: 0,
+        method: p.method.name().into(),
+        logprob_bits: (p.logprob_precision == Precision::Bits10).then_some(10),
         top_k: p.top_k,
         taus: Vec::new(),
         sampling: Sampling {

@@ -1,0 +1,147 @@
+//! Traces at size, from a teacher that costs nothing: `trace_scale [MILLION_TOKENS] [THREADS]`.
+//!
+//! Writes rows of K = 20, projects them to a tokenizer of 4,096 tokens, and lays them out as training batches; prints
+//! rows a second of each part, the bytes of a row and the memory at its highest.
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flow_engine::plugin::{EventSink, Stage, Task, TaskContext, TaskEvent};
+use flow_stages::project::ProjectStage;
+use flow_stages::rng::Rng;
+use flow_stages::tokenizer::Tokenizer;
+use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::train::loader::Loader;
+use flow_stages::train::windows::LossWeights;
+
+struct Quiet;
+impl EventSink for Quiet {
+    fn emit(&self, _: TaskEvent) {}
+}
+
+const K: usize = 20;
+const LENGTH: usize = 512;
+
+fn main() {
+    let millions: f64 = std::env::args().nth(1).map_or(1.0, |n| n.parse().expect("millions of tokens"));
+    let threads: usize = std::env::args().nth(2).map_or(2, |n| n.parse().expect("threads"));
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("threads");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
+    let teacher = Tokenizer::load(&golden.join("smollm2-tokenizer.json")).expect("the teacher's tokenizer");
+    let student_path = golden.join("student-tokenizer-4096.json");
+    let student = Tokenizer::load(&student_path).expect("the student's tokenizer");
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/data/corpus.txt")).expect("the corpus");
+    let tokens = teacher.encode(&text[..text.len() / 2]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let sequences = (millions * 1e6 / LENGTH as f64).ceil() as usize;
+
+    let raw = dir.path().join("raw");
+    let began = Instant::now();
+    let (rows, making) = write(&raw, &teacher, &tokens, sequences);
+    let seconds = began.elapsed().as_secs_f64() - making;
+    let bytes = size(&raw) as f64 / rows as f64;
+    println!(
+        "write     {rows:>10} rows   {:>9.0} rows/s   {bytes:.1} bytes a row (synthetic)   peak {} MiB",
+        rows as f64 / seconds,
+        peak()
+    );
+
+    let projected = dir.path().join("projected");
+    let task = serde_json::json!({"flow": 1, "stage": "", "kind": "", "key": "", "params": null, "inputs": [
+        {"port": "traces", "path": raw, "ty": "Traces", "digest": "", "from": ""},
+        {"port": "tokenizer", "path": student_path, "ty": "Tokenizer", "digest": "", "from": ""}],
+        "outputs": {"traces": projected, "stats": dir.path().join("stats.json")},
+        "state": dir.path().join("state"), "device": "cpu", "threads": threads, "provenance": []});
+    let task: Task = serde_json::from_value(task).expect("a task");
+    let ctx = TaskContext::new(task, Arc::new(Quiet), Default::default());
+    let began = Instant::now();
+    ProjectStage.run(Default::default(), &ctx).expect("projects");
+    println!(
+        "project   {rows:>10} rows   {:>9.0} rows/s on {threads} threads   peak {} MiB",
+        rows as f64 / began.elapsed().as_secs_f64(),
+        peak()
+    );
+
+    let reader = TraceReader::<ProjectedRow>::open(&projected).expect("projected traces");
+    let began = Instant::now();
+    let mut loader = Loader::of_traces(reader, &student, 128, 1.0, 7).expect("windows");
+    let counted = began.elapsed().as_secs_f64();
+    let weights = LossWeights { tau: 1.0, kd: 1.0, ce: 0.25, format: 0.2 };
+    let (began, mut cursor, mut seen) = (Instant::now(), 0, 0);
+    while cursor < loader.len() {
+        let (batch, targets) = loader.batch(cursor, 8, &weights).expect("a batch");
+        std::hint::black_box(&batch.topk_logprobs);
+        cursor += 8;
+        seen += targets;
+    }
+    println!(
+        "load      {seen:>10} tokens {:>9.0} tokens/s on one thread, after {counted:.1} s to count them   peak {} MiB",
+        seen as f64 / began.elapsed().as_secs_f64(),
+        peak()
+    );
+}
+
+/// Writes sequences of the text's tokens with made-up candidates; gives the rows and the seconds spent on making them up.
+fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (u64, f64) {
+    let meta = TraceMeta {
+        teacher: "synthetic".into(),
+        tokenizer_hash: teacher.digest(),
+        eos_id: Some(teacher.eos() as i32),
+        vocab: teacher.vocab_size(),
+        top_k: K,
+        ..TraceMeta::default()
+    };
+    let mut writer = TraceWriter::<RawRow>::create(dir, &meta).expect("a writer");
+    let mut rng = Rng::new(1, "synthetic");
+    let mut making = 0.0;
+    for n in 0..sequences {
+        let began = Instant::now();
+        let at = rng.below(tokens.len() - LENGTH);
+        let rows: Vec<RawRow> = tokens[at..at + LENGTH].iter().map(|t| row(teacher, *t, &mut rng)).collect();
+        making += began.elapsed().as_secs_f64();
+        let sequence = SequenceRow {
+            prompt_idx: n as i64,
+            sample_idx: 0,
+            source: Source::Text,
+            context: Vec::new(),
+            context_ids: None,
+            finish_reason: "text".into(),
+        };
+        writer.push(sequence, rows).expect("a sequence");
+    }
+    (writer.finish().expect("written").rows, making)
+}
+
+fn row(teacher: &Tokenizer, drawn: u32, rng: &mut Rng) -> RawRow {
+    let mut ids = vec![drawn];
+    while ids.len() < K {
+        let id = rng.below(teacher.vocab_size()) as u32;
+        if !ids.contains(&id) && !teacher.is_special(id) {
+            ids.push(id);
+        }
+    }
+    // A falling geometric distribution with a random head and a tail of a few percent.
+    let head = 0.3 + 0.6 * f64::from(rng.uniform());
+    let logprobs: Vec<f32> = (0..K).map(|i| (head.ln() + i as f64 * (1.0 - head).ln()) as f32).collect();
+    let other = 1.0 - logprobs.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
+    RawRow {
+        sample_id: drawn as i32,
+        sample_bytes: teacher.token_bytes(drawn).to_vec(),
+        topk_bytes: ids.iter().map(|i| teacher.token_bytes(*i)).collect(),
+        topk_ids: ids.iter().map(|i| *i as i32).collect(),
+        topk_logprobs: logprobs,
+        other_logprob: other.max(1e-9).ln() as f32,
+        other_lse: None,
+    }
+}
+
+fn size(dir: &Path) -> u64 {
+    std::fs::read_dir(dir).expect("a directory").flatten().map(|e| e.metadata().map_or(0, |m| m.len())).sum()
+}
+
+/// Peak resident memory in MiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib: Option<u64> = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.unwrap_or(0) / 1024
+}

@@ -1,0 +1,232 @@
+//! `kd.collect` from a model that runs here: rows of given text, of its own continuations, and of a student's.
+
+use flow_engine::plugin::{StageError, TaskContext};
+use flow_shaders::device::Device;
+
+use super::collect::{CollectParams, Precision};
+use super::method::{FULL_VOCAB, Method};
+use super::scoring::{Keep, Scorer};
+use super::template::Template;
+use crate::data::{read_prompts, read_text};
+use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
+use crate::model::checkpoint::Checkpoint;
+use crate::tokenizer::Tokenizer;
+use crate::traces::{RawRow, Sampling, SequenceRow, Source, TraceMeta, TraceWriter};
+
+/// A sequence that is still to be scored, in the teacher's tokens.
+struct Continued {
+    prompt: usize,
+    sample: i32,
+    source: Source,
+    /// The context's tokens, then those that are scored.
+    tokens: Vec<u32>,
+    context: usize,
+    finish: &'static str,
+}
+
+/// Collects from the model in the input `teacher`.
+pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
+    if !p.stop.is_empty() {
+        return Err(StageError::new("`stop` is for hosted teachers: a model that runs here ends at its own EOS").help("leave it out"));
+    }
+    let dir = ctx.input("teacher")?;
+    let (teacher, tokenizer) = lm::load(dir)?;
+    let text = ctx.input_opt("text").map(read_text).transpose()?;
+    let prompts: Vec<String> = match ctx.input_opt("prompts") {
+        Some(path) => read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).map(|q| q.prompt).collect(),
+        None => Vec::new(),
+    };
+    if text.is_none() && ctx.input_opt("prompts").is_none() {
+        return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
+    }
+    if ctx.input_opt("student").is_some() && ctx.input_opt("prompts").is_none() {
+        return Err(StageError::new("a student is wired and no prompts are: it has nothing to continue").help("wire `prompts`"));
+    }
+    let vocab = teacher.config.vocab;
+    if p.method == Method::Full && vocab > FULL_VOCAB {
+        return Err(StageError::new(format!("`method: full` keeps {vocab} candidates a row; it is for vocabularies up to {FULL_VOCAB}"))
+            .help("`method: sampled` is unbiased too, and stores a dozen"));
+    }
+    let keep = Keep {
+        method: p.method,
+        top_k: match p.method {
+            Method::TopK => p.top_k.min(vocab),
+            Method::Sampled => p.draws.min(vocab),
+            Method::Full => vocab,
+        },
+        draws: p.draws,
+        // Drawn tokens hold for τ = 1 only.
+        taus: if p.method == Method::Sampled { 0 } else { p.taus.len() },
+        batch: windows_together(&teacher.config),
+        seq: teacher.config.seq,
+    };
+    let template = Template::of(&p.template, dir, &tokenizer)?;
+    let device = lm::device(ctx)?;
+    let scorer = Scorer::new(&device, &teacher, &tokenizer, keep, &p.taus, p.seed)?;
+    let mut writer =
+        TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta(p, &teacher, &tokenizer, &template, keep, lm::digest(dir)?))?;
+    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, writer: &mut writer };
+    if let Some(text) = text {
+        // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
+        job.text(&text, prompts.len())?;
+    }
+    if !prompts.is_empty() {
+        let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
+        let continued = match ctx.input_opt("student") {
+            Some(student) => job.student_continues(student, &device, &rendered)?,
+            None => job.teacher_continues(&teacher, &device, &rendered)?,
+        };
+        job.score(&continued, &rendered)?;
+    }
+    let counts = writer.finish()?;
+    ctx.metric("rows", counts.rows as f64);
+    Ok(())
+}
+
+fn meta(p: &CollectParams, teacher: &Checkpoint, tokenizer: &Tokenizer, template: &Template, keep: Keep, digest: String) -> TraceMeta {
+    TraceMeta {
+        teacher: format!("{} parameters, {} layers", teacher.config.parameters(), teacher.config.layers),
+        teacher_digest: digest,
+        template: template.source().into(),
+        tokenizer_hash: tokenizer.digest(),
+        eos_id: Some(tokenizer.eos() as i32),
+        vocab: tokenizer.vocab_size(),
+        method: p.method.name().into(),
+        top_k: keep.top_k,
+        taus: p.taus[..keep.taus].to_vec(),
+        logprob_bits: (p.logprob_precision == Precision::Bits10).then_some(10),
+        sampling: Sampling {
+            temperature: f64::from(p.temperature),
+            top_p: f64::from(p.top_p),
+            max_tokens: p.max_tokens,
+            samples: p.samples,
+            seed: p.seed,
+        },
+        ..TraceMeta::default()
+    }
+}
+
+struct Job<'a> {
+    p: &'a CollectParams,
+    ctx: &'a TaskContext,
+    tokenizer: &'a Tokenizer,
+    scorer: Scorer<'a>,
+    keep: Keep,
+    writer: &'a mut TraceWriter<RawRow>,
+}
+
+impl Job<'_> {
+    fn text(&mut self, text: &str, first: usize) -> Result<(), StageError> {
+        let mut tokens = self.tokenizer.encode(text);
+        tokens.truncate(self.p.text_tokens.map_or(usize::MAX, |n| n as usize));
+        let first_token = self.tokenizer.bos();
+        let windows: Vec<Window<'_>> = tokens.chunks(self.keep.seq).map(|targets| Window { first: first_token, targets }).collect();
+        for (group, windows) in windows.chunks(self.keep.batch).enumerate() {
+            self.go_on()?;
+            let at = first + group * self.keep.batch;
+            let keys: Vec<(i64, i32)> = (0..windows.len()).map(|i| ((at + i) as i64, 0)).collect();
+            for ((prompt_idx, sample_idx), rows) in keys.iter().copied().zip(self.scorer.score(windows, &keys)?) {
+                let sequence = SequenceRow {
+                    prompt_idx,
+                    sample_idx,
+                    source: Source::Text,
+                    context: Vec::new(),
+                    context_ids: None,
+                    finish_reason: "text".into(),
+                };
+                self.writer.push(sequence, rows)?;
+            }
+            let done = ((group + 1) * self.keep.batch * self.keep.seq).min(tokens.len());
+            self.ctx.progress(done as u64, tokens.len() as u64, "text tokens");
+        }
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<(), StageError> {
+        if self.ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
+    }
+
+    /// Which prompts are continued, each with its samples: those whose context leaves room in the window.
+    fn asked(&self, contexts: &[Vec<u32>]) -> Vec<(usize, i32)> {
+        let room = self.keep.seq.saturating_sub(1);
+        let too_long = contexts.iter().filter(|e| e.len() > room).count();
+        if too_long > 0 {
+            self.ctx.warn(format!("{too_long} prompts are longer than the teacher's window of {} tokens and were left out", self.keep.seq));
+        }
+        let fits = (0..contexts.len()).filter(|i| contexts[*i].len() <= room);
+        fits.flat_map(|i| (0..self.p.samples as i32).map(move |s| (i, s))).collect()
+    }
+
+    fn draw(
+        &self,
+        model: &Checkpoint,
+        tokenizer: &Tokenizer,
+        device: &Device,
+        inputs: &[Vec<u32>],
+        bits: u32,
+    ) -> Result<Vec<Continuation>, StageError> {
+        let how = Generation {
+            batch: self.p.batch,
+            max_tokens: self.p.max_tokens,
+            sampling: Some((self.p.temperature, self.p.top_p)),
+            seed: self.p.seed,
+            bits,
+        };
+        generate(model, tokenizer, device, inputs, &how, |done| {
+            self.ctx.progress(done as u64, inputs.len() as u64, "prompts");
+            self.go_on()
+        })
+    }
+
+    fn teacher_continues(&self, teacher: &Checkpoint, device: &Device, rendered: &[String]) -> Result<Vec<Continued>, StageError> {
+        let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.context(r)).collect();
+        let asked = self.asked(&contexts);
+        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| contexts[*i].clone()).collect();
+        let answers = self.draw(teacher, self.tokenizer, device, &inputs, 8)?;
+        let continued = asked.iter().zip(inputs).zip(answers);
+        Ok(continued.map(|((asked, context), a)| self.continued(*asked, Source::Sample, context, &a.tokens, a.stopped)).collect())
+    }
+
+    /// The student draws, in its own tokens; the teacher reads the bytes in its.
+    fn student_continues(&self, dir: &std::path::Path, device: &Device, rendered: &[String]) -> Result<Vec<Continued>, StageError> {
+        let (student, theirs) = lm::load(dir)?;
+        let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.context(r)).collect();
+        let asked = self.asked(&contexts);
+        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| theirs.context(&rendered[*i])).collect();
+        let bits = student.extra["activation_bits"].as_u64().map_or(8, |b| b as u32);
+        let answers = self.draw(&student, &theirs, device, &inputs, bits)?;
+        let continued = asked.iter().zip(answers).map(|(asked, a)| {
+            let tokens = self.tokenizer.encode_bytes(&theirs.decode_bytes(&a.tokens));
+            self.continued(*asked, Source::OnPolicy, contexts[asked.0].clone(), &tokens, a.stopped)
+        });
+        Ok(continued.collect())
+    }
+
+    fn continued(&self, (prompt, sample): (usize, i32), source: Source, context: Vec<u32>, answer: &[u32], stopped: bool) -> Continued {
+        let end = stopped.then(|| self.tokenizer.eos());
+        let (before, finish) = (context.len(), if stopped { "stop" } else { "length" });
+        let tokens = context.into_iter().chain(answer.iter().copied()).chain(end).take(self.keep.seq + 1).collect();
+        Continued { prompt, sample, source, tokens, context: before, finish }
+    }
+
+    fn score(&mut self, all: &[Continued], rendered: &[String]) -> Result<(), StageError> {
+        for group in all.chunks(self.keep.batch) {
+            self.go_on()?;
+            let views: Vec<Window<'_>> = group.iter().map(|c| Window { first: c.tokens[0], targets: &c.tokens[1..] }).collect();
+            let keys: Vec<(i64, i32)> = group.iter().map(|c| (c.prompt as i64, c.sample)).collect();
+            for (c, mut rows) in group.iter().zip(self.scorer.score(&views, &keys)?) {
+                let sequence = SequenceRow {
+                    prompt_idx: c.prompt as i64,
+                    sample_idx: c.sample,
+                    source: c.source,
+                    context: rendered[c.prompt].clone().into_bytes(),
+                    context_ids: None,
+                    finish_reason: c.finish.into(),
+                };
+                rows.drain(..(c.context - 1).min(rows.len()));
+                self.writer.push(sequence, rows)?;
+            }
+        }
+        Ok(())
+    }
+}

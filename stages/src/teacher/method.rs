@@ -1,0 +1,127 @@
+//! What a row keeps of a teacher's distribution, and how that becomes the target of the one loss.
+//!
+//! - `top_k`: the K most likely tokens and the mass of the rest. Biased: a student learns nothing of the rest's shape.
+//! - `sampled`: `draws` tokens drawn from the whole distribution p with replacement; a token that was drawn c times has
+//!   the weight c / n. E[c / n] = p, so the gradient of the loss, −Σ c/n · ∇ log q, is in expectation that of the full
+//!   distribution (Sparse Logit Sampling, arXiv 2503.16870, with the proposal p itself, whose importance weights are 1).
+//!   Only at τ = 1.
+//! - `full`: every token, for small vocabularies.
+//!
+//! All three are rows of candidates and Other, and the same KL: where the candidates hold all mass, Other is its floor
+//! of 1e-6 ([`crate::traces::settle`]), which moves the gradient by no more than that.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::rng::Rng;
+use crate::traces::{ByteStrings, OTHER_FLOOR, RawRow};
+
+/// What a row keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The most likely tokens and the mass of the rest.
+    #[default]
+    TopK,
+    /// Tokens drawn from the whole distribution: unbiased, at temperature 1.
+    Sampled,
+    /// Every token of a small vocabulary.
+    Full,
+}
+
+/// Largest vocabulary whose distributions are kept whole.
+pub const FULL_VOCAB: usize = 16_384;
+/// Log-sum-exp of a tail that holds nothing.
+const NO_TAIL: f32 = -60.0;
+
+impl Method {
+    /// Name in the metadata of traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::TopK => "top_k",
+            Method::Sampled => "sampled",
+            Method::Full => "full",
+        }
+    }
+}
+
+/// The probabilities of a row of logits, in f64: the sums of a large vocabulary lose digits in f32.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let mut p: Vec<f64> = logits.iter().map(|l| libm::exp(f64::from(*l) - max)).collect();
+    let sum: f64 = p.iter().sum();
+    p.iter_mut().for_each(|x| *x /= sum);
+    p
+}
+
+/// Ids and log-weights of `draws` draws, the heaviest first.
+pub fn sampled(p: &[f64], draws: usize, rng: &mut Rng) -> Vec<(u32, f32)> {
+    // Sorted draws need one walk over the distribution.
+    let mut at: Vec<f64> = (0..draws).map(|_| (rng.bits() >> 11) as f64 / 9_007_199_254_740_992.0).collect();
+    at.sort_by(f64::total_cmp);
+    let mut counts: Vec<(u32, u32)> = Vec::with_capacity(draws);
+    let (mut id, mut sum) = (0, p[0]);
+    for u in at {
+        while sum <= u && id + 1 < p.len() {
+            id += 1;
+            sum += p[id];
+        }
+        match counts.last_mut() {
+            Some((last, n)) if *last == id as u32 => *n += 1,
+            _ => counts.push((id as u32, 1)),
+        }
+    }
+    counts.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
+    counts.into_iter().map(|(id, n)| (id, (f64::from(n) / draws as f64).ln() as f32)).collect()
+}
+
+/// Ids and logprobs of every token, the most likely first.
+pub fn full(p: &[f64]) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = p.iter().enumerate().map(|(i, p)| (i as u32, p.max(1e-30).ln() as f32)).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    all
+}
+
+/// A row whose candidates hold all mass.
+pub fn whole_row<'t>(candidates: &[(u32, f32)], drawn: u32, taus: usize, bytes: impl Fn(u32) -> &'t [u8]) -> RawRow {
+    RawRow {
+        sample_id: drawn as i32,
+        sample_bytes: bytes(drawn).to_vec(),
+        topk_ids: candidates.iter().map(|c| c.0 as i32).collect(),
+        topk_bytes: candidates.iter().map(|c| bytes(c.0)).collect::<ByteStrings>(),
+        topk_logprobs: candidates.iter().map(|c| c.1.min(0.0)).collect(),
+        other_logprob: OTHER_FLOOR.ln() as f32,
+        other_lse: (taus > 0).then(|| vec![NO_TAIL; taus]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_are_unbiased() {
+        let p = softmax(&[2.0, 0.0, 1.0, -3.0, 0.5]);
+        let mut rng = Rng::new(5, "draws");
+        let mut mean = [0.0; 5];
+        let rows = 20_000;
+        for _ in 0..rows {
+            let row = sampled(&p, 12, &mut rng);
+            assert!((row.iter().map(|c| f64::from(c.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
+            assert!(row.windows(2).all(|w| w[0].1 >= w[1].1));
+            row.iter().for_each(|(id, l)| mean[*id as usize] += f64::from(*l).exp() / f64::from(rows));
+        }
+        for (m, p) in mean.iter().zip(&p) {
+            // Four standard deviations of the mean of 240,000 draws.
+            assert!((m - p).abs() < 4.0 * (p * (1.0 - p) / 240_000.0).sqrt() + 1e-9, "{m} {p}");
+        }
+    }
+
+    #[test]
+    fn a_full_row_is_the_distribution() {
+        let p = softmax(&[0.1, 3.0, -1.0]);
+        let row = full(&p);
+        assert_eq!(row.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 0, 2]);
+        assert!(row.iter().all(|(id, l)| (f64::from(*l).exp() - p[*id as usize]).abs() < 1e-7));
+    }
+}

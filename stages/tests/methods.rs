@@ -1,0 +1,182 @@
+//! What `kd.collect` keeps of a distribution, from whom it collects, and how traces larger than memory are loaded.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flow_stages::teacher::collect::CollectStage;
+use flow_stages::tokenizer::Tokenizer;
+use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::train::loader::Loader;
+use flow_stages::train::windows::LossWeights;
+use harness::{golden, run};
+use serde_json::{Value, json};
+
+fn teacher() -> PathBuf {
+    golden().join("models/tiny-llama")
+}
+
+struct Asked {
+    dir: tempfile::TempDir,
+}
+
+impl Asked {
+    fn new() -> Self {
+        let asked = Self { dir: tempfile::tempdir().expect("a directory") };
+        std::fs::write(asked.dir.path().join("text"), "It is a truth, universally acknowledged: {\"a\": [1, 2]} \u{e9}t\u{e9}.")
+            .expect("a text");
+        let prompts =
+            "{\"id\": 1, \"kind\": \"text\", \"prompt\": \"Once upon\"}\n{\"id\": 2, \"kind\": \"text\", \"prompt\": \"The law\"}\n";
+        std::fs::write(asked.dir.path().join("prompts"), prompts).expect("prompts");
+        asked
+    }
+
+    /// Collects with these parameters and more inputs than the teacher.
+    fn collect(&self, name: &str, params: Value, inputs: &[&str]) -> Vec<(SequenceRow, Vec<RawRow>)> {
+        let (teacher, text, prompts) = (teacher(), self.dir.path().join("text"), self.dir.path().join("prompts"));
+        let mut wired = vec![("teacher", "Teacher", teacher.as_path())];
+        for port in inputs {
+            wired.push(match *port {
+                "text" => ("text", "Text", &text),
+                "student" => ("student", "Model", &teacher),
+                _ => ("prompts", "Prompts", &prompts),
+            });
+        }
+        let out = run(&CollectStage, params, &wired, &self.dir.path().join(name)).expect("collects");
+        read(&out["traces"])
+    }
+}
+
+fn read(dir: &Path) -> Vec<(SequenceRow, Vec<RawRow>)> {
+    let reader = TraceReader::<RawRow>::open(dir).expect("traces");
+    reader.sequences().expect("opens").map(|s| s.expect("a sequence")).collect()
+}
+
+#[test]
+fn a_full_row_holds_what_the_top_k_holds_and_everything_else() {
+    let asked = Asked::new();
+    let top = asked.collect("top", json!({"top_k": 5}), &["text"]);
+    let full = asked.collect("full", json!({"method": "full"}), &["text"]);
+    let vocab = Tokenizer::load(&teacher().join("tokenizer.json")).expect("a tokenizer").vocab_size();
+    assert_eq!(top.len(), full.len());
+    for (a, b) in top.iter().zip(&full).flat_map(|(a, b)| a.1.iter().zip(&b.1)) {
+        assert!(b.topk_ids.len() >= vocab, "{} of {vocab}", b.topk_ids.len());
+        assert_eq!(a.topk_ids, b.topk_ids[..5]);
+        assert!(a.topk_logprobs.iter().zip(&b.topk_logprobs).all(|(x, y)| (x - y).abs() < 1e-3));
+        let mass: f64 = b.topk_logprobs.iter().map(|l| f64::from(*l).exp()).sum();
+        assert!((mass - 1.0).abs() < 1e-5, "{mass}");
+    }
+}
+
+#[test]
+fn sampled_rows_repeat_and_their_mean_is_the_distribution() {
+    let asked = Asked::new();
+    let collect = |name: &str, seed: u64| asked.collect(name, json!({"method": "sampled", "draws": 12, "seed": seed}), &["text"]);
+    let (first, again) = (collect("a", 1), collect("b", 1));
+    assert_eq!(first, again);
+    let full = asked.collect("full", json!({"method": "full"}), &["text"]);
+    let mut weights: BTreeMap<i32, f64> = BTreeMap::new();
+    let mut rows = 0.0;
+    for row in (0..40).flat_map(|seed| collect(&format!("s{seed}"), seed).into_iter().flat_map(|s| s.1.into_iter().take(8))) {
+        assert!(row.topk_ids.len() <= 12 && (row.topk_logprobs.iter().map(|l| l.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
+        rows += 1.0;
+        row.topk_ids.iter().zip(&row.topk_logprobs).for_each(|(id, l)| *weights.entry(*id).or_default() += f64::from(*l).exp());
+    }
+    let mut wanted: BTreeMap<i32, f64> = BTreeMap::new();
+    let eight: Vec<&RawRow> = full.iter().flat_map(|s| s.1.iter().take(8)).collect();
+    for row in &eight {
+        row.topk_ids.iter().zip(&row.topk_logprobs).for_each(|(id, l)| *wanted.entry(*id).or_default() += f64::from(*l).exp());
+    }
+    let distance: f64 =
+        wanted.iter().map(|(id, w)| (w / eight.len() as f64 - weights.get(id).unwrap_or(&0.0) / rows).abs()).sum::<f64>() / 2.0;
+    // 12 draws of each of some 320 rows: the total variation of such a mean is about sqrt(tokens with mass / draws) / 2.
+    assert!(distance < 0.25, "{distance}");
+}
+
+#[test]
+fn rounded_logprobs_are_near_and_sorted() {
+    let asked = Asked::new();
+    let exact = asked.collect("exact", json!({"top_k": 20}), &["text"]);
+    let short = asked.collect("short", json!({"top_k": 20, "logprob_precision": "10bit"}), &["text"]);
+    for (a, b) in exact.iter().zip(&short).flat_map(|(a, b)| a.1.iter().zip(&b.1)) {
+        assert!(a.topk_logprobs.iter().zip(&b.topk_logprobs).all(|(x, y)| (x - y).abs() <= x.abs() / 2048.0));
+        assert!(b.topk_logprobs.windows(2).all(|w| w[0] >= w[1]));
+        assert!(b.topk_logprobs.iter().all(|l| l.to_bits() & 0x1fff == 0));
+        assert_eq!(a.topk_ids, b.topk_ids);
+    }
+}
+
+/// The student here is the teacher itself, so that what it draws must be what the teacher draws.
+#[test]
+fn on_policy_rows_are_the_teachers_of_the_students_words() {
+    let asked = Asked::new();
+    let params = json!({"top_k": 5, "template": "{prompt}", "max_tokens": 6, "samples": 2});
+    let own = asked.collect("own", params.clone(), &["prompts"]);
+    let theirs = asked.collect("theirs", params, &["prompts", "student"]);
+    assert!(own.iter().all(|s| s.0.source == Source::Sample) && theirs.iter().all(|s| s.0.source == Source::OnPolicy));
+    assert_eq!(own.len(), 4);
+    let text = |rows: &[RawRow]| rows.iter().flat_map(|r| r.sample_bytes.clone()).collect::<Vec<u8>>();
+    for ((a, rows), (b, scored)) in own.iter().zip(&theirs) {
+        assert_eq!((a.prompt_idx, a.sample_idx, &a.context), (b.prompt_idx, b.sample_idx, &b.context));
+        assert_eq!(text(rows), text(scored));
+    }
+}
+
+/// More shards than a pool holds: every token is a target once in an epoch, and a batch is the same whatever came before.
+#[test]
+fn an_epoch_over_many_shards_visits_every_token_once() {
+    const SEQUENCES: usize = 2_800;
+    const LENGTH: usize = 512;
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokenizer = Tokenizer::load(&golden().join("models/student-tokenizer-4096.json")).expect("a tokenizer");
+    let meta = TraceMeta { tokenizer_hash: tokenizer.digest(), vocab: 4096, top_k: 1, ..TraceMeta::default() };
+    let mut writer = TraceWriter::<ProjectedRow>::create(dir.path(), &meta).expect("a writer");
+    for s in 0..SEQUENCES {
+        // The two numbers of a token tell its place: a label's neighbours are those of its sequence.
+        let rows = (0..LENGTH).map(|t| ProjectedRow {
+            sample_id: ((s * 7 + t) % 4000) as i32,
+            topk_ids: vec![((s * 7 + t) % 4000) as i32],
+            topk_logprobs: vec![-0.5],
+            other_logprob: -0.9,
+            kd_weight: 1.0,
+            ..ProjectedRow::default()
+        });
+        let sequence = SequenceRow {
+            prompt_idx: s as i64,
+            sample_idx: 0,
+            source: Source::Text,
+            context: Vec::new(),
+            context_ids: None,
+            finish_reason: "text".into(),
+        };
+        writer.push(sequence, rows).expect("a sequence");
+    }
+    let counts = writer.finish().expect("written");
+    assert!(counts.shards > 4, "{} shards fit into one pool", counts.shards);
+    let open = || {
+        let reader = TraceReader::<ProjectedRow>::open(dir.path()).expect("traces");
+        Loader::of_traces(reader, &tokenizer, 128, 1.0, 3).expect("windows")
+    };
+    let mut loader = open();
+    assert_eq!((loader.totals().targets, loader.len()), ((SEQUENCES * LENGTH) as u64, (SEQUENCES * LENGTH / 128) as u64));
+    let weights = LossWeights { tau: 1.0, kd: 1.0, ce: 1.0, format: 0.0 };
+    let mut seen = vec![0u32; 4000];
+    let (mut total, mut cursor, mut middle) = (0, 0, None);
+    while cursor < loader.len() {
+        let (batch, targets) = loader.batch(cursor, 8, &weights).expect("a batch");
+        batch.labels.iter().filter(|l| **l >= 0).for_each(|l| seen[*l as usize] += 1);
+        total += targets;
+        if cursor == 8 * 1000 {
+            middle = Some((cursor, batch.labels.clone()));
+        }
+        cursor += 8;
+    }
+    assert_eq!(total, (SEQUENCES * LENGTH) as u64);
+    let mut wanted = vec![0u32; 4000];
+    (0..SEQUENCES).for_each(|s| (0..LENGTH).for_each(|t| wanted[(s * 7 + t) % 4000] += 1));
+    assert_eq!(seen, wanted);
+    // A resumed training starts in the middle.
+    let (cursor, labels) = middle.expect("a batch in the middle");
+    assert_eq!(open().batch(cursor, 8, &weights).expect("a batch").0.labels, labels);
+}
