@@ -51,7 +51,7 @@ fn main() {
     let start = std::time::Instant::now();
     let trained = train(&job, &mut loader, &device, &ctx).expect("trains");
     let seconds = start.elapsed().as_secs_f64();
-    let model = Checkpoint { config, tensors: trained.tensors, extra: serde_json::Value::Null, tokenizer: None };
+    let model = Checkpoint { config, tensors: trained.tensors.into(), extra: serde_json::Value::Null, tokenizer: None };
     let mut lm = scorer(&device, &model, 0).expect("fits");
     let mut bpb = |bits| {
         lm.set_bits(bits, 1.0).expect("sets");

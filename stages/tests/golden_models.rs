@@ -10,12 +10,20 @@ use flow_stages::gguf::GgufFile;
 use flow_stages::model::checkpoint::{load, load_as};
 use flow_stages::model::config::{Activation, ModelConfig, Role, Weights};
 use flow_stages::model::inference::{Inference, Uses};
+use flow_stages::model::tensors::Source;
 use flow_stages::model::ternary::masters;
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 
 /// Logits `[batch · seq, vocab]` at A8.
-fn logits(device: &Device, config: &ModelConfig, tensors: &Tensors, (batch, seq): (usize, usize), ids: &[u32], mask: &[u32]) -> Vec<f32> {
+fn logits(
+    device: &Device,
+    config: &ModelConfig,
+    tensors: &impl Source,
+    (batch, seq): (usize, usize),
+    ids: &[u32],
+    mask: &[u32],
+) -> Vec<f32> {
     let uses = Uses { score: Some((batch, seq)), logits: true, ..Uses::default() };
     let mut model = Inference::new(device, config.clone(), tensors, uses).unwrap();
     model.logits(ids, mask).unwrap()

@@ -13,6 +13,7 @@ use super::types::TensorType;
 use super::write::{Entry, GgufWriter, Value};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use crate::model::tensors::Source;
 use crate::model::ternary::{Ternary, by_rule};
 
 /// Storage of the ternary linears.
@@ -157,15 +158,16 @@ fn architecture_keys(w: &mut GgufWriter<'_>, c: &ModelConfig, name: &str, linear
 }
 
 fn bytes_of(model: &Checkpoint, spec: &TensorSpec, ty: TensorType) -> Vec<u8> {
-    let values = &model.tensors[&spec.name];
+    let values = &model.tensors.tensor(&spec.name);
     if spec.role != Role::Linear {
         return match ty {
             TensorType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_bits().to_le_bytes()).collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
     }
-    let scales = model.tensors.get(&format!("{}_scale", spec.name)).map(Vec::as_slice);
-    let ternary = by_rule(model.config.weights, values, scales, spec.shape[0], spec.shape[1]);
+    let learned = model.config.weights == Weights::Threshold;
+    let scales = learned.then(|| model.tensors.tensor(&format!("{}_scale", spec.name)));
+    let ternary = by_rule(model.config.weights, values, scales.as_deref(), spec.shape[0], spec.shape[1]);
     let rows: Vec<Vec<u8>> = (0..ternary.rows).into_par_iter().map(|r| row_bytes(&ternary, r, ty)).collect();
     rows.concat()
 }

@@ -1,16 +1,18 @@
 //! A model out of a GGUF file: architectures `llama` and `bitnet`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use flow_engine::plugin::StageError;
 
 use super::names::gguf_name;
+use super::quant::dequantise;
 use super::read::GgufFile;
-use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::types::TensorType;
+use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
+use crate::model::tensors::Tensors;
 use crate::model::ternary::masters;
-
-/// Float32 tensors by our names.
-pub type Tensors = BTreeMap<String, Vec<f32>>;
 
 /// Shape and numerics that the file declares, with the sequence that it was trained for. Every tensor is there, of the
 /// right shape and of a type that is read. `weights` of a `bitnet` file is known only with its values: here `Float`.
@@ -68,7 +70,7 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
         rope_theta: file.number(&key("rope.freq_base"))?.map_or(10_000.0, f64::from),
         norm_eps: file.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
         activation: Activation::Silu,
-        weights: Weights::Float,
+        weights: Rule::Float,
         sub_norm: architecture == "bitnet",
         tied: !file.tensors.iter().any(|t| t.name == "output.weight"),
     })
@@ -92,27 +94,63 @@ fn refuse_extras(file: &GgufFile, architecture: &str) -> Result<(), StageError> 
     Ok(())
 }
 
-/// Reads all tensors.
-pub fn load(file: &GgufFile) -> Result<(ModelConfig, Tensors), StageError> {
-    let mut config = config(file)?;
-    let mut tensors = Tensors::new();
+/// Tensors of a mapped file of architecture `llama`, found and checked: their values can be made at any time.
+pub struct Weights {
+    file: GgufFile,
+    places: BTreeMap<String, Place>,
+    head_dim: usize,
+}
+
+/// Where a tensor lies in the file.
+struct Place {
+    ty: TensorType,
+    bytes: Range<usize>,
+    /// Columns, where the rows are in llama.cpp's order.
+    rotated: Option<usize>,
+}
+
+impl Weights {
+    /// Values of a tensor by our name.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let place = &self.places[name];
+        let values = dequantise(place.ty, self.file.bytes(place.bytes.clone()));
+        match place.rotated {
+            Some(cols) => rotate_half(self.head_dim, cols, &values),
+            None => values,
+        }
+    }
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tensors of {}", self.places.len(), self.file.path().display())
+    }
+}
+
+/// Opens a model.
+pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors), StageError> {
+    let mut config = config(&file)?;
+    if config.sub_norm {
+        let read = |spec: &TensorSpec| file.floats(&gguf_name(&spec.name)).map(|values| (spec.name.clone(), values));
+        let mut tensors = config.tensors().iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
+        if ternarise(&config, &mut tensors) {
+            config.weights = Rule::Absmean;
+        }
+        return Ok((config, tensors.into()));
+    }
+    let mut places = BTreeMap::new();
     for spec in config.tensors() {
-        let values = file.floats(&gguf_name(&spec.name))?;
-        tensors.insert(spec.name.clone(), if config.sub_norm { values } else { rotate_half(&config, &spec, values) });
+        let (_, ty, bytes) = file.place(&gguf_name(&spec.name))?;
+        let rotated = (spec.name.ends_with(".q") || spec.name.ends_with(".k")).then(|| spec.shape[1]);
+        places.insert(spec.name, Place { ty, bytes, rotated });
     }
-    if config.sub_norm && ternarise(&config, &mut tensors) {
-        config.weights = Weights::Absmean;
-    }
-    Ok((config, tensors))
+    let head_dim = config.head_dim;
+    Ok((config, Tensors::Mapped(Arc::new(Weights { file, places, head_dim }))))
 }
 
 /// Undoes llama.cpp's order of the rows of q and k in architecture `llama`: within a head, rows 2i and 2i + 1 rotate
 /// together there, rows i and i + head_dim/2 here.
-fn rotate_half(config: &ModelConfig, spec: &TensorSpec, values: Vec<f32>) -> Vec<f32> {
-    if !(spec.name.ends_with(".q") || spec.name.ends_with(".k")) {
-        return values;
-    }
-    let (head, cols) = (config.head_dim, spec.shape[1]);
+fn rotate_half(head: usize, cols: usize, values: &[f32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len());
     for rows in values.chunks_exact(head * cols) {
         for part in 0..2 {
@@ -124,7 +162,7 @@ fn rotate_half(config: &ModelConfig, spec: &TensorSpec, values: Vec<f32>) -> Vec
 
 /// Where every linear holds nothing but 0 and ± one scale, makes masters of them whose absmean ternarisation gives the
 /// codes and the scale back; elsewhere changes nothing.
-fn ternarise(config: &ModelConfig, tensors: &mut Tensors) -> bool {
+fn ternarise(config: &ModelConfig, tensors: &mut BTreeMap<String, Vec<f32>>) -> bool {
     let linears: Vec<String> = config.tensors().into_iter().filter(|t| t.role == Role::Linear).map(|t| t.name).collect();
     let scale_of = |values: &[f32]| {
         let scale = values.iter().fold(0f32, |m, v| m.max(v.abs()));

@@ -1,6 +1,7 @@
 //! Reads a GGUF file: keys and tensor infos at once, tensor data where it is asked for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::quant::dequantise;
@@ -181,8 +182,8 @@ impl GgufFile {
         self.error(format!("field `{key}`: expected {expected}, found {found}"))
     }
 
-    /// Bytes of a tensor.
-    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
+    /// Where a tensor's bytes lie, for [`Self::bytes`].
+    pub fn place(&self, name: &str) -> Result<(&TensorInfo, TensorType, Range<usize>), StageError> {
         let fail = |what: String| self.error(format!("tensor `{name}` {what}"));
         let info = self
             .tensors
@@ -197,9 +198,20 @@ impl GgufFile {
         }
         let n = info.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX);
         let start = self.data.checked_add(info.offset);
-        let bytes = start.zip(usize::try_from(ty.bytes(n)).ok()).and_then(|(s, len)| self.bytes.get(s..s.checked_add(len)?));
+        let bytes = start.zip(usize::try_from(ty.bytes(n)).ok()).and_then(|(s, len)| Some(s..s.checked_add(len)?));
+        let bytes = bytes.filter(|b| b.end <= self.bytes.len());
         let bytes = bytes.ok_or_else(|| fail("ends beyond the file".into()).help("the file is cut short: fetch it again"))?;
         Ok((info, ty, bytes))
+    }
+
+    /// Bytes of a place in the file.
+    pub fn bytes(&self, place: Range<usize>) -> &[u8] {
+        &self.bytes[place]
+    }
+
+    /// Bytes of a tensor.
+    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
+        self.place(name).map(|(info, ty, place)| (info, ty, self.bytes(place)))
     }
 
     /// Values of a tensor.

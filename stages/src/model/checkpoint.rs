@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::config::{ModelConfig, Weights};
 use super::import;
+use super::tensors::Tensors;
 use crate::gguf::{self, GgufFile};
 use crate::map::Mapped;
 
@@ -23,7 +24,7 @@ pub struct Checkpoint {
     /// Shape and numerics.
     pub config: ModelConfig,
     /// Float32 tensors by the names of [`ModelConfig::tensors`], each of the right size.
-    pub tensors: BTreeMap<String, Vec<f32>>,
+    pub tensors: Tensors,
     /// What the writer said beside the shape (preset, activation bits, digests, roles of tokens); `null` where nothing.
     pub extra: Value,
     /// `tokenizer.json`, if the directory holds one.
@@ -106,7 +107,7 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
     }
     if json["model_type"] != MODEL_TYPE {
         let (config, tensors) = import::hugging_face(dir, &path, &json, weights)?;
-        return Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer });
+        return Ok(Checkpoint { config, tensors: tensors.into(), extra: json["extra"].clone(), tokenizer });
     }
     let file: ConfigFile = serde_json::from_value(json).map_err(|e| StageError::new(format!("{}: {e}", path.display())))?;
     let mut config = file.config;
@@ -128,11 +129,11 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
         }
         tensors.insert(spec.name.clone(), floats(&path, &spec.name, &view)?);
     }
-    Ok(Checkpoint { config, tensors, extra: file.extra, tokenizer })
+    Ok(Checkpoint { config, tensors: tensors.into(), extra: file.extra, tokenizer })
 }
 
 fn load_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint, StageError> {
-    let (mut config, tensors) = gguf::model::load(&GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    let (mut config, tensors) = gguf::model::load(GgufFile::read(&dir.join(MODEL_GGUF))?)?;
     let seq = json["seq"].as_u64().filter(|n| (1..=config.seq as u64).contains(n));
     config.seq = seq.ok_or_else(|| {
         StageError::new(format!("{}: field `seq`: expected a number from 1 to {}, found {}", path.display(), config.seq, json["seq"]))

@@ -1,7 +1,5 @@
 //! Running a model without gradients: scoring windows of text, and decoding many sequences together over a KV cache.
 
-use std::collections::BTreeMap;
-
 use flow_shaders::device::{Device, DeviceError, Session};
 use flow_shaders::kernels::{hyper, kd_loss, sample, ternary, topk};
 use flow_shaders::pack_ternary;
@@ -9,6 +7,7 @@ use flow_shaders::program::{BufferId, ListId, Program};
 
 use super::config::{ModelConfig, Weights};
 use super::graph::{Batch, Graph};
+use super::tensors::Source;
 use super::trainer::qmax;
 
 /// What a session must be able to do.
@@ -77,7 +76,7 @@ pub struct Inference {
 
 impl Inference {
     /// Plans, allocates and loads a model.
-    pub fn new(device: &Device, config: ModelConfig, tensors: &BTreeMap<String, Vec<f32>>, uses: Uses) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, config: ModelConfig, tensors: &impl Source, uses: Uses) -> Result<Self, DeviceError> {
         let built = build(config, &uses);
         let mut session = device.load(built.program)?;
         built.graph.load(&mut session, tensors)?;
@@ -313,9 +312,9 @@ fn build_decode(g: &mut Graph, uses: &Uses, n: usize, kv_len: usize) -> Decode {
 
 impl Graph {
     /// Writes parameters into a session of this graph's program, packing the ternary linears.
-    fn load(&self, session: &mut Session, tensors: &BTreeMap<String, Vec<f32>>) -> Result<(), DeviceError> {
+    fn load(&self, session: &mut Session, tensors: &impl Source) -> Result<(), DeviceError> {
         for t in &self.tensors {
-            let values = &tensors[&t.spec.name];
+            let values = &tensors.tensor(&t.spec.name);
             if let Some(master) = t.master {
                 session.write_f32(master, values)?;
             }

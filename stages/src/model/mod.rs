@@ -11,5 +11,6 @@ pub mod graph;
 pub(crate) mod import;
 pub mod inference;
 pub mod optimizer;
+pub mod tensors;
 pub mod ternary;
 pub mod trainer;
