@@ -188,11 +188,11 @@ fn on_small_disk(dir: &Path, size: &str, script: &str) -> Option<std::process::O
 fn a_full_disk_is_a_clean_failure_and_the_cache_stays_whole() {
     let project = Project::new(PIPELINE);
     let disk = project.path("disk");
-    let text = "flow: 1\nstages:\n  small: { use: shell, with: { run: 'head -c 100000 /dev/zero > $out' } }\n  big: { use: shell, in: { s: small }, with: { run: 'cat $s > /dev/null; head -c 50000000 /dev/urandom > $out' } }\n";
+    let text = "flow: 1\nstages:\n  small: { use: shell, with: { run: 'head -c 100000 /dev/zero > $out' } }\n  big: { use: shell, in: { s: small }, with: { run: 'cat $s > /dev/null; sleep 0.3; head -c 50000000 /dev/urandom > $out' } }\n";
     project.write("full.yaml", text);
     let flow = fixture().display().to_string();
     let root = project.path("").display().to_string();
-    // Fails; then there is room, and the run continues with what it has.
+    // Fails, after what it reads is kept for good; then there is room, and the run continues with what it has.
     let script = format!(
         "{flow} run {root}/full.yaml --json --cache-dir cache > {root}/first; echo $? > {root}/code; mount -o remount,size=200m . ; {flow} run {root}/full.yaml --json --cache-dir cache > {root}/second; echo $? >> {root}/code"
     );

@@ -41,13 +41,15 @@ pub struct Totals {
 enum Source<'a> {
     /// The one pool that there is.
     Memory,
-    Traces {
-        reader: TraceReader<ProjectedRow>,
-        tokenizer: &'a Tokenizer,
-        seq: usize,
-        tau: f32,
-        shards: Vec<Shard>,
-    },
+    Traces(Box<Traces<'a>>),
+}
+
+struct Traces<'a> {
+    reader: TraceReader<ProjectedRow>,
+    tokenizer: &'a Tokenizer,
+    seq: usize,
+    tau: f32,
+    shards: Vec<Shard>,
 }
 
 /// A shard of traces: its sequences and how many windows they give.
@@ -105,7 +107,14 @@ impl<'a> Loader<'a> {
         }
         let windows = shards.iter().map(|s| s.windows).sum();
         let top_k = counting.top_k();
-        Ok(Self { source: Source::Traces { reader, tokenizer, seq, tau, shards }, seed, windows, top_k, totals, pool: None })
+        Ok(Self {
+            source: Source::Traces(Box::new(Traces { reader, tokenizer, seq, tau, shards })),
+            seed,
+            windows,
+            top_k,
+            totals,
+            pool: None,
+        })
     }
 
     /// Windows of an epoch.
@@ -153,39 +162,43 @@ impl<'a> Loader<'a> {
         let (first, part, windows) = match &self.source {
             Source::Memory => (0, 0, old.map(|p| p.windows).unwrap_or_default()),
             // One pool is all there is: only its order changes.
-            Source::Traces { shards, .. } if shards.len() <= POOL_SHARDS && old.is_some() => {
-                (0, 0, old.map(|p| p.windows).unwrap_or_default())
-            }
-            Source::Traces { reader, tokenizer, seq, tau, shards } => {
+            Source::Traces(t) if t.shards.len() <= POOL_SHARDS && old.is_some() => (0, 0, old.map(|p| p.windows).unwrap_or_default()),
+            Source::Traces(traces) => {
                 // Memory of the old pool is free before the new one is read.
                 drop(old);
-                let order: Vec<u32> = match shards.len() {
-                    n if n <= POOL_SHARDS => (0..n as u32).collect(),
-                    n => Rng::new(self.seed, &format!("shards of epoch {epoch}")).permutation(n),
-                };
-                let (mut first, mut part) = (0, 0);
-                let mut pools = order.chunks(POOL_SHARDS);
-                let mut pool = pools.next().unwrap_or_default();
-                let count = |pool: &[u32]| pool.iter().map(|s| shards[*s as usize].windows).sum::<u64>();
-                while first + count(pool) <= at {
-                    first += count(pool);
-                    part += 1;
-                    let Some(next) = pools.next() else { break };
-                    pool = next;
-                }
-                let mut windows = Windows::of_rows(*seq, tokenizer.bos(), reader, *tau);
-                for shard in pool {
-                    for item in reader.part(*shard as usize, shards[*shard as usize].sequences.clone())? {
-                        let (sequence, rows) = item?;
-                        windows.sequence(&sequence, &rows);
-                    }
-                }
-                (first, part, windows)
+                traces.pool(self.seed, epoch, at)?
             }
         };
         let name = if part == 0 { format!("order of epoch {epoch}") } else { format!("order of epoch {epoch}, pool {part}") };
         let order = Rng::new(self.seed, &name).permutation(windows.len());
         Ok(Pool { epoch, first, windows, order })
+    }
+}
+
+impl Traces<'_> {
+    /// The pool that holds window `at` of an epoch: its first window, its place among the pools, and its windows.
+    fn pool(&self, seed: u64, epoch: u64, at: u64) -> Result<(u64, usize, Windows), StageError> {
+        let order: Vec<u32> = match self.shards.len() {
+            n if n <= POOL_SHARDS => (0..n as u32).collect(),
+            n => Rng::new(seed, &format!("shards of epoch {epoch}")).permutation(n),
+        };
+        let count = |pool: &[u32]| pool.iter().map(|s| self.shards[*s as usize].windows).sum::<u64>();
+        let mut first = 0;
+        for (part, pool) in order.chunks(POOL_SHARDS).enumerate() {
+            if at >= first + count(pool) {
+                first += count(pool);
+                continue;
+            }
+            let mut windows = Windows::of_rows(self.seq, self.tokenizer.bos(), &self.reader, self.tau);
+            for shard in pool {
+                for item in self.reader.part(*shard as usize, self.shards[*shard as usize].sequences.clone())? {
+                    let (sequence, rows) = item?;
+                    windows.sequence(&sequence, &rows);
+                }
+            }
+            return Ok((first, part, windows));
+        }
+        Err(StageError::new(format!("the traces changed while they were read: window {at} of epoch {epoch} is gone")))
     }
 }
 
