@@ -97,7 +97,7 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
     for n in 0..sequences {
         let began = Instant::now();
         let at = rng.below(tokens.len() - LENGTH);
-        let rows: Vec<RawRow> = tokens[at..at + LENGTH].iter().map(|t| row(teacher, *t, &mut rng)).collect();
+        let rows: Vec<RawRow> = tokens[at..at + LENGTH].iter().map(|t| row(teacher, tokens, *t, &mut rng)).collect();
         making += began.elapsed().as_secs_f64();
         let sequence = SequenceRow {
             prompt_idx: n as i64,
@@ -112,11 +112,12 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
     (writer.finish().expect("written").rows, making)
 }
 
-fn row(teacher: &Tokenizer, drawn: u32, rng: &mut Rng) -> RawRow {
+/// Candidates as often as the text has them: frequent tokens are frequent candidates.
+fn row(teacher: &Tokenizer, tokens: &[u32], drawn: u32, rng: &mut Rng) -> RawRow {
     let mut ids = vec![drawn];
     while ids.len() < K {
-        let id = rng.below(teacher.vocab_size()) as u32;
-        if !ids.contains(&id) && !teacher.is_special(id) {
+        let id = tokens[rng.below(tokens.len())];
+        if !ids.contains(&id) {
             ids.push(id);
         }
     }

@@ -1,5 +1,6 @@
 //! The Parquet columns of rows and sequences, and their conversion from and to structs.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -74,8 +75,8 @@ fn float_lists<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> ArrayRef {
 }
 
 /// Rounds to `bits` of mantissa, ties to even; what is rounded stays sorted.
-fn rounded(values: &[f32], bits: Option<u32>) -> Vec<f32> {
-    let Some(cut) = bits.and_then(|b| 23u32.checked_sub(b)).filter(|c| *c > 0) else { return values.to_vec() };
+fn rounded(values: &[f32], bits: Option<u32>) -> Cow<'_, [f32]> {
+    let Some(cut) = bits.and_then(|b| 23u32.checked_sub(b)).filter(|c| *c > 0) else { return values.into() };
     let round = |x: &f32| {
         let raw = x.to_bits();
         let half = (1 << (cut - 1)) - 1 + ((raw >> cut) & 1);
@@ -213,7 +214,8 @@ impl TraceRow for RawRow {
     }
     fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef> {
         let logprobs: Vec<_> = rows.iter().map(|r| rounded(&r.topk_logprobs, meta.logprob_bits)).collect();
-        let others = rounded(&rows.iter().map(|r| r.other_logprob).collect::<Vec<_>>(), meta.logprob_bits);
+        let others: Vec<f32> = rows.iter().map(|r| r.other_logprob).collect();
+        let others = rounded(&others, meta.logprob_bits);
         let tails: Vec<_> = rows.iter().map(|r| r.other_lse.as_ref().map(|l| rounded(l, meta.logprob_bits))).collect();
         let texts: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes)).collect();
         vec![
@@ -222,8 +224,8 @@ impl TraceRow for RawRow {
             Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.sample_bytes))),
             int_lists(rows.iter().map(|r| r.topk_ids.as_slice())),
             byte_lists(rows.iter().map(|r| &r.topk_bytes)),
-            float_lists(logprobs.iter().map(Vec::as_slice)),
-            Arc::new(Float32Array::from(others)),
+            float_lists(logprobs.iter().map(AsRef::as_ref)),
+            Arc::new(Float32Array::from(others.into_owned())),
             optional_float_lists(tails.iter().map(Option::as_deref)),
             Arc::new(BooleanArray::from_iter(texts.iter().map(|t| Some(is_structural(t))))),
             repeated(&meta.template_hash, rows.len()),
