@@ -50,13 +50,16 @@ fn rows_are_counted_shown_judged_and_merged() {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let good = row(&[-0.5, -1.5], &[3, 7]);
     let bad = [row(&[f32::NAN, -1.0], &[3, 7]), row(&[-2.0, -1.0], &[3, 7]), row(&[-0.1, -0.1], &[3, 7]), row(&[-1.0, -2.0], &[3, 3])];
-    write(&dir.path().join("good"), "abc", &vec![good.clone(); 10]);
+    // The last row knows nothing: all mass is in Other.
+    let nothing =
+        RawRow { topk_ids: Vec::new(), topk_bytes: ByteStrings::default(), topk_logprobs: Vec::new(), other_logprob: 0.0, ..good.clone() };
+    write(&dir.path().join("good"), "abc", &[vec![good.clone(); 9], vec![nothing]].concat());
     write(&dir.path().join("bad"), "abc", &[vec![good.clone(); 3], bad.to_vec()].concat());
     write(&dir.path().join("other"), "def", &[good]);
 
     let stats: Value = serde_json::from_str(&flow(&["traces", "stats", &path("good"), "--json"]).expect(0).out).unwrap();
     assert_eq!((&stats["stats"]["rows"], &stats["stats"]["invalid_share"]), (&20.into(), &0.0.into()));
-    assert!((stats["stats"]["coverage"].as_f64().unwrap() - 0.8297).abs() < 1e-3, "{stats}");
+    assert!((stats["stats"]["coverage"].as_f64().unwrap() - 0.9 * 0.8297).abs() < 1e-3, "{stats}");
     let shown = flow(&["traces", "stats", &path("good")]).expect(0).out;
     assert!(shown.contains("mass of Other") && shown.contains("top_k, 2 candidates"), "{shown}");
     let head = flow(&["traces", "head", &path("good"), "-n", "3"]).expect(0).out;

@@ -6,7 +6,7 @@ use flow_engine::plugin::StageError;
 use serde::Serialize;
 
 use super::stats::{Tally, TraceStats};
-use crate::traces::{Layout, ProjectedRow, RawRow, TraceMeta, TraceReader, TraceRow, layout, settle};
+use crate::traces::{Invalid, Layout, ProjectedRow, RawRow, TraceMeta, TraceReader, TraceRow, layout, settle};
 
 /// A row that trains nobody.
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +21,7 @@ pub struct BadRow {
     pub sample_idx: i32,
     /// Step of the sample.
     pub step_idx: usize,
-    /// Why ([`crate::traces::Invalid::name`], or `quarantined` where an earlier stage refused it).
+    /// Why ([`Invalid::name`], or `quarantined` where an earlier stage refused it).
     pub reason: &'static str,
 }
 
@@ -100,6 +100,8 @@ fn survey_of<R: Candidates>(dir: &Path, keep: usize) -> Result<Survey, StageErro
             let (ids, logprobs, other) = row.candidates();
             let reason = match settle(ids, logprobs) {
                 _ if row.quarantined() => Some("quarantined"),
+                // All mass in Other: nothing is known of this position, and nothing is wrong with it.
+                Err(Invalid::Empty) if other > -1e-6 => None,
                 Ok(settled) => {
                     one.renormalised += u64::from(settled.renormalised);
                     one.drawn_in_top_k += u64::from(row.drawn_is_candidate());
