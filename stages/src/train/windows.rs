@@ -162,7 +162,7 @@ impl Windows {
         }
     }
 
-    /// Appends a position's buckets; `meta` holds for now (other, KD weight, structural, 0).
+    /// Appends a position's buckets; until [`LossWeights::weigh`] `meta` holds (other, KD weight, structural, 0).
     fn row(&self, row: u32, m: &mut MicroBatch) {
         if row == NONE {
             m.topk_ids.extend(std::iter::repeat_n(-1, self.top_k));

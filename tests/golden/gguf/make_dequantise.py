@@ -1,7 +1,7 @@
 """Writes dequantise.safetensors: random blocks of every type, and their values by the reference of the `gguf` package.
 
-    python3 -m venv /tmp/gguf && /tmp/gguf/bin/pip install gguf numpy safetensors
-    /tmp/gguf/bin/python tests/golden/gguf/make_dequantise.py
+    python3 -m venv venv && venv/bin/pip install gguf numpy safetensors
+    venv/bin/python tests/golden/gguf/make_dequantise.py
 """
 
 from pathlib import Path

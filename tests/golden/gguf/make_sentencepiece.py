@@ -1,7 +1,7 @@
 """Writes sentencepiece.gguf (tokenizer keys only) and sentencepiece.json (texts with SentencePiece's own ids).
 
-    python3 -m venv /tmp/gguf && /tmp/gguf/bin/pip install gguf sentencepiece
-    /tmp/gguf/bin/python tests/golden/gguf/make_sentencepiece.py
+    python3 -m venv venv && venv/bin/pip install gguf sentencepiece
+    venv/bin/python tests/golden/gguf/make_sentencepiece.py
 """
 
 import json
