@@ -2,6 +2,8 @@
 
 use flow_engine::Registry;
 use flow_engine::explain::{Nearest, nearest};
+use flow_engine::key::KeyParts;
+use flow_engine::plan::StageId;
 use flow_engine::preview::Decision;
 use serde_json::json;
 
@@ -20,7 +22,7 @@ pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
         let value = match &decision {
             Decision::Reuse { key, entry } => json!({ "stage": args.stage, "execute": false, "key": key, "causes": [], "entry": entry }),
             Decision::Execute { key, parts, causes } => {
-                let nearest = nearest(context.cache()?.as_ref(), &context.plan, id, parts)?;
+                let nearest = nearest_to(&context, id, parts.as_deref())?;
                 let nearest = nearest.map(|n| json!({ "entry": n.entry, "differences": n.differences }));
                 json!({ "stage": args.stage, "execute": true, "key": key, "causes": causes, "nearest": nearest })
             }
@@ -43,12 +45,21 @@ pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
             for cause in &causes {
                 print(&format!("  {cause}"));
             }
-            if let Some(near) = nearest(context.cache()?.as_ref(), &context.plan, id, &parts)? {
+            if let Some(near) = nearest_to(&context, id, parts.as_deref())? {
                 show_nearest(&near, &causes);
             }
         }
     }
     Ok(0)
+}
+
+fn nearest_to(context: &Context, id: StageId, parts: Option<&KeyParts>) -> Result<Option<Nearest>, Failure> {
+    let cache = context.cache()?;
+    if let Some(parts) = parts {
+        return Ok(nearest(&cache, &context.plan, id, parts)?);
+    }
+    let parts = KeyParts::of(context.plan.stage(id), &[], context.machine().as_ref(), &cache)?;
+    Ok(nearest(&cache, &context.plan, id, &parts)?)
 }
 
 /// The execution that came nearest, and what would have to be otherwise for its result to be used.

@@ -22,8 +22,8 @@ pub enum Decision {
     Execute {
         /// The action key, unknown while an input is.
         key: Option<ActionKey>,
-        /// What the key is made of; without inputs while one is unknown.
-        parts: Box<KeyParts>,
+        /// What the key is made of; without inputs while one is unknown, and left out where nothing asked for it.
+        parts: Option<Box<KeyParts>>,
         /// Why.
         causes: Vec<String>,
     },
@@ -61,13 +61,16 @@ pub fn preview(
             };
             match causes {
                 Ok(entry) => Decision::Reuse { key, entry },
-                Err(causes) => Decision::Execute { key: Some(key), parts: Box::new(parts), causes },
+                Err(causes) => Decision::Execute { key: Some(key), parts: Some(Box::new(parts)), causes },
             }
         } else {
-            let parts = KeyParts::of(stage, &[], machine, cache)?;
-            let mut causes = match explain::earlier(cache, plan, id)? {
-                Some(before) => explain::own_causes(plan, id, &before, &parts),
-                None => vec!["never executed".into()],
+            let (parts, mut causes) = match explain::earlier(cache, plan, id)? {
+                Some(before) => {
+                    let parts = KeyParts::of(stage, &[], machine, cache)?;
+                    let causes = explain::own_causes(plan, id, &before, &parts);
+                    (Some(Box::new(parts)), causes)
+                }
+                None => (None, vec!["never executed".into()]),
             };
             for wire in stage.inputs.iter().filter(|w| runs(w.from)) {
                 let cause = format!("input `{}` may change: stage `{}` will run", wire.port, plan.stage(wire.from).name);
@@ -75,7 +78,7 @@ pub fn preview(
                     causes.push(cause);
                 }
             }
-            Decision::Execute { key: None, parts: Box::new(parts), causes }
+            Decision::Execute { key: None, parts, causes }
         };
         if let Decision::Reuse { entry, .. } = &decision {
             outputs.extend(entry.outputs.iter().map(|(port, a)| ((id, port.clone()), *a)));
