@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::Method;
 use super::{POC_TEMPLATE, template};
+use crate::traces::Sampling;
 
 /// How exactly logprobs are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -79,6 +80,19 @@ impl Default for CollectParams {
             stop: Vec::new(),
             max_failed: 0.02,
             batch: 64,
+        }
+    }
+}
+
+impl CollectParams {
+    /// How continuations are drawn, for the metadata of traces.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: f64::from(self.temperature),
+            top_p: f64::from(self.top_p),
+            max_tokens: self.max_tokens,
+            samples: self.samples,
+            seed: self.seed,
         }
     }
 }

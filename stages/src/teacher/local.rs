@@ -11,7 +11,7 @@ use crate::data::{read_prompts, read_text};
 use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::tokenizer::Tokenizer;
-use crate::traces::{RawRow, Sampling, SequenceRow, Source, TraceMeta, TraceWriter};
+use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
 
 /// A sequence that is still to be scored, in the teacher's tokens.
 struct Continued {
@@ -95,13 +95,7 @@ fn meta(p: &CollectParams, teacher: &Checkpoint, tokenizer: &Tokenizer, template
         top_k: keep.top_k,
         taus: p.taus[..keep.taus].to_vec(),
         logprob_bits: (p.logprob_precision == Precision::Bits10).then_some(10),
-        sampling: Sampling {
-            temperature: f64::from(p.temperature),
-            top_p: f64::from(p.top_p),
-            max_tokens: p.max_tokens,
-            samples: p.samples,
-            seed: p.seed,
-        },
+        sampling: p.sampling(),
         ..TraceMeta::default()
     }
 }

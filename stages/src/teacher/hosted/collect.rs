@@ -16,7 +16,7 @@ use crate::teacher::http::shape::{Call, Draw, Scored, call, score_calls, score_o
 use crate::teacher::http::spec::Endpoint;
 use crate::teacher::method::Method;
 use crate::teacher::{render, template};
-use crate::traces::{RawRow, Sampling, SequenceRow, Source, TraceMeta, TraceWriter};
+use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
 
 /// One continuation to ask for.
 struct Wanted {
@@ -93,13 +93,7 @@ fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
         logprob_bits: (p.logprob_precision == Precision::Bits10).then_some(10),
         top_k: p.top_k,
         taus: Vec::new(),
-        sampling: Sampling {
-            temperature: f64::from(p.temperature),
-            top_p: f64::from(p.top_p),
-            max_tokens: p.max_tokens,
-            samples: p.samples,
-            seed: p.seed,
-        },
+        sampling: p.sampling(),
         conventions: BTreeMap::from([("logprobs".to_owned(), found.logprobs.convention(f64::from(p.temperature)))]),
         ..TraceMeta::default()
     }
