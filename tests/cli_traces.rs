@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use flow_stages::traces::{ByteStrings, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+use flow_stages::traces::{CandidateBytes, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
 use serde_json::Value;
 
 #[path = "support/mod.rs"]
@@ -20,7 +20,7 @@ fn row(logprobs: &[f32], ids: &[i32]) -> RawRow {
         sample_id: ids[0],
         sample_bytes: b" {x".to_vec(),
         topk_ids: ids.to_vec(),
-        topk_bytes: ids.iter().map(|_| &b" {x"[..]).collect::<ByteStrings>(),
+        topk_bytes: ids.iter().map(|_| &b" {x"[..]).collect(),
         topk_logprobs: logprobs.to_vec(),
         other_logprob: other.max(1e-6).ln(),
         other_lse: None,
@@ -51,8 +51,13 @@ fn rows_are_counted_shown_judged_and_merged() {
     let good = row(&[-0.5, -1.5], &[3, 7]);
     let bad = [row(&[f32::NAN, -1.0], &[3, 7]), row(&[-2.0, -1.0], &[3, 7]), row(&[-0.1, -0.1], &[3, 7]), row(&[-1.0, -2.0], &[3, 3])];
     // The last row knows nothing: all mass is in Other.
-    let nothing =
-        RawRow { topk_ids: Vec::new(), topk_bytes: ByteStrings::default(), topk_logprobs: Vec::new(), other_logprob: 0.0, ..good.clone() };
+    let nothing = RawRow {
+        topk_ids: Vec::new(),
+        topk_bytes: CandidateBytes::default(),
+        topk_logprobs: Vec::new(),
+        other_logprob: 0.0,
+        ..good.clone()
+    };
     write(&dir.path().join("good"), "abc", &[vec![good.clone(); 9], vec![nothing]].concat());
     write(&dir.path().join("bad"), "abc", &[vec![good.clone(); 3], bad.to_vec()].concat());
     write(&dir.path().join("other"), "def", &[good]);

@@ -69,6 +69,8 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
         "recipes/shell.yaml",
         "recipes/file.yaml",
         "recipes/http.yaml",
+        "recipes/import.yaml",
+        "recipes/foreign.parquet",
         "golden/gguf/student-tq2_0.gguf",
     ] {
         fs::copy(here(name), dir.join(Path::new(name).file_name().unwrap())).unwrap();
@@ -77,6 +79,7 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
     flow(dir, &["run", "shell.yaml", "--quiet"]);
     flow(dir, &["run", "file.yaml", "--quiet"]);
     flow(dir, &["run", "http.yaml", "--quiet"]);
+    flow(dir, &["run", "import.yaml", "--quiet"]);
     let pure = pure_ports(dir);
     let mut out = BTreeMap::new();
     for entry in entries(dir) {

@@ -10,7 +10,7 @@ use flow_engine::plugin::{EventSink, Stage, Task, TaskContext, TaskEvent};
 use flow_stages::project::ProjectStage;
 use flow_stages::rng::Rng;
 use flow_stages::tokenizer::Tokenizer;
-use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
 use flow_stages::train::loader::Loader;
 use flow_stages::train::windows::LossWeights;
 
@@ -92,12 +92,15 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
         ..TraceMeta::default()
     };
     let mut writer = TraceWriter::<RawRow>::create(dir, &meta).expect("a writer");
+    let mut table = TokenTable::default();
+    (0..teacher.vocab_size() as u32).for_each(|id| table.insert(id, teacher.token_bytes(id)));
+    let table = Arc::new(table);
     let mut rng = Rng::new(1, "synthetic");
     let mut making = 0.0;
     for n in 0..sequences {
         let began = Instant::now();
         let at = rng.below(tokens.len() - LENGTH);
-        let rows: Vec<RawRow> = tokens[at..at + LENGTH].iter().map(|t| row(teacher, tokens, *t, &mut rng)).collect();
+        let rows: Vec<RawRow> = tokens[at..at + LENGTH].iter().map(|t| row(&table, tokens, *t, &mut rng)).collect();
         making += began.elapsed().as_secs_f64();
         let sequence = SequenceRow {
             prompt_idx: n as i64,
@@ -113,7 +116,7 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
 }
 
 /// Candidates as often as the text has them: frequent tokens are frequent candidates.
-fn row(teacher: &Tokenizer, tokens: &[u32], drawn: u32, rng: &mut Rng) -> RawRow {
+fn row(table: &Arc<TokenTable>, tokens: &[u32], drawn: u32, rng: &mut Rng) -> RawRow {
     let mut ids = vec![drawn];
     while ids.len() < K {
         let id = tokens[rng.below(tokens.len())];
@@ -127,8 +130,8 @@ fn row(teacher: &Tokenizer, tokens: &[u32], drawn: u32, rng: &mut Rng) -> RawRow
     let other = 1.0 - logprobs.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
     RawRow {
         sample_id: drawn as i32,
-        sample_bytes: teacher.token_bytes(drawn).to_vec(),
-        topk_bytes: ids.iter().map(|i| teacher.token_bytes(*i)).collect(),
+        sample_bytes: table.get(drawn as i32).expect("a token").to_vec(),
+        topk_bytes: CandidateBytes::Table(table.clone()),
         topk_ids: ids.iter().map(|i| *i as i32).collect(),
         topk_logprobs: logprobs,
         other_logprob: other.max(1e-9).ln() as f32,

@@ -15,6 +15,7 @@ pub fn registry() -> flow_engine::Registry {
         .with(data::PromptsStage)
         .with(tokenizer::BpeStage)
         .with(project::ProjectStage)
+        .with(project::import::ImportStage)
         .with(teacher::baseline::BaselineStage)
         .with(teacher::collect::CollectStage)
         .with(train::teacher::TeacherStage)

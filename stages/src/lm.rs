@@ -4,6 +4,7 @@ use std::path::Path;
 
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::{Device, open};
+use serde::{Deserialize, Serialize};
 
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::config::ModelConfig;
@@ -86,7 +87,7 @@ pub struct Generation {
 }
 
 /// One continuation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Continuation {
     /// Tokens, without the one that ended it.
     pub tokens: Vec<u32>,
@@ -95,25 +96,30 @@ pub struct Continuation {
 }
 
 /// Continues every prompt ([`Tokenizer::context`]), many sequences together; the result does not depend on the batch
-/// size. `visit` is told how many prompts are done.
+/// size. `done` are the first ones, of an earlier attempt; `visit` is told all that are done so far, and how many of them
+/// are new.
 pub fn generate(
     model: &Checkpoint,
     tokenizer: &Tokenizer,
     device: &Device,
     prompts: &[Vec<u32>],
     how: &Generation,
-    mut visit: impl FnMut(usize) -> Result<(), StageError>,
+    done: Vec<Continuation>,
+    mut visit: impl FnMut(&[Continuation], usize) -> Result<(), StageError>,
 ) -> Result<Vec<Continuation>, StageError> {
+    if done.len() >= prompts.len() {
+        return Ok(done);
+    }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let kv_len = (longest + how.max_tokens).min(model.config.seq.max(longest + 1));
     let how = &Generation { batch: decoded_together(&model.config, kv_len, how.batch, prompts.len()), ..*how };
     let uses = Uses { decode: Some((how.batch, kv_len)), sampling: how.sampling, ..Uses::default() };
     let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
     lm.set_bits(how.bits, 1.0).map_err(device_error)?;
-    let mut all = Vec::with_capacity(prompts.len());
-    for (group, prompts) in prompts.chunks(how.batch).enumerate() {
-        all.extend(group_of(&mut lm, tokenizer, prompts, group * how.batch, kv_len, how)?);
-        visit(all.len())?;
+    let mut all = done;
+    for prompts in prompts[all.len()..].chunks(how.batch) {
+        all.extend(group_of(&mut lm, tokenizer, prompts, all.len(), kv_len, how)?);
+        visit(&all, prompts.len())?;
     }
     Ok(all)
 }

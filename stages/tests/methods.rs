@@ -10,7 +10,7 @@ use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
 use flow_stages::train::loader::Loader;
 use flow_stages::train::windows::LossWeights;
-use harness::{golden, run};
+use harness::{golden, run, run_and_stop};
 use serde_json::{Value, json};
 
 fn teacher() -> PathBuf {
@@ -108,6 +108,33 @@ fn rounded_logprobs_are_near_and_sorted() {
         assert!(b.topk_logprobs.iter().all(|l| l.to_bits() & 0x1fff == 0));
         assert_eq!(a.topk_ids, b.topk_ids);
     }
+}
+
+/// What was scored and drawn before a stop is taken up, not made again, and the result is the same.
+#[test]
+fn a_stopped_collection_goes_on_where_it_was() {
+    let asked = Asked::new();
+    std::fs::write(asked.dir.path().join("text"), "The law of the land is what the people say. ".repeat(1_000)).expect("a text");
+    let (teacher, text, prompts) = (teacher(), asked.dir.path().join("text"), asked.dir.path().join("prompts"));
+    let wired = [("teacher", "Teacher", teacher.as_path()), ("text", "Text", &text), ("prompts", "Prompts", &prompts)];
+    let params = json!({"top_k": 5, "template": "{prompt}", "max_tokens": 6, "samples": 3, "batch": 2});
+    let whole = run(&CollectStage, params.clone(), &wired, &asked.dir.path().join("whole")).expect("collects");
+    let dir = asked.dir.path().join("stopped");
+    let rows = |dir: &Path| std::fs::read(dir.join("rows-00000.parquet")).expect("rows");
+    let made = |name: &str| std::fs::metadata(dir.join("state").join(name)).and_then(|m| m.modified());
+    let stop = |reports| run_and_stop(&CollectStage, params.clone(), &wired, &dir, reports).expect_err("stopped");
+    assert!(stop(1).interrupted);
+    let first = made("rows-000000").expect("a part is finished");
+    assert!(made("drawn-000000.json").is_err());
+    // The text's parts each report, then the first group of continuations does.
+    let parts = std::fs::read_dir(asked.dir.path().join("whole/state")).expect("state").flatten();
+    let of_text = parts.filter(|e| e.file_name().to_string_lossy().starts_with("rows-")).count() - 1;
+    assert!(of_text >= 2, "{of_text}");
+    assert!(stop(of_text + 1).interrupted);
+    let drawn = made("drawn-000000.json").expect("a group is drawn");
+    let out = run(&CollectStage, params.clone(), &wired, &dir).expect("goes on");
+    assert!(rows(&out["traces"]) == rows(&whole["traces"]));
+    assert_eq!((made("rows-000000").expect("kept"), made("drawn-000000.json").expect("kept")), (first, drawn));
 }
 
 /// The student here is the teacher itself, so that what it draws must be what the teacher draws.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use flow_stages::data::TextStage;
 use flow_stages::project::{FirstToken, ProjectStage, Projector, Rule};
 use flow_stages::tokenizer::{BpeStage, Tokenizer};
-use flow_stages::traces::{ByteStrings, ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -232,7 +232,7 @@ fn made_up(dir: &Path, limit: usize) -> (std::path::PathBuf, std::path::PathBuf)
                         others.push(other);
                     }
                 }
-                let bytes: ByteStrings = others.iter().map(|o| teacher.token_bytes(*o)).collect();
+                let bytes = others.iter().map(|o| teacher.token_bytes(*o)).collect();
                 let first = -0.3 - (mix(&mut state) % 1000) as f32 / 500.0;
                 RawRow {
                     sample_id: *id as i32,

@@ -124,7 +124,7 @@ fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let device = open("cpu", 0).expect("the CPU is always there");
     let how = Generation { batch: all.len(), max_tokens: 32, sampling: None, seed: 0, bits: 8 };
     let prompts: Vec<Vec<u32>> = all.iter().map(|w| w.context.clone()).collect();
-    let answers = generate(&model, &tokenizer, &device, &prompts, &how, |_| Ok(())).expect("generates");
+    let answers = generate(&model, &tokenizer, &device, &prompts, &how, Vec::new(), |_, _| Ok(())).expect("generates");
     let (seq, k) = (model.config.seq, 20);
     let uses = Uses { score: Some((1, seq)), top_k: k, ..Uses::default() };
     let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");

@@ -1,6 +1,6 @@
 //! Traces on disk: what is written is read back, the bytes never vary, and damage is named.
 
-use flow_stages::traces::{ByteStrings, ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
 
 fn meta() -> TraceMeta {
     TraceMeta {
@@ -14,7 +14,7 @@ fn meta() -> TraceMeta {
 }
 
 fn raw(i: usize) -> RawRow {
-    let strings: ByteStrings = [&b" a"[..], b"\xff", b""].into_iter().collect();
+    let strings = [&b" a"[..], b"\xff", b""].into_iter().collect();
     RawRow {
         sample_id: i as i32,
         sample_bytes: format!(" {{{i}").into_bytes(),

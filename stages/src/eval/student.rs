@@ -218,7 +218,7 @@ fn samples(
 ) -> Result<Vec<String>, StageError> {
     let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
     let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits };
-    let answers = generate(student, tokenizer, device, &prompts, &how, |_| Ok(()))?;
+    let answers = generate(student, tokenizer, device, &prompts, &how, Vec::new(), |_, _| Ok(()))?;
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
 }
 

@@ -16,7 +16,7 @@
 
 use super::buckets::Buckets;
 use super::first_token::FirstToken;
-use crate::traces::{ByteStrings, RawRow, Settled};
+use crate::traces::{CandidateBytes, RawRow, Settled};
 
 /// A student token over the teacher's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +49,9 @@ impl<'a> Step<'a> {
         let by_id = (row.sample_id >= 0).then(|| row.topk_ids.iter().position(|id| *id == row.sample_id)).flatten();
         let drawn = by_id.or_else(|| {
             let unknown = row.sample_id < 0 || row.topk_ids.iter().all(|id| *id < 0);
-            unknown.then(|| row.topk_bytes.iter().position(|b| b == row.sample_bytes)).flatten()
+            unknown.then(|| row.candidate_bytes().position(|b| b == row.sample_bytes)).flatten()
         });
-        Self { row, settled, drawn: drawn.filter(|d| *d < row.topk_bytes.len()) }
+        Self { row, settled, drawn: drawn.filter(|d| *d < row.candidates_with_bytes()) }
     }
     /// Probability of the drawn token; 0 where it is not among the candidates.
     fn drawn_probability(&self) -> f64 {
@@ -63,7 +63,7 @@ impl<'a> Step<'a> {
     /// Probability that the token starts with `part`, as far as the candidates tell.
     fn starts_with(&self, part: &[u8]) -> f64 {
         let Some(settled) = &self.settled else { return 0.0 };
-        settled.probs.iter().zip(self.row.topk_bytes.iter()).filter(|(_, b)| b.starts_with(part)).map(|(p, _)| p).sum()
+        settled.probs.iter().zip(self.row.candidate_bytes()).filter(|(_, b)| b.starts_with(part)).map(|(p, _)| p).sum()
     }
 }
 
@@ -111,16 +111,16 @@ pub fn spans(first: &FirstToken<'_>, rows: &[RawRow]) -> Option<Vec<Span>> {
 pub fn project(first: &FirstToken<'_>, steps: &[Step<'_>], span: &Span) -> Option<(Buckets, Vec<f64>)> {
     let step = &steps[span.row];
     let settled = step.settled.as_ref()?;
-    let candidates: &ByteStrings = &step.row.topk_bytes;
-    if candidates.len() != settled.probs.len() {
+    if step.row.candidates_with_bytes() != settled.probs.len() {
         return None;
     }
+    let by_id = matches!(step.row.topk_bytes, CandidateBytes::Table(_));
     let before = &step.row.sample_bytes[..span.offset];
     // Without bytes before, the candidates and Other sum to 1.
     let total = if before.is_empty() { 1.0 } else { step.starts_with(before) + settled.other };
-    let mut buckets = Buckets::with_capacity(candidates.len());
+    let mut buckets = Buckets::with_capacity(settled.probs.len());
     let mut moved = Vec::new();
-    for (i, (bytes, p)) in candidates.iter().zip(&settled.probs).enumerate() {
+    for (i, (bytes, p)) in step.row.candidate_bytes().zip(&settled.probs).enumerate() {
         let Some(rest) = bytes.strip_prefix(before) else { continue };
         let p = p / total;
         if step.drawn == Some(i) {
@@ -136,6 +136,8 @@ pub fn project(first: &FirstToken<'_>, steps: &[Step<'_>], span: &Span) -> Optio
         } else if rest.is_empty() {
             // What follows this shorter token is not known at this row.
             None
+        } else if by_id && before.is_empty() {
+            first.of_id(step.row.topk_ids[i], bytes)
         } else {
             first.of(rest)
         };

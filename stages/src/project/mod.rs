@@ -4,6 +4,7 @@ mod buckets;
 mod byte_aligned;
 mod first_subtoken;
 mod first_token;
+pub mod import;
 mod sequence;
 mod stats;
 mod survey;
@@ -66,7 +67,7 @@ type Done = Vec<(SequenceRow, Vec<ProjectedRow>, Tally)>;
 impl Stage for ProjectStage {
     type Params = ProjectParams;
     const KIND: &'static str = "kd.project";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Turns a teacher's traces into rows over the student's vocabulary.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -95,7 +96,7 @@ impl Stage for ProjectStage {
         let student = Tokenizer::load(ctx.input("tokenizer")?)?;
         let path = ctx.input("traces")?;
         let reader = TraceReader::<RawRow>::open(path)?;
-        let first = FirstToken::new(&student);
+        let first = FirstToken::new(&student).with_ids(reader.tokens());
         let exact = reader.meta().tokenizer_hash == student.digest();
         let rule = match (exact, p.method) {
             (true, _) => Rule::Same,

@@ -5,7 +5,7 @@ use super::byte_aligned::{Step, project, spans};
 use super::first_subtoken::first_subtoken;
 use super::first_token::FirstToken;
 use super::stats::Tally;
-use crate::traces::{ByteStrings, OTHER_FLOOR, OTHER_LEAST, ProjectedRow, RawRow, SequenceRow, Settled, is_structural, settle};
+use crate::traces::{Invalid, OTHER_FLOOR, OTHER_LEAST, ProjectedRow, RawRow, SequenceRow, Settled, is_structural, settle};
 
 /// What is done to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,20 +75,26 @@ impl<'a> Projector<'a> {
         if row.sample_bytes.is_empty() && row.topk_ids.is_empty() {
             return None;
         }
-        let lengths_fit = self.rule == Rule::Same || row.topk_bytes.len() == row.topk_ids.len();
-        match settle(&row.topk_ids, &row.topk_logprobs) {
-            Ok(settled) if lengths_fit => {
+        match self.check(row) {
+            Ok(settled) => {
                 tally.renormalised += u64::from(settled.renormalised);
                 Some(settled)
-            }
-            Ok(_) => {
-                tally.refuse(crate::traces::Invalid::Length);
-                None
             }
             Err(reason) => {
                 tally.refuse(reason);
                 None
             }
+        }
+    }
+
+    /// A row's distribution, or what is wrong with it.
+    pub fn check(&self, row: &RawRow) -> Result<Settled, Invalid> {
+        let vocab = self.first.student().vocab_size() as i32;
+        let settled = settle(&row.topk_ids, &row.topk_logprobs)?;
+        match self.rule {
+            Rule::Same if !row.topk_ids.iter().all(|id| (0..vocab).contains(id)) => Err(Invalid::Vocabulary),
+            Rule::ByteAligned | Rule::FirstSubtoken if row.candidates_with_bytes() != row.topk_ids.len() => Err(Invalid::Length),
+            _ => Ok(settled),
         }
     }
 
@@ -122,7 +128,7 @@ impl<'a> Projector<'a> {
         let id = if row.sample_bytes.is_empty() { Some(student.eos()) } else { self.first.of(&row.sample_bytes) };
         let id = id.unwrap_or_else(|| student.eos()) as i32;
         let Some(settled) = &step.settled else { return (quarantined(id, text), 0.0) };
-        let candidates = row.topk_bytes.iter().zip(settled.probs.iter().copied());
+        let candidates = row.candidate_bytes().zip(settled.probs.iter().copied());
         let (cut, dropped, lost) = first_subtoken(self.first, candidates, self.top_k);
         tally.moved_candidates += dropped.len() as u64;
         let exact = dropped.is_empty() && cut.beyond == 0.0;
@@ -207,8 +213,8 @@ fn quarantined(id: i32, text: String) -> ProjectedRow {
 }
 
 fn names_eos(row: &RawRow, eos: i32) -> bool {
-    (row.sample_id == eos && !row.sample_bytes.is_empty())
-        || row.topk_ids.iter().zip(row.topk_bytes.iter()).any(|(id, b)| *id == eos && !b.is_empty())
+    let candidate = row.topk_ids.iter().position(|id| *id == eos).filter(|i| *i < row.candidates_with_bytes());
+    (row.sample_id == eos && !row.sample_bytes.is_empty()) || candidate.is_some_and(|i| !row.candidate(i).is_empty())
 }
 
 fn without_eos_text(row: &RawRow, eos: i32) -> RawRow {
@@ -216,10 +222,8 @@ fn without_eos_text(row: &RawRow, eos: i32) -> RawRow {
     if row.sample_id == eos {
         row.sample_bytes.clear();
     }
-    if row.topk_bytes.len() == row.topk_ids.len() {
-        let bytes: ByteStrings =
-            row.topk_ids.iter().zip(row.topk_bytes.iter()).map(|(id, b)| if *id == eos { &[][..] } else { b }).collect();
-        row.topk_bytes = bytes;
+    if row.candidates_with_bytes() == row.topk_ids.len() {
+        row.topk_bytes = row.topk_ids.iter().zip(row.candidate_bytes()).map(|(id, b)| if *id == eos { &[][..] } else { b }).collect();
     }
     row
 }

@@ -55,7 +55,7 @@ impl Candidates for RawRow {
         false
     }
     fn drawn_is_candidate(&self) -> bool {
-        self.topk_ids.contains(&self.sample_id) && self.sample_id >= 0 || self.topk_bytes.iter().any(|b| b == self.sample_bytes)
+        self.topk_ids.contains(&self.sample_id) && self.sample_id >= 0 || self.candidate_bytes().any(|b| b == self.sample_bytes)
     }
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.sample_bytes).into_owned()

@@ -76,8 +76,8 @@ impl Stage for BaselineStage {
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
         let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8 };
-        let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, |done| {
-            ctx.progress(done as u64, inputs.len() as u64, "prompts");
+        let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, Vec::new(), |done, _| {
+            ctx.progress(done.len() as u64, inputs.len() as u64, "prompts");
             if ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
         })?;
         let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();

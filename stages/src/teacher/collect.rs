@@ -32,7 +32,7 @@ pub struct CollectParams {
     pub draws: usize,
     /// Precision of the logprobs on the disk.
     pub logprob_precision: Precision,
-    /// Temperatures at which the tail's log-sum-exp is stored, at most three.
+    /// Temperatures at which the tail's log-sum-exp is stored, at most three; at 1 it is Other's logprob.
     pub taus: Vec<f32>,
     /// Tokens of the text to score, in the teacher's tokens; all where null.
     pub text_tokens: Option<u64>,
@@ -68,7 +68,7 @@ impl Default for CollectParams {
             top_k: 20,
             draws: 12,
             logprob_precision: Precision::Full,
-            taus: vec![1.0, 1.3, 2.0],
+            taus: vec![1.3, 2.0],
             text_tokens: None,
             template: POC_TEMPLATE.into(),
             max_prompts: None,
@@ -103,7 +103,7 @@ pub struct CollectStage;
 impl Stage for CollectStage {
     type Params = CollectParams;
     const KIND: &'static str = "kd.collect";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;

@@ -5,13 +5,14 @@ use flow_shaders::device::Device;
 
 use super::collect::{CollectParams, Precision};
 use super::method::{FULL_VOCAB, Method};
+use super::parts::{Drawn, Parts};
 use super::scoring::{Keep, Scorer};
 use super::template::Template;
 use crate::data::{read_prompts, read_text};
 use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::tokenizer::Tokenizer;
-use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+use crate::traces::{SequenceRow, Source, TraceMeta};
 
 /// A sequence that is still to be scored, in the teacher's tokens.
 struct Continued {
@@ -63,9 +64,8 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
     let template = Template::of(&p.template, dir, &tokenizer)?;
     let device = lm::device(ctx)?;
     let scorer = Scorer::new(&device, &teacher, &tokenizer, keep, &p.taus, p.seed)?;
-    let mut writer =
-        TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta(p, &teacher, &tokenizer, &template, keep, lm::digest(dir)?))?;
-    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, writer: &mut writer };
+    let meta = meta(p, &teacher, &tokenizer, &template, keep, lm::digest(dir)?);
+    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, parts: Parts::new(ctx.state_dir(), &meta) };
     if let Some(text) = text {
         // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
         job.text(&text, prompts.len())?;
@@ -78,8 +78,7 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         };
         job.score(&continued, &rendered)?;
     }
-    let counts = writer.finish()?;
-    ctx.metric("rows", counts.rows as f64);
+    ctx.metric("rows", job.parts.join(ctx.output("traces")?)? as f64);
     Ok(())
 }
 
@@ -104,9 +103,9 @@ struct Job<'a> {
     p: &'a CollectParams,
     ctx: &'a TaskContext,
     tokenizer: &'a Tokenizer,
-    scorer: Scorer<'a>,
+    scorer: Scorer,
     keep: Keep,
-    writer: &'a mut TraceWriter<RawRow>,
+    parts: Parts<'a>,
 }
 
 impl Job<'_> {
@@ -115,29 +114,32 @@ impl Job<'_> {
         tokens.truncate(self.p.text_tokens.map_or(usize::MAX, |n| n as usize));
         let first_token = self.tokenizer.bos();
         let windows: Vec<Window<'_>> = tokens.chunks(self.keep.seq).map(|targets| Window { first: first_token, targets }).collect();
-        for (group, windows) in windows.chunks(self.keep.batch).enumerate() {
-            self.go_on()?;
-            let at = first + group * self.keep.batch;
-            let keys: Vec<(i64, i32)> = (0..windows.len()).map(|i| ((at + i) as i64, 0)).collect();
-            for ((prompt_idx, sample_idx), rows) in keys.iter().copied().zip(self.scorer.score(windows, &keys)?) {
-                let sequence = SequenceRow {
-                    prompt_idx,
-                    sample_idx,
-                    source: Source::Text,
-                    context: Vec::new(),
-                    context_ids: None,
-                    finish_reason: "text".into(),
-                };
-                self.writer.push(sequence, rows)?;
-            }
-            let done = ((group + 1) * self.keep.batch * self.keep.seq).min(tokens.len());
+        let (together, ctx, scorer) = (self.keep.batch, self.ctx, &mut self.scorer);
+        let part = self.keep.part();
+        for (n, windows) in windows.chunks(part).enumerate() {
+            self.parts.next(|writer| {
+                for (group, windows) in windows.chunks(together).enumerate() {
+                    go_on(ctx)?;
+                    let at = first + n * part + group * together;
+                    let keys: Vec<(i64, i32)> = (0..windows.len()).map(|i| ((at + i) as i64, 0)).collect();
+                    for ((prompt_idx, sample_idx), rows) in keys.iter().copied().zip(scorer.score(windows, &keys)?) {
+                        let sequence = SequenceRow {
+                            prompt_idx,
+                            sample_idx,
+                            source: Source::Text,
+                            context: Vec::new(),
+                            context_ids: None,
+                            finish_reason: "text".into(),
+                        };
+                        writer.push(sequence, rows)?;
+                    }
+                }
+                Ok(())
+            })?;
+            let done = ((n + 1) * part * self.keep.seq).min(tokens.len());
             self.ctx.progress(done as u64, tokens.len() as u64, "text tokens");
         }
         Ok(())
-    }
-
-    fn go_on(&self) -> Result<(), StageError> {
-        if self.ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
     }
 
     /// Which prompts are continued, each with its samples: those whose context leaves room in the window.
@@ -166,9 +168,11 @@ impl Job<'_> {
             seed: self.p.seed,
             bits,
         };
-        generate(model, tokenizer, device, inputs, &how, |done| {
-            self.ctx.progress(done as u64, inputs.len() as u64, "prompts");
-            self.go_on()
+        let (mut drawn, before) = Drawn::resume(self.ctx.state_dir())?;
+        generate(model, tokenizer, device, inputs, &how, before, |all, new| {
+            drawn.keep(&all[all.len() - new..])?;
+            self.ctx.progress(all.len() as u64, inputs.len() as u64, "prompts");
+            go_on(self.ctx)
         })
     }
 
@@ -204,23 +208,43 @@ impl Job<'_> {
     }
 
     fn score(&mut self, all: &[Continued], rendered: &[String]) -> Result<(), StageError> {
-        for group in all.chunks(self.keep.batch) {
-            self.go_on()?;
-            let views: Vec<Window<'_>> = group.iter().map(|c| Window { first: c.tokens[0], targets: &c.tokens[1..] }).collect();
-            let keys: Vec<(i64, i32)> = group.iter().map(|c| (c.prompt as i64, c.sample)).collect();
-            for (c, mut rows) in group.iter().zip(self.scorer.score(&views, &keys)?) {
-                let sequence = SequenceRow {
-                    prompt_idx: c.prompt as i64,
-                    sample_idx: c.sample,
-                    source: c.source,
-                    context: rendered[c.prompt].clone().into_bytes(),
-                    context_ids: None,
-                    finish_reason: c.finish.into(),
-                };
-                rows.drain(..(c.context - 1).min(rows.len()));
-                self.writer.push(sequence, rows)?;
-            }
+        let (together, ctx, scorer) = (self.keep.batch, self.ctx, &mut self.scorer);
+        for part in all.chunks(self.keep.part()) {
+            self.parts.next(|writer| {
+                for group in part.chunks(together) {
+                    go_on(ctx)?;
+                    let views: Vec<Window<'_>> = group.iter().map(|c| Window { first: c.tokens[0], targets: &c.tokens[1..] }).collect();
+                    let keys: Vec<(i64, i32)> = group.iter().map(|c| (c.prompt as i64, c.sample)).collect();
+                    for (c, mut rows) in group.iter().zip(scorer.score(&views, &keys)?) {
+                        let sequence = SequenceRow {
+                            prompt_idx: c.prompt as i64,
+                            sample_idx: c.sample,
+                            source: c.source,
+                            context: rendered[c.prompt].clone().into_bytes(),
+                            context_ids: None,
+                            finish_reason: c.finish.into(),
+                        };
+                        rows.drain(..(c.context - 1).min(rows.len()));
+                        writer.push(sequence, rows)?;
+                    }
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
+}
+
+/// Tokens of a part: what a kill may undo.
+const PART_TOKENS: usize = 8_192;
+
+impl Keep {
+    /// Windows of a part, whole groups of those that are scored together.
+    fn part(&self) -> usize {
+        (PART_TOKENS / (self.batch * self.seq)).max(1) * self.batch
+    }
+}
+
+fn go_on(ctx: &TaskContext) -> Result<(), StageError> {
+    if ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
 }

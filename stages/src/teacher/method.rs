@@ -10,11 +10,13 @@
 //! All three are rows of candidates and Other, and the same KL: where the candidates hold all mass, Other is its floor
 //! of 1e-6 ([`crate::traces::settle`]), which moves the gradient by no more than that.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
-use crate::traces::{ByteStrings, OTHER_FLOOR, RawRow};
+use crate::traces::{CandidateBytes, OTHER_FLOOR, RawRow, TokenTable};
 
 /// What a row keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,12 +85,12 @@ pub fn full(p: &[f64]) -> Vec<(u32, f32)> {
 }
 
 /// A row whose candidates hold all mass.
-pub fn whole_row<'t>(candidates: &[(u32, f32)], drawn: u32, taus: usize, bytes: impl Fn(u32) -> &'t [u8]) -> RawRow {
+pub fn whole_row(candidates: &[(u32, f32)], drawn: u32, taus: usize, tokens: &Arc<TokenTable>) -> RawRow {
     RawRow {
         sample_id: drawn as i32,
-        sample_bytes: bytes(drawn).to_vec(),
+        sample_bytes: tokens.get(drawn as i32).unwrap_or_default().to_vec(),
         topk_ids: candidates.iter().map(|c| c.0 as i32).collect(),
-        topk_bytes: candidates.iter().map(|c| bytes(c.0)).collect::<ByteStrings>(),
+        topk_bytes: CandidateBytes::Table(tokens.clone()),
         topk_logprobs: candidates.iter().map(|c| c.1.min(0.0)).collect(),
         other_logprob: OTHER_FLOOR.ln() as f32,
         other_lse: (taus > 0).then(|| vec![NO_TAIL; taus]),

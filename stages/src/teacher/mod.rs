@@ -9,6 +9,7 @@ pub mod http;
 pub mod journal;
 mod local;
 pub mod method;
+mod parts;
 pub mod scoring;
 pub mod template;
 

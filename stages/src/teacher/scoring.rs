@@ -1,5 +1,7 @@
 //! Teacher-forced scoring: the rows of given tokens.
 
+use std::sync::Arc;
+
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 
@@ -9,7 +11,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, TopK, Uses};
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
-use crate::traces::{ByteStrings, RawRow};
+use crate::traces::{CandidateBytes, RawRow, TokenTable};
 use crate::train::device_error;
 
 /// What rows keep.
@@ -30,19 +32,19 @@ pub struct Keep {
 }
 
 /// A teacher that scores windows.
-pub struct Scorer<'a> {
+pub struct Scorer {
     lm: Inference,
-    tokenizer: &'a Tokenizer,
+    tokens: Arc<TokenTable>,
     keep: Keep,
     seed: u64,
 }
 
-impl<'a> Scorer<'a> {
+impl Scorer {
     /// Loads a teacher for scoring; `taus` are the temperatures of the tail, `seed` that of the draws.
     pub fn new(
         device: &Device,
         teacher: &Checkpoint,
-        tokenizer: &'a Tokenizer,
+        tokenizer: &Tokenizer,
         keep: Keep,
         taus: &[f32],
         seed: u64,
@@ -53,7 +55,8 @@ impl<'a> Scorer<'a> {
             Method::Sampled | Method::Full => Uses { score, logits: true, ..Uses::default() },
         };
         let lm = Inference::new(device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
-        Ok(Self { lm, tokenizer, keep, seed })
+        let tokens = Arc::new(table(tokenizer, teacher.config.vocab));
+        Ok(Self { lm, tokens, keep, seed })
     }
 
     /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
@@ -81,7 +84,7 @@ impl<'a> Scorer<'a> {
                     Method::Sampled => method::sampled(&p, self.keep.draws, &mut rng),
                     _ => method::full(&p),
                 };
-                method::whole_row(&candidates, *token, self.keep.taus, |id| bytes(self.tokenizer, id))
+                method::whole_row(&candidates, *token, self.keep.taus, &self.tokens)
             };
             all.push(window.targets.iter().enumerate().map(row).collect());
         }
@@ -93,9 +96,9 @@ impl<'a> Scorer<'a> {
         let ids = &top.ids[r * k..(r + 1) * k];
         RawRow {
             sample_id: token as i32,
-            sample_bytes: bytes(self.tokenizer, token).to_vec(),
+            sample_bytes: self.tokens.get(token as i32).unwrap_or_default().to_vec(),
             topk_ids: ids.iter().map(|i| *i as i32).collect(),
-            topk_bytes: ids.iter().map(|i| bytes(self.tokenizer, *i)).collect::<ByteStrings>(),
+            topk_bytes: CandidateBytes::Table(self.tokens.clone()),
             topk_logprobs: top.logprobs[r * k..(r + 1) * k].iter().map(|l| l.min(0.0)).collect(),
             other_logprob: top.other[r * width].min(0.0),
             other_lse: (self.keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
@@ -103,7 +106,9 @@ impl<'a> Scorer<'a> {
     }
 }
 
-/// Bytes of a token; none for one that ends a text.
-fn bytes(tokenizer: &Tokenizer, id: u32) -> &[u8] {
-    if tokenizer.is_end(id) { b"" } else { tokenizer.token_bytes(id) }
+/// Bytes of every token; none for one that ends a text, and for one that only pads the model's vocabulary.
+fn table(tokenizer: &Tokenizer, vocab: usize) -> TokenTable {
+    let mut table = TokenTable::default();
+    (0..vocab as u32).for_each(|id| table.insert(id, if tokenizer.is_end(id) { b"" } else { tokenizer.token_bytes(id) }));
+    table
 }

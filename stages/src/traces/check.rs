@@ -23,6 +23,8 @@ pub enum Invalid {
     Duplicate,
     /// Σp above 1 + 1e-3.
     Mass,
+    /// An id that the vocabulary does not have.
+    Vocabulary,
 }
 
 impl Invalid {
@@ -36,6 +38,7 @@ impl Invalid {
             Invalid::Unsorted => "unsorted",
             Invalid::Duplicate => "duplicate_id",
             Invalid::Mass => "mass_above_one",
+            Invalid::Vocabulary => "id_outside_vocabulary",
         }
     }
 }

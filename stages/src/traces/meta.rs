@@ -120,7 +120,7 @@ impl MetaFile {
     pub fn read(dir: &Path) -> Result<Self, StageError> {
         let path = dir.join("meta.json");
         let text = std::fs::read(&path).map_err(|e| {
-            StageError::io("cannot read", &path, &e).help("a traces directory holds meta.json, sequences.parquet and rows-*.parquet")
+            StageError::io("cannot read", &path, &e).help("a traces directory holds meta.json, sequences.parquet and rows-*.parquet; Parquet files of another tool come in by the kind `kd.import`")
         })?;
         serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not the metadata of traces: {e}", path.display())))
     }

@@ -1,15 +1,18 @@
 //! Traces: what a teacher said about texts, token by token, in Parquet.
 //!
 //! A traces directory holds `sequences.parquet` (one row per sequence), row shards `rows-00000.parquet`, … (one row per
-//! token, sequences in order, never split over shards) and `meta.json`. Row `t` of a sequence holds the distribution
+//! token, sequences in order, never split over shards), `tokens.parquet` (bytes of the teacher's ids, raw traces only) and
+//! `meta.json`. Row `t` of a sequence holds the distribution
 //! that token `t` was drawn from: it is the target of the logits at token `t − 1`, and of the last context token for
 //! `t = 0`. [`TraceWriter`] and [`TraceReader`] stream, so that 40 M tokens need no more memory than 40 k.
 
 mod check;
+pub mod foreign;
 mod merge;
 mod meta;
 mod reader;
 mod schema;
+mod tokens;
 mod writer;
 
 pub use check::{Invalid, OTHER_FLOOR, OTHER_LEAST, Settled, settle};
@@ -17,6 +20,7 @@ pub use merge::{layout, merge};
 pub use meta::{Layout, Sampling, TraceCounts, TraceMeta};
 pub use reader::{Sequences, TraceReader};
 pub use schema::TraceRow;
+pub use tokens::{CandidateBytes, TokenTable};
 pub use writer::TraceWriter;
 
 use serde::{Deserialize, Serialize};
@@ -74,7 +78,7 @@ pub struct RawRow {
     /// Teacher ids by falling logprob; −1 where the teacher tells none.
     pub topk_ids: Vec<i32>,
     /// Their bytes; empty for EOS.
-    pub topk_bytes: ByteStrings,
+    pub topk_bytes: CandidateBytes,
     /// Their logprobs at temperature 1, falling.
     pub topk_logprobs: Vec<f32>,
     /// log of the mass outside the Top-K.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use flow_engine::plugin::StageError;
@@ -12,7 +13,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use super::meta::MetaFile;
 use super::schema::{self, TraceRow};
-use super::{SequenceRow, TraceCounts, TraceMeta};
+use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta};
 
 const BATCH_ROWS: usize = 8_192;
 
@@ -21,6 +22,7 @@ pub struct TraceReader<R: TraceRow> {
     dir: PathBuf,
     file: MetaFile,
     shards: Vec<PathBuf>,
+    tokens: Arc<TokenTable>,
     rows: PhantomData<R>,
 }
 
@@ -38,7 +40,8 @@ impl<R: TraceRow> TraceReader<R> {
                 StageError::new(format!("{}: missing, but meta.json counts {} shards", missing.display(), shards.len())).help(ADVICE)
             );
         }
-        Ok(Self { dir: dir.to_owned(), file, shards, rows: PhantomData })
+        let tokens = Arc::new(TokenTable::read(dir)?);
+        Ok(Self { dir: dir.to_owned(), file, shards, tokens, rows: PhantomData })
     }
     /// What holds for all rows.
     pub fn meta(&self) -> &TraceMeta {
@@ -47,6 +50,10 @@ impl<R: TraceRow> TraceReader<R> {
     /// Sizes.
     pub fn counts(&self) -> &TraceCounts {
         &self.file.counts
+    }
+    /// Bytes of the ids in rows that leave them out.
+    pub fn tokens(&self) -> &Arc<TokenTable> {
+        &self.tokens
     }
     /// Number of row shards.
     pub fn shards(&self) -> usize {
@@ -67,6 +74,7 @@ impl<R: TraceRow> TraceReader<R> {
             waiting: VecDeque::new(),
             next_shard: shards.start,
             shards: self.shards[shards].iter().cloned().collect(),
+            tokens: self.tokens.clone(),
             shard: None,
             of_sequence: 0,
             rows: VecDeque::new(),
@@ -103,7 +111,7 @@ impl Batches {
     }
 }
 
-fn corrupt(path: &Path, what: &str) -> StageError {
+pub(super) fn corrupt(path: &Path, what: &str) -> StageError {
     StageError::new(format!("{}: not readable as traces: {what}", path.display())).help(ADVICE)
 }
 
@@ -112,6 +120,7 @@ pub struct Sequences<R: TraceRow> {
     sequences: Batches,
     waiting: VecDeque<SequenceRow>,
     shards: VecDeque<PathBuf>,
+    tokens: Arc<TokenTable>,
     /// Place among all shards of the next one to open.
     next_shard: usize,
     shard: Option<Batches>,
@@ -182,7 +191,7 @@ impl<R: TraceRow> Sequences<R> {
                 Some(batch) => {
                     let batch = batch?;
                     let keys = schema::keys(&batch).map_err(|e| corrupt(&shard.path, &e))?;
-                    let rows = R::rows(&batch).map_err(|e| corrupt(&shard.path, &e))?;
+                    let rows = R::rows(&batch, &self.tokens).map_err(|e| corrupt(&shard.path, &e))?;
                     self.rows.extend(keys.into_iter().zip(rows));
                     if !self.rows.is_empty() {
                         return Ok(true);

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
 
-use super::{ByteStrings, Layout, ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, is_structural};
+use super::{ByteStrings, CandidateBytes, Layout, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, is_structural};
 
 /// A row type with its Parquet columns.
 pub trait TraceRow: Sized + Send + 'static {
@@ -21,9 +21,12 @@ pub trait TraceRow: Sized + Send + 'static {
     /// Arrays of those columns.
     #[doc(hidden)]
     fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef>;
-    /// Rows of a batch, or the column that does not fit.
+    /// Rows of a batch, or the column that does not fit; `tokens` has the bytes that rows leave out.
     #[doc(hidden)]
-    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String>;
+    fn rows(batch: &RecordBatch, tokens: &Arc<TokenTable>) -> Result<Vec<Self>, String>;
+    /// Lists the ids whose bytes the row leaves out.
+    #[doc(hidden)]
+    fn note_tokens(&self, _table: &mut TokenTable) {}
     /// Whether the row is structural.
     #[doc(hidden)]
     fn structural(&self) -> bool;
@@ -92,9 +95,20 @@ fn optional_float_lists<'a>(rows: impl Iterator<Item = Option<&'a [f32]>> + Clon
     Arc::new(ListArray::new(element(DataType::Float32), lengths, Arc::new(values), Some(nulls)))
 }
 
-fn byte_lists<'a>(rows: impl Iterator<Item = &'a ByteStrings> + Clone) -> ArrayRef {
-    let values = BinaryArray::from_iter_values(rows.clone().flat_map(ByteStrings::iter));
-    Arc::new(ListArray::new(element(DataType::Binary), offsets(rows.map(ByteStrings::len)), Arc::new(values), None))
+/// The bytes that rows hold themselves; null where the table of tokens has them.
+fn own_bytes(rows: &[RawRow]) -> ArrayRef {
+    let own = rows.iter().map(|r| if let CandidateBytes::Own(strings) = &r.topk_bytes { Some(strings) } else { None });
+    let values = BinaryArray::from_iter_values(own.clone().flatten().flat_map(ByteStrings::iter));
+    let lengths = offsets(own.clone().map(|o| o.map_or(0, ByteStrings::len)));
+    Arc::new(ListArray::new(element(DataType::Binary), lengths, Arc::new(values), Some(NullBuffer::from_iter(own.map(|o| o.is_some())))))
+}
+
+/// The drawn token's bytes, where the table of tokens does not tell them.
+fn own_sample(row: &RawRow) -> Option<&[u8]> {
+    match &row.topk_bytes {
+        CandidateBytes::Table(table) if table.get(row.sample_id) == Some(&row.sample_bytes) => None,
+        _ => Some(&row.sample_bytes),
+    }
 }
 
 fn repeated(text: &str, n: usize) -> ArrayRef {
@@ -201,9 +215,9 @@ impl TraceRow for RawRow {
         vec![
             field("teacher_sample_id", DataType::Int32),
             field("teacher_sample_text", DataType::Utf8),
-            field("sample_bytes", DataType::Binary),
+            Field::new("sample_bytes", DataType::Binary, true),
             list("topk_ids", DataType::Int32, false),
-            list("topk_bytes", DataType::Binary, false),
+            list("topk_bytes", DataType::Binary, true),
             list("topk_logprobs", DataType::Float32, false),
             field("other_logprob", DataType::Float32),
             list("other_lse", DataType::Float32, true),
@@ -221,9 +235,9 @@ impl TraceRow for RawRow {
         vec![
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.sample_id))),
             Arc::new(StringArray::from_iter_values(&texts)),
-            Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.sample_bytes))),
+            Arc::new(BinaryArray::from_iter(rows.iter().map(own_sample))),
             int_lists(rows.iter().map(|r| r.topk_ids.as_slice())),
-            byte_lists(rows.iter().map(|r| &r.topk_bytes)),
+            own_bytes(rows),
             float_lists(logprobs.iter().map(AsRef::as_ref)),
             Arc::new(Float32Array::from(others.into_owned())),
             optional_float_lists(tails.iter().map(Option::as_deref)),
@@ -232,7 +246,7 @@ impl TraceRow for RawRow {
             repeated(&meta.tokenizer_hash, rows.len()),
         ]
     }
-    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String> {
+    fn rows(batch: &RecordBatch, tokens: &Arc<TokenTable>) -> Result<Vec<Self>, String> {
         let sample = ints(batch, "teacher_sample_id")?;
         let sample_bytes = column(batch, "sample_bytes", &DataType::Binary)?.as_binary::<i32>();
         let ids = list_column(batch, "topk_ids", DataType::Int32)?;
@@ -246,14 +260,24 @@ impl TraceRow for RawRow {
         let lse_values = lse.values().as_primitive::<Float32Type>().values();
         (0..batch.num_rows())
             .map(|i| {
-                let span = range(bytes.offsets(), i);
-                let mut strings = ByteStrings::with_capacity(span.len());
-                span.for_each(|k| strings.push(byte_values.value(k)));
+                let topk_ids = &id_values[range(ids.offsets(), i)];
+                let listed = |id: i32| {
+                    tokens
+                        .get(id)
+                        .ok_or_else(|| format!("row {i} of its batch names token {id}, which {} does not list", super::tokens::FILE))
+                };
+                let topk_bytes = if bytes.is_valid(i) {
+                    range(bytes.offsets(), i).map(|k| byte_values.value(k)).collect()
+                } else {
+                    topk_ids.iter().try_for_each(|id| listed(*id).map(|_| ()))?;
+                    CandidateBytes::Table(tokens.clone())
+                };
+                let drawn = if sample_bytes.is_valid(i) { sample_bytes.value(i) } else { listed(sample[i])? };
                 Ok(RawRow {
                     sample_id: sample[i],
-                    sample_bytes: sample_bytes.value(i).to_vec(),
-                    topk_ids: id_values[range(ids.offsets(), i)].to_vec(),
-                    topk_bytes: strings,
+                    sample_bytes: drawn.to_vec(),
+                    topk_ids: topk_ids.to_vec(),
+                    topk_bytes,
                     topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
                     other_logprob: other[i],
                     other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
@@ -263,6 +287,14 @@ impl TraceRow for RawRow {
     }
     fn structural(&self) -> bool {
         is_structural(&String::from_utf8_lossy(&self.sample_bytes))
+    }
+    fn note_tokens(&self, into: &mut TokenTable) {
+        let CandidateBytes::Table(table) = &self.topk_bytes else { return };
+        for id in self.topk_ids.iter().chain([&self.sample_id]) {
+            if let (None, Some(bytes)) = (into.get(*id), table.get(*id)) {
+                into.insert(*id as u32, bytes);
+            }
+        }
     }
 }
 
@@ -297,7 +329,7 @@ impl TraceRow for ProjectedRow {
             repeated(&meta.tokenizer_hash, rows.len()),
         ]
     }
-    fn rows(batch: &RecordBatch) -> Result<Vec<Self>, String> {
+    fn rows(batch: &RecordBatch, _: &Arc<TokenTable>) -> Result<Vec<Self>, String> {
         let sample = ints(batch, "teacher_sample_id")?;
         let text = column(batch, "teacher_sample_text", &DataType::Utf8)?.as_string::<i32>();
         let ids = list_column(batch, "topk_ids", DataType::Int32)?;

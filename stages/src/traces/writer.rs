@@ -14,7 +14,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::meta::MetaFile;
 use super::schema::{self, TraceRow};
-use super::{SequenceRow, TraceCounts, TraceMeta};
+use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta, tokens};
 
 /// Rows gathered before a batch goes to Parquet.
 const BATCH_ROWS: usize = 8_192;
@@ -36,21 +36,24 @@ pub struct TraceWriter<R: TraceRow> {
     row_schema: SchemaRef,
     keys: Vec<(i64, i32, usize)>,
     rows: Vec<R>,
+    tokens: TokenTable,
     last: Option<(i64, i32)>,
     counts: TraceCounts,
 }
 
 fn properties(meta: &TraceMeta) -> WriterProperties {
     let json = serde_json::to_string(meta).unwrap_or_default();
+    // Who rounds wants few bytes, and pays for them with time.
+    let level = if meta.logprob_bits.is_some() { 9 } else { 1 };
     let mut builder = WriterProperties::builder()
         .set_created_by("flow".into())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_statistics_enabled(EnabledStatistics::None)
         .set_column_statistics_enabled(ColumnPath::from("prompt_idx"), EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(vec![KeyValue::new("flow.meta".into(), json)]));
-    // Neighbouring logprobs share exponents: splitting their bytes compresses where a dictionary cannot.
-    for column in ["topk_logprobs.list.element", "other_lse.list.element", "other_logprob"] {
+    // Neighbouring logprobs share exponents, ids their upper bytes: split by byte they compress where a dictionary cannot.
+    for column in ["topk_ids.list.element", "topk_logprobs.list.element", "other_lse.list.element", "other_logprob", "teacher_sample_id"] {
         let path = ColumnPath::from(column.split('.').map(str::to_owned).collect::<Vec<_>>());
         builder = builder.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT);
     }
@@ -77,6 +80,7 @@ impl<R: TraceRow> TraceWriter<R> {
             row_schema: schema::row_schema::<R>(),
             keys: Vec::new(),
             rows: Vec::new(),
+            tokens: TokenTable::default(),
             last: None,
             counts: TraceCounts::default(),
         })
@@ -96,6 +100,7 @@ impl<R: TraceRow> TraceWriter<R> {
         self.counts.sequences += 1;
         self.counts.rows += n as u64;
         *self.counts.rows_by_source.entry(sequence.source.name().into()).or_default() += n as u64;
+        self.rows[before..].iter().for_each(|r| r.note_tokens(&mut self.tokens));
         self.counts.structural_rows += self.rows[before..].iter().filter(|r| r.structural()).count() as u64;
         self.shard_rows += n;
         self.waiting_sequences.push(sequence);
@@ -111,13 +116,16 @@ impl<R: TraceRow> TraceWriter<R> {
         Ok(())
     }
 
-    /// Writes what is left and `meta.json`.
+    /// Writes what is left, the table of tokens and `meta.json`.
     pub fn finish(mut self) -> Result<TraceCounts, StageError> {
         self.flush_rows()?;
         self.close_shard()?;
         self.flush_sequences()?;
         let path = self.dir.join("sequences.parquet");
         self.sequences.close().map_err(|e| failed(&path, &e))?;
+        if !self.tokens.is_empty() {
+            self.tokens.write(&self.dir.join(tokens::FILE))?;
+        }
         let file = MetaFile { meta: self.meta, counts: self.counts };
         let path = self.dir.join("meta.json");
         let text = serde_json::to_string_pretty(&file).map_err(|e| StageError::new(e.to_string()))?;

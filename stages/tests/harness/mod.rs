@@ -3,13 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, InputArtifact, Stage, StageError, Task, TaskContext, TaskEvent};
 
 #[derive(Default)]
 pub struct Events(pub Mutex<Vec<TaskEvent>>);
+
+/// Asks the stage to stop once it has told of progress so many times.
+struct StopAfter(AtomicUsize, Arc<AtomicBool>);
+
+impl EventSink for StopAfter {
+    fn emit(&self, event: TaskEvent) {
+        if matches!(event, TaskEvent::Progress { .. }) && self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 impl EventSink for Events {
     fn emit(&self, event: TaskEvent) {
@@ -23,6 +34,30 @@ pub fn run<S: Stage>(
     params: serde_json::Value,
     inputs: &[(&str, &str, &Path)],
     dir: &Path,
+) -> Result<BTreeMap<String, PathBuf>, StageError> {
+    let context = |task| TaskContext::new(task, Arc::new(Events::default()), Arc::new(AtomicBool::new(false)));
+    run_in(stage, params, inputs, dir, context)
+}
+
+/// The same, asked to stop after `reports` reports of progress.
+pub fn run_and_stop<S: Stage>(
+    stage: &S,
+    params: serde_json::Value,
+    inputs: &[(&str, &str, &Path)],
+    dir: &Path,
+    reports: usize,
+) -> Result<BTreeMap<String, PathBuf>, StageError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let sink = Arc::new(StopAfter(AtomicUsize::new(reports), stop.clone()));
+    run_in(stage, params, inputs, dir, |task| TaskContext::new(task, sink, stop))
+}
+
+fn run_in<S: Stage>(
+    stage: &S,
+    params: serde_json::Value,
+    inputs: &[(&str, &str, &Path)],
+    dir: &Path,
+    context: impl FnOnce(Task) -> TaskContext,
 ) -> Result<BTreeMap<String, PathBuf>, StageError> {
     std::fs::create_dir_all(dir.join("state")).expect("state");
     let outputs: BTreeMap<String, PathBuf> = stage.outputs().iter().map(|o| (o.name.to_owned(), dir.join(o.name))).collect();
@@ -52,7 +87,7 @@ pub fn run<S: Stage>(
         threads: 2,
         provenance: Vec::new(),
     };
-    let context = TaskContext::new(task, Arc::new(Events::default()), Arc::new(AtomicBool::new(false)));
+    let context = context(task);
     let params: S::Params = serde_json::from_value(params).map_err(|e| StageError::new(e.to_string()))?;
     stage.check(&params).map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
     stage.run(params, &context)?;

@@ -1,7 +1,7 @@
 //! Rows of traces from the tokens of an answer.
 
 use crate::teacher::http::shape::{Answer, Step};
-use crate::traces::{ByteStrings, OTHER_FLOOR, OTHER_LEAST, RawRow};
+use crate::traces::{OTHER_FLOOR, OTHER_LEAST, RawRow};
 
 /// Some servers write -9999 where they have no value.
 const NO_VALUE: f64 = -9000.0;
@@ -52,7 +52,7 @@ pub fn row(step: &Step, top_k: usize) -> RawRow {
         sample_id: step.id.unwrap_or(-1),
         sample_bytes: step.bytes.clone(),
         topk_ids: merged.iter().map(|m| m.1.unwrap_or(-1)).collect(),
-        topk_bytes: merged.iter().map(|m| m.0).collect::<ByteStrings>(),
+        topk_bytes: merged.iter().map(|m| m.0).collect(),
         topk_logprobs: merged.iter().map(|m| m.2 as f32).collect(),
         other_logprob: (1.0 - mass).max(OTHER_LEAST).ln() as f32,
         other_lse: None,
@@ -94,7 +94,7 @@ mod tests {
         Step { bytes: bytes.into(), id: None, logprob, top }
     }
     fn texts(row: &RawRow) -> Vec<String> {
-        row.topk_bytes.iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
+        row.candidate_bytes().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
     }
 
     #[test]
