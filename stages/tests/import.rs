@@ -47,7 +47,9 @@ fn write(path: &Path, batch: &RecordBatch) {
     writer.close().expect("closed");
 }
 
-fn import(path: &Path, max_invalid: f64, out: &Path) -> Result<(Vec<(SequenceRow, Vec<ProjectedRow>)>, Value), StageError> {
+type Imported = (Vec<(SequenceRow, Vec<ProjectedRow>)>, Value);
+
+fn import(path: &Path, max_invalid: f64, out: &Path) -> Result<Imported, StageError> {
     let tokenizer = harness::golden().join("models/student-tokenizer-4096.json");
     let made =
         harness::run(&ImportStage, json!({"path": path, "max_invalid": max_invalid}), &[("tokenizer", "Tokenizer", &tokenizer)], out)?;
