@@ -14,6 +14,7 @@
 pub mod cpu;
 pub mod device;
 pub mod fingerprint;
+mod float16;
 pub mod gpu;
 pub mod kernel;
 pub mod kernels;

@@ -70,6 +70,11 @@ pub(crate) mod scratch {
         static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
 
+    /// Lends a buffer of `len` words with arbitrary content.
+    pub(crate) fn with_words<R>(len: usize, body: impl FnOnce(&mut [u32]) -> R) -> R {
+        with(len, |buffer| body(bytemuck::cast_slice_mut(buffer)))
+    }
+
     /// Lends a buffer of `len` floats with arbitrary content.
     pub(crate) fn with<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();

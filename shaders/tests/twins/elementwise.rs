@@ -42,6 +42,9 @@ proptest! {
         let shape = embed::Shape { rows: rows as u32, cols: cols as u32, vocab: vocab as u32 };
         check_exact(&embed::EMBED, &[ids.clone(), r.floats(vocab * cols, 1.0), junk(rows * cols)], &shape);
 
+        let even = embed::Shape { cols: 2 * cols as u32, ..shape };
+        check_exact(&embed::EMBED_HALF, &[ids.clone(), r.halves(vocab * 2 * cols), junk(rows * 2 * cols)], &even);
+
         let mut order: Vec<u32> = (0..rows as u32).collect();
         order.sort_by_key(|row| ids[*row as usize]);
         let starts: Vec<u32> = (0..=vocab as u32).map(|v| ids.iter().filter(|id| **id < v).count() as u32).collect();

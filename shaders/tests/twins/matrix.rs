@@ -23,6 +23,8 @@ proptest! {
         for kernel in kernels {
             check(kernel, &[r.floats(m * k, 1.0), r.floats(n * k, 1.0), c.clone()], &shape(m, n, k, add), 4e-6, atol);
         }
+        let buffers = [r.floats(m * 2 * k, 1.0), r.halves(n * 2 * k), c.clone()];
+        check(&gemm::GEMM_NT_HALF, &buffers, &shape(m, n, 2 * k, add), 4e-6, 2.0 * atol);
         let buffers = [r.floats(m * k, 1.0), r.codes(k, n), r.floats(k, 1.0), c.clone()];
         check(&gemm::GEMM_NN_TERNARY, &buffers, &shape(m, n, k, add), 4e-6, atol);
         let (q, _) = r.bytes(k, n, 4 * n.div_ceil(16));

@@ -15,6 +15,17 @@ pub(crate) fn gather(p: &Params, bufs: Bufs<'_>) {
     });
 }
 
+pub(crate) fn gather_half(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [ids, table, out] = bufs.take();
+    let (ids, cols) = (ids.u32(), s.cols as usize);
+    let table: &[u16] = bytemuck::cast_slice(table.u32());
+    out.f32_mut().par_chunks_mut(cols).zip(ids).take(s.rows as usize).for_each(|(out, id)| {
+        let at = *id as usize * cols;
+        crate::float16::to_floats(&table[at..at + cols], out);
+    });
+}
+
 pub(crate) fn scatter(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [starts, order, dx, dtable] = bufs.take();

@@ -34,6 +34,19 @@ pub static EMBED: Kernel = Kernel {
     cpu: cpu::gather,
 };
 
+/// As [`EMBED`] from a table of float16, two in a word (the even column low); `cols` is even.
+pub static EMBED_HALF: Kernel = Kernel {
+    name: "embed_half",
+    revision: 1,
+    wgsl: &[include_str!("gather_half.wgsl")],
+    bindings: &[read("ids"), read("table"), write("out")],
+    grid: |p| {
+        let s: Shape = p.get();
+        grid_1d(s.rows as usize * s.cols as usize / 2, 256)
+    },
+    cpu: cpu::gather_half,
+};
+
 /// Bindings: `starts [vocab + 1] u32`, `order [rows] u32`, `dx [rows, cols]`, `dtable [vocab, cols]` (added to).
 /// One thread per element of `dtable`.
 pub static EMBED_GRAD: Kernel = Kernel {

@@ -22,6 +22,9 @@ pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
 /// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
 const DOT_ROWS: usize = 2;
 
+/// As [`DOT_ROWS`] where B is float16: sequences that are decoded together.
+pub(crate) const HALF_DOT_ROWS: usize = 16;
+
 /// Where an operand comes from; `at` is its logical element.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
@@ -29,6 +32,8 @@ pub(crate) enum Source<'a> {
     KContiguous(&'a [f32], usize),
     /// `[k, outer]`: outer contiguous.
     OuterContiguous(&'a [f32], usize),
+    /// `[outer, k]` of float16: k contiguous.
+    Half(&'a [u16], usize),
     /// Packed ternary rows `[k, words]` with a scale per k.
     Ternary { codes: &'a [u32], scale: &'a [f32], words: usize },
     /// Packed bytes `[k, words]` with a step per k.
@@ -45,6 +50,30 @@ pub(crate) fn nt(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
     product(&s, Source::KContiguous(a.f32(), s.k as usize), Source::KContiguous(b.f32(), s.k as usize), c.f32_mut());
+}
+
+pub(crate) fn nt_half(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
+    let (a, b, c) = (a.f32(), bytemuck::cast_slice(b.u32()), c.f32_mut());
+    if m > HALF_DOT_ROWS {
+        return product(&s, Source::KContiguous(a, k), Source::Half(b, k), c);
+    }
+    // Each task has some columns of every row: `[n, m]` here, turned afterwards.
+    scratch::with(m * n, |turned| {
+        let turned = &mut turned[..m * n];
+        turned.par_chunks_mut(m * 64).zip(b[..n * k].par_chunks(64 * k)).for_each(|(out, b)| {
+            for (out, b) in out.chunks_exact_mut(m).zip(b.chunks_exact(k)) {
+                crate::float16::dots(&a[..m * k], b, |i, y| out[i] = y);
+            }
+        });
+        for (i, c) in c[..m * n].chunks_exact_mut(n).enumerate() {
+            for (c, y) in c.iter_mut().zip(turned.chunks_exact(m)) {
+                *c = if s.add == 1 { *c + y[i] } else { y[i] };
+            }
+        }
+    });
 }
 
 pub(crate) fn tn(p: &Params, bufs: Bufs<'_>) {
@@ -165,6 +194,18 @@ crate::simd! {
                         out[k * w + j] = *v;
                     }
                 }
+            }
+            Source::Half(x, ld) => {
+                let kc = out.len() / w;
+                scratch::with(kc, |floats| {
+                    for j in 0..width {
+                        let at = (first + j) * ld + k0;
+                        crate::float16::to_floats(&x[at..at + kc], floats);
+                        for (k, v) in floats.iter().enumerate() {
+                            out[k * w + j] = *v;
+                        }
+                    }
+                });
             }
             Source::Ternary { codes, scale, words } => {
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {

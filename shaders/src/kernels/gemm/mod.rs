@@ -50,6 +50,17 @@ pub static GEMM_NT: Kernel = Kernel {
     cpu: cpu::nt,
 };
 
+/// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`. Up to
+/// [`cpu::HALF_DOT_ROWS`] rows sum in 16 lanes along `k`, as `gemm_nt` does for one or two.
+pub static GEMM_NT_HALF: Kernel = Kernel {
+    name: "gemm_nt_half",
+    revision: 1,
+    wgsl: &[include_str!("load_a_n.wgsl"), include_str!("load_b_half.wgsl"), include_str!("bind3_half.wgsl"), include_str!("tile.wgsl")],
+    bindings: &[read("a"), read("b"), update("c")],
+    grid,
+    cpu: cpu::nt_half,
+};
+
 /// `A [k, m]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
 pub static GEMM_TN: Kernel = Kernel {
     name: "gemm_tn",

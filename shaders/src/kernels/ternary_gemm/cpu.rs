@@ -1,12 +1,15 @@
-//! CPU twin of the ternary product: codes of a block of outputs unpacked once into a panel `[k/4, outputs]` of four
-//! codes a word, then multiply-adds of unsigned codes with signed activations for several tokens at a time; row sums
-//! subtracted once. Single tokens go straight over the packed words. All paths are exact integers.
+//! CPU twin of the ternary product. Where AVX2 is there tokens go straight over the packed words (see `direct`); many
+//! tokens on VNNI, and the portable version, unpack the codes of a block of outputs once into a panel `[k/4, outputs]` of
+//! four codes a word, then multiply and add unsigned codes with signed activations for several tokens at a time. Row sums
+//! are subtracted once. All paths are exact integers.
+#![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
 use super::Shape;
 use super::tile::{self, OUTS, ROWS, Tile};
 use crate::kernel::{Bufs, Params};
+use crate::simd::scratch;
 
 /// Operands of one product.
 pub(crate) struct Product<'a> {
@@ -21,52 +24,73 @@ pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, step, qsum, codes, scale, y] = bufs.take();
     let ops = Product { q: q.u32(), step: step.f32(), qsum: qsum.i32(), codes: codes.u32(), scale: scale.f32() };
-    product(tile::best(), &s, &ops, y.f32_mut());
+    let (rows, outs) = (s.rows as usize, s.outs as usize);
+    path(rows)(&s, &ops, &Target::new(&mut y.f32_mut()[..rows * outs], outs));
 }
 
-/// The product with a given tile; all tiles give the same bits.
-pub(crate) fn product(tile: Tile, s: &Shape, ops: &Product<'_>, y: &mut [f32]) {
+type Path = fn(&Shape, &Product<'_>, &Target<'_>);
+
+/// The fastest path of this CPU.
+fn path(rows: usize) -> Path {
+    let best = tile::best();
+    if rows >= tile::ROWS && best.vectors {
+        return |s, ops, y| panels(tile::best(), s, ops, y);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() {
+        return super::direct::product;
+    }
+    |s, ops, y| panels(tile::best(), s, ops, y)
+}
+
+/// `y [rows, outs]`, into whose columns several tasks write.
+pub(crate) struct Target<'a> {
+    y: *mut f32,
+    len: usize,
+    outs: usize,
+    life: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: each task writes the columns of its own outputs, and nobody reads another's.
+unsafe impl Sync for Target<'_> {}
+
+impl<'a> Target<'a> {
+    fn new(y: &'a mut [f32], outs: usize) -> Self {
+        Self { y: y.as_mut_ptr(), len: y.len(), outs, life: std::marker::PhantomData }
+    }
+    /// Sets or adds to an element that no other task touches.
+    pub(crate) fn put(&self, row: usize, out: usize, value: f32, add: bool) {
+        let at = row * self.outs + out;
+        assert!(out < self.outs && at < self.len);
+        // SAFETY: within the slice; elements are written by one task each (see `Sync`).
+        unsafe {
+            let y = self.y.add(at);
+            *y = if add { *y + value } else { value };
+        }
+    }
+}
+
+/// The product over panels, with a given tile.
+fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
-    let blocks = outs.div_ceil(OUTS);
-    // Each task makes the panels of some outputs and runs all tokens over them, into a buffer of its own.
-    let per = blocks.div_ceil(rayon::current_num_threads() * 3).clamp(1, 8);
-    let parts: Vec<(usize, Vec<f32>)> = (0..blocks.div_ceil(per))
-        .into_par_iter()
-        .map(|part| {
-            let (first, last) = (part * per * OUTS, outs.min((part + 1) * per * OUTS));
-            let width = last - first;
-            let mut out = vec![0f32; rows * width];
-            let mut panel = vec![0u32; words * 4 * OUTS];
-            for block in (first..last).step_by(OUTS) {
-                let n = OUTS.min(last - block);
-                unpack(&ops.codes[block * words..(block + n) * words], words, &mut panel);
-                for r0 in (0..rows).step_by(ROWS) {
-                    let m = ROWS.min(rows - r0);
-                    let mut acc = [0i32; ROWS * OUTS];
-                    (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], &panel, &mut acc);
-                    for i in 0..m {
-                        let (sum, step) = (ops.qsum[r0 + i], ops.step[r0 + i]);
-                        let line = &mut out[(r0 + i) * width + block - first..][..n];
-                        for ((o, a), scale) in line.iter_mut().zip(&acc[i * OUTS..]).zip(&ops.scale[block..]) {
-                            *o = ((a - sum) as f32 * step) * scale;
-                        }
+    (0..outs.div_ceil(OUTS)).into_par_iter().for_each(|block| {
+        let first = block * OUTS;
+        let n = OUTS.min(outs - first);
+        scratch::with_words(words * 4 * OUTS, |panel| {
+            unpack(&ops.codes[first * words..(first + n) * words], words, panel);
+            for r0 in (0..rows).step_by(ROWS) {
+                let m = ROWS.min(rows - r0);
+                let mut acc = [0i32; ROWS * OUTS];
+                (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], panel, &mut acc);
+                for i in 0..m {
+                    let (sum, step) = (ops.qsum[r0 + i], ops.step[r0 + i]);
+                    for (o, a) in acc[i * OUTS..][..n].iter().enumerate() {
+                        let value = ((a - sum) as f32 * step) * ops.scale[first + o];
+                        y.put(r0 + i, first + o, value, s.add == 1);
                     }
                 }
             }
-            (first, out)
-        })
-        .collect();
-    y[..rows * outs].par_chunks_mut(outs).enumerate().for_each(|(r, y)| {
-        for (first, out) in &parts {
-            let width = out.len() / rows;
-            let y = &mut y[*first..first + width];
-            let out = &out[r * width..(r + 1) * width];
-            if s.add == 1 {
-                y.iter_mut().zip(out).for_each(|(y, o)| *y += o);
-            } else {
-                y.copy_from_slice(out);
-            }
-        }
+        });
     });
 }
 
@@ -92,7 +116,7 @@ mod tests {
             x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             x >> 9
         };
-        for (rows, outs, cols) in [(1, 1, 1), (3, 33, 17), (13, 70, 256), (30, 31, 1000)] {
+        for (rows, outs, cols) in [(1, 1, 1), (3, 33, 17), (13, 70, 256), (30, 31, 1000), (9, 40, 4500)] {
             let words = cols_words(cols);
             let values: Vec<i8> = (0..rows * words * 16).map(|e| if e % (words * 16) < cols { (next() % 255) as i8 } else { 0 }).collect();
             let weights: Vec<i32> = (0..outs * cols).map(|_| (next() % 3) as i32 - 1).collect();
@@ -108,13 +132,22 @@ mod tests {
             let q: Vec<u32> = bytemuck::pod_collect_to_vec(&values);
             let (step, scale) = (vec![1.0; rows], vec![1.0; outs]);
             let s = Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
+            let mut paths: Vec<(&str, Box<dyn Fn(&Shape, &Product<'_>, &Target<'_>)>)> = Vec::new();
             for tile in tile::all() {
+                paths.push((tile.name, Box::new(move |s, ops, y| panels(tile, s, ops, y))));
+            }
+            #[cfg(target_arch = "x86_64")]
+            if crate::simd::avx2() {
+                paths.push(("avx2", Box::new(super::super::direct::product)));
+            }
+            for (name, run) in paths {
                 let mut y = vec![0f32; rows * outs];
-                product(tile, &s, &Product { q: &q, step: &step, qsum: &qsum, codes: &codes, scale: &scale }, &mut y);
+                let ops = Product { q: &q, step: &step, qsum: &qsum, codes: &codes, scale: &scale };
+                run(&s, &ops, &Target::new(&mut y, outs));
                 for r in 0..rows {
                     for o in 0..outs {
                         let want: i32 = (0..cols).map(|e| i32::from(values[r * words * 16 + e]) * weights[o * cols + e]).sum();
-                        assert_eq!(y[r * outs + o], want as f32, "{rows}x{outs}x{cols} at {r},{o}, {}", tile.name);
+                        assert_eq!(y[r * outs + o], want as f32, "{rows}x{outs}x{cols} at {r},{o}, {name}");
                     }
                 }
             }

@@ -12,6 +12,8 @@ pub(crate) struct Tile {
     /// For test messages.
     #[allow(dead_code)]
     pub name: &'static str,
+    /// Whether it multiplies whole vectors: faster than the packed words for many tokens.
+    pub vectors: bool,
     /// `(words, rows, q [rows, words], panel [words, OUTS], acc [ROWS, OUTS])`.
     pub run: fn(usize, usize, &[u32], &[u32], &mut [i32; ROWS * OUTS]),
 }
@@ -27,18 +29,15 @@ pub(crate) fn all() -> Vec<Tile> {
     #[cfg(target_arch = "x86_64")]
     {
         if crate::simd::avx512() && is_x86_feature_detected!("avx512vnni") {
-            // SAFETY (both closures): the features were just detected.
-            tiles.push(Tile { name: "vnni", run: |k, m, q, p, acc| unsafe { vnni(k, m, q, p, acc) } });
-        }
-        if crate::simd::avx2() {
-            tiles.push(Tile { name: "avx2", run: |k, m, q, p, acc| unsafe { avx2(k, m, q, p, acc) } });
+            // SAFETY: the features were just detected.
+            tiles.push(Tile { name: "vnni", vectors: true, run: |k, m, q, p, acc| unsafe { vnni(k, m, q, p, acc) } });
         }
     }
     tiles.push(PORTABLE);
     tiles
 }
 
-const PORTABLE: Tile = Tile { name: "portable", run: portable };
+const PORTABLE: Tile = Tile { name: "portable", vectors: false, run: portable };
 
 fn portable(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32; ROWS * OUTS]) {
     for r in 0..rows {
@@ -81,43 +80,6 @@ fn vnni(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32; ROW
         unsafe {
             _mm512_storeu_si512(acc.as_mut_ptr().add(r * OUTS).cast(), s[0]);
             _mm512_storeu_si512(acc.as_mut_ptr().add(r * OUTS + 16).cast(), s[1]);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn avx2(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32; ROWS * OUTS]) {
-    use std::arch::x86_64::{
-        _mm256_add_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32,
-        _mm256_setzero_si256, _mm256_storeu_si256,
-    };
-    assert!(rows > 0 && q.len() >= rows * words && panel.len() >= words * OUTS);
-    let at = row_starts(words, rows);
-    let ones = _mm256_set1_epi16(1);
-    // Two rows by 32 outputs at a time: eight sums stay in registers. A pair of products is at most 2·2·127 = 508.
-    for r0 in (0..rows).step_by(2) {
-        let mut sums = [[_mm256_setzero_si256(); 4]; 2];
-        for k in 0..words {
-            // SAFETY: k < words, and the lengths of panel and q were asserted above.
-            unsafe {
-                let p = panel.as_ptr().add(k * OUTS);
-                for (i, s) in sums.iter_mut().enumerate() {
-                    let a = _mm256_set1_epi32(*q.as_ptr().add(at[(r0 + i).min(ROWS - 1)] + k) as i32);
-                    for (j, s) in s.iter_mut().enumerate() {
-                        let w = _mm256_loadu_si256(p.add(j * 8).cast());
-                        *s = _mm256_add_epi32(*s, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones));
-                    }
-                }
-            }
-        }
-        for (i, s) in sums.iter().enumerate() {
-            if r0 + i < ROWS {
-                for (j, v) in s.iter().enumerate() {
-                    // SAFETY: r0 + i < ROWS and j < 4, within the accumulator.
-                    unsafe { _mm256_storeu_si256(acc.as_mut_ptr().add((r0 + i) * OUTS + j * 8).cast(), *v) };
-                }
-            }
         }
     }
 }

@@ -1,0 +1,117 @@
+//! float16 rows on the CPU: conversion, and products with float32 rows in the twins' order of sums.
+#![allow(unsafe_code)]
+
+use crate::simd::math::{LANES, fold};
+
+/// Converts a row; every float16 is a float32, so the result is exact.
+pub(crate) fn to_floats(half: &[u16], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") {
+        // SAFETY: the features were just detected.
+        return unsafe { wide::to_floats(half, out) };
+    }
+    out.iter_mut().zip(half).for_each(|(o, h)| *o = to_float(*h));
+}
+
+/// The value of a float16.
+fn to_float(h: u16) -> f32 {
+    let (sign, rest) = (u32::from(h >> 15) << 31, u32::from(h & 0x7fff));
+    let magnitude = match rest >> 10 {
+        // 2^-24 is the unit of subnormal numbers.
+        0 => (rest as f32 * 5.960_464_5e-8).to_bits(),
+        31 => 0x7f80_0000 | (rest & 0x3ff) << 13,
+        _ => (rest << 13) + (112 << 23),
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// `y[i] (+)= Σ a[i, k]·b[k]` over 16 lanes, then a tree (see `simd::math::dot`), for the rows of `a`.
+pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(LANES) {
+        for (i, a) in a.chunks_exact(b.len()).enumerate() {
+            // SAFETY: the features were just detected; both rows have the same length, a multiple of the lanes.
+            put(i, unsafe { wide::dot(a, b) });
+        }
+        return;
+    }
+    crate::simd::scratch::with(b.len(), |floats| {
+        to_floats(b, floats);
+        a.chunks_exact(b.len()).enumerate().for_each(|(i, a)| put(i, crate::simd::math::dot(a, floats)));
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::{LANES, fold};
+    use std::arch::x86_64::{
+        __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn to_floats(half: &[u16], out: &mut [f32]) {
+        let n = half.len().min(out.len());
+        for i in (0..n / 8 * 8).step_by(8) {
+            // SAFETY: eight elements from i on lie within both slices.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(i), eight(half, i)) };
+        }
+        for i in n / 8 * 8..n {
+            out[i] = super::to_float(half[i]);
+        }
+    }
+
+    /// # Safety
+    /// Eight elements from `i` on lie within `half`.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn eight(half: &[u16], i: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().add(i).cast())) }
+    }
+
+    /// # Safety
+    /// Both rows have the same length, a multiple of the lanes.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn dot(a: &[f32], b: &[u16]) -> f32 {
+        let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        for i in (0..b.len()).step_by(LANES) {
+            // SAFETY: sixteen elements from i on lie within both rows.
+            unsafe {
+                low = _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(i)), eight(b, i), low);
+                high = _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(i + 8)), eight(b, i + 8), high);
+            }
+        }
+        let mut lanes = [0f32; LANES];
+        // SAFETY: two vectors of eight are the lanes.
+        unsafe {
+            _mm256_storeu_ps(lanes.as_mut_ptr(), low);
+            _mm256_storeu_ps(lanes.as_mut_ptr().add(8), high);
+        }
+        fold(lanes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_float16_is_exact() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let mut floats = vec![0f32; all.len()];
+        to_floats(&all, &mut floats);
+        for (h, f) in all.iter().zip(&floats) {
+            let want = half::f16::from_bits(*h).to_f32();
+            for got in [*f, to_float(*h)] {
+                assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{h:#x}: {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_floats() {
+        let b: Vec<u16> = (0..96u16).map(|i| half::f16::from_f32(f32::from(i) * 0.01 - 0.4).to_bits()).collect();
+        let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
+        let a: Vec<f32> = (0..2 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
+        dots(&a, &b, |i, y| assert_eq!(y, crate::simd::math::dot(&a[i * 96..(i + 1) * 96], &floats)));
+    }
+}

@@ -1,0 +1,24 @@
+// out[r, c] = table[ids[r], c].  ids [rows], table [vocab, cols / 2] pairs of float16, out [rows, cols]. One thread per
+// pair.
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    vocab: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> ids: array<u32>;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (wid.y * groups.x + wid.x) * 256u + lane;
+    let pairs = p.cols / 2u;
+    if (i < p.rows * pairs) {
+        let pair = unpack2x16float(table[ids[i / pairs] * pairs + i % pairs]);
+        out[2u * i] = pair.x;
+        out[2u * i + 1u] = pair.y;
+    }
+}
