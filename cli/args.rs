@@ -58,6 +58,9 @@ pub enum Command {
     /// Teachers behind an API
     #[command(subcommand)]
     Teacher(TeacherCommand),
+    /// Measure training, inference and single kernels on a device, beside what the device could do
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Write a commented starter pipeline
     Init(InitArgs),
     /// Print shell completions
@@ -242,6 +245,90 @@ pub struct ProbeArgs {
     pub pipeline: PipelineArgs,
     /// Stage of kind teacher.http (default: all of them)
     pub stage: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// Steps of ternary knowledge distillation on random tokens
+    Train(BenchTrainArgs),
+    /// Read a prompt and decode after it, from a GGUF file
+    Infer(BenchInferArgs),
+    /// Single kernels: time, rate, share of the device's measured peak
+    Kernels(BenchDeviceArgs),
+}
+
+#[derive(Args)]
+pub struct BenchDeviceArgs {
+    /// Device: auto, gpu, cpu or an adapter's name
+    #[arg(long, env = "FLOW_DEVICE", default_value = "auto")]
+    pub device: String,
+    /// CPU threads (default: all cores)
+    #[arg(long, value_name = "N", env = "FLOW_THREADS")]
+    pub threads: Option<usize>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct BenchTrainArgs {
+    /// Shape of the model: poc, poc-teacher, mini, 2b4t or 7b
+    #[arg(long, default_value = "poc")]
+    pub preset: String,
+    /// Sequences of a step
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_zero)]
+    pub batch: usize,
+    /// Tokens of a sequence (default: the preset's)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub seq: Option<usize>,
+    /// Activation bits
+    #[arg(long, default_value_t = 8, value_parser = activation_bits)]
+    pub bits: u32,
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = above_zero)]
+    pub steps: usize,
+    /// Muon for the hidden matrices instead of AdamW
+    #[arg(long)]
+    pub muon: bool,
+    /// Compute a block's activations again in the backward pass instead of keeping them
+    #[arg(long)]
+    pub recompute: bool,
+    #[command(flatten)]
+    pub on: BenchDeviceArgs,
+}
+
+#[derive(Args)]
+pub struct BenchInferArgs {
+    /// GGUF file
+    pub model: PathBuf,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = above_zero)]
+    pub prompt: usize,
+    /// Tokens decoded after it
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = above_zero)]
+    pub decode: usize,
+    /// Sequences together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = above_zero)]
+    pub batch: usize,
+    /// Rounds that count
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = above_zero)]
+    pub repeat: usize,
+    /// Activation bits of ternary linears
+    #[arg(long, default_value_t = 8, value_parser = activation_bits)]
+    pub bits: u32,
+    /// Score the prompt (logits and Top-K at every position) instead of decoding
+    #[arg(long)]
+    pub score: bool,
+    #[command(flatten)]
+    pub on: BenchDeviceArgs,
+}
+
+fn above_zero(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number above 0".into())
+}
+
+fn activation_bits(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| [4, 8].contains(n)).ok_or_else(|| "expected 8 or 4".into())
 }
 
 #[derive(Args)]

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod adopt;
+mod bench;
 mod cache;
 mod compare;
 mod devices;
@@ -50,6 +51,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Cache(command) => cache::cache(registry, &command),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
         Command::Traces(command) => traces::traces(&command),
+        Command::Bench(command) => bench::bench(&command),
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());

@@ -24,7 +24,7 @@ pub fn training(weights: Weights) -> Prints {
     static TERNARY: OnceLock<Prints> = OnceLock::new();
     let cell = if weights == Weights::Float { &FLOAT } else { &TERNARY };
     cell.get_or_init(|| {
-        let shape = TrainShape { batch: 1, seq: 4, top_k: 2, ns_steps: 2 };
+        let shape = TrainShape { batch: 1, seq: 4, top_k: 2, ns_steps: 2, recompute: false };
         fingerprints(&training_kernels(tiny(weights), shape, Optimizer::Muon))
     })
     .clone()

@@ -1,4 +1,5 @@
 //! The built-in kinds of `flow`.
+pub mod bench;
 pub mod data;
 pub mod gguf;
 pub mod lm;

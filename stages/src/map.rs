@@ -23,6 +23,15 @@ impl Mapped {
     }
 }
 
+impl Mapped {
+    /// Lets pages go that were read and will not be for a while: they count as this process's memory until then.
+    pub fn forget(&self, part: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: a private mapping of a file that is only read: pages that are dropped come back from the file.
+        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len()) };
+    }
+}
+
 impl Deref for Mapped {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

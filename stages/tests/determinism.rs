@@ -10,7 +10,7 @@ use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::optimizer::Optimizer;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 
-const SHAPE: TrainShape = TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5 };
+const SHAPE: TrainShape = TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5, recompute: false };
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 

@@ -8,7 +8,7 @@ use flow_shaders::kernel::Kernel;
 use flow_shaders::kernels::{act_quant, attention, gated, gemm, hyper, kd_loss, rmsnorm, rope, ternary, ternary_gemm};
 use flow_shaders::program::{BufferId, ListId, Program};
 use flow_stages::model::config::{ModelConfig, Preset};
-use flow_stages::model::graph::Graph;
+use flow_stages::model::graph::{Graph, Hold};
 
 /// One list of operations with its inputs.
 struct Bench {
@@ -260,7 +260,7 @@ fn rotary(c: &mut Check) {
     let &[batch, heads, len, dim] = shape.as_slice() else { panic!("shape {shape:?}") };
     let theta = c.number("theta").unwrap_or(10_000.0);
     let config = ModelConfig { head_dim: dim, rope_theta: theta, layers: 1, ..Preset::Poc.config() };
-    let table = Graph::new(config, len, false).rope_table();
+    let table = Graph::new(config, len, Hold::Packed).rope_table();
     let mut b = Bench::new();
     let pos = b.words((0..batch * len).map(|r| (r % len) as u32).collect());
     let table = b.floats(&table);
@@ -425,7 +425,7 @@ fn muon(c: &mut Check) {
     let steps = c.golden.shape("grads")[0];
     let [lr, momentum, decay] = ["lr", "momentum", "weight_decay"].map(|key| c.number(key).expect(key) as f32);
     // The list of one matrix, appended to a model's graph: that is where the optimizer builds it.
-    let mut g = Graph::new(ModelConfig { layers: 1, vocab: 2, ..Preset::PocTeacher.config() }, 1, false);
+    let mut g = Graph::new(ModelConfig { layers: 1, vocab: 2, ..Preset::PocTeacher.config() }, 1, Hold::Packed);
     let list = g.program.list("muon");
     let [grad, w, b, clip] =
         [("g", rows * cols), ("w", rows * cols), ("momentum", rows * cols), ("clip", 4)].map(|(name, n)| g.program.persistent(name, n));

@@ -73,6 +73,7 @@ fn run(device: &Device) {
         seq: config.seq,
         top_k: c["topk"].as_u64().unwrap() as usize,
         ns_steps: 5,
+        recompute: false,
     };
     let mut trainer = Trainer::new(device, config.clone(), shape, Optimizer::Adamw).unwrap();
     let params: BTreeMap<String, Vec<f32>> =

@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod kd_loss;
 pub mod kv_store;
 pub mod muon;
+pub mod peak;
 pub mod rmsnorm;
 pub mod rope;
 pub mod sample;
@@ -83,6 +84,8 @@ pub static ALL: &[&Kernel] = &[
     &muon::MUON_NORMALISE,
     &muon::MUON_POLY,
     &muon::MUON_UPDATE,
+    &peak::PEAK_DOT,
+    &peak::PEAK_FMA,
     &rmsnorm::RMSNORM,
     &rmsnorm::RMSNORM_GRAD_G,
     &rmsnorm::RMSNORM_GRAD_X,

@@ -1,6 +1,6 @@
 //! Kernels with one thread per element.
 
-use flow_shaders::kernels::{adamw, elementwise, embed, gated, kv_store, muon, rope};
+use flow_shaders::kernels::{adamw, elementwise, embed, gated, kv_store, muon, peak, rope};
 use proptest::prelude::*;
 
 use crate::harness::{Random, adapter, check, check_exact, hyper, junk, run, size, words};
@@ -49,6 +49,13 @@ proptest! {
         order.sort_by_key(|row| ids[*row as usize]);
         let starts: Vec<u32> = (0..=vocab as u32).map(|v| ids.iter().filter(|id| **id < v).count() as u32).collect();
         check(&embed::EMBED_GRAD, &[starts, order, r.floats(rows * cols, 1.0), r.floats(vocab * cols, 1.0)], &shape, 1e-6, 1e-6);
+    }
+
+    #[test]
+    fn peak_loops(n in size(300), rounds in 1u32..100) {
+        let shape = peak::Shape { n: n as u32, rounds };
+        check(&peak::PEAK_FMA, &[junk(n)], &shape, 1e-5, 1e-6);
+        check_exact(&peak::PEAK_DOT, &[junk(n)], &shape);
     }
 
     #[test]

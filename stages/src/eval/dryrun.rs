@@ -13,6 +13,7 @@ use crate::lm;
 use crate::model::config::{ModelConfig, Preset, Role, Weights};
 use crate::model::graph::Graph;
 use crate::model::inference::{Inference, Uses};
+use crate::model::tensors::half_pair;
 use crate::rng::Rng;
 use crate::train::device_error;
 
@@ -89,7 +90,7 @@ impl Stage for DryRunStage {
     fn run(&self, p: DryRunParams, ctx: &TaskContext) -> Result<(), StageError> {
         let mut config = p.preset.config();
         config.seq = p.seq;
-        let uses = Uses { score: Some((p.batch, p.seq)), logits: true, ..Uses::default() };
+        let uses = Uses { score: Some((p.batch, p.seq)), logits: true, half_tables: true, ..Uses::default() };
         let device = lm::device(ctx)?;
         let planned = Inference::planned_bytes_on(&device, config.clone(), &uses);
         let free = device.free_memory();
@@ -197,6 +198,9 @@ fn random_weights(graph: &Graph, session: &mut Session, seed: u64) -> Result<(),
             })?;
             let s = 1.2 / (t.spec.shape[1] as f32).sqrt();
             session.write_f32(scale, &vec![s; t.spec.shape[0]])?;
+        }
+        if let Some(half) = t.half {
+            session.write_with(half, t.spec.len() / 2, |_| half_pair(0.04 * (rng.uniform() - 0.5), 0.04 * (rng.uniform() - 0.5)))?;
         }
         if let Some(master) = t.master {
             let norm = matches!(t.spec.role, Role::Norm | Role::Scale);

@@ -12,6 +12,7 @@ pub mod special;
 pub mod tokenizer;
 mod tokens;
 pub mod types;
+mod words;
 mod write;
 
 pub use export::{ExportParams, ExportStage};

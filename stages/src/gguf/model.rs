@@ -10,6 +10,7 @@ use super::names::gguf_name;
 use super::quant::dequantise;
 use super::read::GgufFile;
 use super::types::TensorType;
+use super::words::{shared_scale, words};
 use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
 use crate::model::tensors::Tensors;
 use crate::model::ternary::masters;
@@ -94,7 +95,7 @@ fn refuse_extras(file: &GgufFile, architecture: &str) -> Result<(), StageError> 
     Ok(())
 }
 
-/// Tensors of a mapped file of architecture `llama`, found and checked: their values can be made at any time.
+/// Tensors of a mapped file, found and checked: their values can be made at any time.
 pub struct Weights {
     file: GgufFile,
     places: BTreeMap<String, Place>,
@@ -107,6 +108,8 @@ struct Place {
     bytes: Range<usize>,
     /// Columns, where the rows are in llama.cpp's order.
     rotated: Option<usize>,
+    /// Columns and the one scale of a ternary linear.
+    ternary: Option<(usize, f32)>,
 }
 
 impl Weights {
@@ -114,10 +117,34 @@ impl Weights {
     pub fn values(&self, name: &str) -> Vec<f32> {
         let place = &self.places[name];
         let values = dequantise(place.ty, self.file.bytes(place.bytes.clone()));
-        match place.rotated {
-            Some(cols) => rotate_half(self.head_dim, cols, &values),
-            None => values,
+        match (place.rotated, place.ternary) {
+            (Some(cols), _) => rotate_half(self.head_dim, cols, &values),
+            (_, Some((_, scale))) => masters_of(&values, scale),
+            _ => values,
         }
+    }
+
+    /// Packed words and scale of a ternary linear, straight from its blocks.
+    pub fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
+        let place = &self.places[name];
+        let (cols, scale) = place.ternary?;
+        let packed = words(place.ty, self.file.bytes(place.bytes.clone()), cols);
+        self.file.forget(place.bytes.clone());
+        Some((packed, scale))
+    }
+
+    /// Whether a tensor is stored as float16.
+    pub fn is_half(&self, name: &str) -> bool {
+        self.places.get(name).is_some_and(|p| p.ty == TensorType::F16)
+    }
+
+    /// A float16 tensor, two values in a word.
+    pub fn halves(&self, name: &str) -> Vec<u32> {
+        let place = self.places[name].bytes.clone();
+        let pairs = self.file.bytes(place.clone()).chunks_exact(4);
+        let all = pairs.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        self.file.forget(place);
+        all
     }
 }
 
@@ -130,19 +157,29 @@ impl std::fmt::Debug for Weights {
 /// Opens a model.
 pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors), StageError> {
     let mut config = config(&file)?;
-    if config.sub_norm {
+    let mut places = BTreeMap::new();
+    for spec in config.tensors() {
+        let (_, ty, bytes) = file.place(&gguf_name(&spec.name))?;
+        let rotated = !config.sub_norm && (spec.name.ends_with(".q") || spec.name.ends_with(".k"));
+        let linear = config.sub_norm && spec.role == Role::Linear;
+        let scale = if linear { shared_scale(ty, file.bytes(bytes.clone())) } else { None };
+        if linear {
+            file.forget(bytes.clone());
+        }
+        let cols = spec.shape.last().copied().unwrap_or(1);
+        let place = Place { ty, bytes, rotated: rotated.then_some(cols), ternary: scale.map(|s| (cols, s)) };
+        places.insert(spec.name, place);
+    }
+    let packed = config.tensors().iter().filter(|t| t.role == Role::Linear).all(|t| places[&t.name].ternary.is_some());
+    if config.sub_norm && packed {
+        config.weights = Rule::Absmean;
+    } else if config.sub_norm {
         let read = |spec: &TensorSpec| file.floats(&gguf_name(&spec.name)).map(|values| (spec.name.clone(), values));
         let mut tensors = config.tensors().iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
         if ternarise(&config, &mut tensors) {
             config.weights = Rule::Absmean;
         }
         return Ok((config, tensors.into()));
-    }
-    let mut places = BTreeMap::new();
-    for spec in config.tensors() {
-        let (_, ty, bytes) = file.place(&gguf_name(&spec.name))?;
-        let rotated = (spec.name.ends_with(".q") || spec.name.ends_with(".k")).then(|| spec.shape[1]);
-        places.insert(spec.name, Place { ty, bytes, rotated });
     }
     let head_dim = config.head_dim;
     Ok((config, Tensors::Mapped(Arc::new(Weights { file, places, head_dim }))))
@@ -171,9 +208,13 @@ fn ternarise(config: &ModelConfig, tensors: &mut BTreeMap<String, Vec<f32>>) -> 
     let Some(scales) = linears.iter().map(|n| scale_of(&tensors[n])).collect::<Option<Vec<f32>>>() else { return false };
     for (name, scale) in linears.into_iter().zip(scales) {
         if let Some(values) = tensors.get_mut(&name) {
-            let codes: Vec<i8> = values.iter().map(|v| (v / scale) as i8).collect();
-            *values = masters(&codes, scale);
+            *values = masters_of(values, scale);
         }
     }
     true
+}
+
+fn masters_of(values: &[f32], scale: f32) -> Vec<f32> {
+    let codes: Vec<i8> = values.iter().map(|v| (v / scale) as i8).collect();
+    masters(&codes, scale)
 }

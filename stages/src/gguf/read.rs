@@ -209,6 +209,11 @@ impl GgufFile {
         &self.bytes[place]
     }
 
+    /// Lets the pages of a place go.
+    pub fn forget(&self, place: Range<usize>) {
+        self.bytes.forget(place);
+    }
+
     /// Bytes of a tensor.
     pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
         self.place(name).map(|(info, ty, place)| (info, ty, self.bytes(place)))

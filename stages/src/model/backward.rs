@@ -17,8 +17,9 @@ pub(crate) struct Gradients {
 }
 
 impl Graph {
-    /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits.
-    pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients) {
+    /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits. With `recompute` of a
+    /// block only its input is read: the rest is made again.
+    pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients, recompute: bool) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let head_name = if c.tied { "embed" } else { "head" };
         let (head, d_head) = (self.head(), g.grads[self.tensor(head_name)]);
@@ -31,7 +32,9 @@ impl Graph {
         // The gradient of the residual stream: one buffer that every block adds to.
         let dx = self.zeroed(list, "d.stream", rows * c.dim);
         self.norm_grad(list, tape.x_last, "norm", tape.rstd, d_normed, dx, rows, g);
-        for (l, block) in tape.blocks.iter().enumerate().rev() {
+        for (l, kept) in tape.blocks.iter().enumerate().rev() {
+            let again = recompute.then(|| self.block_tape(list, l, kept.x_in, batch, None));
+            let block = again.as_ref().unwrap_or(kept);
             self.mlp_grad(list, l, block, dx, rows, g);
             self.attention_grad(list, l, block, dx, batch, g);
         }

@@ -12,10 +12,23 @@ use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
 pub struct Tensor {
     /// What it is.
     pub spec: TensorSpec,
-    /// f32 values; absent for linears of a packed inference program.
+    /// f32 values; absent for linears of a packed inference program, and for tables that are float16.
     pub master: Option<BufferId>,
+    /// float16 values, two in a word: embedding and head of an inference program.
+    pub half: Option<BufferId>,
     /// Packed ternary codes and scale per output, for ternary linears.
     pub packed: Option<(BufferId, BufferId)>,
+}
+
+/// What of the parameters a program holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// f32 values of everything, beside the codes of ternary linears: training.
+    Masters,
+    /// Codes of ternary linears only, f32 of the rest.
+    Packed,
+    /// As `Packed`, embedding and head as float16.
+    PackedHalf,
 }
 
 /// How an act on a linear's input is held: values, and codes where the linears are ternary.
@@ -113,14 +126,16 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Declares the parameters. `masters`: keep f32 values of ternary linears too (training).
-    pub fn new(config: ModelConfig, positions: usize, masters: bool) -> Self {
+    /// Declares the parameters.
+    pub fn new(config: ModelConfig, positions: usize, hold: Hold) -> Self {
         let mut program = Program::default();
         let mut tensors = Vec::new();
         let ternary = config.weights != Weights::Float;
         for spec in config.tensors() {
             let packs = ternary && spec.role == Role::Linear;
-            let master = (masters || !packs).then(|| program.persistent(&spec.name, spec.len()));
+            let table = matches!(spec.role, Role::Embedding | Role::Head) && spec.shape[1].is_multiple_of(2);
+            let half = (hold == Hold::PackedHalf && table).then(|| program.persistent(&spec.name, spec.len() / 2));
+            let master = (hold == Hold::Masters || !(packs || half.is_some())).then(|| program.persistent(&spec.name, spec.len()));
             let packed = packs.then(|| {
                 let words = spec.shape[0] * ternary::packed_words(spec.shape[1]);
                 (
@@ -128,7 +143,7 @@ impl Graph {
                     program.persistent(format!("{}.scale", spec.name), spec.shape[0]),
                 )
             });
-            tensors.push(Tensor { spec, master, packed });
+            tensors.push(Tensor { spec, master, half, packed });
         }
         let index = tensors.iter().enumerate().map(|(i, t)| (t.spec.name.clone(), i)).collect();
         let hyper = program.persistent("hyper", hyper::LEN);
@@ -191,7 +206,7 @@ impl Graph {
     pub fn ternarise(&mut self, list: ListId) {
         let rule = u32::from(self.config.weights == Weights::Threshold);
         for i in 0..self.tensors.len() {
-            let Tensor { spec, master: Some(w), packed: Some((codes, scale)) } = self.tensors[i].clone() else { continue };
+            let Tensor { spec, master: Some(w), packed: Some((codes, scale)), .. } = self.tensors[i].clone() else { continue };
             let (rows, cols) = (spec.shape[0], spec.shape[1]);
             let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
             let partial = self.program.transient("partial", rows);
@@ -276,6 +291,13 @@ impl Graph {
     }
 
     fn block(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> (BlockTape, BufferId) {
+        let tape = self.block_tape(list, l, x_in, batch, cache);
+        let x_out = self.residual(list, tape.x_mid, tape.down_in, &format!("layers.{l}.down"), batch.rows());
+        (tape, x_out)
+    }
+
+    /// A block up to the input of its last linear.
+    pub(crate) fn block_tape(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> BlockTape {
         let (rows, c) = (batch.rows(), self.config.clone());
         let name = |part: &str| format!("layers.{l}.{part}");
         let (h, rstd_attn) = self.norm(list, x_in, &name("attn_norm"), rows);
@@ -318,28 +340,7 @@ impl Graph {
         self.program.push(list, &gated::GATED, &[gate, up, act], &shape);
         let (act_normed, sub_mlp) = self.sub_norm(list, act, &name("mlp_sub_norm"), rows);
         let down_in = self.act(list, act_normed, rows);
-        let x_out = self.residual(list, x_mid, down_in, &name("down"), rows);
-        let tape = BlockTape {
-            x_in,
-            rstd_attn,
-            h_attn,
-            q,
-            k,
-            v,
-            o,
-            stats,
-            sub_attn,
-            o_in,
-            x_mid,
-            rstd_mlp,
-            h_mlp,
-            gate,
-            up,
-            act,
-            sub_mlp,
-            down_in,
-        };
-        (tape, x_out)
+        BlockTape { x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in }
     }
 
     /// SubLN where the model has it: (its output, its rstd).
@@ -358,11 +359,20 @@ impl Graph {
 
     /// Appends the forward pass; logits `[rows, vocab]` are transient unless `logits` names a buffer.
     pub(crate) fn forward(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, logits: Option<BufferId>) -> Tape {
+        let rows = batch.rows();
+        let (blocks, x_last) = self.hidden(list, batch, cache);
+        let (normed, rstd, logits) = self.project(list, x_last, rows, logits);
+        Tape { blocks, x_last, rstd, normed, logits }
+    }
+
+    /// Embedding and blocks: what the backward pass needs of them, and the residual stream at the end.
+    fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>) -> (Vec<BlockTape>, BufferId) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let x = self.program.transient("embedded", rows * c.dim);
         let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
-        let table = self.values("embed");
-        self.program.push(list, &embed::EMBED, &[batch.ids, table, x], &shape);
+        let (table, half) = self.table("embed");
+        let kernel = if half { &embed::EMBED_HALF } else { &embed::EMBED };
+        self.program.push(list, kernel, &[batch.ids, table, x], &shape);
         let mut blocks = Vec::new();
         let mut x_last = x;
         for l in 0..c.layers {
@@ -370,11 +380,36 @@ impl Graph {
             blocks.push(tape);
             x_last = out;
         }
-        let (normed, rstd) = self.norm(list, x_last, "norm", rows);
-        let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * c.vocab));
-        let head = self.head();
-        let shape = gemm::Shape { m: rows as u32, n: c.vocab as u32, k: c.dim as u32, add: 0, symmetric: 0 };
-        self.program.push(list, &gemm::GEMM_NT, &[normed, head, logits], &shape);
-        Tape { blocks, x_last, rstd, normed, logits }
+        (blocks, x_last)
+    }
+
+    /// The last norm and the head: (normed, its rstd, logits).
+    fn project(&mut self, list: ListId, x: BufferId, rows: usize, logits: Option<BufferId>) -> (BufferId, BufferId, BufferId) {
+        let (vocab, dim) = (self.config.vocab, self.config.dim);
+        let (normed, rstd) = self.norm(list, x, "norm", rows);
+        let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * vocab));
+        let (head, half) = self.table(if self.config.tied { "embed" } else { "head" });
+        let kernel = if half { &gemm::GEMM_NT_HALF } else { &gemm::GEMM_NT };
+        let shape = gemm::Shape { m: rows as u32, n: vocab as u32, k: dim as u32, add: 0, symmetric: 0 };
+        self.program.push(list, kernel, &[normed, head, logits], &shape);
+        (normed, rstd, logits)
+    }
+
+    /// Embedding or head, and whether it is float16.
+    fn table(&self, name: &str) -> (BufferId, bool) {
+        match self.tensors[self.index[name]].half {
+            Some(half) => (half, true),
+            None => (self.values(name), false),
+        }
+    }
+
+    /// Appends a forward pass into a cache whose logits are those of one row of each sequence, `rows [sequences]`.
+    pub(crate) fn prefill(&mut self, list: ListId, batch: &Batch, cache: &Cache, rows: BufferId) -> BufferId {
+        let (n, dim) = (batch.sequences, self.config.dim);
+        let (_, x_last) = self.hidden(list, batch, Some(cache));
+        let x = self.program.transient("last rows", n * dim);
+        let shape = embed::Shape { rows: n as u32, cols: dim as u32, vocab: batch.rows() as u32 };
+        self.program.push(list, &embed::EMBED, &[rows, x_last, x], &shape);
+        self.project(list, x, n, None).2
     }
 }

@@ -6,7 +6,7 @@ use flow_shaders::pack_ternary;
 use flow_shaders::program::{BufferId, ListId, Program};
 
 use super::config::{ModelConfig, Weights};
-use super::graph::{Batch, Graph};
+use super::graph::{Batch, Graph, Hold};
 use super::tensors::Source;
 use super::trainer::qmax;
 
@@ -27,6 +27,10 @@ pub struct Uses {
     pub sampling: Option<(f32, f32)>,
     /// Rows whose logits can be read back (`score_logits`), instead of being thrown away.
     pub logits: bool,
+    /// Tokens of every decoded sequence that are read together ([`Inference::prefill`]), 0: none.
+    pub prefill: usize,
+    /// Embedding and head as float16. A model whose file has them so is held so, whatever this says.
+    pub half_tables: bool,
 }
 
 struct Score {
@@ -52,6 +56,14 @@ struct Decode {
     chosen: BufferId,
     greedy: ListId,
     sampled: ListId,
+    prefill: Option<Prefill>,
+}
+
+struct Prefill {
+    batch: Batch,
+    /// Row of each sequence whose next token is chosen.
+    rows: BufferId,
+    list: ListId,
 }
 
 /// Top-K of every row of a scored batch.
@@ -76,7 +88,8 @@ pub struct Inference {
 
 impl Inference {
     /// Plans, allocates and loads a model.
-    pub fn new(device: &Device, config: ModelConfig, tensors: &impl Source, uses: Uses) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, config: ModelConfig, tensors: &impl Source, mut uses: Uses) -> Result<Self, DeviceError> {
+        uses.half_tables |= tensors.is_half("embed") && (config.tied || tensors.is_half("head"));
         let built = build(config, &uses);
         let mut session = device.load(built.program)?;
         built.graph.load(&mut session, tensors)?;
@@ -104,6 +117,9 @@ impl Inference {
         }
         if let (Some(d), Some((n, kv_len))) = (&decode, uses.decode) {
             session.write(d.batch.mask, &vec![1; n * kv_len])?;
+            if let Some(p) = &d.prefill {
+                session.write(p.batch.mask, &vec![1; n * kv_len])?;
+            }
         }
         let mut ready = Self { session, hyper: graph.hyper, config: graph.config, uses, score, decode };
         ready.set_bits(8, 1.0)?;
@@ -229,6 +245,30 @@ impl Inference {
     }
 }
 
+impl Inference {
+    /// Feeds `len` tokens (at most `prefill`) to every sequence from position `first` on, and chooses the next ones
+    /// greedily. `ids [sequences, len]`.
+    pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>, DeviceError> {
+        let d = self.decode.as_ref().expect("built with `decode`");
+        let p = d.prefill.as_ref().expect("built with `prefill`");
+        let (n, chunk) = (p.batch.sequences, p.batch.q_len);
+        // A shorter chunk repeats its last token: what that leaves at later positions of the cache is overwritten before
+        // it is read.
+        let at = |i: usize, t: usize| ids[i * len + t.min(len - 1)];
+        let padded: Vec<u32> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
+        assert!(first + chunk <= self.uses.decode.map_or(0, |u| u.1), "a chunk of {chunk} from position {first} on does not fit");
+        let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk) as u32).collect();
+        let rows: Vec<u32> = (0..n).map(|i| (i * chunk + len - 1) as u32).collect();
+        let (list, chosen) = (p.list, d.chosen);
+        let (ids_at, pos_at, rows_at) = (p.batch.ids, p.batch.pos, p.rows);
+        self.session.write(ids_at, &padded)?;
+        self.session.write(pos_at, &pos)?;
+        self.session.write(rows_at, &rows)?;
+        self.session.run(list)?;
+        self.session.read(chosen)
+    }
+}
+
 struct Built {
     program: Program,
     graph: Graph,
@@ -238,7 +278,8 @@ struct Built {
 
 fn build(config: ModelConfig, uses: &Uses) -> Built {
     let positions = uses.score.map_or(0, |s| s.1).max(uses.decode.map_or(0, |d| d.1)).max(1);
-    let mut graph = Graph::new(config, positions, false);
+    let hold = if uses.half_tables { Hold::PackedHalf } else { Hold::Packed };
+    let mut graph = Graph::new(config, positions, hold);
     let score = uses.score.map(|(n, seq)| build_score(&mut graph, uses, n, seq));
     let decode = uses.decode.map(|(n, kv_len)| build_decode(&mut graph, uses, n, kv_len));
     let program = std::mem::take(&mut graph.program);
@@ -292,7 +333,8 @@ fn build_decode(g: &mut Graph, uses: &Uses, n: usize, kv_len: usize) -> Decode {
     let batch = g.batch("decode", n, 1, kv_len);
     let cache = g.cache("cache", n, kv_len);
     let vocab = g.config.vocab as u32;
-    let d = Decode {
+    let mut d = Decode {
+        prefill: None,
         batch,
         uniform: g.program.persistent("uniform", n),
         chosen: g.program.persistent("chosen", n),
@@ -307,6 +349,17 @@ fn build_decode(g: &mut Graph, uses: &Uses, n: usize, kv_len: usize) -> Decode {
         let shape = sample::Shape { rows: n as u32, vocab, temperature, top_p };
         g.program.push(d.sampled, &sample::SAMPLE, &[tape.logits, d.uniform, d.chosen], &shape);
     }
+    if uses.prefill > 0 {
+        let p = Prefill {
+            batch: g.batch("prefill", n, uses.prefill, kv_len),
+            rows: g.program.persistent("prefill.rows", n),
+            list: g.program.list("prefill"),
+        };
+        let logits = g.prefill(p.list, &p.batch, &cache, p.rows);
+        let shape = sample::Shape { rows: n as u32, vocab, temperature: 1.0, top_p: 1.0 };
+        g.program.push(p.list, &sample::ARGMAX, &[logits, d.chosen], &shape);
+        d.prefill = Some(p);
+    }
     d
 }
 
@@ -314,14 +367,17 @@ impl Graph {
     /// Writes parameters into a session of this graph's program, packing the ternary linears.
     fn load(&self, session: &mut Session, tensors: &impl Source) -> Result<(), DeviceError> {
         for t in &self.tensors {
-            let values = &tensors.tensor(&t.spec.name);
+            let name = &t.spec.name;
             if let Some(master) = t.master {
-                session.write_f32(master, values)?;
+                session.write_f32(master, &tensors.tensor(name))?;
+            }
+            if let Some(half) = t.half {
+                session.write(half, &tensors.halves(name))?;
             }
             if let Some((codes, scale)) = t.packed {
                 let rule = u32::from(self.config.weights == Weights::Threshold);
                 let (rows, cols) = (t.spec.shape[0], t.spec.shape[1]);
-                let (words, s) = pack_ternary(values, cols, rule);
+                let (words, s) = tensors.packed(name).unwrap_or_else(|| pack_ternary(&tensors.tensor(name), cols, rule));
                 debug_assert_eq!(words.len(), rows * ternary::packed_words(cols));
                 session.write(codes, &words)?;
                 session.write_f32(scale, &vec![s; rows])?;

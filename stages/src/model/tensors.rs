@@ -11,6 +11,25 @@ use crate::gguf::model::Weights as GgufWeights;
 pub trait Source {
     /// Values of a tensor of the model.
     fn tensor(&self, name: &str) -> Cow<'_, [f32]>;
+    /// Whether a table is held as float16, and so can stay it.
+    fn is_half(&self, _name: &str) -> bool {
+        false
+    }
+    /// Such a table, two values in a word.
+    fn halves(&self, name: &str) -> Vec<u32> {
+        let values = self.tensor(name);
+        values.chunks(2).map(|v| half_pair(v[0], v.get(1).copied().unwrap_or(0.0))).collect()
+    }
+    /// Packed words and scale of a ternary linear, where they are held so.
+    fn packed(&self, _name: &str) -> Option<(Vec<u32>, f32)> {
+        None
+    }
+}
+
+/// Two float16 in a word, the first one low.
+pub fn half_pair(low: f32, high: f32) -> u32 {
+    let bits = |x: f32| u32::from(half::f16::from_f32(x).to_bits());
+    bits(low) | bits(high) << 16
 }
 
 impl Source for BTreeMap<String, Vec<f32>> {
@@ -33,6 +52,21 @@ impl Source for Tensors {
         match self {
             Tensors::Held(all) => all.tensor(name),
             Tensors::Mapped(file) => Cow::Owned(file.values(name)),
+        }
+    }
+    fn is_half(&self, name: &str) -> bool {
+        matches!(self, Tensors::Mapped(file) if file.is_half(name))
+    }
+    fn halves(&self, name: &str) -> Vec<u32> {
+        match self {
+            Tensors::Held(all) => all.halves(name),
+            Tensors::Mapped(file) => file.halves(name),
+        }
+    }
+    fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
+        match self {
+            Tensors::Held(_) => None,
+            Tensors::Mapped(file) => file.packed(name),
         }
     }
 }

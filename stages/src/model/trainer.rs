@@ -8,7 +8,7 @@ use flow_shaders::program::{BufferId, ListId};
 
 use super::backward::Gradients;
 use super::config::{ModelConfig, Weights};
-use super::graph::{Batch, Graph};
+use super::graph::{Batch, Graph, Hold};
 use super::optimizer::{Optimizer, State};
 
 /// Sizes of a training program.
@@ -22,6 +22,8 @@ pub struct TrainShape {
     pub top_k: usize,
     /// Newton–Schulz steps of Muon.
     pub ns_steps: usize,
+    /// Compute a block's activations again in the backward pass: the same bits, less memory, a fourth more work.
+    pub recompute: bool,
 }
 
 /// One micro-batch on the host; all rows are `batch · seq`, row-major.
@@ -286,7 +288,7 @@ struct Parts {
 }
 
 fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph, Parts) {
-    let mut graph = Graph::new(config, shape.seq, true);
+    let mut graph = Graph::new(config, shape.seq, Hold::Masters);
     let rows = shape.batch * shape.seq;
     let batch = graph.batch("batch", shape.batch, shape.seq, shape.seq);
     let vocab = graph.config.vocab;
@@ -323,7 +325,7 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
     loss(&mut graph, lists.micro, &io, tape.logits, shape);
     let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
     graph.program.push(lists.micro, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
-    graph.backward(lists.micro, &batch, &tape, &gradients);
+    graph.backward(lists.micro, &batch, &tape, &gradients, shape.recompute);
     graph.update(lists.update, &gradients.grads, &states, io.clip, shape.ns_steps);
     let tape = graph.forward(lists.evaluate, &batch, None, None);
     loss(&mut graph, lists.evaluate, &io, tape.logits, shape);

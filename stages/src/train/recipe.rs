@@ -53,6 +53,9 @@ pub struct Recipe {
     pub batch: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
+    /// Compute a block's activations again in the backward pass: the same result in less memory, a fourth slower.
+    #[schemars(extend("x-key" = false))]
+    pub recompute: bool,
     /// Seed of initial weights and order.
     pub seed: u64,
     /// Steps between points of the loss curve.
@@ -81,6 +84,7 @@ impl Default for Recipe {
             clip: 1.0,
             batch: 4,
             accumulate: 1,
+            recompute: false,
             seed: 1234,
             log_every: 10,
             checkpoint_every: 200,

@@ -66,7 +66,7 @@ pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
 /// Trains to the budget, from the last checkpoint of this task if there is one.
 pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
     let r = job.recipe;
-    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: loader.top_k(), ns_steps: r.ns_steps };
+    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: loader.top_k(), ns_steps: r.ns_steps, recompute: r.recompute };
     let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
     ctx.computes_on(&device.name());
     let mut progress = Progress::default();

@@ -132,7 +132,8 @@ mod tests {
             let q: Vec<u32> = bytemuck::pod_collect_to_vec(&values);
             let (step, scale) = (vec![1.0; rows], vec![1.0; outs]);
             let s = Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
-            let mut paths: Vec<(&str, Box<dyn Fn(&Shape, &Product<'_>, &Target<'_>)>)> = Vec::new();
+            type Run = Box<dyn Fn(&Shape, &Product<'_>, &Target<'_>)>;
+            let mut paths: Vec<(&str, Run)> = Vec::new();
             for tile in tile::all() {
                 paths.push((tile.name, Box::new(move |s, ops, y| panels(tile, s, ops, y))));
             }

@@ -107,12 +107,7 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn stretch<const R: usize>(
-    row: &[u32],
-    blocks: std::ops::Range<usize>,
-    width: usize,
-    arranged: &[u32],
-) -> [std::arch::x86_64::__m256i; R] {
+fn stretch<const R: usize>(row: &[u32], blocks: std::ops::Range<usize>, width: usize, arranged: &[u32]) -> [std::arch::x86_64::__m256i; R] {
     use std::arch::x86_64::{
         _mm256_add_epi16, _mm256_and_si256, _mm256_loadu_si256, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_setzero_si256,
         _mm256_srli_epi16,

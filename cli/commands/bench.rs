@@ -1,0 +1,72 @@
+//! `flow bench`.
+
+use flow_engine::plugin::StageError;
+use flow_engine::problem::Problem;
+use flow_shaders::device::open;
+use flow_stages::bench::{self, InferBench, TrainBench};
+use flow_stages::model::config::Preset;
+use flow_stages::model::optimizer::Optimizer;
+use serde_json::Value;
+
+use crate::args::{BenchCommand, BenchTrainArgs};
+use crate::commands::print;
+use crate::failure::Failure;
+
+pub fn bench(command: &BenchCommand) -> Result<u8, Failure> {
+    let on = match command {
+        BenchCommand::Train(a) => &a.on,
+        BenchCommand::Infer(a) => &a.on,
+        BenchCommand::Kernels(on) => on,
+    };
+    let device = open(&on.device, on.threads.unwrap_or(0)).map_err(|e| Failure::Broken(e.to_string()))?;
+    let report = match command {
+        BenchCommand::Train(a) => bench::train(&device, &training(a)?),
+        BenchCommand::Infer(a) => {
+            let b = InferBench { prompt: a.prompt, decode: a.decode, batch: a.batch, repeat: a.repeat, bits: a.bits, score: a.score };
+            bench::infer(&device, &a.model, &b)
+        }
+        BenchCommand::Kernels(_) => bench::kernels(&device),
+    };
+    match report {
+        Ok(report) if on.json => print(&report.to_string()),
+        Ok(report) => show(&report),
+        Err(e) => return Ok(failed(&e)),
+    }
+    Ok(0)
+}
+
+fn training(a: &BenchTrainArgs) -> Result<TrainBench, Failure> {
+    let preset = Preset::ALL.into_iter().find(|p| p.name() == a.preset).ok_or_else(|| {
+        let names = Preset::ALL.map(Preset::name).join(", ");
+        Problem::new(format!("no preset is called `{}`: there are {names}", a.preset))
+    })?;
+    let optimizer = if a.muon { Optimizer::Muon } else { Optimizer::Adamw };
+    Ok(TrainBench { preset, batch: a.batch, seq: a.seq, bits: a.bits, steps: a.steps, optimizer, recompute: a.recompute })
+}
+
+fn failed(e: &StageError) -> u8 {
+    eprintln!("error: {e}{}", e.help.as_ref().map_or(String::new(), |h| format!("\n  help: {h}")));
+    1
+}
+
+/// A line for each figure; kernels as a table.
+fn show(report: &Value) {
+    for (name, value) in report.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        match value {
+            Value::Array(rows) => rows.iter().for_each(kernel),
+            Value::Object(parts) => parts.iter().for_each(|(part, value)| print(&format!("{:24}  {value}", format!("{name} {part}")))),
+            Value::Number(n) if name.ends_with("_bytes") => {
+                print(&format!("{name:24}  {} ({} MiB)", n, n.as_u64().unwrap_or(0) >> 20));
+            }
+            _ => print(&format!("{name:24}  {text}")),
+        }
+    }
+}
+
+fn kernel(row: &Value) {
+    let text = |key: &str| row[key].as_str().unwrap_or_default();
+    let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    let (ms, rate, share) = (number("ms"), number("rate"), 100.0 * number("share_of_peak"));
+    print(&format!("{:14}  {:28}  {ms:9.3} ms  {rate:9.1} {:8}  {share:5.1} % of peak", text("kernel"), text("shape"), text("unit")));
+}

@@ -1,0 +1,98 @@
+//! Reading a prompt and decoding after it, out of a GGUF file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use flow_engine::plugin::StageError;
+use flow_shaders::device::Device;
+use serde_json::{Value, json};
+
+use super::{median, peak_rss, rounded};
+use crate::gguf::{GgufFile, model};
+use crate::model::inference::{Inference, Uses};
+use crate::rng::Rng;
+use crate::train::device_error;
+
+/// What is inferred.
+#[derive(Clone, Copy, Debug)]
+pub struct InferBench {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens decoded after it.
+    pub decode: usize,
+    /// Sequences together.
+    pub batch: usize,
+    /// Rounds that count, after one that does not.
+    pub repeat: usize,
+    /// Activation bits of ternary linears, 8 or 4.
+    pub bits: u32,
+    /// Score the prompt, logits at every position, instead of reading it into the cache.
+    pub score: bool,
+}
+
+/// Tokens that are read together.
+const CHUNK: usize = 128;
+
+/// Measures; tokens/s count those of all sequences.
+pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, StageError> {
+    let began = Instant::now();
+    let (config, tensors) = model::load(GgufFile::read(path)?)?;
+    let chunk = CHUNK.min(b.prompt).max(1);
+    let kv_len = b.prompt.next_multiple_of(chunk) + b.decode;
+    let mut uses = Uses { decode: Some((b.batch, kv_len)), prefill: chunk, ..Uses::default() };
+    if b.score {
+        uses = Uses { score: Some((b.batch, b.prompt)), top_k: 20, ..Uses::default() };
+    }
+    let mut lm = Inference::new(device, config.clone(), &tensors, uses).map_err(device_error)?;
+    lm.set_bits(b.bits, 1.0).map_err(device_error)?;
+    let load = began.elapsed().as_secs_f64();
+    let mut rng = Rng::new(1, "bench prompt");
+    let (mut read, mut decoded) = (Vec::new(), Vec::new());
+    for round in 0..=b.repeat {
+        let ids: Vec<u32> = (0..b.batch * b.prompt).map(|_| rng.below(config.vocab) as u32).collect();
+        let began = Instant::now();
+        if b.score {
+            lm.top_k(&ids, &vec![1; ids.len()]).map_err(device_error)?;
+        } else {
+            let next = prefill(&mut lm, &ids, b, chunk)?;
+            let prompt_seconds = began.elapsed().as_secs_f64();
+            let began = Instant::now();
+            decode(&mut lm, next, b)?;
+            if round > 0 {
+                decoded.push((b.batch * b.decode) as f64 / began.elapsed().as_secs_f64());
+                read.push(ids.len() as f64 / prompt_seconds);
+            }
+            continue;
+        }
+        if round > 0 {
+            read.push(ids.len() as f64 / began.elapsed().as_secs_f64());
+        }
+    }
+    let name = if b.score { "score_tokens_per_second" } else { "prefill_tokens_per_second" };
+    let mut out = json!({
+        "bench": "infer", "model": path.file_name().map(|n| n.to_string_lossy()), "parameters": config.parameters(),
+        "prompt": b.prompt, "decode": b.decode, "batch": b.batch, "bits": b.bits, "load_seconds": rounded(load),
+        name: rounded(median(read)), "planned_bytes": lm.bytes(), "peak_rss_bytes": peak_rss(), "device": device.name(),
+    });
+    if !b.score {
+        out["decode_tokens_per_second"] = rounded(median(decoded));
+    }
+    Ok(out)
+}
+
+fn prefill(lm: &mut Inference, ids: &[u32], b: &InferBench, chunk: usize) -> Result<Vec<u32>, StageError> {
+    let mut next = Vec::new();
+    for first in (0..b.prompt).step_by(chunk) {
+        let len = chunk.min(b.prompt - first);
+        let part: Vec<u32> = ids.chunks_exact(b.prompt).flat_map(|s| s[first..first + len].iter().copied()).collect();
+        next = lm.prefill(&part, first, len).map_err(device_error)?;
+    }
+    Ok(next)
+}
+
+fn decode(lm: &mut Inference, mut next: Vec<u32>, b: &InferBench) -> Result<(), StageError> {
+    for t in 0..b.decode {
+        next = lm.step(&next, &vec![(b.prompt + t) as u32; b.batch], None).map_err(device_error)?;
+    }
+    Ok(())
+}
