@@ -27,7 +27,7 @@ impl CpuDevice {
         format!("cpu ({} threads, {})", self.pool.current_num_threads(), crate::simd::level())
     }
     pub(crate) fn allocate(&self, plan: &Plan) -> CpuBackend {
-        CpuBackend { pool: self.pool.clone(), slots: plan.slots.iter().map(|w| vec![0u32; *w]).collect() }
+        CpuBackend { pool: self.pool.clone(), slots: plan.slots.iter().map(|w| Slot::zeroed(*w)).collect() }
     }
 }
 
@@ -63,7 +63,37 @@ pub fn free_memory() -> Option<u64> {
 
 pub(crate) struct CpuBackend {
     pool: Arc<rayon::ThreadPool>,
-    slots: Vec<Vec<u32>>,
+    slots: Vec<Slot>,
+}
+
+/// Words from the start of a cache line on, so that no vector of them crosses one.
+#[derive(Default)]
+struct Slot {
+    lines: Vec<Line>,
+    words: usize,
+}
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([u32; 16]);
+
+impl Slot {
+    fn zeroed(words: usize) -> Self {
+        Self { lines: bytemuck::zeroed_vec(words.div_ceil(16)), words }
+    }
+}
+
+impl std::ops::Deref for Slot {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        &bytemuck::cast_slice(&self.lines)[..self.words]
+    }
+}
+
+impl std::ops::DerefMut for Slot {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.words]
+    }
 }
 
 impl Backend for CpuBackend {
@@ -87,9 +117,9 @@ impl Backend for CpuBackend {
 
 /// Runs the twins of independent operations at the same time. Written slots are taken out of the table for the time of
 /// the call, so that no borrow overlaps; operations of a group write different slots and read none of them.
-fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Vec<u32>]) {
+fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
     let slot = |op: &Op, i: usize| plan.slot_of[op.buffers[i].0 as usize];
-    let mut taken: Vec<Vec<Option<Vec<u32>>>> = group
+    let mut taken: Vec<Vec<Option<Slot>>> = group
         .iter()
         .map(|op| {
             let written =
@@ -97,8 +127,8 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Vec<u32>]
             op.kernel.bindings.iter().enumerate().map(written).collect()
         })
         .collect();
-    let shared: &[Vec<u32>] = slots;
-    let run = |op: &Op, taken: &mut Vec<Option<Vec<u32>>>| {
+    let shared: &[Slot] = slots;
+    let run = |op: &Op, taken: &mut Vec<Option<Slot>>| {
         let bufs = taken
             .iter_mut()
             .enumerate()

@@ -75,6 +75,14 @@ pub(crate) mod scratch {
         with(len, |buffer| body(bytemuck::cast_slice_mut(buffer)))
     }
 
+    /// As [`with_words`], from the start of a cache line on: no vector crosses one.
+    pub(crate) fn with_aligned_words<R>(len: usize, body: impl FnOnce(&mut [u32]) -> R) -> R {
+        with_words(len + 16, |buffer| {
+            let skip = buffer.as_ptr().align_offset(64).min(16);
+            body(&mut buffer[skip..skip + len])
+        })
+    }
+
     /// Lends a buffer of `len` floats with arbitrary content.
     pub(crate) fn with<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();

@@ -15,6 +15,8 @@ use crate::simd::scratch;
 const GROUP: usize = 24;
 /// Fewer rows a sequence than this go over the keys directly.
 const FEW: usize = 8;
+/// Keys' floats below which another thread costs more than it does.
+const PARALLEL_FLOATS: usize = 16_384;
 
 struct Dims {
     d: usize,
@@ -71,16 +73,18 @@ struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
+    /// Heads in parallel where there is enough to do.
     fn decode(&self, n: &Dims, o: &mut [f32], stats: &mut [f32]) {
-        scratch::with(n.kv_len, |w| {
-            for i in 0..n.q_len {
-                let mask = &self.mask[..=self.pos[i] as usize];
-                for h in 0..n.heads {
-                    let at = h / n.group * n.d;
-                    let row = i * n.width + h * n.d..i * n.width + (h + 1) * n.d;
-                    stats[(i * n.heads + h) * 2] = attend(&self.q[row.clone()], &self.k[at..], &self.v[at..], mask, n, w, &mut o[row]);
-                }
-            }
+        let longest = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
+        let together = (PARALLEL_FLOATS / (longest * n.d).max(1)).max(1);
+        let heads = o.par_chunks_mut(n.d).zip(stats.par_chunks_mut(2)).enumerate().with_min_len(together);
+        heads.for_each(|(row, (o, stats))| {
+            let (i, h) = (row / n.heads, row % n.heads);
+            let mask = &self.mask[..=self.pos[i] as usize];
+            let at = h / n.group * n.d;
+            scratch::with(mask.len(), |w| {
+                stats[0] = attend(&self.q[row * n.d..(row + 1) * n.d], &self.k[at..], &self.v[at..], mask, n, w, o);
+            });
         });
     }
 

@@ -15,15 +15,23 @@ const LANES: usize = 8;
 const STRETCH: usize = 16;
 /// Tokens of a group.
 const ROWS: usize = 8;
+/// So few tokens that reading the codes is what takes the time.
+const FEW: usize = 2;
+/// Words that are fetched ahead of their use.
+const AHEAD: usize = 256;
 /// Outputs that one task computes at a time: their codes stay in the cache for all tokens.
 const OUTS: usize = 32;
 
-/// Activations of a row as the codes meet them: vector `4·b + p` holds what belongs to field `p` of words `8b ..`.
-fn arrange(q: &[u32], blocks: usize, out: &mut [u32]) {
-    out[..blocks * 4 * LANES].fill(0);
-    for (w, four) in q.chunks_exact(4).enumerate() {
-        for (p, x) in four.iter().enumerate() {
-            out[((w / LANES) * 4 + p) * LANES + w % LANES] = *x;
+/// Activations of some rows as the codes meet them: vector `(b·rows + r)·4 + p` holds what belongs to field `p` of the
+/// words from `8·b` on, for row `r`.
+fn arrange(q: &[u32], words: usize, out: &mut [u32]) {
+    out.fill(0);
+    let rows = q.len() / (words * 4);
+    for (r, q) in q.chunks_exact(words * 4).enumerate() {
+        for (w, four) in q.chunks_exact(4).enumerate() {
+            for (p, x) in four.iter().enumerate() {
+                out[((w / LANES * rows + r) * 4 + p) * LANES + w % LANES] = *x;
+            }
         }
     }
 }
@@ -34,8 +42,9 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
     let blocks = words.div_ceil(LANES);
     let width = blocks * 4 * LANES;
-    scratch::with_words(rows * width, |arranged| {
-        arranged.par_chunks_mut(width).zip(ops.q.par_chunks(words * 4)).with_min_len(4).for_each(|(a, q)| arrange(q, blocks, a));
+    scratch::with_aligned_words(rows * width, |arranged| {
+        let groups = arranged.par_chunks_mut(ROWS * width).zip(ops.q[..rows * words * 4].par_chunks(ROWS * words * 4));
+        groups.for_each(|(out, q)| arrange(q, words, out));
         let arranged: &[u32] = arranged;
         let per = outs.div_ceil(OUTS).div_ceil(rayon::current_num_threads() * 4).max(1) * OUTS;
         (0..outs.div_ceil(per)).into_par_iter().for_each(|part| {
@@ -81,15 +90,17 @@ fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut 
 fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut [i32; OUTS * ROWS]) {
     use std::arch::x86_64::{_mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
     let blocks = words.div_ceil(LANES);
-    let width = blocks * 4 * LANES;
-    assert!(arranged.len() >= R * width);
+    assert!(arranged.len() >= R * blocks * 4 * LANES);
     let mut totals = [[_mm256_setzero_si256(); R]; OUTS];
-    for b0 in (0..blocks).step_by(STRETCH) {
-        let b1 = blocks.min(b0 + STRETCH);
+    // Few tokens: codes come from memory, row by row. Many: the activations of a stretch stay in the nearest cache.
+    let at_once = if R <= FEW { blocks } else { STRETCH };
+    for from in (0..blocks).step_by(at_once.max(1)) {
         for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
-            let short = stretch::<R>(row, b0..b1, width, arranged);
-            for (t, s) in totals.iter_mut().zip(short) {
-                *t = _mm256_add_epi32(*t, _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
+            for b0 in (from..blocks.min(from + at_once)).step_by(STRETCH) {
+                let short = stretch::<R>(row, b0..blocks.min(b0 + STRETCH), arranged);
+                for (t, s) in totals.iter_mut().zip(short) {
+                    *t = _mm256_add_epi32(*t, _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
+                }
             }
         }
     }
@@ -107,39 +118,55 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn stretch<const R: usize>(row: &[u32], blocks: std::ops::Range<usize>, width: usize, arranged: &[u32]) -> [std::arch::x86_64::__m256i; R] {
-    use std::arch::x86_64::{
-        _mm256_add_epi16, _mm256_and_si256, _mm256_loadu_si256, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_setzero_si256,
-        _mm256_srli_epi16,
-    };
-    let mask = _mm256_set1_epi8(3);
+fn stretch<const R: usize>(row: &[u32], blocks: std::ops::Range<usize>, arranged: &[u32]) -> [std::arch::x86_64::__m256i; R] {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm256_setzero_si256};
     let mut short = [_mm256_setzero_si256(); R];
-    for b in blocks {
-        let whole = (b + 1) * LANES <= row.len();
-        let mut tail = [0u32; LANES];
-        if !whole {
-            // Past the end of the row activations are 0: any code will do.
-            let rest = &row[b * LANES..];
-            tail[..rest.len()].copy_from_slice(rest);
-        }
-        // SAFETY: either eight words of the row are left, or the buffer of eight is read.
-        let v = unsafe { _mm256_loadu_si256(if whole { row.as_ptr().add(b * LANES) } else { tail.as_ptr() }.cast()) };
-        let fields = [
-            _mm256_and_si256(v, mask),
-            _mm256_and_si256(_mm256_srli_epi16::<2>(v), mask),
-            _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask),
-            _mm256_and_si256(_mm256_srli_epi16::<6>(v), mask),
-        ];
-        for (r, s) in short.iter_mut().enumerate() {
-            let mut products = [_mm256_setzero_si256(); 4];
-            for (p, (x, field)) in products.iter_mut().zip(fields).enumerate() {
-                // SAFETY: b is below the blocks of a row, r below R; `stretches` asserted the length.
-                let a = unsafe { _mm256_loadu_si256(arranged.as_ptr().add(r * width + (b * 4 + p) * LANES).cast()) };
-                *x = _mm256_maddubs_epi16(field, a);
+    let whole = row.len() / LANES;
+    assert!(blocks.end <= whole + 1);
+    for b in blocks.start..blocks.end.min(whole) {
+        let codes = row.as_ptr().wrapping_add(b * LANES);
+        // SAFETY: eight words of the row are left; the prefetch is a hint that reads nothing, whatever the address;
+        // b is below the blocks of a row, so `arranged` has its vectors (`stretches` asserted the length).
+        unsafe {
+            if R <= FEW {
+                // The codes lie one row after the other; a kilobyte ahead hides the memory's latency.
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
             }
-            let [a, b, c, d] = products;
-            *s = _mm256_add_epi16(*s, _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d)));
+            multiply(_mm256_loadu_si256(codes.cast()), arranged.as_ptr().add(b * R * 4 * LANES), &mut short);
         }
     }
+    if blocks.end > whole {
+        // Past the end of the row activations are 0: any code will do.
+        let mut tail = [0u32; LANES];
+        let rest = &row[whole * LANES..];
+        tail[..rest.len()].copy_from_slice(rest);
+        // SAFETY: the buffer has eight words; `arranged` as above.
+        unsafe { multiply(_mm256_loadu_si256(tail.as_ptr().cast()), arranged.as_ptr().add(whole * R * 4 * LANES), &mut short) };
+    }
     short
+}
+
+/// Adds the products of 128 codes with the activations of `R` tokens.
+///
+/// # Safety
+/// `arranged` points at 32·R words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn multiply<const R: usize>(codes: std::arch::x86_64::__m256i, arranged: *const u32, short: &mut [std::arch::x86_64::__m256i; R]) {
+    use std::arch::x86_64::{
+        _mm256_add_epi16, _mm256_and_si256, _mm256_loadu_si256, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_srli_epi16,
+    };
+    let mask = _mm256_set1_epi8(3);
+    let fields = [
+        _mm256_and_si256(codes, mask),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(codes), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(codes), mask),
+    ];
+    for (r, s) in short.iter_mut().enumerate() {
+        // SAFETY: vector 4·r + p is below 4·R.
+        let product = |p: usize| unsafe { _mm256_maddubs_epi16(fields[p], _mm256_loadu_si256(arranged.add((r * 4 + p) * LANES).cast())) };
+        *s = _mm256_add_epi16(*s, _mm256_add_epi16(_mm256_add_epi16(product(0), product(1)), _mm256_add_epi16(product(2), product(3))));
+    }
 }
