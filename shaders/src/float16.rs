@@ -29,9 +29,14 @@ fn to_float(h: u16) -> f32 {
 pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     #[cfg(target_arch = "x86_64")]
     if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(LANES) {
-        for (i, a) in a.chunks_exact(b.len()).enumerate() {
-            // SAFETY: the features were just detected; both rows have the same length, a multiple of the lanes.
-            put(i, unsafe { wide::dot(a, b) });
+        for (i, rows) in a.chunks(4 * b.len()).enumerate() {
+            // SAFETY (both): the features were just detected; all rows have the length of `b`, a multiple of the lanes.
+            if rows.len() == 4 * b.len() {
+                let sums = unsafe { wide::dots::<4>(rows, b) };
+                sums.into_iter().enumerate().for_each(|(j, y)| put(4 * i + j, y));
+            } else {
+                rows.chunks_exact(b.len()).enumerate().for_each(|(j, a)| put(4 * i + j, unsafe { wide::dots::<1>(a, b)[0] }));
+            }
         }
         return;
     }
@@ -68,25 +73,34 @@ mod wide {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().add(i).cast())) }
     }
 
+    /// Products of `R` rows with one, which is converted once.
+    ///
     /// # Safety
-    /// Both rows have the same length, a multiple of the lanes.
+    /// `a` holds `R` rows of the length of `b`, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn dot(a: &[f32], b: &[u16]) -> f32 {
-        let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        for i in (0..b.len()).step_by(LANES) {
-            // SAFETY: sixteen elements from i on lie within both rows.
+    pub(super) unsafe fn dots<const R: usize>(a: &[f32], b: &[u16]) -> [f32; R] {
+        let n = b.len();
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        for i in (0..n).step_by(LANES) {
+            // SAFETY: sixteen elements from i on lie within every row.
             unsafe {
-                low = _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(i)), eight(b, i), low);
-                high = _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(i + 8)), eight(b, i + 8), high);
+                let (low, high) = (eight(b, i), eight(b, i + 8));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let a = a.as_ptr().add(r * n + i);
+                    sum[0] = _mm256_fmadd_ps(_mm256_loadu_ps(a), low, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(_mm256_loadu_ps(a.add(8)), high, sum[1]);
+                }
             }
         }
-        let mut lanes = [0f32; LANES];
-        // SAFETY: two vectors of eight are the lanes.
-        unsafe {
-            _mm256_storeu_ps(lanes.as_mut_ptr(), low);
-            _mm256_storeu_ps(lanes.as_mut_ptr().add(8), high);
-        }
-        fold(lanes)
+        sums.map(|sum| {
+            let mut lanes = [0f32; LANES];
+            // SAFETY: two vectors of eight are the lanes.
+            unsafe {
+                _mm256_storeu_ps(lanes.as_mut_ptr(), sum[0]);
+                _mm256_storeu_ps(lanes.as_mut_ptr().add(8), sum[1]);
+            }
+            fold(lanes)
+        })
     }
 }
 
@@ -111,7 +125,7 @@ mod tests {
     fn products_are_those_of_floats() {
         let b: Vec<u16> = (0..96u16).map(|i| half::f16::from_f32(f32::from(i) * 0.01 - 0.4).to_bits()).collect();
         let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
-        let a: Vec<f32> = (0..2 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
+        let a: Vec<f32> = (0..7 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
         dots(&a, &b, |i, y| assert_eq!(y, crate::simd::math::dot(&a[i * 96..(i + 1) * 96], &floats)));
     }
 }

@@ -60,10 +60,11 @@ pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
             mask: &mask[keys..keys + n.kv_len],
             pos: &pos[b * n.q_len..(b + 1) * n.q_len],
         };
-        if n.q_len < FEW { of.decode(&n, o, stats) } else { of.forward(&n, tile, o, stats) }
+        if n.q_len < FEW { of.decode(&n, o, stats) } else { of.parts(&n, tile, rows / n.q_len, o, stats) }
     });
 }
 
+#[derive(Clone, Copy)]
 struct Sequence<'a> {
     q: &'a [f32],
     k: &'a [f32],
@@ -88,6 +89,21 @@ impl Sequence<'_> {
         });
     }
 
+    /// Few sequences leave threads idle: then parts of a sequence's rows go side by side.
+    fn parts(&self, n: &Dims, tile: Tile, sequences: usize, o: &mut [f32], stats: &mut [f32]) {
+        let threads = rayon::current_num_threads();
+        if sequences >= threads {
+            return self.forward(n, tile, o, stats);
+        }
+        let rows = n.q_len.div_ceil(2 * threads).next_multiple_of(GROUP);
+        let parts = o.par_chunks_mut(rows * n.width).zip(stats.par_chunks_mut(rows * n.heads * 2)).enumerate();
+        parts.for_each(|(part, (o, stats))| {
+            let (first, last) = (part * rows, n.q_len.min((part + 1) * rows));
+            let of = Sequence { q: &self.q[first * n.width..last * n.width], pos: &self.pos[first..last], ..*self };
+            of.forward(n, tile, o, stats);
+        });
+    }
+
     fn forward(&self, n: &Dims, tile: Tile, o: &mut [f32], stats: &mut [f32]) {
         let seen = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
         let (kp, vp) = (panel_floats(tile, seen, n.d), panel_floats(tile, n.d, seen));
@@ -102,8 +118,8 @@ impl Sequence<'_> {
                     pack_right(tile, Source::KContiguous(&self.k[at..], n.kv), seen, n.d, keys);
                     pack_right(tile, Source::OuterContiguous(&self.v[at..], n.kv), n.d, seen, values);
                 }
-                for i0 in (0..n.q_len).step_by(GROUP) {
-                    let rows = GROUP.min(n.q_len - i0);
+                for i0 in (0..self.pos.len()).step_by(GROUP) {
+                    let rows = GROUP.min(self.pos.len() - i0);
                     let row = i0 * n.width + h * n.d;
                     scores.fill(0.0);
                     small(tile, Source::KContiguous(&self.q[row..], n.width), rows, keys, seen, n.d, left, scores, seen);

@@ -58,14 +58,16 @@ impl<'a> Target<'a> {
     fn new(y: &'a mut [f32], outs: usize) -> Self {
         Self { y: y.as_mut_ptr(), len: y.len(), outs, life: std::marker::PhantomData }
     }
-    /// Sets or adds to an element that no other task touches.
-    pub(crate) fn put(&self, row: usize, out: usize, value: f32, add: bool) {
-        let at = row * self.outs + out;
-        assert!(out < self.outs && at < self.len);
-        // SAFETY: within the slice; elements are written by one task each (see `Sync`).
-        unsafe {
-            let y = self.y.add(at);
-            *y = if add { *y + value } else { value };
+    /// Turns integer sums of a token into its outputs from `first` on, which no other task touches.
+    pub(crate) fn put(&self, s: &Shape, ops: &Product<'_>, row: usize, first: usize, sums: &[i32]) {
+        let at = row * self.outs + first;
+        assert!(first + sums.len() <= self.outs && at + sums.len() <= self.len);
+        // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
+        let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(at), sums.len()) };
+        let (qsum, step) = (ops.qsum[row], ops.step[row]);
+        for ((y, sum), scale) in y.iter_mut().zip(sums).zip(&ops.scale[first..]) {
+            let value = ((sum - qsum) as f32 * step) * scale;
+            *y = if s.add == 1 { *y + value } else { value };
         }
     }
 }
@@ -83,11 +85,7 @@ fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
                 let mut acc = [0i32; ROWS * OUTS];
                 (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], panel, &mut acc);
                 for i in 0..m {
-                    let (sum, step) = (ops.qsum[r0 + i], ops.step[r0 + i]);
-                    for (o, a) in acc[i * OUTS..][..n].iter().enumerate() {
-                        let value = ((a - sum) as f32 * step) * ops.scale[first + o];
-                        y.put(r0 + i, first + o, value, s.add == 1);
-                    }
+                    y.put(s, ops, r0 + i, first, &acc[i * OUTS..][..n]);
                 }
             }
         });

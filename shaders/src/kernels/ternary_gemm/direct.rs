@@ -57,11 +57,7 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
                     // SAFETY: the caller detected AVX2.
                     unsafe { block(codes, words, &arranged[r0 * width..(r0 + m) * width], m, &mut sums) };
                     for r in 0..m {
-                        let (sum, step) = (ops.qsum[r0 + r], ops.step[r0 + r]);
-                        for o in 0..n {
-                            let value = ((sums[o * ROWS + r] - sum) as f32 * step) * ops.scale[first + o];
-                            y.put(r0 + r, first + o, value, s.add == 1);
-                        }
+                        y.put(s, ops, r0 + r, first, &sums[r * OUTS..r * OUTS + n]);
                     }
                 }
             }
@@ -69,7 +65,7 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     });
 }
 
-/// Sums `[outputs, ROWS]` of some outputs and at most [`ROWS`] tokens.
+/// Sums `[ROWS, OUTS]` of some outputs and at most [`ROWS`] tokens.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut [i32; OUTS * ROWS]) {
@@ -104,12 +100,12 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
             }
         }
     }
-    for (totals, sums) in totals.iter().zip(sums.chunks_exact_mut(ROWS)) {
-        for (t, sum) in totals.iter().zip(sums) {
+    for (o, totals) in totals.iter().enumerate() {
+        for (r, t) in totals.iter().enumerate() {
             let mut lanes = [0i32; LANES];
             // SAFETY: eight words are the vector's size.
             unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), *t) };
-            *sum = lanes.iter().sum();
+            sums[r * OUTS + o] = lanes.iter().sum();
         }
     }
 }
