@@ -33,31 +33,32 @@ pub fn avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-/// Defines functions whose body is compiled for AVX-512, AVX2 and the baseline, and picked at run time.
+/// Defines functions whose body is compiled for AVX-512, AVX2 and the baseline, and picked at run time; `fn f<W>` has a
+/// width that is known when it is compiled.
 #[macro_export]
 macro_rules! simd {
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<$width:ident>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$meta])*
         #[allow(unsafe_code, clippy::too_many_arguments)]
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<const $width: usize>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body $(<const $width: usize>)? ($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-                fn wide512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn wide512 $(<const $width: usize>)? ($($arg: $ty),*) $(-> $ret)? { body $(::<$width>)? ($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn wide256($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn wide256 $(<const $width: usize>)? ($($arg: $ty),*) $(-> $ret)? { body $(::<$width>)? ($($arg),*) }
                 if $crate::simd::avx512() {
                     // SAFETY: the features were detected on this CPU.
-                    return unsafe { wide512($($arg),*) };
+                    return unsafe { wide512 $(::<$width>)? ($($arg),*) };
                 }
                 if $crate::simd::avx2() {
                     // SAFETY: the features were detected on this CPU.
-                    return unsafe { wide256($($arg),*) };
+                    return unsafe { wide256 $(::<$width>)? ($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body $(::<$width>)? ($($arg),*)
         }
     )*};
 }

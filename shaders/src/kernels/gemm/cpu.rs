@@ -3,20 +3,22 @@
 use rayon::prelude::*;
 
 use super::Shape;
-use super::tile::{self, MAX_TILE, Tile};
+use super::tile::{self, Left, MAX_TILE, Out, Tile};
 use crate::kernel::{Bufs, Params};
 use crate::simd::scratch;
 
 /// Longest chain kept in the packed panels at once (floats along k).
 const KC: usize = 1024;
-/// Columns of B packed at once: bounds the memory beside the operands. A multiple of every tile's width.
-const NC: usize = 2048;
+/// Floats of B packed at once: all rows of A meet them while they are in a core's cache.
+const NC_FLOATS: usize = 96 << 10;
+/// A multiple of every tile's width.
+const WIDEST: usize = 32;
 
 /// Bytes that a product packs beside its operands.
 pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
     let tile = tile::best();
     let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
-    ((m.div_ceil(tile.mr) * tile.mr + n.min(NC)) * k.min(KC) * 4) as u64
+    ((m.div_ceil(tile.mr) * tile.mr * k.min(KC) + NC_FLOATS.min(n.next_multiple_of(WIDEST) * k.min(KC)).max(WIDEST * k.min(KC))) * 4) as u64
 }
 
 /// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
@@ -24,6 +26,28 @@ const DOT_ROWS: usize = 2;
 
 /// As [`DOT_ROWS`] where B is float16: sequences that are decoded together.
 pub(crate) const HALF_DOT_ROWS: usize = 16;
+
+/// The rows of A as the tiles read them: where they are, or packed into panels `[m / mr][kc][mr]`.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    Plain { data: &'a [f32], ld: usize },
+    Packed(&'a [f32]),
+}
+
+impl<'a> Rows<'a> {
+    /// Row block `i`, its last rows repeated from before where it is not whole: a plain block then goes through `spare`.
+    fn block(&self, tile: Tile, i: usize, rows: usize, kc: usize, spare: &'a mut [f32]) -> Left<'a> {
+        match *self {
+            Rows::Packed(panels) => Left { data: &panels[i * kc * tile.mr..(i + 1) * kc * tile.mr], row: 1, step: tile.mr },
+            Rows::Plain { data, ld } if rows == tile.mr => Left { data: &data[i * tile.mr * ld..], row: ld, step: 1 },
+            Rows::Plain { data, ld } => {
+                let spare = &mut spare[..kc * tile.mr];
+                pack_panel(&Source::KContiguous(data, ld), i * tile.mr + rows, 0, i * tile.mr, tile.mr, spare);
+                Left { data: spare, row: 1, step: tile.mr }
+            }
+        }
+    }
+}
 
 /// Where an operand comes from; `at` is its logical element.
 #[derive(Clone, Copy)]
@@ -113,13 +137,21 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
     }
     for k0 in (0..k).step_by(KC) {
         let kc = KC.min(k - k0);
-        scratch::with(m.div_ceil(tile.mr) * tile.mr * kc, |pa| {
-            pack(&a, m, k0, 0, kc, tile.mr, pa);
-            for n0 in (0..n).step_by(NC) {
-                let width = NC.min(n - n0);
+        let packed = if let Source::KContiguous(..) = a { 0 } else { m.div_ceil(tile.mr) * tile.mr * kc };
+        scratch::with(packed, |pa| {
+            let rows = match a {
+                Source::KContiguous(data, ld) => Rows::Plain { data: &data[k0..], ld },
+                _ => {
+                    pack(&a, m, k0, 0, kc, tile.mr, pa);
+                    Rows::Packed(pa)
+                }
+            };
+            let nc = (NC_FLOATS / kc / WIDEST * WIDEST).max(WIDEST);
+            for n0 in (0..n).step_by(nc) {
+                let width = nc.min(n - n0);
                 scratch::with(width.div_ceil(tile.nr) * tile.nr * kc, |pb| {
                     pack(&b, n, k0, n0, kc, tile.nr, pb);
-                    tiles(tile, s, s.add == 0 && k0 == 0, kc, pa, pb, (n0, width), c);
+                    tiles(tile, s, s.add == 0 && k0 == 0, kc, rows, pb, (n0, width), c);
                 });
             }
         });
@@ -173,12 +205,53 @@ fn pack(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: u
     out.par_chunks_mut(kc * w).enumerate().for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
 }
 
+/// One panel `[kc][w]`: rows or columns from `first` on, zero padded.
+fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
+    let width = w.min(outer - first);
+    if width < w {
+        out.fill(0.0);
+    }
+    // Whole panels know their width when they are compiled: no call for a handful of floats.
+    match (width == w, w) {
+        (true, 6) => panel_of::<6>(src, k0, first, out),
+        (true, 12) => panel_of::<12>(src, k0, first, out),
+        (true, 16) => panel_of::<16>(src, k0, first, out),
+        (true, 32) => panel_of::<32>(src, k0, first, out),
+        _ => panel(src, k0, first, w, width, out),
+    }
+}
+
+fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
+    match *src {
+        Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
+        Source::Bytes { q, step, words } => scale_rows::<W>(bytemuck::cast_slice(q), step, words, k0, first, out),
+        _ => panel(src, k0, first, W, W, out),
+    }
+}
+
 crate::simd! {
-    fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
-        let width = w.min(outer - first);
-        if width < w {
-            out.fill(0.0);
+    fn copy_rows<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
+        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let at = (k0 + k) * ld + first;
+            if let Some(from) = x[at..].first_chunk::<W>() {
+                *row = *from;
+            }
         }
+    }
+
+    fn scale_rows<W>(bytes: &[i8], step: &[f32], words: usize, k0: usize, first: usize, out: &mut [f32]) {
+        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let at = (k0 + k) * words * 4 + first;
+            let s = step[k0 + k];
+            if let Some(from) = bytes[at..].first_chunk::<W>() {
+                for (v, b) in row.iter_mut().zip(from) {
+                    *v = f32::from(*b) * s;
+                }
+            }
+        }
+    }
+
+    fn panel(src: &Source<'_>, k0: usize, first: usize, w: usize, width: usize, out: &mut [f32]) {
         match *src {
             Source::OuterContiguous(x, ld) => {
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {
@@ -236,14 +309,21 @@ crate::simd! {
 /// The tiles of columns `n0 .. n0 + width` of C: rows of tiles in parallel, or columns when there are few rows.
 /// `fresh`: the chains start from 0, whatever C holds.
 #[allow(clippy::too_many_arguments)]
-fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, pa: &[f32], pb: &[f32], (n0, width): (usize, usize), c: &mut [f32]) {
+fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32], (n0, width): (usize, usize), c: &mut [f32]) {
     let (m, n) = (s.m as usize, s.n as usize);
     let row_blocks = m.div_ceil(tile.mr);
     let panels = width.div_ceil(tile.nr);
+    let work = Work { tile, kc, fresh, pb };
     if row_blocks >= 4 || width <= tile.nr * 2 {
-        c.par_chunks_mut(tile.mr * n).enumerate().for_each(|(i, c)| {
+        // Enough row blocks a task that handing them out costs nothing.
+        let together = (1 << 15) / (tile.mr * width * kc / 64).max(1);
+        c.par_chunks_mut(tile.mr * n).enumerate().with_min_len(together.clamp(1, row_blocks.div_ceil(8))).for_each(|(i, c)| {
             let first = if s.symmetric == 1 { (i * tile.mr / tile.nr).saturating_sub(n0 / tile.nr).min(panels) } else { 0 };
-            row_of_tiles(tile, n, fresh, kc, &pa[i * kc * tile.mr..], pb, first..panels, 0, width, &mut c[n0..]);
+            let rows = c.len() / n;
+            scratch::with(kc * tile.mr, |spare| {
+                let left = a.block(tile, i, rows, kc, spare);
+                work.row(left, rows, first..panels, 0, width, &mut c[n0..], n);
+            });
         });
         return;
     }
@@ -256,10 +336,13 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, pa: &[f32], pb: &[f32], 
             let (j0, part_width) = (first * tile.nr, width.min(last * tile.nr) - first * tile.nr);
             let old = |i: usize| c[i * n + n0 + j0..i * n + n0 + j0 + part_width].iter().copied();
             let mut out: Vec<f32> = (0..m).flat_map(old).collect();
-            for i in 0..row_blocks {
-                let rows = &mut out[i * tile.mr * part_width..(m * part_width).min((i + 1) * tile.mr * part_width)];
-                row_of_tiles(tile, part_width, fresh, kc, &pa[i * kc * tile.mr..], pb, first..last, j0, part_width, rows);
-            }
+            scratch::with(kc * tile.mr, |spare| {
+                for i in 0..row_blocks {
+                    let rows = tile.mr.min(m - i * tile.mr);
+                    let c = &mut out[i * tile.mr * part_width..][..rows * part_width];
+                    work.row(a.block(tile, i, rows, kc, spare), rows, first..last, j0, part_width, c, part_width);
+                }
+            });
             (j0, out)
         })
         .collect();
@@ -271,35 +354,38 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, pa: &[f32], pb: &[f32], 
     }
 }
 
-/// One row of tiles over the column panels `panels`; `c` holds columns `j0 .. j0 + width` with stride `ld`.
-#[allow(clippy::too_many_arguments)]
-fn row_of_tiles(
+/// What the tiles of a product share.
+struct Work<'a> {
     tile: Tile,
-    ld: usize,
-    fresh: bool,
     kc: usize,
-    pa: &[f32],
-    pb: &[f32],
-    panels: std::ops::Range<usize>,
-    j0: usize,
-    width: usize,
-    c: &mut [f32],
-) {
-    let rows = c.len().div_ceil(ld).min(tile.mr);
-    let mut acc = [0f32; MAX_TILE];
-    for panel in panels {
-        let j = panel * tile.nr - j0;
-        let cols = tile.nr.min(width - j);
-        if fresh {
-            acc[..tile.mr * tile.nr].fill(0.0);
-        } else {
-            for i in 0..rows {
-                acc[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
+    fresh: bool,
+    pb: &'a [f32],
+}
+
+impl Work<'_> {
+    /// One row of tiles over the column panels `panels`; `c` holds `rows` rows of columns `j0 .. j0 + width`, `ld` apart.
+    #[allow(clippy::too_many_arguments)]
+    fn row(&self, a: Left<'_>, rows: usize, panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32], ld: usize) {
+        let Work { tile, kc, fresh, pb } = *self;
+        for panel in panels {
+            let j = panel * tile.nr - j0;
+            let cols = tile.nr.min(width - j);
+            let b = &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr];
+            if rows == tile.mr && cols == tile.nr {
+                (tile.run)(kc, a, b, Out { c: &mut c[j..], ld, fresh });
+                continue;
             }
-        }
-        (tile.run)(kc, &pa[..kc * tile.mr], &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr], &mut acc);
-        for i in 0..rows {
-            c[i * ld + j..i * ld + j + cols].copy_from_slice(&acc[i * tile.nr..i * tile.nr + cols]);
+            // At an edge the tile has a buffer of its own.
+            let mut edge = [0f32; MAX_TILE];
+            if !fresh {
+                for i in 0..rows {
+                    edge[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
+                }
+            }
+            (tile.run)(kc, a, b, Out { c: &mut edge, ld: tile.nr, fresh });
+            for i in 0..rows {
+                c[i * ld + j..i * ld + j + cols].copy_from_slice(&edge[i * tile.nr..i * tile.nr + cols]);
+            }
         }
     }
 }
@@ -319,11 +405,18 @@ pub(crate) fn panel_floats(tile: Tile, n: usize, k: usize) -> usize {
 /// `C [m, n] += A·B` on the calling thread over a packed B; rows of `c` are `ld` apart, `left` is scratch for a panel of A.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: &[f32], n: usize, k: usize, left: &mut [f32], c: &mut [f32], ld: usize) {
+    let work = Work { tile, kc: k, fresh: false, pb: b };
     for i in (0..m).step_by(tile.mr) {
         let rows = tile.mr.min(m - i);
-        pack_panel(&a, m, 0, i, tile.mr, &mut left[..k * tile.mr]);
         let c = &mut c[i * ld..(i + rows - 1) * ld + n];
-        row_of_tiles(tile, ld, false, k, left, b, 0..n.div_ceil(tile.nr), 0, n, c);
+        let left = match a {
+            Source::KContiguous(data, ld) if rows == tile.mr => Left { data: &data[i * ld..], row: ld, step: 1 },
+            _ => {
+                pack_panel(&a, m, 0, i, tile.mr, &mut left[..k * tile.mr]);
+                Left { data: &left[..k * tile.mr], row: 1, step: tile.mr }
+            }
+        };
+        work.row(left, rows, 0..n.div_ceil(tile.nr), 0, n, c, ld);
     }
 }
 

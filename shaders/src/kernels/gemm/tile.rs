@@ -1,4 +1,4 @@
-//! Register tiles of the f32 product: `C[MR, NR] ← fma(A[k, MR], B[k, NR], C)` over packed panels, k ascending.
+//! Register tiles of the f32 product: `C[MR, NR] ← fma(A[MR, k], B[k, NR], C)`, k ascending, B in panels.
 //!
 //! Every version runs the same chain of fused multiply-adds per output, so all give the same bits.
 #![allow(unsafe_code)]
@@ -6,15 +6,44 @@
 /// Largest tile of any version, in floats.
 pub(crate) const MAX_TILE: usize = 12 * 32;
 
-/// A version of the tile: panel heights and the kernel.
+/// The rows of A that a tile reads: element `(i, k)` at `i·row + k·step`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub step: usize,
+}
+
+impl Left<'_> {
+    /// Whether `rows` rows of `kc` elements lie within the data.
+    fn holds(&self, rows: usize, kc: usize) -> bool {
+        kc == 0 || self.data.len() > (rows - 1) * self.row + (kc - 1) * self.step
+    }
+}
+
+/// The tile of C: `mr` rows, `ld` apart.
+pub(crate) struct Out<'a> {
+    pub c: &'a mut [f32],
+    pub ld: usize,
+    /// The chains start from 0, whatever C holds.
+    pub fresh: bool,
+}
+
+impl Out<'_> {
+    fn holds(&self, mr: usize, nr: usize) -> bool {
+        self.c.len() >= (mr - 1) * self.ld + nr
+    }
+}
+
+/// A version of the tile: its size and the kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
     /// Rows of a tile.
     pub mr: usize,
     /// Columns of a tile.
     pub nr: usize,
-    /// `(kc, a [kc, mr], b [kc, nr], tile [mr, nr])`.
-    pub run: fn(usize, &[f32], &[f32], &mut [f32; MAX_TILE]),
+    /// `(kc, a, b [kc, nr], c)`.
+    pub run: fn(usize, Left<'_>, &[f32], Out<'_>),
 }
 
 /// The widest tile that this CPU has.
@@ -29,10 +58,10 @@ pub(crate) fn all() -> Vec<Tile> {
     {
         if crate::simd::avx512() {
             // SAFETY (both closures): the features were just detected.
-            tiles.push(Tile { mr: 12, nr: 32, run: |k, a, b, t| unsafe { avx512(k, a, b, t) } });
+            tiles.push(Tile { mr: 12, nr: 32, run: |k, a, b, c| unsafe { avx512(k, a, b, c) } });
         }
         if crate::simd::avx2() {
-            tiles.push(Tile { mr: 6, nr: 16, run: |k, a, b, t| unsafe { avx2(k, a, b, t) } });
+            tiles.push(Tile { mr: 6, nr: 16, run: |k, a, b, c| unsafe { avx2(k, a, b, c) } });
         }
     }
     tiles.push(PORTABLE);
@@ -41,95 +70,102 @@ pub(crate) fn all() -> Vec<Tile> {
 
 const PORTABLE: Tile = Tile { mr: 4, nr: 8, run: portable };
 
-fn portable(kc: usize, a: &[f32], b: &[f32], tile: &mut [f32; MAX_TILE]) {
+fn portable(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
     let mut acc = [[0f32; 8]; 4];
-    for (i, row) in acc.iter_mut().enumerate() {
-        row.copy_from_slice(&tile[i * 8..i * 8 + 8]);
+    if !out.fresh {
+        for (i, row) in acc.iter_mut().enumerate() {
+            row.copy_from_slice(&out.c[i * out.ld..i * out.ld + 8]);
+        }
     }
-    for (a, b) in a.chunks_exact(4).zip(b.chunks_exact(8)).take(kc) {
-        for (row, &x) in acc.iter_mut().zip(a) {
+    for (k, b) in b.chunks_exact(8).enumerate().take(kc) {
+        for (i, row) in acc.iter_mut().enumerate() {
+            let x = a.data[i * a.row + k * a.step];
             for (c, &y) in row.iter_mut().zip(b) {
                 *c = x.mul_add(y, *c);
             }
         }
     }
     for (i, row) in acc.iter().enumerate() {
-        tile[i * 8..i * 8 + 8].copy_from_slice(row);
+        out.c[i * out.ld..i * out.ld + 8].copy_from_slice(row);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn avx512(kc: usize, a: &[f32], b: &[f32], tile: &mut [f32; MAX_TILE]) {
+fn avx512(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
     use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
     const MR: usize = 12;
     const NR: usize = 32;
-    assert!(a.len() >= kc * MR && b.len() >= kc * NR);
+    assert!(a.holds(MR, kc) && b.len() >= kc * NR && out.holds(MR, NR));
     let mut acc = [[_mm512_setzero_ps(); 2]; MR];
-    let t = tile.as_mut_ptr();
-    for (i, row) in acc.iter_mut().enumerate() {
-        for (j, v) in row.iter_mut().enumerate() {
-            // SAFETY: i < 12 and j < 2, within the 384 floats of the tile.
-            *v = unsafe { _mm512_loadu_ps(t.add(i * NR + j * 16)) };
+    let c = out.c.as_mut_ptr();
+    if !out.fresh {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: i < MR and j < 2: within the tile, whose extent was asserted above.
+                *v = unsafe { _mm512_loadu_ps(c.add(i * out.ld + j * 16)) };
+            }
         }
     }
-    let (mut pa, mut pb) = (a.as_ptr(), b.as_ptr());
+    let (mut pa, mut pb) = (a.data.as_ptr(), b.as_ptr());
     for _ in 0..kc {
-        // SAFETY: both pointers advance kc times by their panel height; the lengths were asserted above.
+        // SAFETY: both pointers advance at most kc times; the extents were asserted above.
         unsafe {
             let b0 = _mm512_loadu_ps(pb);
             let b1 = _mm512_loadu_ps(pb.add(16));
             for (i, row) in acc.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*pa.add(i));
+                let x = _mm512_set1_ps(*pa.add(i * a.row));
                 row[0] = _mm512_fmadd_ps(x, b0, row[0]);
                 row[1] = _mm512_fmadd_ps(x, b1, row[1]);
             }
-            pa = pa.add(MR);
             pb = pb.add(NR);
         }
+        pa = pa.wrapping_add(a.step);
     }
     for (i, row) in acc.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {
             // SAFETY: as for the loads.
-            unsafe { _mm512_storeu_ps(t.add(i * NR + j * 16), *v) };
+            unsafe { _mm512_storeu_ps(c.add(i * out.ld + j * 16), *v) };
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2(kc: usize, a: &[f32], b: &[f32], tile: &mut [f32; MAX_TILE]) {
-    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+fn avx2(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+    use std::arch::x86_64::{_mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
     const MR: usize = 6;
     const NR: usize = 16;
-    assert!(a.len() >= kc * MR && b.len() >= kc * NR);
+    assert!(a.holds(MR, kc) && b.len() >= kc * NR && out.holds(MR, NR));
     let mut acc = [[_mm256_setzero_ps(); 2]; MR];
-    let t = tile.as_mut_ptr();
-    for (i, row) in acc.iter_mut().enumerate() {
-        for (j, v) in row.iter_mut().enumerate() {
-            // SAFETY: i < 6 and j < 2, within the tile.
-            *v = unsafe { _mm256_loadu_ps(t.add(i * NR + j * 8)) };
+    let c = out.c.as_mut_ptr();
+    if !out.fresh {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: i < MR and j < 2: within the tile, whose extent was asserted above.
+                *v = unsafe { _mm256_loadu_ps(c.add(i * out.ld + j * 8)) };
+            }
         }
     }
-    let (mut pa, mut pb) = (a.as_ptr(), b.as_ptr());
+    let (mut pa, mut pb) = (a.data.as_ptr(), b.as_ptr());
     for _ in 0..kc {
-        // SAFETY: both pointers advance kc times by their panel height; the lengths were asserted above.
+        // SAFETY: both pointers advance at most kc times; the extents were asserted above.
         unsafe {
             let b0 = _mm256_loadu_ps(pb);
             let b1 = _mm256_loadu_ps(pb.add(8));
             for (i, row) in acc.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*pa.add(i));
+                let x = _mm256_broadcast_ss(&*pa.add(i * a.row));
                 row[0] = _mm256_fmadd_ps(x, b0, row[0]);
                 row[1] = _mm256_fmadd_ps(x, b1, row[1]);
             }
-            pa = pa.add(MR);
             pb = pb.add(NR);
         }
+        pa = pa.wrapping_add(a.step);
     }
     for (i, row) in acc.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {
             // SAFETY: as for the loads.
-            unsafe { _mm256_storeu_ps(t.add(i * NR + j * 8), *v) };
+            unsafe { _mm256_storeu_ps(c.add(i * out.ld + j * 8), *v) };
         }
     }
 }

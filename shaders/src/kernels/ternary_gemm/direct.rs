@@ -100,14 +100,25 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
             }
         }
     }
-    for (o, totals) in totals.iter().enumerate() {
-        for (r, t) in totals.iter().enumerate() {
-            let mut lanes = [0i32; LANES];
-            // SAFETY: eight words are the vector's size.
-            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), *t) };
-            sums[r * OUTS + o] = lanes.iter().sum();
+    for (o, totals) in totals.chunks_exact(8).enumerate() {
+        for r in 0..R {
+            let sum = reduce(std::array::from_fn(|i| totals[i][r]));
+            // SAFETY: r < ROWS and 8·o + 8 ≤ OUTS.
+            unsafe { _mm256_storeu_si256(sums.as_mut_ptr().add(r * OUTS + o * 8).cast(), sum) };
         }
     }
+}
+
+/// The sums of eight vectors' lanes, as one vector.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn reduce(v: [std::arch::x86_64::__m256i; 8]) -> std::arch::x86_64::__m256i {
+    use std::arch::x86_64::{_mm256_add_epi32, _mm256_hadd_epi32, _mm256_permute2x128_si256};
+    let four = |i: usize| _mm256_hadd_epi32(_mm256_hadd_epi32(v[i], v[i + 1]), _mm256_hadd_epi32(v[i + 2], v[i + 3]));
+    // Each holds its four sums once for the low and once for the high half of the lanes.
+    let (a, b) = (four(0), four(4));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
 }
 
 /// 16-bit sums of some vectors of one output's codes with the activations of `R` tokens.
