@@ -111,6 +111,24 @@ fn cpu_training_does_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn what_is_computed_again_has_the_same_bits() {
+    for device in devices() {
+        let recipes = if device.name().starts_with("cpu") { 3 } else { 1 };
+        for (weights, optimizer) in RECIPES.into_iter().take(recipes) {
+            let [kept, again] = [false, true].map(|recompute| {
+                let shape = TrainShape { recompute, ..SHAPE };
+                let mut trainer = Trainer::new(&device, config(weights), shape, optimizer).unwrap();
+                trainer.load(&self::weights(&config(weights))).unwrap();
+                train(&mut trainer, 1, 4);
+                (bits(&mut trainer), trainer.session_bytes())
+            });
+            same(&format!("{weights:?} {optimizer:?} on {}", device.name()), &kept.0, &again.0);
+            assert!(again.1 < kept.1, "{} bytes instead of {}", again.1, kept.1);
+        }
+    }
+}
+
+#[test]
 fn a_resumed_run_has_the_bytes_of_one_that_never_stopped() {
     for device in devices() {
         for (weights, optimizer) in RECIPES {

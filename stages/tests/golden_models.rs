@@ -145,3 +145,47 @@ fn golden_gguf_student_logits() {
         }
     }
 }
+
+/// A prompt that is read by tiles leads on as one that is read token by token, from full and from short chunks, and the
+/// float16 head and the packed blocks of the file give what their floats give.
+#[test]
+fn prompts_read_together_go_on_as_read_one_by_one() {
+    let path = golden_dir().join("gguf/student-tq2_0.gguf");
+    let (config, tensors) = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    assert!(config.weights == Weights::Absmean && tensors.packed("layers.0.gate").is_some());
+    let floats: Tensors = config.tensors().iter().map(|t| (t.name.clone(), tensors.tensor(&t.name).into_owned())).collect();
+    let (n, prompt, decode) = (2, 21, 6);
+    let ids: Vec<u32> = (0..n * prompt).map(|i| (i * 37 % config.vocab) as u32).collect();
+    for device in devices() {
+        let one_by_one = |lm: &mut Inference| {
+            let mut next = Vec::new();
+            for t in 0..prompt {
+                let column: Vec<u32> = ids.chunks(prompt).map(|s| s[t]).collect();
+                next = lm.step(&column, &[t as u32; 2], None).unwrap();
+            }
+            next
+        };
+        let go_on = |lm: &mut Inference, mut next: Vec<u32>| {
+            let mut all = next.clone();
+            for t in 0..decode {
+                next = lm.step(&next, &[(prompt + t) as u32; 2], None).unwrap();
+                all.extend(&next);
+            }
+            all
+        };
+        let uses = |prefill| Uses { decode: Some((n, 40)), prefill, ..Uses::default() };
+        let mut lm = Inference::new(&device, config.clone(), &floats, uses(0)).unwrap();
+        let next = one_by_one(&mut lm);
+        let want = go_on(&mut lm, next);
+        for chunk in [8, 16] {
+            let mut lm = Inference::new(&device, config.clone(), &tensors, uses(chunk)).unwrap();
+            let mut next = Vec::new();
+            for first in (0..prompt).step_by(chunk) {
+                let len = chunk.min(prompt - first);
+                let part: Vec<u32> = ids.chunks(prompt).flat_map(|s| s[first..first + len].to_vec()).collect();
+                next = lm.prefill(&part, first, len).unwrap();
+            }
+            assert_eq!(go_on(&mut lm, next), want, "chunks of {chunk} on {}", device.name());
+        }
+    }
+}

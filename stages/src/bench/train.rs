@@ -11,7 +11,7 @@ use crate::model::config::{ModelConfig, Preset};
 use crate::model::optimizer::Optimizer;
 use crate::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 use crate::rng::Rng;
-use crate::train::{device_error, initial};
+use crate::train::{device_error, initial_values};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
     config.seq = b.seq.unwrap_or(config.seq);
     let shape = TrainShape { batch: b.batch, seq: config.seq, top_k: TOP_K, ns_steps: 5, recompute: b.recompute };
     let mut trainer = Trainer::new(device, config.clone(), shape, b.optimizer).map_err(device_error)?;
-    trainer.load(&initial(&config, 1)).map_err(device_error)?;
+    trainer.load_with(|t| initial_values(&config, t, 1)).map_err(device_error)?;
     let micro = random_batch(&config, b.batch);
     let mut seconds = Vec::new();
     for step in 1..=b.steps as u64 + 3 {

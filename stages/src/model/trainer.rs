@@ -7,7 +7,7 @@ use flow_shaders::kernels::{hyper, kd_loss};
 use flow_shaders::program::{BufferId, ListId};
 
 use super::backward::Gradients;
-use super::config::{ModelConfig, Weights};
+use super::config::{ModelConfig, TensorSpec, Weights};
 use super::graph::{Batch, Graph, Hold};
 use super::optimizer::{Optimizer, State};
 
@@ -177,6 +177,14 @@ impl Trainer {
         for t in &self.graph.tensors {
             let values = &tensors[&t.spec.name];
             self.session.write_f32(t.master.expect("training keeps masters"), values)?;
+        }
+        Ok(())
+    }
+
+    /// Sets parameters that are made one by one: no copy of the model is held beside the session.
+    pub fn load_with(&mut self, mut values: impl FnMut(&TensorSpec) -> Vec<f32>) -> Result<(), DeviceError> {
+        for t in &self.graph.tensors {
+            self.session.write_f32(t.master.expect("training keeps masters"), &values(&t.spec))?;
         }
         Ok(())
     }

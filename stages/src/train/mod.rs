@@ -8,4 +8,4 @@ pub mod student;
 pub mod teacher;
 pub mod windows;
 
-pub use run::{Job, Trained, device_error, initial, train};
+pub use run::{Job, Trained, device_error, initial_values, train};

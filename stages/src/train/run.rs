@@ -9,7 +9,7 @@ use super::loader::Loader;
 use super::recipe::Recipe;
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
 use super::windows::LossWeights;
-use crate::model::config::{ModelConfig, Role, Weights};
+use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
 use crate::model::trainer::{StepStats, TrainShape, Trainer};
 use crate::rng::Rng;
 
@@ -44,23 +44,18 @@ pub fn device_error(e: DeviceError) -> StageError {
 
 /// Initial weights: linears normal with variance 1/in, a hundredth of it where they write to the residual stream (so that
 /// the embedding is heard from the first step), embeddings and head normal with deviation 0.02, norms 1.
-pub fn initial(config: &ModelConfig, seed: u64) -> Tensors {
-    let mut tensors = Tensors::new();
-    for t in config.tensors() {
-        let mut rng = Rng::new(seed, &format!("init {}", t.name));
-        let values = match t.role {
-            Role::Norm => vec![1.0; t.len()],
-            Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
-            Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
-            Role::Linear => {
-                let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");
-                let deviation = if writes_stream { 0.1 } else { 1.0 } / (t.shape[1] as f32).sqrt();
-                (0..t.len()).map(|_| deviation * rng.normal()).collect()
-            }
-        };
-        tensors.insert(t.name, values);
+pub fn initial_values(config: &ModelConfig, t: &TensorSpec, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed, &format!("init {}", t.name));
+    match t.role {
+        Role::Norm => vec![1.0; t.len()],
+        Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
+        Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
+        Role::Linear => {
+            let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");
+            let deviation = if writes_stream { 0.1 } else { 1.0 } / (t.shape[1] as f32).sqrt();
+            (0..t.len()).map(|_| deviation * rng.normal()).collect()
+        }
     }
-    tensors
 }
 
 /// Trains to the budget, from the last checkpoint of this task if there is one.
@@ -76,7 +71,7 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
             progress = saved;
             ctx.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
         }
-        _ => trainer.load(&initial(&job.config, r.seed)).map_err(device_error)?,
+        _ => trainer.load_with(|t| initial_values(&job.config, t, r.seed)).map_err(device_error)?,
     }
     let start = (Instant::now(), progress.seen_tokens);
     while progress.seen_tokens < job.budget_tokens {

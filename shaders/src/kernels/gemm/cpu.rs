@@ -8,9 +8,9 @@ use crate::kernel::{Bufs, Params};
 use crate::simd::scratch;
 
 /// Longest chain kept in the packed panels at once (floats along k).
-const KC: usize = 1024;
+const KC: usize = 384;
 /// Floats of B packed at once: all rows of A meet them while they are in a core's cache.
-const NC_FLOATS: usize = 96 << 10;
+const NC_FLOATS: usize = 192 << 10;
 /// A multiple of every tile's width.
 const WIDEST: usize = 32;
 

@@ -48,12 +48,12 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
         let arranged: &[u32] = arranged;
         let per = outs.div_ceil(OUTS).div_ceil(rayon::current_num_threads() * 4).max(1) * OUTS;
         (0..outs.div_ceil(per)).into_par_iter().for_each(|part| {
+            let mut sums = [0i32; OUTS * ROWS];
             for first in (part * per..outs.min((part + 1) * per)).step_by(OUTS) {
                 let n = OUTS.min(outs - first);
                 let codes = &ops.codes[first * words..(first + n) * words];
                 for r0 in (0..rows).step_by(ROWS) {
                     let m = ROWS.min(rows - r0);
-                    let mut sums = [0i32; OUTS * ROWS];
                     // SAFETY: the caller detected AVX2.
                     unsafe { block(codes, words, &arranged[r0 * width..(r0 + m) * width], m, &mut sums) };
                     for r in 0..m {
@@ -84,27 +84,30 @@ fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut [i32; OUTS * ROWS]) {
-    use std::arch::x86_64::{_mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
+    use std::arch::x86_64::{__m256i, _mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
     let blocks = words.div_ceil(LANES);
     assert!(arranged.len() >= R * blocks * 4 * LANES);
-    let mut totals = [[_mm256_setzero_si256(); R]; OUTS];
+    let wide = |short: [__m256i; R]| short.map(|s| _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
     // Few tokens: codes come from memory, row by row. Many: the activations of a stretch stay in the nearest cache.
     let at_once = if R <= FEW { blocks } else { STRETCH };
-    for from in (0..blocks).step_by(at_once.max(1)) {
-        for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
-            for b0 in (from..blocks.min(from + at_once)).step_by(STRETCH) {
-                let short = stretch::<R>(row, b0..blocks.min(b0 + STRETCH), arranged);
-                for (t, s) in totals.iter_mut().zip(short) {
-                    *t = _mm256_add_epi32(*t, _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
+    for (group, codes) in codes.chunks(8 * words).enumerate() {
+        let mut totals = [[_mm256_setzero_si256(); R]; 8];
+        for from in (0..blocks).step_by(at_once.max(1)) {
+            for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
+                for b0 in (from..blocks.min(from + at_once)).step_by(STRETCH) {
+                    let sum = wide(stretch::<R>(row, b0..blocks.min(b0 + STRETCH), arranged));
+                    if b0 == 0 {
+                        *totals = sum;
+                    } else {
+                        totals.iter_mut().zip(sum).for_each(|(t, s)| *t = _mm256_add_epi32(*t, s));
+                    }
                 }
             }
         }
-    }
-    for (o, totals) in totals.chunks_exact(8).enumerate() {
-        for r in 0..R {
+        for (r, line) in sums.chunks_exact_mut(OUTS).enumerate().take(R) {
             let sum = reduce(std::array::from_fn(|i| totals[i][r]));
-            // SAFETY: r < ROWS and 8·o + 8 ≤ OUTS.
-            unsafe { _mm256_storeu_si256(sums.as_mut_ptr().add(r * OUTS + o * 8).cast(), sum) };
+            // SAFETY: there are at most OUTS / 8 groups of eight.
+            unsafe { _mm256_storeu_si256(line.as_mut_ptr().add(group * 8).cast(), sum) };
         }
     }
 }
