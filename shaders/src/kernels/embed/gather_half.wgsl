@@ -17,8 +17,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let i = (wid.y * groups.x + wid.x) * 256u + lane;
     let pairs = p.cols / 2u;
     if (i < p.rows * pairs) {
-        let pair = unpack2x16float(table[ids[i / pairs] * pairs + i % pairs]);
-        out[2u * i] = pair.x;
-        out[2u * i + 1u] = pair.y;
+        let pair = table[ids[i / pairs] * pairs + i % pairs];
+        out[2u * i] = half_value(pair);
+        out[2u * i + 1u] = half_value(pair >> 16u);
     }
 }

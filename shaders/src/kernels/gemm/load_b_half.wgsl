@@ -6,8 +6,7 @@ fn slot_b(t: u32) -> vec2<u32> {
 
 fn load_b(k: u32, j: u32) -> f32 {
     if (k < p.k && j < p.n) {
-        let pair = unpack2x16float(b[j * (p.k / 2u) + k / 2u]);
-        return select(pair.x, pair.y, k % 2u == 1u);
+        return half_value(b[j * (p.k / 2u) + k / 2u] >> (16u * (k % 2u)));
     }
     return 0.0;
 }

@@ -55,7 +55,13 @@ pub static GEMM_NT: Kernel = Kernel {
 pub static GEMM_NT_HALF: Kernel = Kernel {
     name: "gemm_nt_half",
     revision: 1,
-    wgsl: &[include_str!("load_a_n.wgsl"), include_str!("load_b_half.wgsl"), include_str!("bind3_half.wgsl"), include_str!("tile.wgsl")],
+    wgsl: &[
+        include_str!("../half.wgsl"),
+        include_str!("load_a_n.wgsl"),
+        include_str!("load_b_half.wgsl"),
+        include_str!("bind3_half.wgsl"),
+        include_str!("tile.wgsl"),
+    ],
     bindings: &[read("a"), read("b"), update("c")],
     grid,
     cpu: cpu::nt_half,
