@@ -71,29 +71,25 @@ pub(crate) mod scratch {
         static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Lends a buffer of `len` words with arbitrary content.
+    /// Lends a buffer of `len` words with arbitrary content, as [`with`].
     pub(crate) fn with_words<R>(len: usize, body: impl FnOnce(&mut [u32]) -> R) -> R {
         with(len, |buffer| body(bytemuck::cast_slice_mut(buffer)))
     }
 
-    /// As [`with_words`], from the start of a cache line on: no vector crosses one.
-    pub(crate) fn with_aligned_words<R>(len: usize, body: impl FnOnce(&mut [u32]) -> R) -> R {
-        with_words(len + 16, |buffer| {
-            let skip = buffer.as_ptr().align_offset(64).min(16);
-            body(&mut buffer[skip..skip + len])
-        })
-    }
-
-    /// Lends a buffer of `len` floats with arbitrary content.
+    /// Lends a buffer of `len` floats with arbitrary content, from the start of a cache line on: no vector crosses one.
     pub(crate) fn with<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
+        if buffer.len() < len + LINE {
+            buffer.resize(len + LINE, 0.0);
         }
-        let result = body(&mut buffer[..len]);
+        let skip = buffer.as_ptr().align_offset(4 * LINE).min(LINE);
+        let result = body(&mut buffer[skip..skip + len]);
         FREE.with_borrow_mut(|free| free.push(buffer));
         result
     }
+
+    /// Floats of a cache line.
+    const LINE: usize = 16;
 }
 
 /// Float functions of the twins: the same bits on every CPU, unlike those of the platform's libm.

@@ -42,7 +42,7 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
     let blocks = words.div_ceil(LANES);
     let width = blocks * 4 * LANES;
-    scratch::with_aligned_words(rows * width, |arranged| {
+    scratch::with_words(rows * width, |arranged| {
         let groups = arranged.par_chunks_mut(ROWS * width).zip(ops.q[..rows * words * 4].par_chunks(ROWS * words * 4));
         groups.for_each(|(out, q)| arrange(q, words, out));
         let arranged: &[u32] = arranged;
