@@ -1,6 +1,8 @@
 //! Traces on disk: what is written is read back, the bytes never vary, and damage is named.
 
-use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use std::sync::Arc;
+
+use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
 
 fn meta() -> TraceMeta {
     TraceMeta {
@@ -105,4 +107,46 @@ fn damage_is_named_with_its_file() {
     fails("missing");
     let error = TraceReader::<ProjectedRow>::open(dir.path()).err().expect("raw traces are no projected ones");
     assert!(error.help.expect("help").contains("kd.project"));
+}
+
+/// Rows whose ids are known leave their bytes to the table; two directories' tables become one.
+#[test]
+fn bytes_of_known_ids_stand_once_and_survive_merging() {
+    let tables: Vec<Arc<TokenTable>> = [[(1, &b" a"[..]), (5, b"\xff"), (9, b"")], [(1, b" a"), (5, b"\xff"), (7, b"zz")]]
+        .into_iter()
+        .map(|tokens| {
+            let mut table = TokenTable::default();
+            tokens.into_iter().for_each(|(id, bytes)| table.insert(id, bytes));
+            Arc::new(table)
+        })
+        .collect();
+    let row = |table: &Arc<TokenTable>, ids: [i32; 2]| RawRow {
+        sample_id: ids[0],
+        sample_bytes: table.get(ids[0]).expect("listed").to_vec(),
+        topk_ids: ids.to_vec(),
+        topk_bytes: CandidateBytes::Table(table.clone()),
+        topk_logprobs: vec![-0.5, -1.5],
+        other_logprob: -1.7,
+        other_lse: None,
+    };
+    let dir = tempfile::tempdir().expect("dir");
+    let (a, b, both) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("both"));
+    for (path, table, ids) in [(&a, &tables[0], [9, 5]), (&b, &tables[1], [7, 1])] {
+        let mut writer = TraceWriter::<RawRow>::create(path, &meta()).expect("create");
+        // A row of its own bytes may stand beside them.
+        writer.push(sequence(0), [row(table, ids), raw(0)]).expect("push");
+        writer.finish().expect("finish");
+    }
+    flow_stages::traces::merge(&[&a, &b], &both).expect("merges");
+    let reader = TraceReader::<RawRow>::open(&both).expect("open");
+    let rows: Vec<RawRow> = reader.sequences().expect("sequences").flat_map(|s| s.expect("reads").1).collect();
+    let bytes = |r: &RawRow| (r.sample_bytes.clone(), r.candidate_bytes().map(<[u8]>::to_vec).collect::<Vec<_>>());
+    assert_eq!(bytes(&rows[0]), (vec![], vec![vec![], vec![0xff]]));
+    assert_eq!(bytes(&rows[2]), (b"zz".to_vec(), vec![b"zz".to_vec(), b" a".to_vec()]));
+    assert_eq!((&rows[1], &rows[3]), (&raw(0), &raw(0)));
+    assert!(reader.tokens().get(0).is_none() && reader.tokens().get(5) == Some(&[0xff][..]));
+    // Without the table the rows cannot be read, and it is said which token is missing where.
+    std::fs::remove_file(both.join("tokens.parquet")).expect("removed");
+    let error = TraceReader::<RawRow>::open(&both).and_then(|r| r.sequences()?.collect::<Result<Vec<_>, _>>()).expect_err("no table");
+    assert!(error.message.contains("rows-00000.parquet") && error.message.contains("token 9"), "{error}");
 }
