@@ -1,8 +1,6 @@
 //! float16 rows on the CPU: conversion, and products with float32 rows in the twins' order of sums.
 #![allow(unsafe_code)]
 
-use crate::simd::math::{LANES, fold};
-
 /// Converts a row; every float16 is a float32, so the result is exact.
 pub(crate) fn to_floats(half: &[u16], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
@@ -28,7 +26,7 @@ fn to_float(h: u16) -> f32 {
 /// `y[i] (+)= Σ a[i, k]·b[k]` over 16 lanes, then a tree (see `simd::math::dot`), for the rows of `a`.
 pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(LANES) {
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(crate::simd::math::LANES) {
         for (i, rows) in a.chunks(4 * b.len()).enumerate() {
             // SAFETY (both): the features were just detected; all rows have the length of `b`, a multiple of the lanes.
             if rows.len() == 4 * b.len() {
@@ -48,7 +46,7 @@ pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{LANES, fold};
+    use crate::simd::math::{LANES, fold};
     use std::arch::x86_64::{
         __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };

@@ -37,7 +37,6 @@ fn arrange(q: &[u32], words: usize, out: &mut [u32]) {
 }
 
 /// The product; the caller has checked that AVX2 is there.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
     let blocks = words.div_ceil(LANES);
@@ -66,7 +65,6 @@ pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
 }
 
 /// Sums `[ROWS, OUTS]` of some outputs and at most [`ROWS`] tokens.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut [i32; OUTS * ROWS]) {
     match rows {
@@ -81,7 +79,6 @@ fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut 
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut [i32; OUTS * ROWS]) {
     use std::arch::x86_64::{__m256i, _mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
@@ -113,7 +110,6 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
 }
 
 /// The sums of eight vectors' lanes, as one vector.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
 fn reduce(v: [std::arch::x86_64::__m256i; 8]) -> std::arch::x86_64::__m256i {
@@ -125,7 +121,6 @@ fn reduce(v: [std::arch::x86_64::__m256i; 8]) -> std::arch::x86_64::__m256i {
 }
 
 /// 16-bit sums of some vectors of one output's codes with the activations of `R` tokens.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
 fn stretch<const R: usize>(row: &[u32], blocks: std::ops::Range<usize>, arranged: &[u32]) -> [std::arch::x86_64::__m256i; R] {
@@ -160,7 +155,6 @@ fn stretch<const R: usize>(row: &[u32], blocks: std::ops::Range<usize>, arranged
 ///
 /// # Safety
 /// `arranged` points at 32·R words.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn multiply<const R: usize>(codes: std::arch::x86_64::__m256i, arranged: *const u32, short: &mut [std::arch::x86_64::__m256i; R]) {

@@ -4,6 +4,7 @@
 //! Activations: packed bytes `[rows, 4·ceil(cols/16)] u32`; weights: packed 2-bit codes `[outs, ceil(cols/16)] u32`.
 
 pub(crate) mod cpu;
+#[cfg(target_arch = "x86_64")]
 mod direct;
 pub(crate) mod tile;
 
