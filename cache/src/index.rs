@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
@@ -49,6 +49,13 @@ pub struct Index {
     broken: AtomicBool,
 }
 
+/// How long another process may hold the index.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn is_busy(e: &rusqlite::Error) -> bool {
+    matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 impl Index {
     /// Opens the index if it can be used as it is.
     pub fn open(path: &Path) -> Result<Option<Self>, CacheError> {
@@ -85,8 +92,15 @@ impl Index {
 
     fn connect(path: &Path) -> rusqlite::Result<(Connection, Found)> {
         let connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(30))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.busy_timeout(PATIENCE)?;
+        // SQLite does not wait by itself where two processes turn a new file to WAL at the same moment.
+        let began = Instant::now();
+        while let Err(e) = connection.pragma_update(None, "journal_mode", "WAL") {
+            if !is_busy(&e) || began.elapsed() > PATIENCE {
+                return Err(e);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "mmap_size", 256 << 20)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
