@@ -261,3 +261,26 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
         || matches!(error, rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two runs begin in a project at the same moment: each finds an index or makes one, none is told that it is locked.
+    #[test]
+    fn many_open_a_new_index_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..40 {
+            let path = dir.path().join(format!("{round}.db"));
+            let together = std::sync::Barrier::new(6);
+            std::thread::scope(|scope| {
+                for _ in 0..6 {
+                    scope.spawn(|| {
+                        together.wait();
+                        Index::connect(&path).map(|_| ()).expect("connects");
+                    });
+                }
+            });
+        }
+    }
+}
