@@ -91,14 +91,15 @@ fn the_environment_is_cleared_and_what_is_declared_counts() {
 
 #[test]
 fn writes_outside_its_directory_are_refused() {
-    let project = stage("run: 'echo x > $out; echo x > /tmp/flow-test-escape-$$'");
+    let outside = std::env::temp_dir().join(format!("flow-test-escape-{}", std::process::id()));
+    let project = stage(&format!("run: 'echo x > $out; echo x > {}'", outside.display()));
     if !flow_engine::command::sandbox::is_enforced() {
         eprintln!("SKIPPED: this kernel has no Landlock, and the plan says so");
         assert!(project.flow(&["plan", "p.yaml"]).expect(0).out.contains("no Landlock"));
         return;
     }
     let event = failure(&project);
-    assert!(event["log"].to_string().contains("Permission denied"), "{event}");
+    assert!(event["log"].to_string().contains("Permission denied") && !outside.exists(), "{event}");
     let project =
         stage("run: 'rm -rf \"$D\"/* 2>/dev/null || true; echo x > \"$D/new\" || echo safe > $out', env: { D: { inherit: true } }");
     let vars = [("D", project.path("").to_string_lossy().into_owned())];

@@ -160,11 +160,8 @@ pub(crate) fn scratch_bytes(program: &Program) -> u64 {
     use crate::kernels::{gemm, ternary_gemm};
     let ops = program.lists.iter().flat_map(|(_, ops)| ops);
     let bytes = ops.map(|op| match op.kernel.name {
-        "ternary_gemm" => {
-            let s: ternary_gemm::Shape = op.params.get();
-            u64::from(s.rows) * u64::from(s.outs) * 4
-        }
-        name if name.starts_with("gemm") => gemm::cpu::scratch_bytes(&op.params.get()),
+        "ternary_gemm" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
+        name if name.starts_with("gemm") => gemm::cpu::scratch_bytes(name, &op.params.get()),
         _ => 0,
     });
     bytes.max().unwrap_or(0)

@@ -6,6 +6,7 @@ use flow_shaders::fingerprint::fingerprints;
 use flow_shaders::kernel::Kernel;
 
 use crate::model::config::{Preset, Weights};
+use crate::model::inference::kernels as inference_kernels;
 use crate::model::optimizer::Optimizer;
 use crate::model::trainer::{TrainShape, kernels as training_kernels};
 
@@ -30,27 +31,15 @@ pub fn training(weights: Weights) -> Prints {
     .clone()
 }
 
-/// Kernels of scoring and decoding.
+/// Kernels of scoring and decoding, whatever the model's linears and tables.
 pub fn inference() -> Prints {
-    use flow_shaders::kernels::{
-        act_quant, attention, elementwise, embed, gated, gemm, kd_loss, kv_store, rmsnorm, rope, sample, ternary_gemm, topk,
-    };
     static ALL: OnceLock<Prints> = OnceLock::new();
-    const KERNELS: [&Kernel; 14] = [
-        &act_quant::ACT_QUANT,
-        &sample::ARGMAX,
-        &attention::ATTENTION,
-        &elementwise::COPY,
-        &embed::EMBED,
-        &gated::GATED,
-        &gemm::GEMM_NT,
-        &kd_loss::KD_LOSS,
-        &kv_store::KV_STORE,
-        &rmsnorm::RMSNORM,
-        &rope::ROPE,
-        &sample::SAMPLE,
-        &ternary_gemm::TERNARY_GEMM,
-        &topk::TOPK,
-    ];
-    ALL.get_or_init(|| fingerprints(&KERNELS)).clone()
+    ALL.get_or_init(|| {
+        let models = [Weights::Float, Weights::Absmean].into_iter().flat_map(|w| [false, true].map(|half| (tiny(w), half)));
+        let mut all: Vec<&Kernel> = models.flat_map(|(config, half)| inference_kernels(config, half)).collect();
+        all.sort_by_key(|k| k.name);
+        all.dedup_by_key(|k| k.name);
+        fingerprints(&all)
+    })
+    .clone()
 }

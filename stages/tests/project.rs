@@ -3,7 +3,6 @@
 mod harness;
 
 use std::path::Path;
-use std::time::Instant;
 
 use flow_stages::data::TextStage;
 use flow_stages::project::{FirstToken, ProjectStage, Projector, Rule};
@@ -213,13 +212,10 @@ fn made_up(dir: &Path, limit: usize) -> (std::path::PathBuf, std::path::PathBuf)
     let (teacher, student) = (bpe("teacher", 8192), bpe("student", 4096));
     let teacher = Tokenizer::load(&teacher).expect("loads");
     let train = std::fs::read_to_string(&text["train"]).expect("text");
-    let started = Instant::now();
     let ids = teacher.encode(&train);
-    eprintln!("encode {} bytes to {} tokens: {:?}", train.len(), ids.len(), started.elapsed());
     let mut state = 7;
     let traces = dir.join("traces");
     let meta = TraceMeta { tokenizer_hash: teacher.digest(), vocab: 8192, top_k: 20, taus: vec![1.0, 1.3, 2.0], ..TraceMeta::default() };
-    let started = Instant::now();
     let mut writer = TraceWriter::<RawRow>::create(&traces, &meta).expect("create");
     for (n, window) in ids[..limit.min(ids.len())].chunks(127).enumerate() {
         let rows: Vec<RawRow> = window
@@ -249,8 +245,7 @@ fn made_up(dir: &Path, limit: usize) -> (std::path::PathBuf, std::path::PathBuf)
         s.prompt_idx = n as i64;
         writer.push(s, rows).expect("push");
     }
-    let counts = writer.finish().expect("finish");
-    eprintln!("write {} raw rows: {:?}", counts.rows, started.elapsed());
+    writer.finish().expect("finish");
     (traces, student)
 }
 
@@ -292,19 +287,4 @@ fn too_many_invalid_rows_fail_the_stage_with_reasons() {
     let error = harness::run(&ProjectStage, json!({}), &inputs, &dir.path().join("out")).expect_err("3 % is too many");
     assert!(error.message.contains("3.00 %") && error.message.contains("mass_above_one: 3"), "{error}");
     harness::run(&ProjectStage, json!({"max_invalid": 0.05}), &inputs, &dir.path().join("out")).expect("allowed");
-}
-
-#[test]
-#[ignore = "prints the figures of docs/performance.md"]
-fn speed() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (traces, student) = made_up(dir.path(), 450_000);
-    let inputs = [("traces", "Traces", traces.as_path()), ("tokenizer", "Tokenizer", student.as_path())];
-    let started = Instant::now();
-    harness::run(&ProjectStage, json!({}), &inputs, &dir.path().join("out")).expect("projects");
-    eprintln!("project: {:?}", started.elapsed());
-    let started = Instant::now();
-    let reader = TraceReader::<ProjectedRow>::open(&dir.path().join("out/traces")).expect("open");
-    let rows: usize = reader.sequences().expect("sequences").map(|s| s.expect("reads").1.len()).sum();
-    eprintln!("read {rows} projected rows: {:?}", started.elapsed());
 }

@@ -1,9 +1,10 @@
 //! Attention, forward and backward.
 
+use flow_shaders::device;
 use flow_shaders::kernels::attention::{self, Shape};
 use proptest::prelude::*;
 
-use crate::harness::{Random, both, check, close, junk, size};
+use crate::harness::{Random, both, check, close, junk, run, size};
 
 proptest! {
     #![proptest_config(crate::harness::config(8))]
@@ -29,7 +30,7 @@ proptest! {
         close("lse", &lse(&cpu[6]), &lse(&gpu[6]), 1e-5, 1e-5);
 
         check(&attention::ATTENTION_DELTA, &[do_.clone(), cpu[5].clone(), cpu[6].clone()], &s, 1e-5, 1e-5);
-        let stats = crate::harness::run(crate::harness::cpu(), &attention::ATTENTION_DELTA, &[do_.clone(), cpu[5].clone(), cpu[6].clone()], &s).swap_remove(2);
+        let stats = run(crate::harness::cpu(), &attention::ATTENTION_DELTA, &[do_.clone(), cpu[5].clone(), cpu[6].clone()], &s).swap_remove(2);
         let inputs = [q, k, v, mask, do_, stats];
         check(&attention::ATTENTION_GRAD_Q, &[&inputs[..], &[junk(wide)]].concat(), &s, 2e-5, 2e-5);
         check(&attention::ATTENTION_GRAD_KV, &[&inputs[..], &[junk(narrow), junk(narrow)]].concat(), &s, 4e-5, 4e-5);
@@ -49,5 +50,22 @@ proptest! {
         let buffers = [r.floats(wide, 2.0), r.floats(cache, 2.0), r.floats(cache, 1.0), mask, pos, junk(wide), vec![0; rows * 8]];
         let Some((cpu, gpu)) = both(&attention::ATTENTION, &buffers, &s) else { return Ok(()) };
         close("o", &cpu[5], &gpu[5], 1e-5, 2e-5);
+    }
+}
+
+/// One sequence is cut into parts for several threads, and heads of a cache are shared among them: the bits stay.
+#[test]
+fn threads_change_no_bit() {
+    let [one, five] = [1, 5].map(|threads| device::open("cpu", threads).unwrap());
+    for (q_len, past) in [(130usize, 0usize), (1, 400)] {
+        let mut r = Random(7);
+        let (heads, kv_heads, head_dim, kv_len) = (4, 2, 64, past + q_len);
+        let s = Shape { rows: q_len as u32, q_len: q_len as u32, kv_len: kv_len as u32, heads, kv_heads, head_dim, scale: 0.125 };
+        let (wide, keys) = (q_len * 256, kv_len * 128);
+        let mask: Vec<u32> = (0..kv_len).map(|_| u32::from(r.below(4) > 0)).collect();
+        let pos: Vec<u32> = (past as u32..kv_len as u32).collect();
+        let buffers = [r.floats(wide, 2.0), r.floats(keys, 2.0), r.floats(keys, 1.0), mask, pos, junk(wide), vec![0; q_len * 8]];
+        let [a, b] = [&one, &five].map(|device| run(device, &attention::ATTENTION, &buffers, &s));
+        assert!(a == b, "{q_len} rows after {past}");
     }
 }

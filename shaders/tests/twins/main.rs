@@ -11,7 +11,6 @@ mod losses;
 mod matrix;
 mod quantise;
 mod rows;
-mod speed;
 
 use flow_shaders::device::{Device, DeviceError, DeviceKind};
 use flow_shaders::kernels;

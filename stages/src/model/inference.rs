@@ -1,6 +1,7 @@
 //! Running a model without gradients: scoring windows of text, and decoding many sequences together over a KV cache.
 
 use flow_shaders::device::{Device, DeviceError, Session};
+use flow_shaders::kernel::Kernel;
 use flow_shaders::kernels::{hyper, kd_loss, sample, ternary, topk};
 use flow_shaders::pack_ternary;
 use flow_shaders::program::{BufferId, ListId, Program};
@@ -243,9 +244,7 @@ impl Inference {
         }
         self.session.read(d.chosen)
     }
-}
 
-impl Inference {
     /// Feeds `len` tokens (at most `prefill`) to every sequence from position `first` on, and chooses the next ones
     /// greedily. `ids [sequences, len]`.
     pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>, DeviceError> {
@@ -267,6 +266,21 @@ impl Inference {
         self.session.run(list)?;
         self.session.read(chosen)
     }
+}
+
+/// The kernels of everything that a session may do, by name.
+pub fn kernels(config: ModelConfig, half_tables: bool) -> Vec<&'static Kernel> {
+    let uses = Uses {
+        score: Some((1, 4)),
+        top_k: 1,
+        targets: 1,
+        decode: Some((1, 4)),
+        sampling: Some((1.0, 1.0)),
+        prefill: 2,
+        half_tables,
+        ..Uses::default()
+    };
+    build(config, &uses).program.kernels()
 }
 
 struct Built {

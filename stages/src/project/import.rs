@@ -110,7 +110,7 @@ impl Stage for ImportStage {
         };
         for path in files(&p.path.0)? {
             for batch in ForeignRows::open(&path)? {
-                batch?.into_iter().try_for_each(|row| import.take(row, &path))?;
+                batch?.into_iter().try_for_each(|row| import.take(row))?;
                 if ctx.should_stop() {
                     return Err(StageError::interrupted());
                 }
@@ -118,6 +118,10 @@ impl Stage for ImportStage {
         }
         import.finish(&p, ctx)
     }
+}
+
+fn named(file: &Path, row: u64, what: &str) -> String {
+    format!("{} row {row}: {what}", file.display())
 }
 
 struct Import<'a> {
@@ -135,17 +139,15 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    fn take(&mut self, row: ForeignRow, path: &Path) -> Result<(), StageError> {
-        let named = |what: String| format!("{} row {}: {what}", path.display(), row.place);
+    fn take(&mut self, row: ForeignRow) -> Result<(), StageError> {
         if !(0..self.vocab).contains(&row.row.sample_id) {
-            return Err(StageError::new(named(format!(
+            let what = format!(
                 "field `teacher_sample_id`: {} is no token of the student's tokenizer, which has {}",
                 row.row.sample_id, self.vocab
-            )))
-            .help("these rows were made for another tokenizer: wire that one"));
-        }
-        if self.first_bad.is_none() {
-            self.first_bad = self.projector.check(&row.row).err().map(|reason| named(reason.name().into()));
+            );
+            return Err(
+                StageError::new(named(&row.file, row.place, &what)).help("these rows were made for another tokenizer: wire that one")
+            );
         }
         let follows =
             |last: &ForeignRow| (last.prompt_idx, last.sample_idx) == (row.prompt_idx, row.sample_idx) && row.step_idx == last.step_idx + 1;
@@ -174,8 +176,12 @@ impl Import<'_> {
             finish_reason: "unknown".into(),
         };
         *part += 1;
-        let rows: Vec<RawRow> = rows.into_iter().map(|r| r.row).collect();
+        let (places, rows): (Vec<_>, Vec<RawRow>) = rows.into_iter().map(|r| ((r.file, r.place), r.row)).unzip();
         let (sequence, projected, one) = self.projector.project(sequence, &rows);
+        if self.first_bad.is_none() && !one.invalid.is_empty() {
+            let bad = places.iter().zip(&rows).find_map(|(place, row)| Some((place, self.projector.check(row).err()?)));
+            self.first_bad = bad.map(|((file, place), reason)| named(file, *place, reason.name()));
+        }
         self.tally.merge(&one);
         self.writer.push(sequence, projected)
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
 use arrow::compute::cast;
@@ -23,7 +24,9 @@ pub struct ForeignRow {
     pub sample_idx: i32,
     /// Step of the sample.
     pub step_idx: i32,
-    /// Row in its file, from 0.
+    /// Its file.
+    pub file: Arc<Path>,
+    /// Row in it, from 0.
     pub place: u64,
     /// What it holds, ids being the student's; a missing value is NaN or an empty list, and so is no valid distribution.
     pub row: RawRow,
@@ -45,7 +48,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, StageError> {
 
 /// The rows of a file, in order, a batch at a time.
 pub struct ForeignRows {
-    path: PathBuf,
+    path: Arc<Path>,
     reader: ParquetRecordBatchReader,
     place: u64,
 }
@@ -57,7 +60,7 @@ impl ForeignRows {
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
             .and_then(|b| b.with_batch_size(8_192).build())
             .map_err(|e| StageError::new(format!("{}: not readable as Parquet: {e}", path.display())))?;
-        Ok(Self { path: path.to_owned(), reader, place: 0 })
+        Ok(Self { path: path.into(), reader, place: 0 })
     }
 }
 
@@ -72,7 +75,7 @@ impl Iterator for ForeignRows {
         };
         let first = self.place;
         self.place += batch.num_rows() as u64;
-        Some(rows(&batch, first).map_err(|e| named(&e)))
+        Some(rows(&batch, &self.path, first).map_err(|e| named(&e)))
     }
 }
 
@@ -107,7 +110,7 @@ fn list_of(batch: &RecordBatch, name: &str, item: DataType) -> Result<ListArray,
     Ok(column(batch, name, &ty)?.as_list::<i32>().clone())
 }
 
-fn rows(batch: &RecordBatch, first: u64) -> Result<Vec<ForeignRow>, String> {
+fn rows(batch: &RecordBatch, file: &Arc<Path>, first: u64) -> Result<Vec<ForeignRow>, String> {
     let prompts = column(batch, "prompt_idx", &DataType::Int64)?;
     let samples = batch.column_by_name("sample_idx").map(|_| column(batch, "sample_idx", &DataType::Int32)).transpose()?;
     let steps = column(batch, "step_idx", &DataType::Int32)?;
@@ -116,7 +119,9 @@ fn rows(batch: &RecordBatch, first: u64) -> Result<Vec<ForeignRow>, String> {
     let top_ids = list_of(batch, "topk_ids", DataType::Int32)?;
     let top_logprobs = list_of(batch, "topk_logprobs", DataType::Float32)?;
     let others = column(batch, "other_logprob", &DataType::Float32)?;
-    for (name, key) in [("prompt_idx", &prompts), ("step_idx", &steps), ("teacher_sample_id", &ids)] {
+    let keys =
+        [("prompt_idx", Some(&prompts)), ("sample_idx", samples.as_ref()), ("step_idx", Some(&steps)), ("teacher_sample_id", Some(&ids))];
+    for (name, key) in keys.into_iter().filter_map(|(name, key)| Some((name, key?))) {
         if let Some(row) = (0..key.len()).find(|i| key.is_null(*i)) {
             return Err(format!("row {}: `{name}` has no value, or one that is too large", first + row as u64));
         }
@@ -139,6 +144,7 @@ fn rows(batch: &RecordBatch, first: u64) -> Result<Vec<ForeignRow>, String> {
         prompt_idx: prompts.value(i),
         sample_idx: samples.as_ref().map_or(0, |s| s.as_primitive::<Int32Type>().value(i)),
         step_idx: steps.value(i),
+        file: file.clone(),
         place: first + i as u64,
         row: row(i),
     };

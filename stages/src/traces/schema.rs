@@ -261,11 +261,8 @@ impl TraceRow for RawRow {
         (0..batch.num_rows())
             .map(|i| {
                 let topk_ids = &id_values[range(ids.offsets(), i)];
-                let listed = |id: i32| {
-                    tokens
-                        .get(id)
-                        .ok_or_else(|| format!("row {i} of its batch names token {id}, which {} does not list", super::tokens::FILE))
-                };
+                let listed =
+                    |id: i32| tokens.get(id).ok_or_else(|| format!("a row names token {id}, which {} does not list", super::tokens::FILE));
                 let topk_bytes = if bytes.is_valid(i) {
                     range(bytes.offsets(), i).map(|k| byte_values.value(k)).collect()
                 } else {

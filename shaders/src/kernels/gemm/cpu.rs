@@ -14,11 +14,23 @@ const NC_FLOATS: usize = 192 << 10;
 /// A multiple of every tile's width.
 const WIDEST: usize = 32;
 
-/// Bytes that a product packs beside its operands.
-pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
+/// Columns of B that are packed together, `kc` deep.
+fn columns_at_once(kc: usize) -> usize {
+    (NC_FLOATS / kc.max(1) / WIDEST * WIDEST).max(WIDEST)
+}
+
+/// Bytes that the product of a kernel holds beside its operands.
+pub(crate) fn scratch_bytes(kernel: &str, s: &Shape) -> u64 {
     let tile = tile::best();
-    let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
-    ((m.div_ceil(tile.mr) * tile.mr * k.min(KC) + NC_FLOATS.min(n.next_multiple_of(WIDEST) * k.min(KC)).max(WIDEST * k.min(KC))) * 4) as u64
+    let (m, n, kc) = (s.m as usize, s.n as usize, (s.k as usize).min(KC));
+    let floats = if kernel == "gemm_nt_half" && m <= HALF_DOT_ROWS {
+        m * n
+    } else {
+        // A is packed where its rows are not contiguous along k; else only the last rows of a product are.
+        let rows = if kernel.starts_with("gemm_tn") { m.next_multiple_of(tile.mr) } else { tile.mr };
+        (rows + n.next_multiple_of(tile.nr).min(columns_at_once(kc))) * kc
+    };
+    4 * floats as u64
 }
 
 /// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
@@ -86,7 +98,6 @@ pub(crate) fn nt_half(p: &Params, bufs: Bufs<'_>) {
     }
     // Each task has some columns of every row: `[n, m]` here, turned afterwards.
     scratch::with(m * n, |turned| {
-        let turned = &mut turned[..m * n];
         turned.par_chunks_mut(m * 64).zip(b[..n * k].par_chunks(64 * k)).for_each(|(out, b)| {
             for (out, b) in out.chunks_exact_mut(m).zip(b.chunks_exact(k)) {
                 crate::float16::dots(&a[..m * k], b, |i, y| out[i] = y);
@@ -146,7 +157,7 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
                     Rows::Packed(pa)
                 }
             };
-            let nc = (NC_FLOATS / kc / WIDEST * WIDEST).max(WIDEST);
+            let nc = columns_at_once(kc);
             for n0 in (0..n).step_by(nc) {
                 let width = nc.min(n - n0);
                 scratch::with(width.div_ceil(tile.nr) * tile.nr * kc, |pb| {

@@ -3,6 +3,8 @@
 //! Every version runs the same chain of fused multiply-adds per output, so all give the same bits.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
+
 /// Largest tile of any version, in floats.
 pub(crate) const MAX_TILE: usize = 12 * 32;
 
@@ -48,7 +50,8 @@ pub(crate) struct Tile {
 
 /// The widest tile that this CPU has.
 pub(crate) fn best() -> Tile {
-    *all().first().unwrap_or(&PORTABLE)
+    static BEST: OnceLock<Tile> = OnceLock::new();
+    *BEST.get_or_init(|| *all().first().unwrap_or(&PORTABLE))
 }
 
 /// Every version that this CPU can run, widest first.

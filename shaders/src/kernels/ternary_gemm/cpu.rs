@@ -28,12 +28,17 @@ pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
     path(rows)(&s, &ops, &Target::new(&mut y.f32_mut()[..rows * outs], outs));
 }
 
+/// Bytes of activations that a product arranges anew.
+pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
+    u64::from(s.rows) * u64::from(s.cols).next_multiple_of(128)
+}
+
 type Path = fn(&Shape, &Product<'_>, &Target<'_>);
 
 /// The fastest path of this CPU.
 fn path(rows: usize) -> Path {
     let best = tile::best();
-    if rows >= tile::ROWS && best.vectors {
+    if rows >= tile::ROWS && best.byte_dots {
         return |s, ops, y| panels(tile::best(), s, ops, y);
     }
     #[cfg(target_arch = "x86_64")]

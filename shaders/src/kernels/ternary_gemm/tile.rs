@@ -1,6 +1,8 @@
 //! Register tiles of the ternary product: `acc[row, out] += Σ_j code[k, out]_j · q[row, k]_j` over words of four.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
+
 /// Tokens of a tile.
 pub(crate) const ROWS: usize = 8;
 /// Outputs of a tile.
@@ -12,15 +14,16 @@ pub(crate) struct Tile {
     /// For test messages.
     #[allow(dead_code)]
     pub name: &'static str,
-    /// Whether it multiplies whole vectors: faster than the packed words for many tokens.
-    pub vectors: bool,
+    /// Whether it uses the CPU's own dot product of bytes: faster than the packed words for many tokens.
+    pub byte_dots: bool,
     /// `(words, rows, q [rows, words], panel [words, OUTS], acc [ROWS, OUTS])`.
     pub run: fn(usize, usize, &[u32], &[u32], &mut [i32; ROWS * OUTS]),
 }
 
 /// The widest tile that this CPU has.
 pub(crate) fn best() -> Tile {
-    *all().first().unwrap_or(&PORTABLE)
+    static BEST: OnceLock<Tile> = OnceLock::new();
+    *BEST.get_or_init(|| *all().first().unwrap_or(&PORTABLE))
 }
 
 /// Every version that this CPU can run, widest first.
@@ -30,14 +33,14 @@ pub(crate) fn all() -> Vec<Tile> {
     {
         if crate::simd::avx512() && is_x86_feature_detected!("avx512vnni") {
             // SAFETY: the features were just detected.
-            tiles.push(Tile { name: "vnni", vectors: true, run: |k, m, q, p, acc| unsafe { vnni(k, m, q, p, acc) } });
+            tiles.push(Tile { name: "vnni", byte_dots: true, run: |k, m, q, p, acc| unsafe { vnni(k, m, q, p, acc) } });
         }
     }
     tiles.push(PORTABLE);
     tiles
 }
 
-const PORTABLE: Tile = Tile { name: "portable", vectors: false, run: portable };
+const PORTABLE: Tile = Tile { name: "portable", byte_dots: false, run: portable };
 
 fn portable(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32; ROWS * OUTS]) {
     for r in 0..rows {
