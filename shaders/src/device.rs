@@ -110,8 +110,14 @@ pub fn open(choice: &str, threads: usize) -> Result<Device, DeviceError> {
     match choice {
         "cpu" => Ok(cpu()),
         "auto" | "" => Ok(crate::gpu::GpuDevice::open_real()?.map_or_else(cpu, |g| Device::Gpu(Arc::new(g)))),
-        _ => crate::gpu::GpuDevice::open(choice).map(|g| Device::Gpu(Arc::new(g))),
+        _ => crate::gpu::GpuDevice::open(choice, false).map(|g| Device::Gpu(Arc::new(g))),
     }
+}
+
+/// A wgpu adapter (`gpu`, or part of a name) on which kernels run as the modules that are for every adapter: with it the
+/// tests reach those that a variant replaces on the machine at hand.
+pub fn open_plain(choice: &str) -> Result<Device, DeviceError> {
+    crate::gpu::GpuDevice::open(choice, true).map(|g| Device::Gpu(Arc::new(g)))
 }
 
 impl Device {

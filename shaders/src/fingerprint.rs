@@ -14,7 +14,7 @@ use naga::{
 
 use crate::kernel::Kernel;
 
-/// Hash of the module's arithmetic, in hexadecimal; computed once per kernel and process.
+/// Hash of the arithmetic of all modules of a kernel, in hexadecimal; computed once per kernel and process.
 pub fn fingerprint(kernel: &Kernel) -> Result<String, String> {
     static KNOWN: OnceLock<Mutex<HashMap<(usize, usize), String>>> = OnceLock::new();
     // The pieces are 'static: their address stands for their text.
@@ -23,7 +23,12 @@ pub fn fingerprint(kernel: &Kernel) -> Result<String, String> {
     if let Some(hash) = known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return Ok(hash.clone());
     }
-    let hash = fingerprint_source(&kernel.source()).map_err(|e| format!("{}: {e}", kernel.name))?;
+    let hashes = kernel.modules().map(|m| fingerprint_source(&m.source())).collect::<Result<Vec<_>, _>>();
+    let hashes = hashes.map_err(|e| format!("{}: {e}", kernel.name))?;
+    let hash = match &hashes[..] {
+        [one] => one.clone(),
+        all => blake3::hash(all.concat().as_bytes()).to_hex().to_string(),
+    };
     known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, hash.clone());
     Ok(hash)
 }
@@ -32,7 +37,9 @@ pub fn fingerprint(kernel: &Kernel) -> Result<String, String> {
 /// counts by its text.
 pub fn fingerprints(kernels: &[&Kernel]) -> Vec<(String, String)> {
     use rayon::prelude::*;
-    let hash = |k: &Kernel| fingerprint(k).unwrap_or_else(|_| blake3::hash(k.source().as_bytes()).to_hex().to_string());
+    let hash = |k: &Kernel| {
+        fingerprint(k).unwrap_or_else(|_| blake3::hash(k.modules().map(|m| m.source()).collect::<String>().as_bytes()).to_hex().to_string())
+    };
     kernels.par_iter().map(|k| (k.name.to_owned(), format!("{}:{}", k.revision, hash(k)))).collect()
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::{Access, Kernel, Params, Suits};
 use crate::program::{ListId, Op, Plan, Program};
 
 /// Bytes that queued writes may hold in staging memory, and of one read-back.
@@ -18,7 +18,7 @@ const IN_FLIGHT: usize = 2;
 /// Longest wait for the callback of a finished read-back.
 const CALLBACK: Duration = Duration::from_secs(60);
 /// Bytes of one dispatch's parameters.
-const PARAMS: u64 = 64;
+const PARAMS: u64 = size_of::<Params>() as u64;
 
 /// A wgpu adapter, opened.
 pub struct GpuDevice {
@@ -28,6 +28,8 @@ pub struct GpuDevice {
 struct Shared {
     name: String,
     software: bool,
+    /// Kernels run as the module for every adapter, also where a variant suits this one.
+    plain: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
@@ -38,6 +40,7 @@ struct Shared {
 struct Pipeline {
     layout: wgpu::BindGroupLayout,
     pipeline: wgpu::ComputePipeline,
+    grid: fn(&Params) -> [u32; 3],
 }
 
 /// Adapters of this machine, real ones first.
@@ -99,16 +102,17 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
 impl GpuDevice {
     /// A real GPU, if there is one.
     pub fn open_real() -> Result<Option<Self>, DeviceError> {
-        adapters().iter().find(|a| !is_software(a)).map(Self::request).transpose()
+        adapters().iter().find(|a| !is_software(a)).map(|a| Self::request(a, false)).transpose()
     }
 
     /// Any adapter (`gpu`, real ones first), or the first one whose name contains `choice`, upper and lower case alike.
-    pub fn open(choice: &str) -> Result<Self, DeviceError> {
+    /// `plain`: without the kernels' variants.
+    pub fn open(choice: &str, plain: bool) -> Result<Self, DeviceError> {
         let all = adapters();
         let wanted = choice.to_lowercase();
         let found = all.iter().find(|a| wanted == "gpu" || a.get_info().name.to_lowercase().contains(&wanted));
         match found {
-            Some(adapter) => Self::request(adapter),
+            Some(adapter) => Self::request(adapter, plain),
             None => {
                 let mut names: Vec<String> = all.iter().map(|a| format!("`{}`", a.get_info().name)).collect();
                 names.push("`cpu`".into());
@@ -118,7 +122,7 @@ impl GpuDevice {
     }
 
     /// Opens an adapter with its own limits and no optional features: the kernels are WebGPU's baseline, the sizes are not.
-    fn request(adapter: &wgpu::Adapter) -> Result<Self, DeviceError> {
+    fn request(adapter: &wgpu::Adapter, plain: bool) -> Result<Self, DeviceError> {
         let name = adapter.get_info().name;
         let desc = wgpu::DeviceDescriptor {
             label: Some("flow"),
@@ -146,7 +150,7 @@ impl GpuDevice {
             }
         });
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
-        let shared = Shared { name, software: is_software(adapter), device, queue, pipelines: Mutex::default(), trouble };
+        let shared = Shared { name, software: is_software(adapter), plain, device, queue, pipelines: Mutex::default(), trouble };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -261,6 +265,13 @@ impl Shared {
         Ok(made)
     }
 
+    /// Whether a variant is for this adapter.
+    fn has(&self, suits: Suits) -> bool {
+        match suits {
+            Suits::Software => self.software,
+        }
+    }
+
     fn compile(&self, kernel: &Kernel) -> Pipeline {
         let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {
             binding,
@@ -279,7 +290,8 @@ impl Shared {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
-        let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
+        let module = kernel.module_for(|suits| !self.plain && self.has(suits));
+        let (grid, source) = (module.grid, wgpu::ShaderSource::Wgsl(module.source().into()));
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
@@ -289,7 +301,7 @@ impl Shared {
             compilation_options: wgpu::PipelineCompilationOptions::default(),
             cache: None,
         });
-        Pipeline { layout, pipeline }
+        Pipeline { layout, pipeline, grid }
     }
 }
 
@@ -345,7 +357,8 @@ impl GpuBackend {
                     layout: &pipeline.layout,
                     entries: &entries,
                 });
-                Dispatch { pipeline, group, offset: (i as u64 * stride) as u32, grid: (op.kernel.grid)(&op.params) }
+                let grid = (pipeline.grid)(&op.params);
+                Dispatch { pipeline, group, offset: (i as u64 * stride) as u32, grid }
             };
             ops.iter().zip(pipelines).enumerate().map(dispatch).collect()
         })

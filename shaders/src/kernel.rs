@@ -68,14 +68,59 @@ pub struct Kernel {
     pub bindings: &'static [Binding],
     /// Number of workgroups; each dimension at most 65,535.
     pub grid: fn(&Params) -> [u32; 3],
+    /// Other modules for the same bindings, parameters and results; the first one that suits an adapter takes the place of
+    /// `wgsl` and `grid` there.
+    pub variants: &'static [Variant],
     /// The CPU twin.
     pub cpu: fn(&Params, Bufs<'_>),
 }
 
-impl Kernel {
-    /// The whole WGSL module.
+/// A module that is the faster one on some adapters.
+pub struct Variant {
+    /// Where it is used.
+    pub suits: Suits,
+    /// As [`Kernel::wgsl`].
+    pub wgsl: &'static [&'static str],
+    /// As [`Kernel::grid`].
+    pub grid: fn(&Params) -> [u32; 3],
+}
+
+/// Adapters that a variant is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suits {
+    /// Software adapters: few lanes, loads cost more than arithmetic, workgroup memory more than the caches.
+    Software,
+}
+
+/// A module as a device runs it.
+#[derive(Clone, Copy)]
+pub struct Module {
+    /// As [`Kernel::wgsl`].
+    pub wgsl: &'static [&'static str],
+    /// As [`Kernel::grid`].
+    pub grid: fn(&Params) -> [u32; 3],
+}
+
+impl Module {
+    /// The whole WGSL text.
     pub fn source(&self) -> String {
         self.wgsl.concat()
+    }
+}
+
+impl Kernel {
+    /// The module for every adapter.
+    pub fn module(&self) -> Module {
+        Module { wgsl: self.wgsl, grid: self.grid }
+    }
+    /// The module for an adapter that has some properties.
+    pub fn module_for(&self, has: impl Fn(Suits) -> bool) -> Module {
+        let variant = self.variants.iter().find(|v| has(v.suits));
+        variant.map_or(self.module(), |v| Module { wgsl: v.wgsl, grid: v.grid })
+    }
+    /// All modules, the one for every adapter first.
+    pub fn modules(&self) -> impl Iterator<Item = Module> + '_ {
+        std::iter::once(self.module()).chain(self.variants.iter().map(|v| Module { wgsl: v.wgsl, grid: v.grid }))
     }
 }
 

@@ -69,6 +69,21 @@ pub struct Plan {
     pub slots: Vec<usize>,
 }
 
+/// First and last use of a transient buffer within its list.
+#[derive(Clone, Copy)]
+struct Lifetime {
+    buffer: usize,
+    list: usize,
+    first: usize,
+    last: usize,
+}
+
+impl Lifetime {
+    fn meets(&self, other: &Self) -> bool {
+        self.list == other.list && self.first <= other.last && other.first <= self.last
+    }
+}
+
 impl Plan {
     /// Planned memory in bytes.
     pub fn bytes(&self) -> u64 {
@@ -136,8 +151,8 @@ impl Program {
         self.lists[list.0 as usize].1.len()
     }
 
-    /// Assigns slots: persistent buffers their own, transient ones the smallest free slot that fits (else the
-    /// largest free one grown), list by list; lists run one at a time and share the transient slots.
+    /// Assigns slots: persistent buffers their own; transient ones, the largest first, the smallest slot that is free
+    /// while they live. Lists run one at a time and share the transient slots.
     pub fn plan(&self) -> Plan {
         let mut slot_of = vec![usize::MAX; self.buffers.len()];
         let mut slots = Vec::new();
@@ -147,39 +162,20 @@ impl Program {
                 slots.push(b.words);
             }
         }
+        let mut lives = self.lives();
+        lives.sort_by_key(|l| std::cmp::Reverse(self.buffers[l.buffer].words));
+        // Tenants of each shared slot: as buffers come by size, a slot is as large as its first one.
         let first_shared = slots.len();
-        for (name, ops) in &self.lists {
-            let mut last = vec![0usize; self.buffers.len()];
-            for (t, op) in ops.iter().enumerate() {
-                for b in &op.buffers {
-                    last[b.0 as usize] = t;
-                }
-            }
-            let mut free: Vec<usize> = (first_shared..slots.len()).collect();
-            // What a group has finished with is free only after the whole group.
-            let mut held: Vec<usize> = Vec::new();
-            let mut seen = vec![false; self.buffers.len()];
-            for (t, op) in ops.iter().enumerate() {
-                for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
-                    let i = b.0 as usize;
-                    if self.buffers[i].life == Life::Persistent || seen[i] {
-                        continue;
-                    }
-                    assert!(binding.access != Access::Read, "{name}: `{}` is read before it is written", self.buffers[i].name);
-                    assert!(slot_of[i] == usize::MAX, "transient `{}` is used in two lists", self.buffers[i].name);
-                    seen[i] = true;
-                    slot_of[i] = take_slot(&mut free, &mut slots, self.buffers[i].words);
-                }
-                for b in &op.buffers {
-                    let i = b.0 as usize;
-                    if self.buffers[i].life == Life::Transient && last[i] == t && !held.contains(&slot_of[i]) {
-                        held.push(slot_of[i]);
-                    }
-                }
-                if op.group.is_none() || ops.get(t + 1).is_none_or(|next| next.group != op.group) {
-                    free.append(&mut held);
-                }
-            }
+        let mut tenants: Vec<Vec<Lifetime>> = Vec::new();
+        for live in lives {
+            let free = tenants.iter().rposition(|t| t.iter().all(|other| !live.meets(other)));
+            let slot = free.unwrap_or_else(|| {
+                tenants.push(Vec::new());
+                slots.push(self.buffers[live.buffer].words);
+                tenants.len() - 1
+            });
+            slot_of[live.buffer] = first_shared + slot;
+            tenants[slot].push(live);
         }
         for (i, slot) in slot_of.iter_mut().enumerate() {
             if *slot == usize::MAX {
@@ -190,6 +186,34 @@ impl Program {
         Plan { slot_of, slots }
     }
 
+    /// When each transient buffer is in use. Operations of a group run at the same time.
+    fn lives(&self) -> Vec<Lifetime> {
+        let mut all: Vec<Lifetime> = Vec::new();
+        let mut at: Vec<Option<usize>> = vec![None; self.buffers.len()];
+        for (list, (name, ops)) in self.lists.iter().enumerate() {
+            let groups = ops.chunk_by(|a, b| a.group.is_some() && a.group == b.group);
+            for (time, op) in groups.enumerate().flat_map(|(t, group)| group.iter().map(move |op| (t, op))) {
+                for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
+                    let buffer = b.0 as usize;
+                    let declared = &self.buffers[buffer];
+                    match at[buffer] {
+                        _ if declared.life == Life::Persistent => {}
+                        Some(i) => {
+                            assert!(all[i].list == list, "transient `{}` is used in two lists", declared.name);
+                            all[i].last = time;
+                        }
+                        None => {
+                            assert!(binding.access != Access::Read, "{name}: `{}` is read before it is written", declared.name);
+                            at[buffer] = Some(all.len());
+                            all.push(Lifetime { buffer, list, first: time, last: time });
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
+
     /// Every kernel that some list uses, by name, without repetition.
     pub fn kernels(&self) -> Vec<&'static Kernel> {
         let mut all: Vec<&'static Kernel> = self.lists.iter().flat_map(|(_, ops)| ops.iter().map(|o| o.kernel)).collect();
@@ -197,16 +221,4 @@ impl Program {
         all.dedup_by_key(|k| k.name);
         all
     }
-}
-
-fn take_slot(free: &mut Vec<usize>, slots: &mut Vec<usize>, words: usize) -> usize {
-    let best = free.iter().enumerate().filter(|(_, s)| slots[**s] >= words).min_by_key(|(_, s)| slots[**s]);
-    let largest = free.iter().enumerate().max_by_key(|(_, s)| slots[**s]);
-    if let Some((i, _)) = best.or(largest) {
-        let slot = free.swap_remove(i);
-        slots[slot] = slots[slot].max(words);
-        return slot;
-    }
-    slots.push(words);
-    slots.len() - 1
 }

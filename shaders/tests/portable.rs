@@ -12,8 +12,7 @@ const STORAGE_BUFFERS: usize = 8;
 const INVOCATIONS: u32 = 256;
 
 fn each(check: impl Fn(&'static flow_shaders::kernel::Kernel, &naga::Module, &ModuleInfo)) {
-    for kernel in kernels::ALL {
-        let source = kernel.source();
+    for (kernel, source) in kernels::ALL.iter().flat_map(|k| k.modules().map(move |m| (k, m.source()))) {
         let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
         let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
             .validate(&module)

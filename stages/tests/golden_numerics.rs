@@ -174,8 +174,7 @@ fn ternary_threshold(c: &mut Check) {
 
 struct Quant {
     q: BufferId,
-    step: BufferId,
-    qsum: BufferId,
+    scales: BufferId,
     words: usize,
 }
 
@@ -183,9 +182,9 @@ fn quantise(b: &mut Bench, x: BufferId, (rows, cols): (usize, usize), mode: u32,
     let words = 4 * ternary::packed_words(cols);
     let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words as u32, mode, clip: 0.0 };
     let h = b.hyper(&[(hyper::QMAX, if bits == 4 { 7.0 } else { 127.0 })]);
-    let (q, step, qsum) = (b.out(rows * words), b.out(rows), b.out(rows));
-    b.op(&act_quant::ACT_QUANT, &[x, h, q, step, qsum], &shape);
-    Quant { q, step, qsum, words }
+    let (q, scales) = (b.out(rows * words), b.out(2 * rows));
+    b.op(&act_quant::ACT_QUANT, &[x, h, q, scales], &shape);
+    Quant { q, scales, words }
 }
 
 fn act(c: &mut Check, bits: u64, mode: u32) {
@@ -195,10 +194,11 @@ fn act(c: &mut Check, bits: u64, mode: u32) {
     let quant = quantise(&mut b, x, (rows, cols), mode, bits);
     let mut s = b.run(c.device);
     let q = unpack_bytes(&s.read(quant.q).unwrap(), rows, cols, quant.words);
-    let step = s.read_f32(quant.step).unwrap();
+    let scales: Vec<act_quant::RowScale> = bytemuck::pod_collect_to_vec(&s.read(quant.scales).unwrap());
+    let step: Vec<f32> = scales.iter().map(|s| s.step).collect();
     c.equal("q", &q, &c.golden.i32("q"), |_| false);
     let sums: Vec<i32> = q.chunks(cols).map(|r| r.iter().sum()).collect();
-    c.equal("qsum", &bytemuck::cast_vec(s.read(quant.qsum).unwrap()), &sums, |_| false);
+    c.equal("qsum", &scales.iter().map(|s| s.sum).collect::<Vec<_>>(), &sums, |_| false);
     c.close_f64("step", &step, &c.golden.f64("step_f64"));
     if c.golden.has("dequant") {
         let out: Vec<f32> = q.iter().enumerate().map(|(i, q)| *q as f32 * step[i / cols]).collect();
@@ -215,7 +215,7 @@ fn bitlinear(c: &mut Check) {
     let x = b.floats(&c.golden.f32("x"));
     let t = ternarise(&mut b, &c.golden.f32("w"), (outs, cols), u32::from(learned));
     let scale = if learned { b.floats(&c.golden.f32("scale")) } else { t.scale };
-    let norm_shape = rmsnorm::Shape { rows: m, cols: k, eps: c.number("eps").unwrap_or(1e-5) as f32 };
+    let norm_shape = rmsnorm::Shape { rows: m, cols: k, eps: c.number("eps").unwrap_or(1e-5) as f32, add: 0 };
     let norm = normed.then(|| (b.floats(&c.golden.f32("g")), b.out(rows * cols), b.out(rows)));
     if let Some((g, h, rstd)) = norm {
         b.op(&rmsnorm::RMSNORM, &[x, g, h, rstd], &norm_shape);
@@ -223,10 +223,10 @@ fn bitlinear(c: &mut Check) {
     let quant = quantise(&mut b, norm.map_or(x, |n| n.1), (rows, cols), 0, c.golden.about["bits"].as_u64().expect("bits"));
     let (y, dh, dw) = (b.out(rows * outs), b.out(rows * cols), b.out(outs * cols));
     let shape = ternary_gemm::Shape { rows: m, outs: n, cols: k, add: 0 };
-    b.op(&ternary_gemm::TERNARY_GEMM, &[quant.q, quant.step, quant.qsum, t.codes, scale, y], &shape);
+    b.op(&ternary_gemm::TERNARY_GEMM, &[quant.q, quant.scales, t.codes, scale, y], &shape);
     let dy = b.floats(&c.golden.f32("dy"));
     b.op(&gemm::GEMM_NN_TERNARY, &[dy, t.codes, scale, dh], &gemm::Shape { m, n: k, k: n, add: 0, symmetric: 0 });
-    b.op(&gemm::GEMM_TN_Q8, &[dy, quant.q, quant.step, dw], &gemm::Shape { m: n, n: k, k: m, add: 0, symmetric: 0 });
+    b.op(&gemm::GEMM_TN_Q8, &[dy, quant.q, quant.scales, dw], &gemm::Shape { m: n, n: k, k: m, add: 0, symmetric: 0 });
     let dscale = b.zeros(outs);
     if learned {
         b.op(&ternary::THRESHOLD_GRAD, &[t.codes, scale, dw, dscale], &t.shape);
@@ -308,7 +308,7 @@ fn attend(c: &mut Check) {
 
 fn norm(c: &mut Check) {
     let (rows, cols) = c.matrix("x");
-    let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: c.number("eps").unwrap_or(1e-5) as f32 };
+    let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: c.number("eps").unwrap_or(1e-5) as f32, add: 0 };
     let mut b = Bench::new();
     let [x, g, dy] = ["x", "g", "dy"].map(|name| b.floats(&c.golden.f32(name)));
     let (y, rstd, dx, dg) = (b.out(rows * cols), b.out(rows), b.zeros(rows * cols), b.zeros(cols));

@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod kd_loss;
 pub mod kv_store;
 pub mod muon;
+pub mod norm_quant;
 pub mod peak;
 pub mod rmsnorm;
 pub mod rope;
@@ -71,6 +72,7 @@ pub static ALL: &[&Kernel] = &[
     &embed::EMBED_HALF,
     &gated::GATED,
     &gated::GATED_GRAD,
+    &norm_quant::GATED_NORM_QUANT,
     &gemm::GEMM_NN,
     &gemm::GEMM_NN_TERNARY,
     &gemm::GEMM_NT,
@@ -84,6 +86,7 @@ pub static ALL: &[&Kernel] = &[
     &muon::MUON_NORMALISE,
     &muon::MUON_POLY,
     &muon::MUON_UPDATE,
+    &norm_quant::NORM_QUANT,
     &peak::PEAK_DOT,
     &peak::PEAK_FMA,
     &rmsnorm::RMSNORM,

@@ -52,10 +52,25 @@ pub fn run<P: bytemuck::Pod>(device: &Device, kernel: &'static Kernel, buffers: 
 /// All buffers of a dispatch.
 pub type Buffers = Vec<Vec<u32>>;
 
-/// Both results of a dispatch: (CPU, adapter). None without an adapter.
+/// Both results of a dispatch: (CPU, adapter). None without an adapter. Where the kernel has variants, the module for every
+/// adapter must give what the adapter's own gives: the same bits, or floats that differ by rounding.
 pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Option<(Buffers, Buffers)> {
     let adapter = adapter()?;
-    Some((run(cpu(), kernel, buffers, params), run(adapter, kernel, buffers, params)))
+    let got = run(adapter, kernel, buffers, params);
+    if !kernel.variants.is_empty() {
+        let plain = run(plain(), kernel, buffers, params);
+        for (a, b) in got.concat().into_iter().zip(plain.concat()) {
+            let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+            assert!(a == b || (x - y).abs() <= 1e-5 * x.abs().max(1.0), "{}: {x} and {y} from two modules", kernel.name);
+        }
+    }
+    Some((run(cpu(), kernel, buffers, params), got))
+}
+
+/// The adapter of the tests, without variants.
+fn plain() -> &'static Device {
+    static PLAIN: OnceLock<Device> = OnceLock::new();
+    PLAIN.get_or_init(|| device::open_plain(&adapter().expect("there is an adapter").name()).expect("it opened before"))
 }
 
 /// Runs both and compares every written buffer as floats: `|a − b| ≤ atol + rtol·|a|`, NaN equals NaN.

@@ -28,7 +28,7 @@ proptest! {
         let buffers = [r.floats(m * k, 1.0), r.codes(k, n), r.floats(k, 1.0), c.clone()];
         check(&gemm::GEMM_NN_TERNARY, &buffers, &shape(m, n, k, add), 4e-6, atol);
         let (q, _) = r.bytes(k, n, 4 * n.div_ceil(16));
-        let buffers = [r.floats(m * k, 1.0), q, r.floats(k, 0.02), c];
+        let buffers = [r.floats(m * k, 1.0), q, scales(&r.floats(k, 0.02), &vec![0; k]), c];
         check(&gemm::GEMM_TN_Q8, &buffers, &shape(m, n, k, add), 4e-6, 4.0 * atol);
     }
 
@@ -50,11 +50,16 @@ proptest! {
         let s = ternary_gemm::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add };
         let codes = r.codes(outs, cols);
         // Powers of two: scaling is exact, so the floats show the integers.
-        let exact = [q.clone(), vec![0.5f32.to_bits(); rows], sums.clone(), codes.clone(), vec![2f32.to_bits(); outs], vec![0; rows * outs]];
+        let exact = [q.clone(), scales(&vec![0.5f32.to_bits(); rows], &sums), codes.clone(), vec![2f32.to_bits(); outs], vec![0; rows * outs]];
         check_exact(&ternary_gemm::TERNARY_GEMM, &exact, &s);
-        let scaled = [q, r.range(rows, 0.01, 0.02), sums, codes, r.range(outs, 0.5, 2.0), r.floats(rows * outs, 1.0)];
+        let scaled = [q, scales(&r.range(rows, 0.01, 0.02), &sums), codes, r.range(outs, 0.5, 2.0), r.floats(rows * outs, 1.0)];
         check(&ternary_gemm::TERNARY_GEMM, &scaled, &s, 1e-6, 1e-6);
     }
+}
+
+/// Steps and sums of rows as one buffer.
+fn scales(steps: &[u32], sums: &[u32]) -> Vec<u32> {
+    steps.iter().zip(sums).flat_map(|(step, sum)| [*step, *sum]).collect()
 }
 
 /// Long rows of extreme codes: no intermediate sum overflows or saturates.
@@ -67,14 +72,13 @@ fn extreme_ternary_products_are_exact() {
         let sum: i32 = byte.to_le_bytes().iter().map(|b| i32::from(*b as i8)).sum::<i32>() * words as i32;
         let buffers = [
             vec![byte; rows * words],
-            vec![1f32.to_bits(); rows],
-            vec![sum as u32; rows],
+            scales(&[1f32.to_bits(); 3], &[sum as u32; 3]),
             vec![code; outs * cols / 16],
             vec![1f32.to_bits(); outs],
             junk(rows * outs),
         ];
         check_exact(&ternary_gemm::TERNARY_GEMM, &buffers, &s);
-        let got = run(cpu(), &ternary_gemm::TERNARY_GEMM, &buffers, &s).swap_remove(5);
+        let got = run(cpu(), &ternary_gemm::TERNARY_GEMM, &buffers, &s).swap_remove(4);
         let element = |e: usize| {
             let code = (code >> (8 * (e % 4) + 2 * (e / 4)) & 3) as i32 - 1;
             code * i32::from(byte.to_le_bytes()[e % 4] as i8)

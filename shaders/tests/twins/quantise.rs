@@ -1,9 +1,9 @@
 //! Quantisers: codes may differ by one at a tie, everything else follows from them.
 
-use flow_shaders::kernels::{act_quant, hyper as slots, ternary};
+use flow_shaders::kernels::{act_quant, gated, hyper as slots, norm_quant, rmsnorm, ternary};
 use proptest::prelude::*;
 
-use crate::harness::{Random, both, check, close, hyper, junk, size, words};
+use crate::harness::{Random, both, check, close, cpu, hyper, junk, run, size, words};
 
 /// Distance of `value` from the nearest tie of rounding, relative to values above 1.
 fn near_tie(value: f64) -> bool {
@@ -22,9 +22,12 @@ proptest! {
         let mut h = hyper();
         h[slots::QMAX] = qmax.to_bits();
         let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32, mode, clip: 2.5 };
-        let buffers = [x.clone(), h, junk(rows * count), junk(rows), junk(rows)];
+        let buffers = [x.clone(), h, junk(rows * count), junk(2 * rows)];
         let Some((cpu, gpu)) = both(&act_quant::ACT_QUANT, &buffers, &shape) else { return Ok(()) };
-        close("step", &cpu[3], &gpu[3], 1e-6, 0.0);
+        let scales = |buffers: &[Vec<u32>]| bytemuck::pod_collect_to_vec::<u32, act_quant::RowScale>(&buffers[3]);
+        let (ours, theirs) = (scales(&cpu), scales(&gpu));
+        let steps = |scales: &[act_quant::RowScale]| scales.iter().map(|s| s.step.to_bits()).collect::<Vec<_>>();
+        close("step", &steps(&ours), &steps(&theirs), 1e-6, 0.0);
         for row in 0..rows {
             let mut sum = 0i32;
             for e in 0..4 * count {
@@ -35,12 +38,57 @@ proptest! {
                     continue;
                 }
                 assert!(e < cols, "padding");
-                let step = f64::from(f32::from_bits(cpu[3][row]));
+                let step = f64::from(ours[row].step);
                 let divisor = if mode == 1 { step + 1e-5 / 7f64.sqrt() } else { step };
                 let value = f64::from(f32::from_bits(x[row * cols + e])) / divisor;
                 assert!((a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
             }
-            assert_eq!(sum as u32, gpu[4][row], "qsum");
+            assert_eq!(sum, theirs[row].sum, "sum of codes");
+        }
+    }
+
+    /// The fused kernels against their twins, and on the CPU against the single kernels: the same bits.
+    #[test]
+    fn norm_and_quantise_in_one(rows in size(40), cols in size(300), gated in any::<bool>(), act in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let count = 4 * cols.div_ceil(16);
+        let n = rows * cols;
+        let shape = norm_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32, eps: 1e-5, act };
+        let (a, b, g) = (r.floats(n, 1.5), r.floats(n, 1.5), r.floats(cols, 1.0));
+        let outs = [junk(rows * count), junk(2 * rows), junk(rows)];
+        let (kernel, first) = if gated { (&norm_quant::GATED_NORM_QUANT, 5) } else { (&norm_quant::NORM_QUANT, 3) };
+        let mut buffers = if gated { vec![a.clone(), b.clone(), g.clone(), hyper(), junk(n)] } else { vec![a.clone(), g.clone(), hyper()] };
+        buffers.extend(outs.clone());
+        let fused = run(cpu(), kernel, &buffers, &shape);
+
+        let x = if gated {
+            let y = run(cpu(), &gated::GATED, &[a, b, junk(n)], &gated::Shape { n: n as u32, act }).swap_remove(2);
+            assert_eq!(y, fused[4], "gated");
+            y
+        } else {
+            a
+        };
+        let norm = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5, add: 0 };
+        let normed = run(cpu(), &rmsnorm::RMSNORM, &[x, g, junk(n), junk(rows)], &norm);
+        let quant = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32, mode: 0, clip: 0.0 };
+        let codes = run(cpu(), &act_quant::ACT_QUANT, &[normed[2].clone(), hyper(), outs[0].clone(), outs[1].clone()], &quant);
+        assert_eq!((&codes[2], &codes[3], &normed[3]), (&fused[first], &fused[first + 1], &fused[first + 2]));
+
+        let Some((_, gpu)) = both(kernel, &buffers, &shape) else { return Ok(()) };
+        close("rstd", &fused[first + 2], &gpu[first + 2], 2e-6, 0.0);
+        if gated {
+            close("y", &fused[4], &gpu[4], 2e-6, 1e-6);
+        }
+        let scales = |buffers: &[Vec<u32>]| bytemuck::pod_collect_to_vec::<u32, act_quant::RowScale>(&buffers[first + 1]);
+        for (row, (ours, theirs)) in scales(&fused).into_iter().zip(scales(&gpu)).enumerate() {
+            assert!((ours.step - theirs.step).abs() <= 4e-6 * ours.step, "row {row}: {ours:?} {theirs:?}");
+            let codes = |buffers: &[Vec<u32>]| bytemuck::cast_slice::<u32, i8>(&buffers[first][row * count..(row + 1) * count]).to_vec();
+            let (a, b) = (codes(&fused), codes(&gpu));
+            assert_eq!(b.iter().map(|q| i32::from(*q)).sum::<i32>(), theirs.sum, "row {row}: sum of codes");
+            for (e, (a, b)) in a.iter().zip(&b).enumerate() {
+                let value = if e < cols { f64::from(f32::from_bits(normed[2][row * cols + e])) / f64::from(ours.step) } else { 0.0 };
+                assert!(a == b || (a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
+            }
         }
     }
 
@@ -87,7 +135,7 @@ fn ties_round_to_even() {
     let mut h = hyper();
     h[slots::QMAX] = 8f32.to_bits();
     let shape = act_quant::Shape { rows: 1, cols: 16, words: 4, mode: 2, clip: 8.0 };
-    let Some((cpu, gpu)) = both(&act_quant::ACT_QUANT, &[words(&x), h, junk(4), junk(1), junk(1)], &shape) else { return };
+    let Some((cpu, gpu)) = both(&act_quant::ACT_QUANT, &[words(&x), h, junk(4), junk(2)], &shape) else { return };
     let want: Vec<u8> = x.iter().map(|v| v.round_ties_even() as i8 as u8).collect();
     for out in [&cpu[2], &gpu[2]] {
         assert_eq!(bytemuck::cast_slice::<u32, u8>(out), want);

@@ -12,7 +12,7 @@ proptest! {
     fn rmsnorm_both_ways(rows in size(65), cols in size(300), seed: u64) {
         let mut r = Random(seed);
         let n = rows * cols;
-        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5 };
+        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5, add: (seed % 2) as u32 };
         let (x, g, dy, rstd) = (r.floats(n, 2.0), r.floats(cols, 1.0), r.floats(n, 1.0), r.range(rows, 0.3, 2.0));
         check(&rmsnorm::RMSNORM, &[x.clone(), g.clone(), junk(n), junk(rows)], &shape, 2e-6, 1e-6);
         check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g, rstd.clone(), dy.clone(), r.floats(n, 1.0)], &shape, 1e-5, 1e-5);
@@ -98,7 +98,7 @@ fn borderline(z: &[f64], u: f64, s: &sample::Shape, a: usize, b: usize) -> bool 
 fn more_rows_than_one_grid_dimension() {
     let (rows, cols) = (65_537, 3);
     let mut r = Random(5);
-    let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5 };
+    let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5, add: 0 };
     check(&rmsnorm::RMSNORM, &[r.floats(rows * cols, 1.0), r.floats(cols, 1.0), junk(rows * cols), junk(rows)], &shape, 2e-6, 1e-6);
     let shape = sample::Shape { rows: rows as u32, vocab: 2, temperature: 1.0, top_p: 1.0 };
     check_exact(&sample::ARGMAX, &[r.floats(rows * 2, 1.0), junk(rows)], &shape);

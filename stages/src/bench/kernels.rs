@@ -163,8 +163,7 @@ fn cases() -> Vec<Case> {
         let params = ternary_gemm::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
         let buffers = [
             Fill::Bytes(rows * cols / 4),
-            Fill::Floats(rows),
-            Fill::Word(rows, 0),
+            Fill::Word(2 * rows, 0),
             Fill::Codes(outs * ternary::packed_words(cols)),
             Fill::Floats(outs),
             Fill::Floats(rows * outs),
@@ -219,7 +218,7 @@ fn rows() -> Vec<Case> {
         case(
             &rmsnorm::RMSNORM,
             format!("[{rows}×{dim}]"),
-            rmsnorm::Shape { rows: rows as u32, cols: dim as u32, eps: 1e-5 },
+            rmsnorm::Shape { rows: rows as u32, cols: dim as u32, eps: 1e-5, add: 0 },
             8.0 * (rows * dim) as f64,
             Limit::Copy,
             &[floats(rows * dim), floats(dim), floats(rows * dim), floats(rows)],
@@ -230,7 +229,7 @@ fn rows() -> Vec<Case> {
             act_quant::Shape { rows: rows as u32, cols: mlp as u32, words: mlp as u32 / 4, mode: 0, clip: 0.0 },
             5.0 * (rows * mlp) as f64,
             Limit::Copy,
-            &[floats(rows * mlp), hyper, Fill::Bytes(rows * mlp / 4), floats(rows), Fill::Word(rows, 0)],
+            &[floats(rows * mlp), hyper, Fill::Bytes(rows * mlp / 4), Fill::Word(2 * rows, 0)],
         ),
         case(
             &gated::GATED,

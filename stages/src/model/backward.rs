@@ -1,9 +1,9 @@
 //! The backward pass: gradients of every parameter added to their buffers, block by block from the loss.
 
-use flow_shaders::kernels::{attention, elementwise, embed, gated, gemm, rmsnorm};
+use flow_shaders::kernels::{attention, embed, gated, gemm, rmsnorm};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::config::Activation;
+use super::config::{Activation, Role};
 use super::graph::{Act, Batch, BlockTape, Graph, Tape};
 
 /// Gradient buffers and the row order of the embedding's scatter.
@@ -16,10 +16,24 @@ pub(crate) struct Gradients {
     pub order: BufferId,
 }
 
+/// How a backward pass is done.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    /// Adds to the gradients of matrices, instead of overwriting them. Those of vectors (and of an embedding that is not
+    /// the head) are always added to.
+    pub add: bool,
+    /// Of a block only its input is read: the rest is made again.
+    pub recompute: bool,
+}
+
 impl Graph {
-    /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits. With `recompute` of a
-    /// block only its input is read: the rest is made again.
-    pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients, recompute: bool) {
+    /// Whether a gradient is a product over all rows, which can overwrite what is there.
+    pub(crate) fn is_matrix(&self, role: Role) -> bool {
+        role == Role::Linear || role == if self.config.tied { Role::Embedding } else { Role::Head }
+    }
+
+    /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits.
+    pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients, pass: Pass) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let head_name = if c.tied { "embed" } else { "head" };
         let (head, d_head) = (self.head(), g.grads[self.tensor(head_name)]);
@@ -27,29 +41,23 @@ impl Graph {
         let (r, v, d) = (rows as u32, c.vocab as u32, c.dim as u32);
         let shape = gemm::Shape { m: r, n: d, k: v, add: 0, symmetric: 0 };
         self.program.push(list, &gemm::GEMM_NN, &[tape.logits, head, d_normed], &shape);
-        let shape = gemm::Shape { m: v, n: d, k: r, add: 1, symmetric: 0 };
+        let shape = gemm::Shape { m: v, n: d, k: r, add: u32::from(pass.add), symmetric: 0 };
         self.program.push(list, &gemm::GEMM_TN, &[tape.logits, tape.normed, d_head], &shape);
         // The gradient of the residual stream: one buffer that every block adds to.
-        let dx = self.zeroed(list, "d.stream", rows * c.dim);
-        self.norm_grad(list, tape.x_last, "norm", tape.rstd, d_normed, dx, rows, g);
+        let dx = self.program.transient("d.stream", rows * c.dim);
+        self.norm_grad(list, tape.x_last, "norm", tape.rstd, d_normed, (dx, false), rows, g);
         for (l, kept) in tape.blocks.iter().enumerate().rev() {
-            let again = recompute.then(|| self.block_tape(list, l, kept.x_in, batch, None));
+            let again = pass.recompute.then(|| self.block_tape(list, l, kept.x_in, batch, None));
             let block = again.as_ref().unwrap_or(kept);
-            self.mlp_grad(list, l, block, dx, rows, g);
-            self.attention_grad(list, l, block, dx, batch, g);
+            self.mlp_grad(list, l, block, dx, rows, g, pass);
+            self.attention_grad(list, l, block, dx, batch, g, pass);
         }
         let shape = embed::Shape { rows: r, cols: d, vocab: v };
         let d_embed = g.grads[self.tensor("embed")];
         self.program.push(list, &embed::EMBED_GRAD, &[g.starts, g.order, dx, d_embed], &shape);
     }
 
-    fn zeroed(&mut self, list: ListId, name: &str, n: usize) -> BufferId {
-        let x = self.program.transient(name, n);
-        self.program.push(list, &elementwise::ZERO, &[x], &elementwise::Shape { n: n as u32 });
-        x
-    }
-
-    /// Adds to `dx` and to the gradient of the norm's weight.
+    /// `dx (+)= …`, and adds to the gradient of the norm's weight.
     #[allow(clippy::too_many_arguments)]
     fn norm_grad(
         &mut self,
@@ -58,12 +66,12 @@ impl Graph {
         weight: &str,
         rstd: BufferId,
         dy: BufferId,
-        dx: BufferId,
+        (dx, add): (BufferId, bool),
         rows: usize,
         g: &Gradients,
     ) {
         let cols = self.program.words(x) / rows;
-        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps };
+        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps, add: u32::from(add) };
         let (w, dw) = (self.values(weight), g.grads[self.tensor(weight)]);
         self.program.push(list, &rmsnorm::RMSNORM_GRAD_X, &[x, w, rstd, dy, dx], &shape);
         self.program.push(list, &rmsnorm::RMSNORM_GRAD_G, &[x, rstd, dy, dw], &shape);
@@ -71,22 +79,32 @@ impl Graph {
 
     /// Straight-through gradients of a linear: `dx (+)= dy·W`, `dW += dyᵀ·x`.
     #[allow(clippy::too_many_arguments)]
-    fn linear_grad(&mut self, list: ListId, input: Act, weight: &str, dy: BufferId, dx: BufferId, add: bool, rows: usize, g: &Gradients) {
+    fn linear_grad(
+        &mut self,
+        list: ListId,
+        input: Act,
+        weight: &str,
+        dy: BufferId,
+        (dx, add): (BufferId, bool),
+        rows: usize,
+        g: &Gradients,
+        pass: Pass,
+    ) {
         let i = self.tensor(weight);
         let (outs, cols) = (self.tensors[i].spec.shape[0] as u32, self.tensors[i].spec.shape[1] as u32);
         let dw = g.grads[i];
         let to_input = gemm::Shape { m: rows as u32, n: cols, k: outs, add: u32::from(add), symmetric: 0 };
-        let to_weight = gemm::Shape { m: outs, n: cols, k: rows as u32, add: 1, symmetric: 0 };
-        match input.quant {
-            Some(a) => {
+        let to_weight = gemm::Shape { m: outs, n: cols, k: rows as u32, add: u32::from(pass.add), symmetric: 0 };
+        match input {
+            Act::Codes { q, scales } => {
                 let (codes, scale) = self.codes(weight);
                 self.program.push(list, &gemm::GEMM_NN_TERNARY, &[dy, codes, scale, dx], &to_input);
-                self.program.push(list, &gemm::GEMM_TN_Q8, &[dy, a.q, a.step, dw], &to_weight);
+                self.program.push(list, &gemm::GEMM_TN_Q8, &[dy, q, scales, dw], &to_weight);
             }
-            None => {
+            Act::Values(x) => {
                 let w = self.values(weight);
                 self.program.push(list, &gemm::GEMM_NN, &[dy, w, dx], &to_input);
-                self.program.push(list, &gemm::GEMM_TN, &[dy, input.values, dw], &to_weight);
+                self.program.push(list, &gemm::GEMM_TN, &[dy, x, dw], &to_weight);
             }
         }
     }
@@ -105,33 +123,35 @@ impl Graph {
     ) -> BufferId {
         let Some(rstd) = rstd else { return dy };
         let n = self.program.words(x);
-        let dx = self.zeroed(list, "d.sub_norm", n);
-        self.norm_grad(list, x, weight, rstd, dy, dx, rows, g);
+        let dx = self.program.transient("d.sub_norm", n);
+        self.norm_grad(list, x, weight, rstd, dy, (dx, false), rows, g);
         dx
     }
 
-    fn mlp_grad(&mut self, list: ListId, l: usize, t: &BlockTape, dx: BufferId, rows: usize, g: &Gradients) {
+    #[allow(clippy::too_many_arguments)]
+    fn mlp_grad(&mut self, list: ListId, l: usize, t: &BlockTape, dx: BufferId, rows: usize, g: &Gradients, pass: Pass) {
         let c = self.config.clone();
         let name = |part: &str| format!("layers.{l}.{part}");
         let d_down_in = self.program.transient("d.down_in", rows * c.mlp);
-        self.linear_grad(list, t.down_in, &name("down"), dx, d_down_in, false, rows, g);
+        self.linear_grad(list, t.down_in, &name("down"), dx, (d_down_in, false), rows, g, pass);
         let d_act = self.sub_norm_grad(list, t.act, &name("mlp_sub_norm"), t.sub_mlp, d_down_in, rows, g);
         let d_gate = self.program.transient("d.gate", rows * c.mlp);
         let d_up = self.program.transient("d.up", rows * c.mlp);
         let shape = gated::Shape { n: (rows * c.mlp) as u32, act: u32::from(c.activation == Activation::Relu2) };
         self.program.push(list, &gated::GATED_GRAD, &[t.gate, t.up, d_act, d_gate, d_up], &shape);
         let d_h = self.program.transient("d.h_mlp", rows * c.dim);
-        self.linear_grad(list, t.h_mlp, &name("gate"), d_gate, d_h, false, rows, g);
-        self.linear_grad(list, t.h_mlp, &name("up"), d_up, d_h, true, rows, g);
-        self.norm_grad(list, t.x_mid, &name("mlp_norm"), t.rstd_mlp, d_h, dx, rows, g);
+        self.linear_grad(list, t.h_mlp, &name("gate"), d_gate, (d_h, false), rows, g, pass);
+        self.linear_grad(list, t.h_mlp, &name("up"), d_up, (d_h, true), rows, g, pass);
+        self.norm_grad(list, t.x_mid, &name("mlp_norm"), t.rstd_mlp, d_h, (dx, true), rows, g);
     }
 
-    fn attention_grad(&mut self, list: ListId, l: usize, t: &BlockTape, dx: BufferId, batch: &Batch, g: &Gradients) {
+    #[allow(clippy::too_many_arguments)]
+    fn attention_grad(&mut self, list: ListId, l: usize, t: &BlockTape, dx: BufferId, batch: &Batch, g: &Gradients, pass: Pass) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let name = |part: &str| format!("layers.{l}.{part}");
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let d_o_in = self.program.transient("d.o_in", rows * qw);
-        self.linear_grad(list, t.o_in, &name("o"), dx, d_o_in, false, rows, g);
+        self.linear_grad(list, t.o_in, &name("o"), dx, (d_o_in, false), rows, g, pass);
         let d_o = self.sub_norm_grad(list, t.o, &name("attn_sub_norm"), t.sub_attn, d_o_in, rows, g);
         let shape = self.attention_shape(rows, batch.q_len, batch.q_len);
         let dq = self.program.transient("d.q", rows * qw);
@@ -144,8 +164,8 @@ impl Graph {
         self.rotate(list, dk, batch.pos, rows, c.kv_heads, true);
         let d_h = self.program.transient("d.h_attn", rows * c.dim);
         for (i, (part, dy)) in [("q", dq), ("k", dk), ("v", dv)].into_iter().enumerate() {
-            self.linear_grad(list, t.h_attn, &name(part), dy, d_h, i > 0, rows, g);
+            self.linear_grad(list, t.h_attn, &name(part), dy, (d_h, i > 0), rows, g, pass);
         }
-        self.norm_grad(list, t.x_in, &name("attn_norm"), t.rstd_attn, d_h, dx, rows, g);
+        self.norm_grad(list, t.x_in, &name("attn_norm"), t.rstd_attn, d_h, (dx, true), rows, g);
     }
 }

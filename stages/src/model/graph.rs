@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use flow_shaders::kernels::{act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, rmsnorm, rope, ternary, ternary_gemm};
+use flow_shaders::kernels::{
+    act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
+};
 use flow_shaders::program::{BufferId, ListId, Program};
 
 use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
@@ -31,19 +33,16 @@ pub enum Hold {
     PackedHalf,
 }
 
-/// How an act on a linear's input is held: values, and codes where the linears are ternary.
+/// The input of a linear: values, or codes where the linears are ternary.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Act {
-    pub values: BufferId,
-    pub quant: Option<Quant>,
-}
-
-/// Quantised activations: packed bytes, step per row, sum of codes per row.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Quant {
-    pub q: BufferId,
-    pub step: BufferId,
-    pub qsum: BufferId,
+pub(crate) enum Act {
+    Values(BufferId),
+    Codes {
+        /// Packed bytes.
+        q: BufferId,
+        /// Step and sum of each row's codes.
+        scales: BufferId,
+    },
 }
 
 /// Inputs of a forward pass over `sequences · q_len` rows.
@@ -221,43 +220,81 @@ impl Graph {
         let cols = self.program.words(x) / rows;
         let y = self.program.transient(format!("{weight}.out"), rows * cols);
         let rstd = self.program.transient(format!("{weight}.rstd"), rows);
-        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps };
+        let shape = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: self.config.norm_eps, add: 0 };
         let g = self.values(weight);
         self.program.push(list, &rmsnorm::RMSNORM, &[x, g, y, rstd], &shape);
         (y, rstd)
     }
 
+    /// Codes of the input of a ternary linear: (values of a packed row in words, buffers).
+    fn codes_of(&mut self, rows: usize, cols: usize) -> (u32, BufferId, BufferId) {
+        let words = 4 * cols.div_ceil(16);
+        (words as u32, self.program.transient("act.q", rows * words), self.program.transient("act.scales", 2 * rows))
+    }
+
     /// Quantises the input of ternary linears; full-precision ones take it as it is.
-    pub(crate) fn act(&mut self, list: ListId, values: BufferId, rows: usize) -> Act {
+    fn act(&mut self, list: ListId, values: BufferId, rows: usize) -> Act {
         if self.config.weights == Weights::Float {
-            return Act { values, quant: None };
+            return Act::Values(values);
         }
         let cols = self.program.words(values) / rows;
-        let words = 4 * cols.div_ceil(16);
-        let quant = Quant {
-            q: self.program.transient("act.q", rows * words),
-            step: self.program.transient("act.step", rows),
-            qsum: self.program.transient("act.qsum", rows),
-        };
-        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words as u32, mode: 0, clip: 0.0 };
-        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.hyper, quant.q, quant.step, quant.qsum], &shape);
-        Act { values, quant: Some(quant) }
+        let (words, q, scales) = self.codes_of(rows, cols);
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words, mode: 0, clip: 0.0 };
+        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.hyper, q, scales], &shape);
+        Act::Codes { q, scales }
+    }
+
+    /// The normed input of linears, and rstd.
+    fn normed(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, BufferId) {
+        if self.config.weights == Weights::Float {
+            let (y, rstd) = self.norm(list, x, weight, rows);
+            return (Act::Values(y), rstd);
+        }
+        let cols = self.program.words(x) / rows;
+        let (shape, q, scales, rstd) = self.fused(rows, cols, weight);
+        self.program.push(list, &norm_quant::NORM_QUANT, &[x, self.values(weight), self.hyper, q, scales, rstd], &shape);
+        (Act::Codes { q, scales }, rstd)
+    }
+
+    /// Shape and outputs of norm and quantisation in one.
+    fn fused(&mut self, rows: usize, cols: usize, weight: &str) -> (norm_quant::Shape, BufferId, BufferId, BufferId) {
+        let (words, q, scales) = self.codes_of(rows, cols);
+        let rstd = self.program.transient(format!("{weight}.rstd"), rows);
+        let act = u32::from(self.config.activation == Activation::Relu2);
+        (norm_quant::Shape { rows: rows as u32, cols: cols as u32, words, eps: self.config.norm_eps, act }, q, scales, rstd)
+    }
+
+    /// The input of `down`: (gated activation, rstd of its SubLN, what the linear takes).
+    fn gated(&mut self, list: ListId, l: usize, gate: BufferId, up: BufferId, rows: usize) -> (BufferId, Option<BufferId>, Act) {
+        let weight = format!("layers.{l}.mlp_sub_norm");
+        let n = self.program.words(gate);
+        let act = self.program.transient(format!("layers.{l}.act"), n);
+        if self.config.sub_norm && self.config.weights != Weights::Float {
+            let (shape, q, scales, rstd) = self.fused(rows, n / rows, &weight);
+            let g = self.values(&weight);
+            self.program.push(list, &norm_quant::GATED_NORM_QUANT, &[gate, up, g, self.hyper, act, q, scales, rstd], &shape);
+            return (act, Some(rstd), Act::Codes { q, scales });
+        }
+        let shape = gated::Shape { n: n as u32, act: u32::from(self.config.activation == Activation::Relu2) };
+        self.program.push(list, &gated::GATED, &[gate, up, act], &shape);
+        let (input, rstd) = self.sub_norm(list, act, &weight, rows);
+        (act, rstd, input)
     }
 
     /// `y (+)= act · Wᵀ`.
     pub(crate) fn linear(&mut self, list: ListId, act: Act, weight: &str, rows: usize, y: BufferId, add: bool) {
         let spec = &self.tensors[self.tensor(weight)].spec;
         let (outs, cols, add) = (spec.shape[0] as u32, spec.shape[1] as u32, u32::from(add));
-        match act.quant {
-            Some(a) => {
+        match act {
+            Act::Codes { q, scales } => {
                 let (codes, scale) = self.codes(weight);
                 let shape = ternary_gemm::Shape { rows: rows as u32, outs, cols, add };
-                self.program.push(list, &ternary_gemm::TERNARY_GEMM, &[a.q, a.step, a.qsum, codes, scale, y], &shape);
+                self.program.push(list, &ternary_gemm::TERNARY_GEMM, &[q, scales, codes, scale, y], &shape);
             }
-            None => {
+            Act::Values(x) => {
                 let shape = gemm::Shape { m: rows as u32, n: outs, k: cols, add, symmetric: 0 };
                 let w = self.values(weight);
-                self.program.push(list, &gemm::GEMM_NT, &[act.values, w, y], &shape);
+                self.program.push(list, &gemm::GEMM_NT, &[x, w, y], &shape);
             }
         }
     }
@@ -300,8 +337,7 @@ impl Graph {
     pub(crate) fn block_tape(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> BlockTape {
         let (rows, c) = (batch.rows(), self.config.clone());
         let name = |part: &str| format!("layers.{l}.{part}");
-        let (h, rstd_attn) = self.norm(list, x_in, &name("attn_norm"), rows);
-        let h_attn = self.act(list, h, rows);
+        let (h_attn, rstd_attn) = self.normed(list, x_in, &name("attn_norm"), rows);
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let [q, k, v] = [("q", qw), ("k", kw), ("v", kw)].map(|(n, w)| {
             let y = self.program.transient(name(n) + ".out", rows * w);
@@ -324,32 +360,26 @@ impl Graph {
         let stats = self.program.transient(name("stats"), rows * c.heads * 2);
         let shape = self.attention_shape(rows, batch.q_len, kv_len);
         self.program.push(list, &attention::ATTENTION, &[q, keys, values, batch.mask, batch.pos, o, stats], &shape);
-        let (o_normed, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
-        let o_in = self.act(list, o_normed, rows);
+        let (o_in, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
         let x_mid = self.residual(list, x_in, o_in, &name("o"), rows);
 
-        let (h, rstd_mlp) = self.norm(list, x_mid, &name("mlp_norm"), rows);
-        let h_mlp = self.act(list, h, rows);
+        let (h_mlp, rstd_mlp) = self.normed(list, x_mid, &name("mlp_norm"), rows);
         let [gate, up] = ["gate", "up"].map(|n| {
             let y = self.program.transient(name(n) + ".out", rows * c.mlp);
             self.linear(list, h_mlp, &name(n), rows, y, false);
             y
         });
-        let act = self.program.transient(name("act"), rows * c.mlp);
-        let shape = gated::Shape { n: (rows * c.mlp) as u32, act: u32::from(c.activation == Activation::Relu2) };
-        self.program.push(list, &gated::GATED, &[gate, up, act], &shape);
-        let (act_normed, sub_mlp) = self.sub_norm(list, act, &name("mlp_sub_norm"), rows);
-        let down_in = self.act(list, act_normed, rows);
+        let (act, sub_mlp, down_in) = self.gated(list, l, gate, up, rows);
         BlockTape { x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in }
     }
 
-    /// SubLN where the model has it: (its output, its rstd).
-    fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (BufferId, Option<BufferId>) {
+    /// What a linear takes after SubLN where the model has it, and its rstd.
+    fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, Option<BufferId>) {
         if !self.config.sub_norm {
-            return (x, None);
+            return (self.act(list, x, rows), None);
         }
-        let (y, rstd) = self.norm(list, x, weight, rows);
-        (y, Some(rstd))
+        let (input, rstd) = self.normed(list, x, weight, rows);
+        (input, Some(rstd))
     }
 
     /// Head: the embedding when tied.

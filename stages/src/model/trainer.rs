@@ -6,7 +6,7 @@ use flow_shaders::device::{Device, DeviceError, Session};
 use flow_shaders::kernels::{hyper, kd_loss};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::backward::Gradients;
+use super::backward::{Gradients, Pass};
 use super::config::{ModelConfig, TensorSpec, Weights};
 use super::graph::{Batch, Graph, Hold};
 use super::optimizer::{Optimizer, State};
@@ -117,6 +117,9 @@ impl StepStats {
 
 struct Lists {
     begin: ListId,
+    /// A step's first micro-batch: it overwrites the gradients of matrices.
+    first: ListId,
+    /// The others: they add to them.
     micro: ListId,
     update: ListId,
     quantise: ListId,
@@ -249,9 +252,9 @@ impl Trainer {
     pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
         self.session.write_f32(self.graph.hyper, &hyper.words())?;
         self.session.run(self.lists.begin)?;
-        for micro in micros {
+        for (i, micro) in micros.iter().enumerate() {
             self.feed(micro)?;
-            self.session.run(self.lists.micro)?;
+            self.session.run(if i == 0 { self.lists.first } else { self.lists.micro })?;
         }
         self.session.run(self.lists.update)?;
         let sums = self.session.read_f32(self.io.loss_sum)?;
@@ -315,25 +318,29 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
     let states = graph.declare_state(optimizer);
     let lists = Lists {
         begin: graph.program.list("begin"),
-        micro: graph.program.list("micro"),
+        first: graph.program.list("first micro-batch"),
+        micro: graph.program.list("micro-batch"),
         update: graph.program.list("update"),
         quantise: graph.program.list("quantise"),
         evaluate: graph.program.list("evaluate"),
     };
     let ternary = graph.config.weights != Weights::Float;
-    for b in gradients.grads.iter().chain([&io.loss_sum]) {
-        let n = graph.program.words(*b) as u32;
-        graph.program.push(lists.begin, &flow_shaders::kernels::elementwise::ZERO, &[*b], &flow_shaders::kernels::elementwise::Shape { n });
+    let added_to = graph.tensors.iter().zip(&gradients.grads).filter(|(t, _)| !graph.is_matrix(t.spec.role)).map(|(_, g)| *g);
+    for b in added_to.chain([io.loss_sum]).collect::<Vec<_>>() {
+        let n = graph.program.words(b) as u32;
+        graph.program.push(lists.begin, &flow_shaders::kernels::elementwise::ZERO, &[b], &flow_shaders::kernels::elementwise::Shape { n });
     }
     if ternary {
         graph.ternarise(lists.begin);
         graph.ternarise(lists.quantise);
     }
-    let tape = graph.forward(lists.micro, &batch, None, None);
-    loss(&mut graph, lists.micro, &io, tape.logits, shape);
     let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
-    graph.program.push(lists.micro, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
-    graph.backward(lists.micro, &batch, &tape, &gradients, shape.recompute);
+    for (list, add) in [(lists.first, false), (lists.micro, true)] {
+        let tape = graph.forward(list, &batch, None, None);
+        loss(&mut graph, list, &io, tape.logits, shape);
+        graph.program.push(list, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
+        graph.backward(list, &batch, &tape, &gradients, Pass { add, recompute: shape.recompute });
+    }
     graph.update(lists.update, &gradients.grads, &states, io.clip, shape.ns_steps);
     let tape = graph.forward(lists.evaluate, &batch, None, None);
     loss(&mut graph, lists.evaluate, &io, tape.logits, shape);

@@ -2,24 +2,23 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{RowScale, Shape};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::hyper;
 use crate::simd::math::{LANES, max, sum};
 
 pub(crate) fn act_quant(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
-    let [x, hyper, q, step, qsum] = bufs.take();
+    let [x, hyper, q, scales] = bufs.take();
     let qmax = hyper.f32()[hyper::QMAX];
-    let rows =
-        q.u32_mut().par_chunks_mut(s.words as usize).zip(x.f32().par_chunks(s.cols as usize)).zip(step.f32_mut()).zip(qsum.i32_mut());
-    rows.take(s.rows as usize).for_each(|(((q, x), step), qsum)| {
-        (*step, *qsum) = row(x, s.mode, qmax, s.clip, bytemuck::cast_slice_mut(q));
-    });
+    let scales: &mut [RowScale] = bytemuck::cast_slice_mut(scales.u32_mut());
+    let rows = q.u32_mut().par_chunks_mut(s.words as usize).zip(x.f32().par_chunks(s.cols as usize)).zip(scales);
+    rows.take(s.rows as usize).for_each(|((q, x), scale)| *scale = row(x, s.mode, qmax, s.clip, bytemuck::cast_slice_mut(q)));
 }
 
 crate::simd! {
-    fn row(x: &[f32], mode: u32, qmax: f32, clip: f32, q: &mut [i8]) -> (f32, i32) {
+    /// Codes of a row and what belongs to them; modes as in the module's description.
+    pub(crate) fn row(x: &[f32], mode: u32, qmax: f32, clip: f32, q: &mut [i8]) -> RowScale {
         let (step, divisor, low, high) = match mode {
             0 => {
                 let step = absmax(x).max(1e-5) / qmax;
@@ -38,16 +37,20 @@ crate::simd! {
         q[x.len()..].fill(0);
         let mut total = 0i32;
         for (q, x) in q.iter_mut().zip(x) {
-            let v = (x / divisor).round_ties_even();
+            let v = x / divisor;
             let v = if v < low { low } else { v };
             let v = if v > high { high } else { v };
-            let v = v as i32;
+            // NaN becomes 0. Adding 1.5·2^23 rounds ties to even and leaves the integer in the low bits.
+            let v = if v.is_nan() { 0.0 } else { v };
+            let v = (v + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
             *q = v as i8;
             total += v;
         }
-        (step, total)
+        RowScale { step, sum: total }
     }
 }
+
+const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn absmax(x: &[f32]) -> f32 {

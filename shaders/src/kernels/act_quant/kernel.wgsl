@@ -1,5 +1,5 @@
 // Activation quantisation per token. x [rows, cols] -> q [rows, words] (signed bytes, element 4i + j in byte j of
-// word i, zero padded), step_size [rows], qsum [rows] = sum of a row's codes.
+// word i, zero padded), scales [rows] = (bits of the step, sum of the row's codes).
 //
 //   mode 0 absmax:  step = max(max|x|, 1e-5) / qmax,  q = clamp(round_half_even(x / step), -qmax, qmax)
 //   mode 1 absmean: beta = mean|x|,  q = clamp(round_half_even(sqrt(7) x / (beta + 1e-5)), -8, 7),  step = beta / sqrt(7)
@@ -23,8 +23,7 @@ const SQRT_7: f32 = 2.6457513;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> hyper: array<f32>;
 @group(0) @binding(3) var<storage, read_write> q: array<u32>;
-@group(0) @binding(4) var<storage, read_write> step_size: array<f32>;
-@group(0) @binding(5) var<storage, read_write> qsum: array<i32>;
+@group(0) @binding(4) var<storage, read_write> scales: array<vec2<u32>>;
 
 // Integer addition has no rounding: any order gives the same sum.
 var<workgroup> row_sum: atomic<i32>;
@@ -77,7 +76,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     atomicAdd(&row_sum, total);
     workgroupBarrier();
     if (lane == 0u) {
-        step_size[row] = step;
-        qsum[row] = atomicLoad(&row_sum);
+        scales[row] = vec2(bitcast<u32>(step), bitcast<u32>(atomicLoad(&row_sum)));
     }
 }

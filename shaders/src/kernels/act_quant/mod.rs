@@ -5,7 +5,7 @@
 //! mode 2 clip: `step = clip / qmax`, `q = clamp(round_half_even(x / step), −qmax, qmax)`.
 //! `qmax` is `hyper[QMAX]` (127 for A8, 7 for A4), so that the flip is a changed number, not a changed program.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -16,7 +16,17 @@ pub const fn packed_words(cols: usize) -> usize {
     cols.div_ceil(4)
 }
 
-/// Shapes: `x [rows, cols]`, `q [rows, words] u32`, `step [rows]`, `qsum [rows] i32`.
+/// What belongs to a row of codes: two words of a buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct RowScale {
+    /// Value of a code of 1.
+    pub step: f32,
+    /// Sum of the row's codes: what a product with codes that are one too large takes back.
+    pub sum: i32,
+}
+
+/// Shapes: `x [rows, cols]`, `q [rows, words] u32`, `scales [rows]` of [`RowScale`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Shape {
@@ -32,12 +42,13 @@ pub struct Shape {
     pub clip: f32,
 }
 
-/// Bindings: `x`, `hyper`, `q`, `step`, `qsum` (Σ_c q). One workgroup per row.
+/// Bindings: `x`, `hyper`, `q`, `scales` ([`RowScale`]). One workgroup per row.
 pub static ACT_QUANT: Kernel = Kernel {
     name: "act_quant",
     revision: 1,
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
-    bindings: &[read("x"), read("hyper"), write("q"), write("step_size"), write("qsum")],
+    bindings: &[read("x"), read("hyper"), write("q"), write("scales")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::act_quant,
 };

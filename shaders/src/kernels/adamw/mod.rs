@@ -27,5 +27,6 @@ pub static ADAMW: Kernel = Kernel {
     wgsl: &[include_str!("kernel.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    variants: &[],
     cpu: cpu::adamw,
 };

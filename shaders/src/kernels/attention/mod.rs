@@ -42,6 +42,7 @@ pub static ATTENTION: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 1)
     },
+    variants: &[],
     cpu: cpu::forward,
 };
 
@@ -55,6 +56,7 @@ pub static ATTENTION_DELTA: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 64)
     },
+    variants: &[],
     cpu: cpu::delta,
 };
 
@@ -68,6 +70,7 @@ pub static ATTENTION_GRAD_Q: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 1)
     },
+    variants: &[],
     cpu: cpu::grad_q,
 };
 
@@ -82,5 +85,6 @@ pub static ATTENTION_GRAD_KV: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.kv_heads) as usize, 1)
     },
+    variants: &[],
     cpu: cpu::grad_kv,
 };

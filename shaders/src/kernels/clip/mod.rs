@@ -34,6 +34,7 @@ pub static SUM_SQ: Kernel = Kernel {
     wgsl: &[include_str!("sum_sq.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), update("partials")],
     grid: |p| grid_1d(p.get::<SumSq>().n as usize, BLOCK),
+    variants: &[],
     cpu: cpu::sum_sq,
 };
 
@@ -52,5 +53,6 @@ pub static CLIP_FINISH: Kernel = Kernel {
     wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],
+    variants: &[],
     cpu: cpu::finish,
 };

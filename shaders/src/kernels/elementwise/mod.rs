@@ -21,6 +21,7 @@ pub static COPY: Kernel = Kernel {
     wgsl: &[include_str!("copy.wgsl")],
     bindings: &[read("x"), write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    variants: &[],
     cpu: cpu::copy,
 };
 
@@ -31,5 +32,6 @@ pub static ZERO: Kernel = Kernel {
     wgsl: &[include_str!("zero.wgsl")],
     bindings: &[write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    variants: &[],
     cpu: cpu::zero,
 };

@@ -31,6 +31,7 @@ pub static EMBED: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * s.cols as usize, 256)
     },
+    variants: &[],
     cpu: cpu::gather,
 };
 
@@ -44,6 +45,7 @@ pub static EMBED_HALF: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * s.cols as usize / 2, 256)
     },
+    variants: &[],
     cpu: cpu::gather_half,
 };
 
@@ -58,5 +60,6 @@ pub static EMBED_GRAD: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.vocab as usize * s.cols as usize, 256)
     },
+    variants: &[],
     cpu: cpu::scatter,
 };

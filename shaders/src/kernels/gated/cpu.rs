@@ -13,7 +13,12 @@ pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
     let [gate, up, y] = bufs.take();
     let n = s.n as usize;
     let chunks = y.f32_mut()[..n].par_chunks_mut(CHUNK).zip(gate.f32().par_chunks(CHUNK)).zip(up.f32().par_chunks(CHUNK));
-    chunks.for_each(|((y, g), u)| if s.act == 0 { silu(g, u, y) } else { relu2(g, u, y) });
+    chunks.for_each(|((y, g), u)| activate(s.act, g, u, y));
+}
+
+/// `y = act(gate)·up`.
+pub(crate) fn activate(act: u32, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    if act == 0 { silu(gate, up, y) } else { relu2(gate, up, y) }
 }
 
 pub(crate) fn backward(p: &Params, bufs: Bufs<'_>) {

@@ -1,6 +1,6 @@
 //! Gated activation `y = act(gate)·up`: SwiGLU (act = SiLU) and ReLU² (act = max(x, 0)²), with gradients.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -20,9 +20,10 @@ pub struct Shape {
 pub static GATED: Kernel = Kernel {
     name: "gated",
     revision: 1,
-    wgsl: &[include_str!("forward.wgsl")],
+    wgsl: &[include_str!("activate.wgsl"), include_str!("forward.wgsl")],
     bindings: &[read("gate"), read("up"), write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    variants: &[],
     cpu: cpu::forward,
 };
 
@@ -33,5 +34,6 @@ pub static GATED_GRAD: Kernel = Kernel {
     wgsl: &[include_str!("backward.wgsl")],
     bindings: &[read("gate"), read("up"), read("dy"), write("dgate"), write("dup")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    variants: &[],
     cpu: cpu::backward,
 };

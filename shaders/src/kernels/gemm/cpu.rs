@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::Shape;
 use super::tile::{self, Left, MAX_TILE, Out, Tile};
 use crate::kernel::{Bufs, Params};
+use crate::kernels::act_quant::RowScale;
 use crate::simd::scratch;
 
 /// Longest chain kept in the packed panels at once (floats along k).
@@ -47,16 +48,20 @@ enum Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Row block `i`, its last rows repeated from before where it is not whole: a plain block then goes through `spare`.
-    fn block(&self, tile: Tile, i: usize, rows: usize, kc: usize, spare: &'a mut [f32]) -> Left<'a> {
+    /// Row block `i`; one that is not whole lies in `spare`, where [`Self::pack_rest`] put it.
+    fn block(&self, tile: Tile, i: usize, rows: usize, kc: usize, spare: &'a [f32]) -> Left<'a> {
         match *self {
             Rows::Packed(panels) => Left { data: &panels[i * kc * tile.mr..(i + 1) * kc * tile.mr], row: 1, step: tile.mr },
             Rows::Plain { data, ld } if rows == tile.mr => Left { data: &data[i * tile.mr * ld..], row: ld, step: 1 },
-            Rows::Plain { data, ld } => {
-                let spare = &mut spare[..kc * tile.mr];
-                pack_panel(&Source::KContiguous(data, ld), i * tile.mr + rows, 0, i * tile.mr, tile.mr, spare);
-                Left { data: spare, row: 1, step: tile.mr }
-            }
+            Rows::Plain { .. } => Left { data: spare, row: 1, step: tile.mr },
+        }
+    }
+
+    /// Packs what is left of `m` rows after the whole blocks, with zeros for the missing ones.
+    fn pack_rest(&self, tile: Tile, m: usize, kc: usize, spare: &mut [f32]) {
+        let whole = m / tile.mr * tile.mr;
+        if let (Rows::Plain { data, ld }, true) = (*self, whole < m) {
+            pack_panel(&Source::KContiguous(data, ld), m, 0, whole, tile.mr, &mut spare[..kc * tile.mr]);
         }
     }
 }
@@ -73,7 +78,7 @@ pub(crate) enum Source<'a> {
     /// Packed ternary rows `[k, words]` with a scale per k.
     Ternary { codes: &'a [u32], scale: &'a [f32], words: usize },
     /// Packed bytes `[k, words]` with a step per k.
-    Bytes { q: &'a [u32], step: &'a [f32], words: usize },
+    Bytes { q: &'a [u32], scales: &'a [RowScale], words: usize },
 }
 
 pub(crate) fn nn(p: &Params, bufs: Bufs<'_>) {
@@ -126,8 +131,8 @@ pub(crate) fn nn_ternary(p: &Params, bufs: Bufs<'_>) {
 
 pub(crate) fn tn_q8(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
-    let [a, q, step, c] = bufs.take();
-    let b = Source::Bytes { q: q.u32(), step: step.f32(), words: 4 * (s.n as usize).div_ceil(16) };
+    let [a, q, scales, c] = bufs.take();
+    let b = Source::Bytes { q: q.u32(), scales: bytemuck::cast_slice(scales.u32()), words: 4 * (s.n as usize).div_ceil(16) };
     product(&s, Source::OuterContiguous(a.f32(), s.m as usize), b, c.f32_mut());
 }
 
@@ -235,7 +240,7 @@ fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize,
 fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
     match *src {
         Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
-        Source::Bytes { q, step, words } => scale_rows::<W>(bytemuck::cast_slice(q), step, words, k0, first, out),
+        Source::Bytes { q, scales, words } => scale_rows::<W>(bytemuck::cast_slice(q), scales, words, k0, first, out),
         _ => panel(src, k0, first, W, W, out),
     }
 }
@@ -250,10 +255,10 @@ crate::simd! {
         }
     }
 
-    fn scale_rows<W>(bytes: &[i8], step: &[f32], words: usize, k0: usize, first: usize, out: &mut [f32]) {
+    fn scale_rows<W>(bytes: &[i8], scales: &[RowScale], words: usize, k0: usize, first: usize, out: &mut [f32]) {
         for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
             let at = (k0 + k) * words * 4 + first;
-            let s = step[k0 + k];
+            let s = scales[k0 + k].step;
             if let Some(from) = bytes[at..].first_chunk::<W>() {
                 for (v, b) in row.iter_mut().zip(from) {
                     *v = f32::from(*b) * s;
@@ -303,11 +308,11 @@ crate::simd! {
                     }
                 }
             }
-            Source::Bytes { q, step, words } => {
+            Source::Bytes { q, scales, words } => {
                 let bytes: &[i8] = bytemuck::cast_slice(q);
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {
                     let at = (k0 + k) * words * 4 + first;
-                    let s = step[k0 + k];
+                    let s = scales[k0 + k].step;
                     for (v, b) in row[..width].iter_mut().zip(&bytes[at..at + width]) {
                         *v = f32::from(*b) * s;
                     }
@@ -326,14 +331,15 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
     let panels = width.div_ceil(tile.nr);
     let work = Work { tile, kc, fresh, pb };
     if row_blocks >= 4 || width <= tile.nr * 2 {
-        // Enough row blocks a task that handing them out costs nothing.
-        let together = (1 << 15) / (tile.mr * width * kc / 64).max(1);
-        c.par_chunks_mut(tile.mr * n).enumerate().with_min_len(together.clamp(1, row_blocks.div_ceil(8))).for_each(|(i, c)| {
-            let first = if s.symmetric == 1 { (i * tile.mr / tile.nr).saturating_sub(n0 / tile.nr).min(panels) } else { 0 };
-            let rows = c.len() / n;
+        // Enough row blocks a task that handing them out costs nothing, few enough that all threads have some.
+        let few = (1 << 15) / (tile.mr * width * kc / 64).max(1);
+        let together = few.max(TOGETHER).min(row_blocks.div_ceil(rayon::current_num_threads() * 4)).clamp(1, MOST);
+        c.par_chunks_mut(together * tile.mr * n).enumerate().for_each(|(part, c)| {
             scratch::with(kc * tile.mr, |spare| {
-                let left = a.block(tile, i, rows, kc, spare);
-                work.row(left, rows, first..panels, 0, width, &mut c[n0..], n);
+                if (part + 1) * together >= row_blocks {
+                    a.pack_rest(tile, m, kc, spare);
+                }
+                work.blocks(a, s, part * together, (n0, width), c, spare);
             });
         });
         return;
@@ -348,6 +354,7 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
             let old = |i: usize| c[i * n + n0 + j0..i * n + n0 + j0 + part_width].iter().copied();
             let mut out: Vec<f32> = (0..m).flat_map(old).collect();
             scratch::with(kc * tile.mr, |spare| {
+                a.pack_rest(tile, m, kc, spare);
                 for i in 0..row_blocks {
                     let rows = tile.mr.min(m - i * tile.mr);
                     let c = &mut out[i * tile.mr * part_width..][..rows * part_width];
@@ -365,6 +372,11 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
     }
 }
 
+/// Row blocks that meet a panel of B while it is in the nearest cache.
+const TOGETHER: usize = 4;
+/// Most row blocks of a task.
+const MOST: usize = 64;
+
 /// What the tiles of a product share.
 struct Work<'a> {
     tile: Tile,
@@ -374,6 +386,23 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// The row blocks from `first` on that `c` holds (whole rows of C), [`TOGETHER`] of them at a time.
+    fn blocks(&self, a: Rows<'_>, s: &Shape, first: usize, (n0, width): (usize, usize), c: &mut [f32], spare: &[f32]) {
+        let (tile, n) = (self.tile, s.n as usize);
+        let panels = width.div_ceil(tile.nr);
+        for (group, c) in c.chunks_mut(TOGETHER * tile.mr * n).enumerate() {
+            for panel in 0..panels {
+                for (i, c) in c.chunks_mut(tile.mr * n).enumerate() {
+                    let block = first + group * TOGETHER + i;
+                    let below = s.symmetric == 1 && panel + n0 / tile.nr < block * tile.mr / tile.nr;
+                    if !below {
+                        let rows = c.len() / n;
+                        self.row(a.block(tile, block, rows, self.kc, spare), rows, panel..panel + 1, 0, width, &mut c[n0..], n);
+                    }
+                }
+            }
+        }
+    }
     /// One row of tiles over the column panels `panels`; `c` holds `rows` rows of columns `j0 .. j0 + width`, `ld` apart.
     #[allow(clippy::too_many_arguments)]
     fn row(&self, a: Left<'_>, rows: usize, panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32], ld: usize) {
@@ -383,7 +412,7 @@ impl Work<'_> {
             let cols = tile.nr.min(width - j);
             let b = &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr];
             if rows == tile.mr && cols == tile.nr {
-                (tile.run)(kc, a, b, Out { c: &mut c[j..], ld, fresh });
+                tile.run(kc, a, b, Out { c: &mut c[j..], ld, fresh });
                 continue;
             }
             // At an edge the tile has a buffer of its own.
@@ -393,7 +422,7 @@ impl Work<'_> {
                     edge[i * tile.nr..i * tile.nr + cols].copy_from_slice(&c[i * ld + j..i * ld + j + cols]);
                 }
             }
-            (tile.run)(kc, a, b, Out { c: &mut edge, ld: tile.nr, fresh });
+            tile.run(kc, a, b, Out { c: &mut edge, ld: tile.nr, fresh });
             for i in 0..rows {
                 c[i * ld + j..i * ld + j + cols].copy_from_slice(&edge[i * tile.nr..i * tile.nr + cols]);
             }

@@ -7,7 +7,7 @@ pub(crate) mod tile;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, Params, read, update};
+use crate::kernel::{Kernel, Params, Suits, Variant, read, update};
 
 /// `C [m, n] (+)= A·B` over `k`.
 #[repr(C)]
@@ -25,81 +25,85 @@ pub struct Shape {
     pub symmetric: u32,
 }
 
-fn grid(p: &Params) -> [u32; 3] {
-    let s: Shape = p.get();
-    [s.n.div_ceil(64), s.m.div_ceil(64), 1]
+/// A product of its pieces: the operands' loads and bindings, then the tiles of all adapters or of software ones.
+macro_rules! product {
+    ($(#[$doc:meta])* $kernel:ident, $name:literal, [$($piece:literal),*], [$($binding:expr),*], $cpu:path) => {
+        $(#[$doc])*
+        pub static $kernel: Kernel = Kernel {
+            name: $name,
+            revision: 1,
+            wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), include_str!("tile.wgsl")],
+            bindings: &[$($binding),*],
+            grid: |p| grid(p, 64, 64),
+            variants: &[Variant {
+                suits: Suits::Software,
+                wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), include_str!("tile_software.wgsl")],
+                grid: |p| grid(p, 8, 128),
+            }],
+            cpu: $cpu,
+        };
+    };
 }
 
-/// `A [m, k]`, `B [k, n]`. Bindings: `a`, `b`, `c`. Workgroups of 64 × 64 outputs (x over n, y over m).
-pub static GEMM_NN: Kernel = Kernel {
-    name: "gemm_nn",
-    revision: 1,
-    wgsl: &[include_str!("load_a_n.wgsl"), include_str!("load_b_n.wgsl"), include_str!("bind3.wgsl"), include_str!("tile.wgsl")],
-    bindings: &[read("a"), read("b"), update("c")],
-    grid,
-    cpu: cpu::nn,
-};
+/// Workgroups of `rows` × `columns` outputs, x over n, y over m.
+fn grid(p: &Params, rows: u32, columns: u32) -> [u32; 3] {
+    let s: Shape = p.get();
+    [s.n.div_ceil(columns), s.m.div_ceil(rows), 1]
+}
 
-/// `A [m, k]`, `B [n, k]`. Bindings: `a`, `b`, `c`.
-pub static GEMM_NT: Kernel = Kernel {
-    name: "gemm_nt",
-    revision: 1,
-    wgsl: &[include_str!("load_a_n.wgsl"), include_str!("load_b_t.wgsl"), include_str!("bind3.wgsl"), include_str!("tile.wgsl")],
-    bindings: &[read("a"), read("b"), update("c")],
-    grid,
-    cpu: cpu::nt,
-};
+product!(
+    /// `A [m, k]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
+    GEMM_NN,
+    "gemm_nn",
+    ["load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    [read("a"), read("b"), update("c")],
+    cpu::nn
+);
 
-/// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`. Up to
-/// [`cpu::HALF_DOT_ROWS`] rows sum in 16 lanes along `k`, as `gemm_nt` does for one or two.
-pub static GEMM_NT_HALF: Kernel = Kernel {
-    name: "gemm_nt_half",
-    revision: 1,
-    wgsl: &[
-        include_str!("../half.wgsl"),
-        include_str!("load_a_n.wgsl"),
-        include_str!("load_b_half.wgsl"),
-        include_str!("bind3_half.wgsl"),
-        include_str!("tile.wgsl"),
-    ],
-    bindings: &[read("a"), read("b"), update("c")],
-    grid,
-    cpu: cpu::nt_half,
-};
+product!(
+    /// `A [m, k]`, `B [n, k]`. Bindings: `a`, `b`, `c`.
+    GEMM_NT,
+    "gemm_nt",
+    ["load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
+    [read("a"), read("b"), update("c")],
+    cpu::nt
+);
 
-/// `A [k, m]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
-pub static GEMM_TN: Kernel = Kernel {
-    name: "gemm_tn",
-    revision: 1,
-    wgsl: &[include_str!("load_a_t.wgsl"), include_str!("load_b_n.wgsl"), include_str!("bind3.wgsl"), include_str!("tile.wgsl")],
-    bindings: &[read("a"), read("b"), update("c")],
-    grid,
-    cpu: cpu::tn,
-};
+product!(
+    /// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`. Up to
+    /// [`cpu::HALF_DOT_ROWS`] rows sum in 16 lanes along `k`, as `gemm_nt` does for one or two.
+    GEMM_NT_HALF,
+    "gemm_nt_half",
+    ["../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
+    [read("a"), read("b"), update("c")],
+    cpu::nt_half
+);
 
-/// Straight-through gradient of the input: `A [m, k] = dy`, `B[k, n] = (code[k, n] − 1)·scale[k]` (packed ternary rows
-/// `[k, ceil(n/16)]`, see `ternary`). Bindings: `a`, `codes`, `scale`, `c`.
-pub static GEMM_NN_TERNARY: Kernel = Kernel {
-    name: "gemm_nn_ternary",
-    revision: 1,
-    wgsl: &[
-        include_str!("load_a_n.wgsl"),
-        include_str!("load_b_ternary.wgsl"),
-        include_str!("bind4_ternary.wgsl"),
-        include_str!("tile.wgsl"),
-    ],
-    bindings: &[read("a"), read("codes"), read("scale"), update("c")],
-    grid,
-    cpu: cpu::nn_ternary,
-};
+product!(
+    /// `A [k, m]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
+    GEMM_TN,
+    "gemm_tn",
+    ["load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    [read("a"), read("b"), update("c")],
+    cpu::tn
+);
 
-/// Straight-through gradient of the weight: `A [k, m] = dy`, `B[k, n] = q[k, n]·step[k]` (packed bytes
-/// `[k, 4·ceil(n/16)]`, see `act_quant`). Bindings: `a`, `q`, `step_size`, `c`.
-pub static GEMM_TN_Q8: Kernel = Kernel {
-    name: "gemm_tn_q8",
-    revision: 1,
-    wgsl: &[include_str!("load_a_t.wgsl"), include_str!("load_b_q8.wgsl"), include_str!("bind4_q8.wgsl"), include_str!("tile.wgsl")],
-    bindings: &[read("a"), read("q"), read("step_size"), update("c")],
-    grid,
-    cpu: cpu::tn_q8,
-};
+product!(
+    /// Straight-through gradient of the input: `A [m, k] = dy`, `B[k, n] = (code[k, n] − 1)·scale[k]` (packed ternary rows
+    /// `[k, ceil(n/16)]`, see `ternary`). Bindings: `a`, `codes`, `scale`, `c`.
+    GEMM_NN_TERNARY,
+    "gemm_nn_ternary",
+    ["load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
+    [read("a"), read("codes"), read("scale"), update("c")],
+    cpu::nn_ternary
+);
+
+product!(
+    /// Straight-through gradient of the weight: `A [k, m] = dy`, `B[k, n] = q[k, n]·step[k]` (packed bytes
+    /// `[k, 4·ceil(n/16)]`, see `act_quant`). Bindings: `a`, `q`, `scales`, `c`.
+    GEMM_TN_Q8,
+    "gemm_tn_q8",
+    ["load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
+    [read("a"), read("q"), read("scales"), update("c")],
+    cpu::tn_q8
+);

@@ -44,8 +44,17 @@ pub(crate) struct Tile {
     pub mr: usize,
     /// Columns of a tile.
     pub nr: usize,
-    /// `(kc, a, b [kc, nr], c)`.
-    pub run: fn(usize, Left<'_>, &[f32], Out<'_>),
+    /// Its features are there: only [`all`] makes tiles, of what it detected.
+    kernel: unsafe fn(usize, Left<'_>, &[f32], Out<'_>),
+}
+
+impl Tile {
+    /// Runs over `kc` products of `a` and `b [kc, nr]` into `c`.
+    #[inline]
+    pub(crate) fn run(&self, kc: usize, a: Left<'_>, b: &[f32], c: Out<'_>) {
+        // SAFETY: the instruction set of every kernel was detected (see the field).
+        unsafe { (self.kernel)(kc, a, b, c) }
+    }
 }
 
 /// The widest tile that this CPU has.
@@ -60,18 +69,17 @@ pub(crate) fn all() -> Vec<Tile> {
     #[cfg(target_arch = "x86_64")]
     {
         if crate::simd::avx512() {
-            // SAFETY (both closures): the features were just detected.
-            tiles.push(Tile { mr: 12, nr: 32, run: |k, a, b, c| unsafe { avx512(k, a, b, c) } });
+            tiles.push(Tile { mr: 12, nr: 32, kernel: avx512 });
         }
         if crate::simd::avx2() {
-            tiles.push(Tile { mr: 6, nr: 16, run: |k, a, b, c| unsafe { avx2(k, a, b, c) } });
+            tiles.push(Tile { mr: 6, nr: 16, kernel: avx2 });
         }
     }
     tiles.push(PORTABLE);
     tiles
 }
 
-const PORTABLE: Tile = Tile { mr: 4, nr: 8, run: portable };
+const PORTABLE: Tile = Tile { mr: 4, nr: 8, kernel: portable };
 
 fn portable(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
     let mut acc = [[0f32; 8]; 4];
@@ -150,20 +158,26 @@ fn avx2(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
             }
         }
     }
-    let (mut pa, mut pb) = (a.data.as_ptr(), b.as_ptr());
+    // Two pointers, to rows 0 and 3: the others are at one and two rows from them, which an address says by itself.
+    let (mut upper, mut pb) = (a.data.as_ptr(), b.as_ptr());
+    let mut lower = upper.wrapping_add(3 * a.row);
     for _ in 0..kc {
-        // SAFETY: both pointers advance at most kc times; the extents were asserted above.
+        // SAFETY: all pointers advance at most kc times; the extents were asserted above.
         unsafe {
             let b0 = _mm256_loadu_ps(pb);
             let b1 = _mm256_loadu_ps(pb.add(8));
-            for (i, row) in acc.iter_mut().enumerate() {
-                let x = _mm256_broadcast_ss(&*pa.add(i * a.row));
-                row[0] = _mm256_fmadd_ps(x, b0, row[0]);
-                row[1] = _mm256_fmadd_ps(x, b1, row[1]);
+            for (half, p) in [upper, lower].into_iter().enumerate() {
+                for i in 0..3 {
+                    let x = _mm256_broadcast_ss(&*p.add(i * a.row));
+                    let row = &mut acc[half * 3 + i];
+                    row[0] = _mm256_fmadd_ps(x, b0, row[0]);
+                    row[1] = _mm256_fmadd_ps(x, b1, row[1]);
+                }
             }
             pb = pb.add(NR);
         }
-        pa = pa.wrapping_add(a.step);
+        upper = upper.wrapping_add(a.step);
+        lower = lower.wrapping_add(a.step);
     }
     for (i, row) in acc.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {

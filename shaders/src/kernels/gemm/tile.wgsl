@@ -4,18 +4,7 @@
 // A workgroup of 16 x 16 threads makes a tile of 64 x 64 outputs (x over n, y over m), 16 of k at a time through
 // workgroup memory. Thread (tx, ty) owns the 4 x 4 outputs from row 4 ty and column 4 tx, in named registers: an array of
 // them would live in memory on some drivers. Every output is one chain of multiply-adds over ascending k that starts from
-// the old value (add = 1) or 0. With symmetric = 1 tiles below the diagonal are left out, and each output on or above it
-// is stored twice.
-
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    add: u32,
-    symmetric: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
+// the old value (add = 1) or 0.
 
 // [k 16][group of four rows or columns 16]; 17 instead of 16, so that stores along k fall into different banks.
 const STRIDE: u32 = 17u;
@@ -92,16 +81,4 @@ fn store(i: u32, j: u32, values: vec4<f32>) {
     store_1(i, j + 1u, values.y);
     store_1(i, j + 2u, values.z);
     store_1(i, j + 3u, values.w);
-}
-
-fn store_1(i: u32, j: u32, value: f32) {
-    if (i >= p.m || j >= p.n) {
-        return;
-    }
-    if (p.symmetric == 0u) {
-        c[i * p.n + j] = value;
-    } else if (i <= j) {
-        c[i * p.n + j] = value;
-        c[j * p.n + i] = value;
-    }
 }

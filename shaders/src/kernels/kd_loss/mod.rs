@@ -34,6 +34,7 @@ pub static KD_LOSS: Kernel = Kernel {
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[update("logits"), read("topk_ids"), read("topk_logprobs"), read("meta_"), read("labels"), read("hyper"), write("losses")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::kd_loss,
 };
 
@@ -45,5 +46,6 @@ pub static LOSS_SUM: Kernel = Kernel {
     wgsl: &[include_str!("sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("losses"), read("meta_"), update("out")],
     grid: |_| [1, 1, 1],
+    variants: &[],
     cpu: cpu::loss_sum,
 };

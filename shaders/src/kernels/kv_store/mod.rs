@@ -30,5 +30,6 @@ pub static KV_STORE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.cols) as usize, 256)
     },
+    variants: &[],
     cpu: cpu::kv_store,
 };

@@ -30,6 +30,7 @@ pub static MUON_MOMENTUM: Kernel = Kernel {
     wgsl: &[include_str!("momentum.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), write("u")],
     grid: |p| grid_1d(p.get::<Momentum>().n as usize, 256),
+    variants: &[],
     cpu: cpu::momentum,
 };
 
@@ -50,6 +51,7 @@ pub static MUON_NORMALISE: Kernel = Kernel {
     wgsl: &[include_str!("normalise.wgsl")],
     bindings: &[read("u"), read("partials"), write("x")],
     grid: |p| grid_1d(p.get::<Normalise>().n as usize, 256),
+    variants: &[],
     cpu: cpu::normalise,
 };
 
@@ -77,6 +79,7 @@ pub static MUON_POLY: Kernel = Kernel {
         let n = p.get::<Poly>().n as usize;
         grid_1d(n * n, 256)
     },
+    variants: &[],
     cpu: cpu::poly,
 };
 
@@ -97,5 +100,6 @@ pub static MUON_UPDATE: Kernel = Kernel {
     wgsl: &[include_str!("update.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("x"), update("w")],
     grid: |p| grid_1d(p.get::<Update>().n as usize, 256),
+    variants: &[],
     cpu: cpu::update,
 };

@@ -28,9 +28,23 @@ fn grid(p: &Params) -> [u32; 3] {
 }
 
 /// Bindings: `out [n]` f32. 2·n·rounds operations.
-pub static PEAK_FMA: Kernel =
-    Kernel { name: "peak_fma", revision: 1, wgsl: &[include_str!("fma.wgsl")], bindings: &[write("out")], grid, cpu: cpu::fma };
+pub static PEAK_FMA: Kernel = Kernel {
+    name: "peak_fma",
+    revision: 1,
+    wgsl: &[include_str!("fma.wgsl")],
+    bindings: &[write("out")],
+    grid,
+    variants: &[],
+    cpu: cpu::fma,
+};
 
 /// Bindings: `out [n]` i32. 8·n·rounds operations.
-pub static PEAK_DOT: Kernel =
-    Kernel { name: "peak_dot", revision: 1, wgsl: &[include_str!("dot.wgsl")], bindings: &[write("out")], grid, cpu: cpu::dot };
+pub static PEAK_DOT: Kernel = Kernel {
+    name: "peak_dot",
+    revision: 1,
+    wgsl: &[include_str!("dot.wgsl")],
+    bindings: &[write("out")],
+    grid,
+    variants: &[],
+    cpu: cpu::dot,
+};

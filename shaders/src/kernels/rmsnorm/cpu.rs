@@ -19,7 +19,7 @@ pub(crate) fn grad_x(p: &Params, bufs: Bufs<'_>) {
     let [x, g, rstd, dy, dx] = bufs.take();
     let (x, g, dy, cols) = (x.f32(), g.f32(), dy.f32(), s.cols as usize);
     let rows = dx.f32_mut().par_chunks_mut(cols).zip(x.par_chunks(cols)).zip(dy.par_chunks(cols)).zip(rstd.f32());
-    rows.take(s.rows as usize).for_each(|(((dx, x), dy), rstd)| grad_x_row(x, g, dy, *rstd, dx));
+    rows.take(s.rows as usize).for_each(|(((dx, x), dy), rstd)| grad_x_row(x, g, dy, *rstd, s.add == 1, dx));
 }
 
 pub(crate) fn grad_g(p: &Params, bufs: Bufs<'_>) {
@@ -32,7 +32,8 @@ pub(crate) fn grad_g(p: &Params, bufs: Bufs<'_>) {
 }
 
 crate::simd! {
-    fn forward_row(x: &[f32], g: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    /// Norms a row; gives its rstd.
+    pub(crate) fn forward_row(x: &[f32], g: &[f32], eps: f32, y: &mut [f32]) -> f32 {
         let rstd = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
         for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
             *y = x * rstd * g;
@@ -40,7 +41,7 @@ crate::simd! {
         rstd
     }
 
-    fn grad_x_row(x: &[f32], g: &[f32], dy: &[f32], rstd: f32, dx: &mut [f32]) {
+    fn grad_x_row(x: &[f32], g: &[f32], dy: &[f32], rstd: f32, add: bool, dx: &mut [f32]) {
         let mut acc = [0f32; LANES];
         let n = x.len() / LANES * LANES;
         for i in (0..n).step_by(LANES) {
@@ -53,7 +54,8 @@ crate::simd! {
         }
         let c = fold(acc) * rstd * rstd * rstd / x.len() as f32;
         for (((dx, x), g), dy) in dx.iter_mut().zip(x).zip(g).zip(dy) {
-            *dx += (rstd * dy).mul_add(*g, -(x * c));
+            let d = (rstd * dy).mul_add(*g, -(x * c));
+            *dx = if add { *dx + d } else { d };
         }
     }
 

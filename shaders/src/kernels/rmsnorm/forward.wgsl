@@ -5,6 +5,7 @@ struct Params {
     rows: u32,
     cols: u32,
     eps: f32,
+    add: u32,
 }
 
 const LANES: u32 = 64u;

@@ -5,6 +5,7 @@ struct Params {
     rows: u32,
     cols: u32,
     eps: f32,
+    add: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -1,10 +1,11 @@
-// dx[r, c] += rstd dy g - x rstd^3 / cols * sum_c dy g x.  x, dy, dx [rows, cols], g [cols], rstd [rows].
+// dx[r, c] (+)= rstd dy g - x rstd^3 / cols * sum_c dy g x.  x, dy, dx [rows, cols], g [cols], rstd [rows].
 // One workgroup per row; the sum as in forward.wgsl.
 
 struct Params {
     rows: u32,
     cols: u32,
     eps: f32,
+    add: u32,
 }
 
 const LANES: u32 = 64u;
@@ -30,6 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     }
     let k = sum_lanes(lane, total) * r * r * r / f32(p.cols);
     for (var c = lane; c < p.cols; c += LANES) {
-        dx[base + c] += r * dy[base + c] * g[c] - x[base + c] * k;
+        let d = r * dy[base + c] * g[c] - x[base + c] * k;
+        dx[base + c] = select(d, dx[base + c] + d, p.add == 1u);
     }
 }

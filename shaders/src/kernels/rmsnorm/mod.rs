@@ -2,7 +2,7 @@
 //!
 //! `rstd[r] = 1 / sqrt(mean_c x[r, c]² + eps)`, `y = x · rstd · g`.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -18,6 +18,8 @@ pub struct Shape {
     pub cols: u32,
     /// Added to the mean square.
     pub eps: f32,
+    /// Gradient of x: 1: `dx += …`, 0: `dx = …`.
+    pub add: u32,
 }
 
 /// Bindings: `x`, `g`, `y`, `rstd`. One workgroup per row.
@@ -27,16 +29,18 @@ pub static RMSNORM: Kernel = Kernel {
     wgsl: &[include_str!("forward.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), write("y"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::forward,
 };
 
-/// `dx += rstd·dy·g − x·rstd³/cols · Σ_c dy·g·x`. Bindings: `x`, `g`, `rstd`, `dy`, `dx` (added to). One workgroup per row.
+/// `dx (+)= rstd·dy·g − x·rstd³/cols · Σ_c dy·g·x`. Bindings: `x`, `g`, `rstd`, `dy`, `dx`. One workgroup per row.
 pub static RMSNORM_GRAD_X: Kernel = Kernel {
     name: "rmsnorm_grad_x",
     revision: 1,
     wgsl: &[include_str!("grad_x.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), read("rstd"), read("dy"), update("dx")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::grad_x,
 };
 
@@ -47,5 +51,6 @@ pub static RMSNORM_GRAD_G: Kernel = Kernel {
     wgsl: &[include_str!("grad_g.wgsl")],
     bindings: &[read("x"), read("rstd"), read("dy"), update("dg")],
     grid: |p| grid_1d(p.get::<Shape>().cols as usize, 64),
+    variants: &[],
     cpu: cpu::grad_g,
 };

@@ -33,5 +33,6 @@ pub static ROPE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads * (s.head_dim / 2)) as usize, 256)
     },
+    variants: &[],
     cpu: cpu::rope,
 };

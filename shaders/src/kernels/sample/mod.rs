@@ -32,6 +32,7 @@ pub static ARGMAX: Kernel = Kernel {
     wgsl: &[include_str!("argmax.wgsl")],
     bindings: &[read("logits"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::argmax,
 };
 
@@ -42,5 +43,6 @@ pub static SAMPLE: Kernel = Kernel {
     wgsl: &[include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), read("u"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::sample,
 };

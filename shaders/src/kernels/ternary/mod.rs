@@ -34,6 +34,7 @@ pub static ROW_ABS_SUM: Kernel = Kernel {
     wgsl: &[include_str!("row_abs_sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("w"), write("partial_sums")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::row_abs_sum,
 };
 
@@ -44,6 +45,7 @@ pub static ABS_MEAN: Kernel = Kernel {
     wgsl: &[include_str!("abs_mean.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("partial_sums"), write("mean")],
     grid: |_| [1, 1, 1],
+    variants: &[],
     cpu: cpu::abs_mean,
 };
 
@@ -59,6 +61,7 @@ pub static TERNARISE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * packed_words(s.cols as usize), 256)
     },
+    variants: &[],
     cpu: cpu::ternarise,
 };
 
@@ -71,6 +74,7 @@ pub static THRESHOLD_GRAD: Kernel = Kernel {
     wgsl: &[include_str!("threshold_grad.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("codes"), read("scale"), update("dw"), update("dscale")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::threshold_grad,
 };
 
@@ -84,5 +88,6 @@ pub static DEQUANT_TERNARY: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * s.cols as usize, 256)
     },
+    variants: &[],
     cpu: cpu::dequant,
 };

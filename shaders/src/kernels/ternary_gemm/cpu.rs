@@ -9,21 +9,22 @@ use rayon::prelude::*;
 use super::Shape;
 use super::tile::{self, OUTS, ROWS, Tile};
 use crate::kernel::{Bufs, Params};
+use crate::kernels::act_quant::RowScale;
 use crate::simd::scratch;
 
 /// Operands of one product.
 pub(crate) struct Product<'a> {
     pub q: &'a [u32],
-    pub step: &'a [f32],
-    pub qsum: &'a [i32],
+    pub scales: &'a [RowScale],
     pub codes: &'a [u32],
     pub scale: &'a [f32],
 }
 
 pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
-    let [q, step, qsum, codes, scale, y] = bufs.take();
-    let ops = Product { q: q.u32(), step: step.f32(), qsum: qsum.i32(), codes: codes.u32(), scale: scale.f32() };
+    let [q, scales, codes, scale, y] = bufs.take();
+    let scales = bytemuck::cast_slice(scales.u32());
+    let ops = Product { q: q.u32(), scales, codes: codes.u32(), scale: scale.f32() };
     let (rows, outs) = (s.rows as usize, s.outs as usize);
     path(rows)(&s, &ops, &Target::new(&mut y.f32_mut()[..rows * outs], outs));
 }
@@ -69,9 +70,9 @@ impl<'a> Target<'a> {
         assert!(first + sums.len() <= self.outs && at + sums.len() <= self.len);
         // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
         let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(at), sums.len()) };
-        let (qsum, step) = (ops.qsum[row], ops.step[row]);
+        let RowScale { step, sum: offset } = ops.scales[row];
         for ((y, sum), scale) in y.iter_mut().zip(sums).zip(&ops.scale[first..]) {
-            let value = ((sum - qsum) as f32 * step) * scale;
+            let value = ((sum - offset) as f32 * step) * scale;
             *y = if s.add == 1 { *y + value } else { value };
         }
     }
@@ -131,9 +132,10 @@ mod tests {
                     *word = *word & !(3 << shift) | ((weights[o * cols + e] + 1) as u32) << shift;
                 }
             }
-            let qsum: Vec<i32> = values.chunks(words * 16).map(|r| r.iter().map(|v| i32::from(*v)).sum()).collect();
+            let row = |r: &[i8]| RowScale { step: 1.0, sum: r.iter().map(|v| i32::from(*v)).sum() };
+            let scales: Vec<RowScale> = values.chunks(words * 16).map(row).collect();
             let q: Vec<u32> = bytemuck::pod_collect_to_vec(&values);
-            let (step, scale) = (vec![1.0; rows], vec![1.0; outs]);
+            let scale = vec![1.0; outs];
             let s = Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
             type Run = Box<dyn Fn(&Shape, &Product<'_>, &Target<'_>)>;
             let mut paths: Vec<(&str, Run)> = Vec::new();
@@ -146,7 +148,7 @@ mod tests {
             }
             for (name, run) in paths {
                 let mut y = vec![0f32; rows * outs];
-                let ops = Product { q: &q, step: &step, qsum: &qsum, codes: &codes, scale: &scale };
+                let ops = Product { q: &q, scales: &scales, codes: &codes, scale: &scale };
                 run(&s, &ops, &Target::new(&mut y, outs));
                 for r in 0..rows {
                     for o in 0..outs {

@@ -1,53 +1,12 @@
-// Packed ternary product, exact in i32:  acc = sum_k q[r, k] code[o, k] - qsum[r];
-//   y[r, o] (+)= (f32(acc) step_size[r]) scale[o]
-// q [rows, 4 ceil(cols / 16)]: signed bytes, element 4 i + j in byte j of word i, here as vectors of four words. codes
-// [outs, ceil(cols / 16)]: 2 bits each, so that (word >> 2 p) & 0x03030303 are the codes of the activations in component p
-// of the vector of the same index. qsum takes the codes' offset of 1 back. y [rows, outs].
-//
 // A workgroup of 16 x 4 threads makes 16 rows x 64 outputs; a thread makes 4 rows x 4 outputs (16 apart, so that neighbours
 // store neighbours): a code word is unpacked once for four rows, an activation vector is read once for four outputs. No
 // workgroup memory: the caches share what neighbours read. The last single row (decoding) has a loop of its own.
 
-struct Params {
-    rows: u32,
-    outs: u32,
-    cols: u32,
-    add: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> step_size: array<f32>;
-@group(0) @binding(3) var<storage, read> qsum: array<i32>;
-@group(0) @binding(4) var<storage, read> codes: array<u32>;
-@group(0) @binding(5) var<storage, read> scale: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
-
-// The four planes of a code word.
-fn planes(word: u32) -> vec4<u32> {
-    return vec4(word, word >> 2u, word >> 4u, word >> 6u) & vec4(0x03030303u);
-}
-
-// Sixteen activations times sixteen codes.
-fn dot_16(a: vec4<u32>, c: vec4<u32>) -> i32 {
-    return dot4I8Packed(a.x, c.x) + dot4I8Packed(a.y, c.y) + dot4I8Packed(a.z, c.z) + dot4I8Packed(a.w, c.w);
-}
-
 fn store(r: u32, o: u32, sums: vec4<i32>) {
-    if (r < p.rows) {
-        store_1(r, o, sums.x);
-        store_1(r, o + 16u, sums.y);
-        store_1(r, o + 32u, sums.z);
-        store_1(r, o + 48u, sums.w);
-    }
-}
-
-fn store_1(r: u32, o: u32, sum: i32) {
-    if (o < p.outs) {
-        let value = (f32(sum - qsum[r]) * step_size[r]) * scale[o];
-        let at = r * p.outs + o;
-        y[at] = select(value, y[at] + value, p.add == 1u);
-    }
+    store_1(r, o, sums.x);
+    store_1(r, o + 16u, sums.y);
+    store_1(r, o + 32u, sums.z);
+    store_1(r, o + 48u, sums.w);
 }
 
 @compute @workgroup_size(64)

@@ -1,6 +1,7 @@
 //! Packed ternary product with exact integer accumulation: the forward pass of BitLinear.
 //!
-//! `acc = Σ_k q[r, k]·code[o, k] − qsum[r]` in i32, then `y[r, o] (+)= (f32(acc) · step[r]) · scale[o]`.
+//! `acc = Σ_k q[r, k]·code[o, k] − sum[r]` in i32, then `y[r, o] (+)= (f32(acc) · step[r]) · scale[o]`, with step and sum of
+//! the row from `act_quant::RowScale`.
 //! Activations: packed bytes `[rows, 4·ceil(cols/16)] u32`; weights: packed 2-bit codes `[outs, ceil(cols/16)] u32`.
 
 pub(crate) mod cpu;
@@ -10,7 +11,7 @@ pub(crate) mod tile;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, read, update};
+use crate::kernel::{Kernel, Suits, Variant, read, update};
 
 /// Shapes: `q [rows, 4·ceil(cols/16)]`, `codes [outs, ceil(cols/16)]`, `y [rows, outs]`.
 #[repr(C)]
@@ -26,15 +27,23 @@ pub struct Shape {
     pub add: u32,
 }
 
-/// Bindings: `q`, `step`, `qsum`, `codes`, `scale`, `y`. Workgroups of 16 rows × 64 outputs (x over outputs, y over rows).
+/// Bindings: `q`, `scales`, `codes`, `scale`, `y`. Workgroups of 16 rows × 64 outputs (x over outputs, y over rows).
 pub static TERNARY_GEMM: Kernel = Kernel {
     name: "ternary_gemm",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl")],
-    bindings: &[read("q"), read("step_size"), read("qsum"), read("codes"), read("scale"), update("y")],
+    wgsl: &[include_str!("common.wgsl"), include_str!("kernel.wgsl")],
+    bindings: &[read("q"), read("scales"), read("codes"), read("scale"), update("y")],
     grid: |p| {
         let s: Shape = p.get();
         [s.outs.div_ceil(64), s.rows.div_ceil(16), 1]
     },
+    variants: &[Variant {
+        suits: Suits::Software,
+        wgsl: &[include_str!("common.wgsl"), include_str!("software.wgsl")],
+        grid: |p| {
+            let s: Shape = p.get();
+            [s.outs.div_ceil(128), s.rows.div_ceil(8), 1]
+        },
+    }],
     cpu: cpu::ternary_gemm,
 };

@@ -33,5 +33,6 @@ pub static TOPK: Kernel = Kernel {
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), write("ids"), write("logprobs"), write("other")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    variants: &[],
     cpu: cpu::topk,
 };

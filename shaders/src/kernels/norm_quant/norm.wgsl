@@ -1,0 +1,26 @@
+// RMSNorm and quantisation of x [rows, cols].
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    words: u32,
+    eps: f32,
+    act: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> g: array<f32>;
+@group(0) @binding(3) var<storage, read> hyper: array<f32>;
+@group(0) @binding(4) var<storage, read_write> q: array<u32>;
+@group(0) @binding(5) var<storage, read_write> scales: array<vec2<u32>>;
+@group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
+
+fn prepare(at: u32) -> f32 {
+    return x[at];
+}
+
+fn value(at: u32) -> f32 {
+    return x[at];
+}
+
