@@ -42,7 +42,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
         wgsl: &[include_str!("common.wgsl"), include_str!("software.wgsl")],
         grid: |p| {
             let s: Shape = p.get();
-            [s.outs.div_ceil(128), s.rows.div_ceil(8), 1]
+            [s.outs.div_ceil(192), s.rows.div_ceil(8), 1]
         },
     }],
     cpu: cpu::ternary_gemm,

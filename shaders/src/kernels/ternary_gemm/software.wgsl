@@ -1,6 +1,6 @@
 // The product for software adapters, where each load is a loop over the lanes of a vector and costs more than the dot
 // products on it: 8 rows x 16 outputs a thread from 32 words of activations and 16 of codes. A workgroup of 8 threads (one
-// vector) makes 8 rows x 128 outputs; a thread owns outputs that are 8 apart. A single row has a loop of its own.
+// vector) makes 8 rows x 192 outputs; a thread owns outputs that are 8 apart. A single row has a loop of its own.
 
 // Activations of eight rows.
 struct Acts {
@@ -54,7 +54,7 @@ fn store(r: u32, o: u32, sums: Eight) {
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let o = wid.x * 128u + t;
+    let o = wid.x * 192u + t;
     let r = wid.y * 8u;
     let words = (p.cols + 15u) / 16u;
     let out_0 = codes_of(o, words);
@@ -73,6 +73,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let out_13 = codes_of(o + 104u, words);
     let out_14 = codes_of(o + 112u, words);
     let out_15 = codes_of(o + 120u, words);
+    let out_16 = codes_of(o + 128u, words);
+    let out_17 = codes_of(o + 136u, words);
+    let out_18 = codes_of(o + 144u, words);
+    let out_19 = codes_of(o + 152u, words);
+    let out_20 = codes_of(o + 160u, words);
+    let out_21 = codes_of(o + 168u, words);
+    let out_22 = codes_of(o + 176u, words);
+    let out_23 = codes_of(o + 184u, words);
     var sums_0 = Eight();
     var sums_1 = Eight();
     var sums_2 = Eight();
@@ -89,6 +97,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     var sums_13 = Eight();
     var sums_14 = Eight();
     var sums_15 = Eight();
+    var sums_16 = Eight();
+    var sums_17 = Eight();
+    var sums_18 = Eight();
+    var sums_19 = Eight();
+    var sums_20 = Eight();
+    var sums_21 = Eight();
+    var sums_22 = Eight();
+    var sums_23 = Eight();
     let row_0 = acts_of(r, words);
     let row_1 = acts_of(r + 1u, words);
     let row_2 = acts_of(r + 2u, words);
@@ -116,6 +132,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             sums_13 = step_1(sums_13, a, codes[out_13 + w]);
             sums_14 = step_1(sums_14, a, codes[out_14 + w]);
             sums_15 = step_1(sums_15, a, codes[out_15 + w]);
+            sums_16 = step_1(sums_16, a, codes[out_16 + w]);
+            sums_17 = step_1(sums_17, a, codes[out_17 + w]);
+            sums_18 = step_1(sums_18, a, codes[out_18 + w]);
+            sums_19 = step_1(sums_19, a, codes[out_19 + w]);
+            sums_20 = step_1(sums_20, a, codes[out_20 + w]);
+            sums_21 = step_1(sums_21, a, codes[out_21 + w]);
+            sums_22 = step_1(sums_22, a, codes[out_22 + w]);
+            sums_23 = step_1(sums_23, a, codes[out_23 + w]);
         }
     } else {
         for (var w = 0u; w < words; w++) {
@@ -136,6 +160,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             sums_13 = step(sums_13, a, codes[out_13 + w]);
             sums_14 = step(sums_14, a, codes[out_14 + w]);
             sums_15 = step(sums_15, a, codes[out_15 + w]);
+            sums_16 = step(sums_16, a, codes[out_16 + w]);
+            sums_17 = step(sums_17, a, codes[out_17 + w]);
+            sums_18 = step(sums_18, a, codes[out_18 + w]);
+            sums_19 = step(sums_19, a, codes[out_19 + w]);
+            sums_20 = step(sums_20, a, codes[out_20 + w]);
+            sums_21 = step(sums_21, a, codes[out_21 + w]);
+            sums_22 = step(sums_22, a, codes[out_22 + w]);
+            sums_23 = step(sums_23, a, codes[out_23 + w]);
         }
     }
     store(r, o, sums_0);
@@ -154,4 +186,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     store(r, o + 104u, sums_13);
     store(r, o + 112u, sums_14);
     store(r, o + 120u, sums_15);
+    store(r, o + 128u, sums_16);
+    store(r, o + 136u, sums_17);
+    store(r, o + 144u, sums_18);
+    store(r, o + 152u, sums_19);
+    store(r, o + 160u, sums_20);
+    store(r, o + 168u, sums_21);
+    store(r, o + 176u, sums_22);
+    store(r, o + 184u, sums_23);
 }
