@@ -297,6 +297,17 @@ pub struct BenchTrainArgs {
     pub on: BenchDeviceArgs,
 }
 
+/// Forms of the KV cache.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum KvForm {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// Bytes with a step for each position and head
+    Int8,
+}
+
 #[derive(Args)]
 pub struct BenchInferArgs {
     /// GGUF file
@@ -316,6 +327,9 @@ pub struct BenchInferArgs {
     /// Activation bits of ternary linears
     #[arg(long, default_value_t = 8, value_parser = activation_bits)]
     pub bits: u32,
+    /// How keys and values are cached
+    #[arg(long, value_name = "FORM", default_value = "f16")]
+    pub kv: KvForm,
     /// Score the prompt (logits and Top-K at every position) instead of decoding
     #[arg(long)]
     pub score: bool,

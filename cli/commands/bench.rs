@@ -3,12 +3,13 @@
 use flow_engine::plugin::StageError;
 use flow_engine::problem::Problem;
 use flow_shaders::device::open;
+use flow_shaders::kernels::attention::Cached;
 use flow_stages::bench::{self, InferBench, TrainBench};
 use flow_stages::model::config::Preset;
 use flow_stages::model::optimizer::Optimizer;
 use serde_json::Value;
 
-use crate::args::{BenchCommand, BenchTrainArgs};
+use crate::args::{BenchCommand, BenchTrainArgs, KvForm};
 use crate::commands::print;
 use crate::failure::Failure;
 
@@ -22,7 +23,13 @@ pub fn bench(command: &BenchCommand) -> Result<u8, Failure> {
     let report = match command {
         BenchCommand::Train(a) => bench::train(&device, &training(a)?),
         BenchCommand::Infer(a) => {
-            let b = InferBench { prompt: a.prompt, decode: a.decode, batch: a.batch, repeat: a.repeat, bits: a.bits, score: a.score };
+            let cache = match a.kv {
+                KvForm::F32 => Cached::Float,
+                KvForm::F16 => Cached::Half,
+                KvForm::Int8 => Cached::Int8,
+            };
+            let (prompt, decode, batch) = (a.prompt, a.decode, a.batch);
+            let b = InferBench { prompt, decode, batch, repeat: a.repeat, bits: a.bits, cache, score: a.score };
             bench::infer(&device, &a.model, &b)
         }
         BenchCommand::Kernels(_) => bench::kernels(&device),

@@ -23,6 +23,18 @@ fn to_float(h: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// The nearest float16, ties to even; what is too large becomes the largest, NaN becomes 0.
+pub(crate) fn from_float(x: f32) -> u16 {
+    let x = if x.is_nan() { 0.0 } else { x.clamp(-65_504.0, 65_504.0) };
+    let (sign, magnitude) = ((x.to_bits() >> 16 & 0x8000) as u16, f32::from_bits(x.to_bits() & 0x7fff_ffff));
+    if magnitude < 6.103_515_6e-5 {
+        // Subnormal: a multiple of 2^-24. Adding 2^23 rounds to an integer, ties to even.
+        return sign | ((magnitude * 16_777_216.0 + 8_388_608.0).to_bits() & 0x7ff) as u16;
+    }
+    let bits = magnitude.to_bits() - (112 << 23);
+    sign | ((bits + 0xfff + (bits >> 13 & 1)) >> 13) as u16
+}
+
 /// `y[i] (+)= Σ a[i, k]·b[k]` over 16 lanes, then a tree (see `simd::math::dot`), for the rows of `a`.
 pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     #[cfg(target_arch = "x86_64")]
@@ -116,6 +128,22 @@ mod tests {
             for got in [*f, to_float(*h)] {
                 assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{h:#x}: {got} {want}");
             }
+        }
+    }
+
+    #[test]
+    fn floats_go_to_the_nearest_float16() {
+        let mut bits = 12_345u32;
+        let random = (0..200_000).map(|_| {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f32::from_bits(bits)
+        });
+        let halves = (0..=u16::MAX).map(to_float);
+        // Values, and the ties between neighbours.
+        let ties = (0..0x7bffu16).map(|h| (to_float(h) + to_float(h + 1)) / 2.0);
+        for x in random.chain(halves).chain(ties).chain([65_519.0, 1e9, -1e9]) {
+            let want = if x.is_nan() { half::f16::ZERO } else { half::f16::from_f32(x.clamp(-65_504.0, 65_504.0)) };
+            assert_eq!(from_float(x), want.to_bits(), "{x}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Attention, forward and backward.
 
 use flow_shaders::device;
-use flow_shaders::kernels::attention::{self, Shape};
+use flow_shaders::kernels::attention::{self, Cached, Shape};
+use flow_shaders::kernels::kv_store;
 use proptest::prelude::*;
 
 use crate::harness::{Random, both, check, close, junk, run, size};
@@ -50,7 +51,52 @@ proptest! {
         let buffers = [r.floats(wide, 2.0), r.floats(cache, 2.0), r.floats(cache, 1.0), mask, pos, junk(wide), vec![0; rows * 8]];
         let Some((cpu, gpu)) = both(&attention::ATTENTION, &buffers, &s) else { return Ok(()) };
         close("o", &cpu[5], &gpu[5], 1e-5, 2e-5);
+
+        // The same keys and values in the other forms: stored by both devices, read by both, close to the floats.
+        for (kernel, form, off) in [(&attention::ATTENTION_HALF, Cached::Half, 4e-3), (&attention::ATTENTION_INT8, Cached::Int8, 0.15)] {
+            let mut stored = buffers.clone();
+            for i in [1, 2] {
+                stored[i] = stored_as(form, &buffers[i], sequences, kv_len, head_dim);
+            }
+            let Some((ours, theirs)) = both(kernel, &stored, &s) else { return Ok(()) };
+            close("o", &ours[5], &theirs[5], 1e-5, 2e-5);
+            close("o against floats", &cpu[5], &ours[5], 0.0, off);
+        }
     }
+}
+
+/// A cache of two heads, stored row by row; the devices agree up to the rounding of values near a tie.
+fn stored_as(form: Cached, floats: &[u32], sequences: usize, kv_len: usize, head_dim: usize) -> Vec<u32> {
+    let rows = sequences * kv_len;
+    let shape = kv_store::Shape {
+        rows: rows as u32,
+        q_len: kv_len as u32,
+        kv_len: kv_len as u32,
+        cols: 2 * head_dim as u32,
+        head_dim: head_dim as u32,
+    };
+    let pos: Vec<u32> = (0..rows).map(|r| (r % kv_len) as u32).collect();
+    let words = form.words(head_dim);
+    let buffers = [floats.to_vec(), pos, junk(rows * 2 * words)];
+    let kernel = match form {
+        Cached::Float => &kv_store::KV_STORE,
+        Cached::Half => &kv_store::KV_STORE_HALF,
+        Cached::Int8 => &kv_store::KV_STORE_INT8,
+    };
+    let (ours, theirs) = both(kernel, &buffers, &shape).expect("there is an adapter");
+    for (i, (a, b)) in ours[2].iter().zip(&theirs[2]).enumerate() {
+        let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+        let same = match form {
+            Cached::Half => (0..2).all(|h| {
+                let half = |x: [u8; 4]| i32::from(u16::from_le_bytes([x[2 * h], x[2 * h + 1]]));
+                (half(a) - half(b)).abs() <= 1
+            }),
+            Cached::Int8 if i % words < words - 1 => a.iter().zip(&b).all(|(a, b)| (*a as i8).abs_diff(*b as i8) <= 1),
+            _ => (f32::from_le_bytes(a) / f32::from_le_bytes(b) - 1.0).abs() < 1e-6,
+        };
+        assert!(same, "{form:?}, word {i}: {a:?} and {b:?}");
+    }
+    ours[2].clone()
 }
 
 /// One sequence is cut into parts for several threads, and heads of a cache are shared among them: the bits stay.

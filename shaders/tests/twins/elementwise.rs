@@ -75,7 +75,7 @@ proptest! {
         let kv_len = q_len + 3;
         let rows = sequences * q_len;
         let pos: Vec<u32> = (0..rows).map(|row| (row % q_len) as u32 + 2).collect();
-        let shape = kv_store::Shape { rows: rows as u32, q_len: q_len as u32, kv_len: kv_len as u32, cols: cols as u32 };
+        let shape = kv_store::Shape { rows: rows as u32, q_len: q_len as u32, kv_len: kv_len as u32, cols: cols as u32, head_dim: cols as u32 };
         let buffers = [r.floats(rows * cols, 1.0), pos, r.floats(sequences * kv_len * cols, 1.0)];
         check_exact(&kv_store::KV_STORE, &buffers, &shape);
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
+use flow_shaders::kernels::attention::Cached;
 use serde_json::{Value, json};
 
 use super::{median, peak_rss, rounded};
@@ -26,6 +27,8 @@ pub struct InferBench {
     pub repeat: usize,
     /// Activation bits of ternary linears, 8 or 4.
     pub bits: u32,
+    /// How the KV cache is held.
+    pub cache: Cached,
     /// Score the prompt, logits at every position, instead of reading it into the cache.
     pub score: bool,
 }
@@ -39,7 +42,7 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     let (config, tensors) = model::load(GgufFile::read(path)?)?;
     let chunk = CHUNK.min(b.prompt).max(1);
     let kv_len = b.prompt.next_multiple_of(chunk) + b.decode;
-    let mut uses = Uses { decode: Some((b.batch, kv_len)), prefill: chunk, ..Uses::default() };
+    let mut uses = Uses { decode: Some((b.batch, kv_len)), prefill: chunk, cache: b.cache, ..Uses::default() };
     if b.score {
         uses = Uses { score: Some((b.batch, b.prompt)), top_k: 20, ..Uses::default() };
     }

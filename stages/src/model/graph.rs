@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
     act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
 };
@@ -67,9 +68,11 @@ impl Batch {
     }
 }
 
-/// Keys and values of earlier positions, per layer `[sequences, kv_len, kv_heads·head_dim]`.
+/// Keys and values of earlier positions, per layer `[sequences, kv_len, kv_heads, head_dim]`.
 #[derive(Clone, Debug)]
 pub struct Cache {
+    /// How they are held.
+    pub form: Cached,
     /// Positions that fit.
     pub kv_len: usize,
     /// (keys, values) of each layer.
@@ -193,12 +196,13 @@ impl Graph {
     }
 
     /// Declares a KV cache.
-    pub fn cache(&mut self, name: &str, sequences: usize, kv_len: usize) -> Cache {
-        let words = sequences * kv_len * self.config.kv_heads * self.config.head_dim;
+    pub fn cache(&mut self, name: &str, sequences: usize, kv_len: usize, form: Cached) -> Cache {
+        let form = form.fitting(self.config.head_dim);
+        let words = sequences * kv_len * self.config.kv_heads * form.words(self.config.head_dim);
         let layers = (0..self.config.layers)
             .map(|l| (self.program.persistent(format!("{name}.{l}.k"), words), self.program.persistent(format!("{name}.{l}.v"), words)))
             .collect();
-        Cache { kv_len, layers }
+        Cache { form, kv_len, layers }
     }
 
     /// Ternarises the masters into their codes.
@@ -346,20 +350,21 @@ impl Graph {
         });
         self.rotate(list, q, batch.pos, rows, c.heads, false);
         self.rotate(list, k, batch.pos, rows, c.kv_heads, false);
-        let (keys, values, kv_len) = match cache {
+        let (keys, values, kv_len, form) = match cache {
             Some(cache) => {
                 let (ck, cv) = cache.layers[l];
-                let shape = kv_store::Shape { rows: rows as u32, q_len: batch.q_len as u32, kv_len: cache.kv_len as u32, cols: kw as u32 };
-                self.program.push(list, &kv_store::KV_STORE, &[k, batch.pos, ck], &shape);
-                self.program.push(list, &kv_store::KV_STORE, &[v, batch.pos, cv], &shape);
-                (ck, cv, cache.kv_len)
+                let (q_len, head_dim) = (batch.q_len as u32, c.head_dim as u32);
+                let shape = kv_store::Shape { rows: rows as u32, q_len, kv_len: cache.kv_len as u32, cols: kw as u32, head_dim };
+                self.program.push(list, kv_store::store(cache.form), &[k, batch.pos, ck], &shape);
+                self.program.push(list, kv_store::store(cache.form), &[v, batch.pos, cv], &shape);
+                (ck, cv, cache.kv_len, cache.form)
             }
-            None => (k, v, batch.q_len),
+            None => (k, v, batch.q_len, Cached::Float),
         };
         let o = self.program.transient(name("attention"), rows * qw);
         let stats = self.program.transient(name("stats"), rows * c.heads * 2);
         let shape = self.attention_shape(rows, batch.q_len, kv_len);
-        self.program.push(list, &attention::ATTENTION, &[q, keys, values, batch.mask, batch.pos, o, stats], &shape);
+        self.program.push(list, form.attention(), &[q, keys, values, batch.mask, batch.pos, o, stats], &shape);
         let (o_in, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
         let x_mid = self.residual(list, x_in, o_in, &name("o"), rows);
 

@@ -2,6 +2,7 @@
 
 use flow_shaders::device::{Device, DeviceError, Session};
 use flow_shaders::kernel::Kernel;
+use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{hyper, kd_loss, sample, ternary, topk};
 use flow_shaders::pack_ternary;
 use flow_shaders::program::{BufferId, ListId, Program};
@@ -30,6 +31,8 @@ pub struct Uses {
     pub logits: bool,
     /// Tokens of every decoded sequence that are read together ([`Inference::prefill`]), 0: none.
     pub prefill: usize,
+    /// How the KV cache is held (a larger form where the model's heads do not fit).
+    pub cache: Cached,
     /// Embedding and head as float16. A model whose file has them so is held so, whatever this says.
     pub half_tables: bool,
 }
@@ -345,7 +348,7 @@ fn build_score(g: &mut Graph, uses: &Uses, n: usize, seq: usize) -> Score {
 
 fn build_decode(g: &mut Graph, uses: &Uses, n: usize, kv_len: usize) -> Decode {
     let batch = g.batch("decode", n, 1, kv_len);
-    let cache = g.cache("cache", n, kv_len);
+    let cache = g.cache("cache", n, kv_len, uses.cache);
     let vocab = g.config.vocab as u32;
     let mut d = Decode {
         prefill: None,

@@ -4,7 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::cached::{Head, Held};
+use super::{Cached, Shape};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::gemm::cpu::{Source, pack_right, panel_floats, small};
 use crate::kernels::gemm::tile::{self, Tile};
@@ -18,18 +19,18 @@ const FEW: usize = 8;
 /// Keys' floats below which another thread costs more than it does.
 const PARALLEL_FLOATS: usize = 16_384;
 
-struct Dims {
-    d: usize,
-    heads: usize,
-    group: usize,
-    kv: usize,
-    q_len: usize,
-    kv_len: usize,
-    scale: f32,
-    width: usize,
+pub(super) struct Dims {
+    pub d: usize,
+    pub heads: usize,
+    pub group: usize,
+    pub kv: usize,
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub scale: f32,
+    pub width: usize,
 }
 
-fn dims(s: &Shape) -> Dims {
+pub(super) fn dims(s: &Shape) -> Dims {
     Dims {
         d: s.head_dim as usize,
         heads: s.heads as usize,
@@ -42,10 +43,10 @@ fn dims(s: &Shape) -> Dims {
     }
 }
 
-pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
+pub(crate) fn forward(p: &Params, bufs: Bufs<'_>, form: Cached) {
     let s: Shape = p.get();
     let [q, k, v, mask, pos, o, stats] = bufs.take();
-    let (q, k, v, mask, pos, n) = (q.f32(), k.f32(), v.f32(), mask.u32(), pos.u32(), dims(&s));
+    let (q, k, v, mask, pos, n) = (q.f32(), k.u32(), v.u32(), mask.u32(), pos.u32(), dims(&s));
     let (rows, tile) = (s.rows as usize, tile::best());
     let sequences = o.f32_mut()[..rows * n.width]
         .par_chunks_mut(n.q_len * n.width)
@@ -55,8 +56,8 @@ pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
         let keys = b * n.kv_len;
         let of = Sequence {
             q: &q[b * n.q_len * n.width..(b + 1) * n.q_len * n.width],
-            k: &k[keys * n.kv..(keys + n.kv_len) * n.kv],
-            v: &v[keys * n.kv..(keys + n.kv_len) * n.kv],
+            k: Held { form, words: k, first: keys },
+            v: Held { form, words: v, first: keys },
             mask: &mask[keys..keys + n.kv_len],
             pos: &pos[b * n.q_len..(b + 1) * n.q_len],
         };
@@ -67,24 +68,30 @@ pub(crate) fn forward(p: &Params, bufs: Bufs<'_>) {
 #[derive(Clone, Copy)]
 struct Sequence<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    k: Held<'a>,
+    v: Held<'a>,
     mask: &'a [u32],
     pos: &'a [u32],
 }
 
 impl Sequence<'_> {
-    /// Heads in parallel where there is enough to do.
+    /// KV heads in parallel where there is enough to do.
     fn decode(&self, n: &Dims, o: &mut [f32], stats: &mut [f32]) {
         let longest = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
-        let together = (PARALLEL_FLOATS / (longest * n.d).max(1)).max(1);
-        let heads = o.par_chunks_mut(n.d).zip(stats.par_chunks_mut(2)).enumerate().with_min_len(together);
-        heads.for_each(|(row, (o, stats))| {
-            let (i, h) = (row / n.heads, row % n.heads);
+        let together = (PARALLEL_FLOATS / (longest * n.d * n.group).max(1)).max(1);
+        let groups = o.par_chunks_mut(n.group * n.d).zip(stats.par_chunks_mut(2 * n.group)).enumerate().with_min_len(together);
+        groups.for_each(|(part, (o, stats))| {
+            let (i, g) = (part / (n.heads / n.group), part % (n.heads / n.group));
             let mask = &self.mask[..=self.pos[i] as usize];
-            let at = h / n.group * n.d;
-            scratch::with(mask.len(), |w| {
-                stats[0] = attend(&self.q[row * n.d..(row + 1) * n.d], &self.k[at..], &self.v[at..], mask, n, w, o);
+            let seen = mask.len();
+            scratch::with(seen + self.k.room(n, seen) + self.v.room(n, seen), |room| {
+                let (w, room) = room.split_at_mut(seen);
+                let (keys, values) = room.split_at_mut(self.k.room(n, seen));
+                let (k, v) = (self.k.head(n, g, seen, keys), self.v.head(n, g, seen, values));
+                for (h, (o, stats)) in o.chunks_exact_mut(n.d).zip(stats.chunks_exact_mut(2)).enumerate() {
+                    let q = &self.q[i * n.width + (g * n.group + h) * n.d..][..n.d];
+                    stats[0] = attend(q, k, v, mask, n.scale, w, o);
+                }
             });
         });
     }
@@ -108,15 +115,18 @@ impl Sequence<'_> {
         let seen = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
         let (kp, vp) = (panel_floats(tile, seen, n.d), panel_floats(tile, n.d, seen));
         o.fill(0.0);
-        scratch::with(kp + vp + GROUP * seen + tile.mr * seen.max(n.d), |buffer| {
+        let room = self.k.room(n, seen).max(self.v.room(n, seen));
+        scratch::with(kp + vp + GROUP * seen + room + tile.mr * seen.max(n.d), |buffer| {
+            let (room, buffer) = buffer.split_at_mut(room);
             let (keys, rest) = buffer.split_at_mut(kp);
             let (values, rest) = rest.split_at_mut(vp);
             let (scores, left) = rest.split_at_mut(GROUP * seen);
             for h in 0..n.heads {
-                let at = h / n.group * n.d;
                 if h % n.group == 0 {
-                    pack_right(tile, Source::KContiguous(&self.k[at..], n.kv), seen, n.d, keys);
-                    pack_right(tile, Source::OuterContiguous(&self.v[at..], n.kv), n.d, seen, values);
+                    let k = self.k.head(n, h / n.group, seen, room);
+                    pack_right(tile, Source::KContiguous(k.data, k.ld), seen, n.d, keys);
+                    let v = self.v.head(n, h / n.group, seen, room);
+                    pack_right(tile, Source::OuterContiguous(v.data, v.ld), n.d, seen, values);
                 }
                 for i0 in (0..self.pos.len()).step_by(GROUP) {
                     let rows = GROUP.min(self.pos.len() - i0);
@@ -159,13 +169,12 @@ crate::simd! {
         top + ln(total)
     }
 
-    fn attend(q: &[f32], k: &[f32], v: &[f32], mask: &[u32], n: &Dims, w: &mut [f32], o: &mut [f32]) -> f32 {
-        let w = &mut w[..mask.len()];
+    fn attend(q: &[f32], k: Head<'_>, v: Head<'_>, mask: &[u32], scale: f32, w: &mut [f32], o: &mut [f32]) -> f32 {
         for (j, w) in w.iter_mut().enumerate() {
-            *w = dot(q, &k[j * n.kv..j * n.kv + n.d]);
+            *w = dot(q, &k.data[j * k.ld..j * k.ld + q.len()]);
         }
         for (w, m) in w.iter_mut().zip(mask) {
-            *w = if *m == 0 { f32::NEG_INFINITY } else { *w * n.scale };
+            *w = if *m == 0 { f32::NEG_INFINITY } else { *w * scale };
         }
         let top = max(w);
         o.fill(0.0);
@@ -178,7 +187,7 @@ crate::simd! {
         }
         let total = sum(w, |x| x);
         for (j, w) in w.iter().enumerate() {
-            axpy(*w, &v[j * n.kv..j * n.kv + n.d], o);
+            axpy(*w, &v.data[j * v.ld..j * v.ld + q.len()], o);
         }
         let inverse = 1.0 / total;
         for o in o.iter_mut() {

@@ -2,7 +2,8 @@
 // KV head g = h / (heads / kv_heads), over the keys j <= pos[r] with mask[b, j] = 1:
 //   s_j = scale q_r . k_j;  o_r = sum_j softmax(s)_j v_j;  stats[r, h, 0] = lse = ln sum_j e^s_j
 // A row that sees no key gets o = 0, lse = -Inf.
-// q, o [rows, heads head_dim], k, v [sequences, kv_len, kv_heads head_dim], mask [sequences, kv_len], pos [rows].
+// q, o [rows, heads head_dim], mask [sequences, kv_len], pos [rows]. Keys and values of [sequences, kv_len, kv_heads,
+// head_dim] come through `k_at(row, g, d)` and `v_at` of another piece, row = sequence kv_len + position.
 // One workgroup per (row, head). Keys go by in blocks of 64 with a running maximum (online softmax, arXiv 1805.02867):
 // thread j scores key j of the block, then thread d adds the block up for the dimensions d, d + 64, d + 128, d + 192.
 
@@ -21,8 +22,6 @@ const BLOCK: u32 = 64u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
 @group(0) @binding(4) var<storage, read> mask: array<u32>;
 @group(0) @binding(5) var<storage, read> pos: array<u32>;
 @group(0) @binding(6) var<storage, read_write> o: array<f32>;
@@ -43,7 +42,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let r = i / p.heads;
     let g = i % p.heads / (p.heads / p.kv_heads);
     let keys = r / p.q_len * p.kv_len;
-    let kv = p.kv_heads * p.head_dim;
     let seen = min(pos[r] + 1u, p.kv_len);
     for (var d = lane; d < p.head_dim; d += BLOCK) {
         query[d] = q[i * p.head_dim + d];
@@ -57,10 +55,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         let j = j0 + lane;
         var score = HIDDEN;
         if (j < seen && mask[keys + j] != 0u) {
-            let at = (keys + j) * kv + g * p.head_dim;
             var product = 0.0;
             for (var d = 0u; d < p.head_dim; d++) {
-                product = fma(query[d], k[at + d], product);
+                product = fma(query[d], k_at(keys + j, g, d), product);
             }
             score = product * p.scale;
         }
@@ -82,18 +79,18 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
             let weight = weights[b];
             total += weight;
             if (weight > 0.0) {
-                let at = (keys + j0 + b) * kv + g * p.head_dim + lane;
+                let row = keys + j0 + b;
                 if (lane < p.head_dim) {
-                    out.x = fma(weight, v[at], out.x);
+                    out.x = fma(weight, v_at(row, g, lane), out.x);
                 }
                 if (lane + 64u < p.head_dim) {
-                    out.y = fma(weight, v[at + 64u], out.y);
+                    out.y = fma(weight, v_at(row, g, lane + 64u), out.y);
                 }
                 if (lane + 128u < p.head_dim) {
-                    out.z = fma(weight, v[at + 128u], out.z);
+                    out.z = fma(weight, v_at(row, g, lane + 128u), out.z);
                 }
                 if (lane + 192u < p.head_dim) {
-                    out.w = fma(weight, v[at + 192u], out.w);
+                    out.w = fma(weight, v_at(row, g, lane + 192u), out.w);
                 }
             }
         }

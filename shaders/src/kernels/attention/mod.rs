@@ -5,11 +5,12 @@
 //! `s_j = scale·q·k_j`, `p = softmax(s)`, `o = Σ p_j v_j`; `stats [rows, heads, 2]` keeps `lse` and, for the backward
 //! pass, `delta = Σ_d do·o`. `ds_j = p_j (do·v_j − delta)`.
 
+mod cached;
 mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::kernel::{Binding, Kernel, Params, grid_1d, read, update, write};
 
 /// Shapes: `q, o [rows, heads·head_dim]`, `k, v [sequences, kv_len, kv_heads·head_dim]`, `mask [sequences, kv_len] u32`.
 #[repr(C)]
@@ -31,19 +32,85 @@ pub struct Shape {
     pub scale: f32,
 }
 
+/// How keys and values are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cached {
+    /// float32.
+    Float,
+    /// float16, two in a word: heads of even size.
+    #[default]
+    Half,
+    /// Signed bytes with a step for each position and head (absmax / 127), `head_dim / 4 + 1` words: heads of a size that
+    /// four divides.
+    Int8,
+}
+
+impl Cached {
+    /// The form for heads of a size: itself, or the next larger one that can hold them.
+    pub fn fitting(self, head_dim: usize) -> Self {
+        match self {
+            Cached::Int8 if !head_dim.is_multiple_of(4) => Cached::Half.fitting(head_dim),
+            Cached::Half if !head_dim.is_multiple_of(2) => Cached::Float,
+            form => form,
+        }
+    }
+    /// Words of a head at a position.
+    pub fn words(self, head_dim: usize) -> usize {
+        match self {
+            Cached::Float => head_dim,
+            Cached::Half => head_dim / 2,
+            Cached::Int8 => head_dim / 4 + 1,
+        }
+    }
+    /// The forward kernel.
+    pub fn attention(self) -> &'static Kernel {
+        match self {
+            Cached::Float => &ATTENTION,
+            Cached::Half => &ATTENTION_HALF,
+            Cached::Int8 => &ATTENTION_INT8,
+        }
+    }
+}
+
+/// Workgroups of the forward pass: one per (row, head), flat index `r·heads + h`.
+fn per_head(p: &Params) -> [u32; 3] {
+    let s: Shape = p.get();
+    grid_1d((s.rows * s.heads) as usize, 1)
+}
+
+const FORWARD: &[Binding] = &[read("q"), read("k"), read("v"), read("mask"), read("pos"), write("o"), write("stats")];
+
 /// Bindings: `q`, `k`, `v`, `mask`, `pos [rows] u32`, `o`, `stats` (writes lse at [.., 0]; [.., 1] is unspecified).
-/// One workgroup per (row, head), flat index `r·heads + h`.
 pub static ATTENTION: Kernel = Kernel {
     name: "attention",
     revision: 1,
-    wgsl: &[include_str!("forward.wgsl")],
-    bindings: &[read("q"), read("k"), read("v"), read("mask"), read("pos"), write("o"), write("stats")],
-    grid: |p| {
-        let s: Shape = p.get();
-        grid_1d((s.rows * s.heads) as usize, 1)
-    },
+    wgsl: &[include_str!("kv_float.wgsl"), include_str!("forward.wgsl")],
+    bindings: FORWARD,
+    grid: per_head,
     variants: &[],
-    cpu: cpu::forward,
+    cpu: |p, bufs| cpu::forward(p, bufs, Cached::Float),
+};
+
+/// As [`ATTENTION`], keys and values as [`Cached::Half`].
+pub static ATTENTION_HALF: Kernel = Kernel {
+    name: "attention_half",
+    revision: 1,
+    wgsl: &[include_str!("../half.wgsl"), include_str!("kv_half.wgsl"), include_str!("forward.wgsl")],
+    bindings: FORWARD,
+    grid: per_head,
+    variants: &[],
+    cpu: |p, bufs| cpu::forward(p, bufs, Cached::Half),
+};
+
+/// As [`ATTENTION`], keys and values as [`Cached::Int8`].
+pub static ATTENTION_INT8: Kernel = Kernel {
+    name: "attention_int8",
+    revision: 1,
+    wgsl: &[include_str!("kv_int8.wgsl"), include_str!("forward.wgsl")],
+    bindings: FORWARD,
+    grid: per_head,
+    variants: &[],
+    cpu: |p, bufs| cpu::forward(p, bufs, Cached::Int8),
 };
 
 /// `stats[r, h, 1] = Σ_d do·o`. Bindings: `do_`, `o`, `stats` (updated). One thread per (row, head).

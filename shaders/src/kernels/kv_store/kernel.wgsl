@@ -6,6 +6,7 @@ struct Params {
     q_len: u32,
     kv_len: u32,
     cols: u32,
+    head_dim: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -1,9 +1,11 @@
-//! Appends keys or values to a cache: `cache[r / q_len, pos[r], :] = x[r, :]`.
+//! Appends keys or values to a cache: `cache[r / q_len, pos[r], :] = x[r, :]`, as floats or in the other forms of
+//! `attention::Cached`.
 
 mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::attention::Cached;
 use crate::kernel::{Kernel, grid_1d, read, update};
 
 /// Shapes: `x [rows, cols]`, `pos [rows] u32`, `cache [sequences, kv_len, cols]`.
@@ -18,6 +20,8 @@ pub struct Shape {
     pub kv_len: u32,
     /// KV heads · head size.
     pub cols: u32,
+    /// Head size.
+    pub head_dim: u32,
 }
 
 /// Bindings: `x`, `pos`, `cache` (updated). One thread per element of `x`.
@@ -33,3 +37,40 @@ pub static KV_STORE: Kernel = Kernel {
     variants: &[],
     cpu: cpu::kv_store,
 };
+
+/// float16, rounded to nearest (what is too large becomes the largest). Bindings as [`KV_STORE`]; one thread per word.
+pub static KV_STORE_HALF: Kernel = Kernel {
+    name: "kv_store_half",
+    revision: 1,
+    wgsl: &[include_str!("../half.wgsl"), include_str!("half.wgsl")],
+    bindings: &[read("x"), read("pos"), update("cache")],
+    grid: |p| {
+        let s: Shape = p.get();
+        grid_1d((s.rows * s.cols / 2) as usize, 256)
+    },
+    variants: &[],
+    cpu: cpu::kv_store_half,
+};
+
+/// Bytes with a step: quantised as by `act_quant` (absmax) with 127. Bindings as [`KV_STORE`]; one thread per head.
+pub static KV_STORE_INT8: Kernel = Kernel {
+    name: "kv_store_int8",
+    revision: 1,
+    wgsl: &[include_str!("int8.wgsl"), include_str!("../divide.wgsl")],
+    bindings: &[read("x"), read("pos"), update("cache")],
+    grid: |p| {
+        let s: Shape = p.get();
+        grid_1d((s.rows * s.cols / s.head_dim) as usize, 64)
+    },
+    variants: &[],
+    cpu: cpu::kv_store_int8,
+};
+
+/// The kernel that stores in a form.
+pub fn store(form: Cached) -> &'static Kernel {
+    match form {
+        Cached::Float => &KV_STORE,
+        Cached::Half => &KV_STORE_HALF,
+        Cached::Int8 => &KV_STORE_INT8,
+    }
+}
