@@ -56,11 +56,27 @@ pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     });
 }
 
+/// `y[i, k] += w(i)·b[k]` for the rows of `y`, each as long as `b`.
+pub(crate) fn add_scaled(w: impl Fn(usize) -> f32, b: &[u16], y: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(8) {
+        for (i, y) in y.chunks_exact_mut(b.len()).enumerate() {
+            // SAFETY: the features were just detected.
+            unsafe { wide::add_scaled(w(i), b, y) };
+        }
+        return;
+    }
+    crate::simd::scratch::with(b.len(), |floats| {
+        to_floats(b, floats);
+        y.chunks_exact_mut(b.len()).enumerate().for_each(|(i, y)| crate::simd::math::axpy(w(i), floats, y));
+    });
+}
+
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use crate::simd::math::{LANES, fold};
     use std::arch::x86_64::{
-        __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -81,6 +97,19 @@ mod wide {
     unsafe fn eight(half: &[u16], i: usize) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().add(i).cast())) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn add_scaled(w: f32, b: &[u16], y: &mut [f32]) {
+        let n = b.len().min(y.len());
+        let w = _mm256_set1_ps(w);
+        for i in (0..n / 8 * 8).step_by(8) {
+            // SAFETY: eight elements from i on lie within both slices.
+            unsafe {
+                let at = y.as_mut_ptr().add(i);
+                _mm256_storeu_ps(at, _mm256_fmadd_ps(w, eight(b, i), _mm256_loadu_ps(at)));
+            }
+        }
     }
 
     /// Products of `R` rows with one, which is converted once.
@@ -153,5 +182,9 @@ mod tests {
         let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
         let a: Vec<f32> = (0..7 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
         dots(&a, &b, |i, y| assert_eq!(y, crate::simd::math::dot(&a[i * 96..(i + 1) * 96], &floats)));
+        let (mut y, mut want) = (a.clone(), a);
+        add_scaled(|i| i as f32 - 2.5, &b, &mut y);
+        want.chunks_exact_mut(96).enumerate().for_each(|(i, y)| crate::simd::math::axpy(i as f32 - 2.5, &floats, y));
+        assert_eq!(y, want);
     }
 }

@@ -3,6 +3,7 @@
 use super::Cached;
 use super::cpu::Dims;
 use crate::float16;
+use crate::simd::math::{axpy, dot};
 
 /// Keys or values: rows of a cache from `first` on.
 #[derive(Clone, Copy)]
@@ -53,7 +54,56 @@ impl<'a> Held<'a> {
     }
 }
 
+impl Held<'_> {
+    /// `w[h, j] = q_h · k_j` for the query heads `q [group, d]` of KV head `g` and the first `seen` rows.
+    pub fn scores(&self, n: &Dims, g: usize, q: &[f32], seen: usize, w: &mut [f32], room: &mut [f32]) {
+        if self.form == Cached::Half {
+            for (j, row) in self.halves(n, g).take(seen).enumerate() {
+                float16::dots(q, row, |h, y| w[h * seen + j] = y);
+            }
+            return;
+        }
+        let k = self.head(n, g, seen, room);
+        for (q, w) in q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen)) {
+            products(q, k.data, k.ld, w);
+        }
+    }
+
+    /// `o_h = Σ_j w[h, j]·v_j` for `o [group, d]`.
+    pub fn weighted(&self, n: &Dims, g: usize, w: &[f32], seen: usize, o: &mut [f32], room: &mut [f32]) {
+        o.fill(0.0);
+        if self.form == Cached::Half {
+            for (j, row) in self.halves(n, g).take(seen).enumerate() {
+                float16::add_scaled(|h| w[h * seen + j], row, o);
+            }
+            return;
+        }
+        let v = self.head(n, g, seen, room);
+        for (o, w) in o.chunks_exact_mut(n.d).zip(w.chunks_exact(seen)) {
+            sums(w, v.data, v.ld, o);
+        }
+    }
+
+    /// The rows of KV head `g` as float16.
+    fn halves(&self, n: &Dims, g: usize) -> impl Iterator<Item = &[u16]> {
+        let halves: &[u16] = bytemuck::cast_slice(self.words);
+        halves[(self.first * n.kv + g * n.d)..].chunks(n.kv).map(|row| &row[..n.d])
+    }
+}
+
 crate::simd! {
+    fn products(q: &[f32], k: &[f32], ld: usize, w: &mut [f32]) {
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = dot(q, &k[j * ld..j * ld + q.len()]);
+        }
+    }
+
+    fn sums(w: &[f32], v: &[f32], ld: usize, o: &mut [f32]) {
+        for (j, w) in w.iter().enumerate() {
+            axpy(*w, &v[j * ld..j * ld + o.len()], o);
+        }
+    }
+
     fn values(bytes: &[i8], step: f32, out: &mut [f32]) {
         for (v, b) in out.iter_mut().zip(bytes) {
             *v = f32::from(*b) * step;

@@ -4,12 +4,12 @@
 
 use rayon::prelude::*;
 
-use super::cached::{Head, Held};
+use super::cached::Held;
 use super::{Cached, Shape};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::gemm::cpu::{Source, pack_right, panel_floats, small};
 use crate::kernels::gemm::tile::{self, Tile};
-use crate::simd::math::{axpy, dot, exp, ln, max, sum};
+use crate::simd::math::{dot, exp, ln, max, sum};
 use crate::simd::scratch;
 
 /// Rows that share one length of keys: a multiple of every tile's height, so that all tiles sum the same terms.
@@ -82,17 +82,25 @@ impl Sequence<'_> {
         let groups = o.par_chunks_mut(n.group * n.d).zip(stats.par_chunks_mut(2 * n.group)).enumerate().with_min_len(together);
         groups.for_each(|(part, (o, stats))| {
             let (i, g) = (part / (n.heads / n.group), part % (n.heads / n.group));
-            let mask = &self.mask[..=self.pos[i] as usize];
-            let seen = mask.len();
-            scratch::with(seen + self.k.room(n, seen) + self.v.room(n, seen), |room| {
-                let (w, room) = room.split_at_mut(seen);
-                let (keys, values) = room.split_at_mut(self.k.room(n, seen));
-                let (k, v) = (self.k.head(n, g, seen, keys), self.v.head(n, g, seen, values));
-                for (h, (o, stats)) in o.chunks_exact_mut(n.d).zip(stats.chunks_exact_mut(2)).enumerate() {
-                    let q = &self.q[i * n.width + (g * n.group + h) * n.d..][..n.d];
-                    stats[0] = attend(q, k, v, mask, n.scale, w, o);
-                }
-            });
+            let q = &self.q[i * n.width + g * n.group * n.d..][..n.group * n.d];
+            self.attend(n, g, q, &self.mask[..=self.pos[i] as usize], o, stats);
+        });
+    }
+
+    /// The query heads of one row that share KV head `g`: scores, weights, weighted sums.
+    fn attend(&self, n: &Dims, g: usize, q: &[f32], mask: &[u32], o: &mut [f32], stats: &mut [f32]) {
+        let seen = mask.len();
+        let (for_k, for_v) = (self.k.room(n, seen), self.v.room(n, seen));
+        scratch::with(n.group * seen + for_k.max(for_v), |buffer| {
+            let (w, room) = buffer.split_at_mut(n.group * seen);
+            self.k.scores(n, g, q, seen, w, room);
+            for (w, stats) in w.chunks_exact_mut(seen).zip(stats.chunks_exact_mut(2)) {
+                (stats[0], stats[1]) = weigh(w, mask, n.scale);
+            }
+            self.v.weighted(n, g, w, seen, o, room);
+            for (o, stats) in o.chunks_exact_mut(n.d).zip(stats.chunks_exact(2)) {
+                o.iter_mut().for_each(|o| *o *= stats[1]);
+            }
         });
     }
 
@@ -169,31 +177,22 @@ crate::simd! {
         top + ln(total)
     }
 
-    fn attend(q: &[f32], k: Head<'_>, v: Head<'_>, mask: &[u32], scale: f32, w: &mut [f32], o: &mut [f32]) -> f32 {
-        for (j, w) in w.iter_mut().enumerate() {
-            *w = dot(q, &k.data[j * k.ld..j * k.ld + q.len()]);
-        }
+    /// Turns products into weights; gives the log-sum-exp and the inverse of the weights' sum (0 where no key is seen).
+    fn weigh(w: &mut [f32], mask: &[u32], scale: f32) -> (f32, f32) {
         for (w, m) in w.iter_mut().zip(mask) {
             *w = if *m == 0 { f32::NEG_INFINITY } else { *w * scale };
         }
         let top = max(w);
-        o.fill(0.0);
         if top == f32::NEG_INFINITY {
-            return top;
+            w.fill(0.0);
+            return (top, 0.0);
         }
         for (w, m) in w.iter_mut().zip(mask) {
             let e = exp(*w - top);
             *w = if *m == 0 { 0.0 } else { e };
         }
         let total = sum(w, |x| x);
-        for (j, w) in w.iter().enumerate() {
-            axpy(*w, &v.data[j * v.ld..j * v.ld + q.len()], o);
-        }
-        let inverse = 1.0 / total;
-        for o in o.iter_mut() {
-            *o *= inverse;
-        }
-        top + ln(total)
+        (top + ln(total), 1.0 / total)
     }
 
     /// In place: products to weights `p_j`, and `do·v_j` to score gradients `ds_j·scale`.
