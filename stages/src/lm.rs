@@ -4,6 +4,7 @@ use std::path::Path;
 
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::{Device, open};
+use flow_shaders::kernels::attention::Cached;
 use serde::{Deserialize, Serialize};
 
 use crate::model::checkpoint::{self, Checkpoint};
@@ -67,9 +68,13 @@ pub fn windows_together(config: &ModelConfig) -> usize {
 
 /// Sequences to decode together: `asked`, or fewer where their cache would pass [`BATCH_BYTES`].
 fn decoded_together(config: &ModelConfig, kv_len: usize, asked: usize, prompts: usize) -> usize {
-    let bytes = 2 * 4 * config.layers * kv_len * config.kv_heads * config.head_dim;
+    let head = 4 * Cached::default().fitting(config.head_dim).words(config.head_dim);
+    let bytes = 2 * config.layers * kv_len * config.kv_heads * head;
     asked.min(prompts).min(BATCH_BYTES / bytes.max(1)).max(1)
 }
+
+/// Tokens of prompts that are read together. It does not depend on the batch: how a prompt is cut decides on roundings.
+const CHUNK: usize = 32;
 
 /// How continuations are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +118,9 @@ pub fn generate(
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let kv_len = (longest + how.max_tokens).min(model.config.seq.max(longest + 1));
     let how = &Generation { batch: decoded_together(&model.config, kv_len, how.batch, prompts.len()), ..*how };
-    let uses = Uses { decode: Some((how.batch, kv_len)), sampling: how.sampling, ..Uses::default() };
+    // All of a prompt but its last token is read by chunks.
+    let (read, prefill) = if longest > 1 { ((longest - 1).next_multiple_of(CHUNK), CHUNK) } else { (0, 0) };
+    let uses = Uses { decode: Some((how.batch, kv_len.max(read))), sampling: how.sampling, prefill, ..Uses::default() };
     let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
     lm.set_bits(how.bits, 1.0).map_err(device_error)?;
     let mut all = done;
@@ -135,28 +142,21 @@ fn group_of(
     let mut rngs: Vec<Rng> = (0..how.batch).map(|i| Rng::new(how.seed, &format!("sample {}", first + i))).collect();
     let mut out = vec![Continuation::default(); prompts.len()];
     let mut done: Vec<bool> = (0..how.batch).map(|i| i >= prompts.len()).collect();
-    let mut ids: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(tokenizer.bos(), |p| p[0])).collect();
-    for t in 0..kv_len {
-        if done.iter().all(|d| *d) {
-            break;
-        }
+    let starts: Vec<&[u32]> = prompts.iter().map(|p| &p[..p.len() - 1]).collect();
+    lm.read_starts(&starts).map_err(device_error)?;
+    let mut ids: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(tokenizer.bos(), |p| p[p.len() - 1])).collect();
+    let mut pos: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(0, |p| p.len() as u32 - 1)).collect();
+    while !done.iter().all(|d| *d) {
         let uniform: Option<Vec<f32>> = how.sampling.map(|_| rngs.iter_mut().map(Rng::uniform).collect());
-        let next = lm.step(&ids, &vec![t as u32; how.batch], uniform.as_deref()).map_err(device_error)?;
-        for (i, prompt) in prompts.iter().enumerate() {
-            if let Some(id) = prompt.get(t + 1) {
-                ids[i] = *id;
-                continue;
-            }
-            if done[i] {
-                continue;
-            }
+        let next = lm.step(&ids, &pos, uniform.as_deref()).map_err(device_error)?;
+        for i in (0..prompts.len()).filter(|i| !done[*i]).collect::<Vec<_>>() {
             if tokenizer.is_end(next[i]) {
                 (done[i], out[i].stopped) = (true, true);
-            } else {
-                out[i].tokens.push(next[i]);
-                done[i] = out[i].tokens.len() == how.max_tokens;
+                continue;
             }
-            ids[i] = next[i];
+            out[i].tokens.push(next[i]);
+            (ids[i], pos[i]) = (next[i], pos[i] + 1);
+            done[i] = out[i].tokens.len() == how.max_tokens || pos[i] as usize == kv_len;
         }
     }
     Ok(out)

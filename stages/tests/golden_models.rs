@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Golden, devices, golden_dir};
-use flow_shaders::device::Device;
+use flow_shaders::device::{Device, open};
 use flow_stages::gguf::GgufFile;
 use flow_stages::model::checkpoint::{load, load_as};
 use flow_stages::model::config::{Activation, ModelConfig, Role, Weights};
@@ -187,5 +187,38 @@ fn prompts_read_together_go_on_as_read_one_by_one() {
             }
             assert_eq!(go_on(&mut lm, next), want, "chunks of {chunk} on {}", device.name());
         }
+    }
+}
+
+/// Beginnings of different lengths are read together as they are read beside others: a sequence goes on with the same
+/// tokens, whatever its neighbours are.
+#[test]
+fn beginnings_of_different_lengths_do_not_touch_each_other() {
+    let path = golden_dir().join("gguf/student-tq2_0.gguf");
+    let (config, tensors) = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    let starts: Vec<Vec<u32>> =
+        [19usize, 0, 9, 33].iter().map(|n| (0..*n).map(|t| ((n * 31 + t * 37) % config.vocab) as u32).collect()).collect();
+    let go_on = |order: [usize; 4]| {
+        let uses = Uses { decode: Some((4, 56)), prefill: 8, ..Uses::default() };
+        let mut lm = Inference::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, uses).unwrap();
+        lm.read_starts(&order.map(|i| &starts[i][..])).unwrap();
+        let (mut next, mut all) = (order.map(|i| i as u32 + 5).to_vec(), vec![Vec::new(); 4]);
+        for t in 0..12 {
+            let pos = order.map(|i| (starts[i].len() + t) as u32);
+            next = lm.step(&next, &pos, None).unwrap();
+            order.iter().zip(&next).for_each(|(i, id)| all[*i].push(*id));
+        }
+        all
+    };
+    let all = go_on([0, 1, 2, 3]);
+    assert_eq!(all, go_on([3, 2, 0, 1]));
+    // Read step by step, the longest one goes on the same way.
+    let mut lm =
+        Inference::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, Uses { decode: Some((1, 56)), ..Uses::default() }).unwrap();
+    starts[3].iter().enumerate().for_each(|(t, id)| drop(lm.step(&[*id], &[t as u32], None).unwrap()));
+    let mut next = vec![8];
+    for (t, want) in all[3].iter().enumerate() {
+        next = lm.step(&next, &[(starts[3].len() + t) as u32], None).unwrap();
+        assert_eq!(next[0], *want, "token {t}");
     }
 }

@@ -248,6 +248,19 @@ impl Inference {
         self.session.read(d.chosen)
     }
 
+    /// Reads the beginnings of sequences into the cache, by chunks of `prefill` tokens. One that is shorter than others
+    /// repeats its last token: what that leaves at later positions is overwritten before it is read.
+    pub fn read_starts(&mut self, starts: &[&[u32]]) -> Result<(), DeviceError> {
+        let (n, chunk) = (self.uses.decode.map_or(0, |d| d.0), self.uses.prefill);
+        let longest = starts.iter().map(|s| s.len()).max().unwrap_or(0);
+        let token = |i: usize, t: usize| starts.get(i).and_then(|s| s.get(t).or(s.last())).copied().unwrap_or(0);
+        for first in (0..longest).step_by(chunk.max(1)) {
+            let ids: Vec<u32> = (0..n * chunk).map(|r| token(r / chunk, first + r % chunk)).collect();
+            self.prefill(&ids, first, chunk)?;
+        }
+        Ok(())
+    }
+
     /// Feeds `len` tokens (at most `prefill`) to every sequence from position `first` on, and chooses the next ones
     /// greedily. `ids [sequences, len]`.
     pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>, DeviceError> {

@@ -103,7 +103,7 @@ pub struct CollectStage;
 impl Stage for CollectStage {
     type Params = CollectParams;
     const KIND: &'static str = "kd.collect";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;
