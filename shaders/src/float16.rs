@@ -56,27 +56,44 @@ pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     });
 }
 
-/// `y[i, k] += w(i)·b[k]` for the rows of `y`, each as long as `b`.
-pub(crate) fn add_scaled(w: impl Fn(usize) -> f32, b: &[u16], y: &mut [f32]) {
+/// `w[j] = q · row_j` (in the order of `simd::math::dot`) for rows as long as `q`, `ld` apart.
+pub(crate) fn products(q: &[f32], rows: &[u16], ld: usize, w: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(8) {
-        for (i, y) in y.chunks_exact_mut(b.len()).enumerate() {
-            // SAFETY: the features were just detected.
-            unsafe { wide::add_scaled(w(i), b, y) };
-        }
-        return;
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && q.len().is_multiple_of(crate::simd::math::LANES) {
+        // SAFETY: the features were just detected.
+        return unsafe { wide::products(q, rows, ld, w) };
     }
-    crate::simd::scratch::with(b.len(), |floats| {
-        to_floats(b, floats);
-        y.chunks_exact_mut(b.len()).enumerate().for_each(|(i, y)| crate::simd::math::axpy(w(i), floats, y));
+    crate::simd::scratch::with(q.len(), |floats| {
+        for (j, w) in w.iter_mut().enumerate() {
+            to_floats(&rows[j * ld..j * ld + q.len()], floats);
+            *w = crate::simd::math::dot(q, floats);
+        }
+    });
+}
+
+/// `o = Σ_j w[j]·row_j`, j ascending, for rows as long as `o`, `ld` apart.
+pub(crate) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
+    o.fill(0.0);
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && o.len().is_multiple_of(crate::simd::math::LANES) {
+        // SAFETY: the features were just detected.
+        return unsafe { wide::sums(w, rows, ld, o) };
+    }
+    crate::simd::scratch::with(o.len(), |floats| {
+        for (j, w) in w.iter().enumerate() {
+            to_floats(&rows[j * ld..j * ld + o.len()], floats);
+            crate::simd::math::axpy(*w, floats, o);
+        }
     });
 }
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use crate::simd::math::{LANES, fold};
+    use crate::simd::math::LANES;
     use std::arch::x86_64::{
-        __m256, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
+        _mm256_castps256_ps128, _mm256_cvtph_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -100,16 +117,52 @@ mod wide {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn add_scaled(w: f32, b: &[u16], y: &mut [f32]) {
-        let n = b.len().min(y.len());
-        let w = _mm256_set1_ps(w);
-        for i in (0..n / 8 * 8).step_by(8) {
-            // SAFETY: eight elements from i on lie within both slices.
+    pub(super) fn products(q: &[f32], rows: &[u16], ld: usize, w: &mut [f32]) {
+        let d = q.len();
+        for (j, w) in w.iter_mut().enumerate() {
+            let row = &rows[j * ld..j * ld + d];
+            let mut sum = [_mm256_setzero_ps(); 2];
+            for i in (0..d).step_by(LANES) {
+                // SAFETY: sixteen elements from i on lie within both slices.
+                unsafe {
+                    let q = q.as_ptr().add(i);
+                    sum[0] = _mm256_fmadd_ps(_mm256_loadu_ps(q), eight(row, i), sum[0]);
+                    sum[1] = _mm256_fmadd_ps(_mm256_loadu_ps(q.add(8)), eight(row, i + 8), sum[1]);
+                }
+            }
+            *w = tree(sum);
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
+        assert!(w.is_empty() || rows.len() >= (w.len() - 1) * ld + o.len());
+        for (part, o) in o.chunks_exact_mut(LANES).enumerate() {
+            let mut sum = [_mm256_setzero_ps(); 2];
+            for (j, w) in w.iter().enumerate() {
+                let w = _mm256_set1_ps(*w);
+                // SAFETY: sixteen elements of row j from the part on lie within `rows`, as asserted.
+                unsafe {
+                    let at = j * ld + part * LANES;
+                    sum[0] = _mm256_fmadd_ps(w, eight(rows, at), sum[0]);
+                    sum[1] = _mm256_fmadd_ps(w, eight(rows, at + 8), sum[1]);
+                }
+            }
+            // SAFETY: the part has sixteen elements.
             unsafe {
-                let at = y.as_mut_ptr().add(i);
-                _mm256_storeu_ps(at, _mm256_fmadd_ps(w, eight(b, i), _mm256_loadu_ps(at)));
+                _mm256_storeu_ps(o.as_mut_ptr(), sum[0]);
+                _mm256_storeu_ps(o.as_mut_ptr().add(8), sum[1]);
             }
         }
+    }
+
+    /// The sum of sixteen lanes as `fold` adds them: halves onto halves.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn tree(v: [__m256; 2]) -> f32 {
+        let eight = _mm256_add_ps(v[0], v[1]);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
     }
 
     /// Products of `R` rows with one, which is converted once.
@@ -131,15 +184,7 @@ mod wide {
                 }
             }
         }
-        sums.map(|sum| {
-            let mut lanes = [0f32; LANES];
-            // SAFETY: two vectors of eight are the lanes.
-            unsafe {
-                _mm256_storeu_ps(lanes.as_mut_ptr(), sum[0]);
-                _mm256_storeu_ps(lanes.as_mut_ptr().add(8), sum[1]);
-            }
-            fold(lanes)
-        })
+        sums.map(|sum| tree(sum))
     }
 }
 
@@ -182,9 +227,16 @@ mod tests {
         let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
         let a: Vec<f32> = (0..7 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
         dots(&a, &b, |i, y| assert_eq!(y, crate::simd::math::dot(&a[i * 96..(i + 1) * 96], &floats)));
-        let (mut y, mut want) = (a.clone(), a);
-        add_scaled(|i| i as f32 - 2.5, &b, &mut y);
-        want.chunks_exact_mut(96).enumerate().for_each(|(i, y)| crate::simd::math::axpy(i as f32 - 2.5, &floats, y));
+        // Seven rows of 64, 96 apart.
+        let rows: Vec<u16> = a.iter().map(|x| from_float(*x)).collect();
+        let (q, mut w, mut y, mut want) = (&a[..64], vec![0.0; 7], vec![1.0; 64], vec![0.0; 64]);
+        products(q, &rows, 96, &mut w);
+        sums(&w, &rows, 96, &mut y);
+        for (j, w) in w.iter().enumerate() {
+            let row: Vec<f32> = rows[j * 96..j * 96 + 64].iter().map(|h| to_float(*h)).collect();
+            assert_eq!(*w, crate::simd::math::dot(q, &row), "row {j}");
+            crate::simd::math::axpy(*w, &row, &mut want);
+        }
         assert_eq!(y, want);
     }
 }

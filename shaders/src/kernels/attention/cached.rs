@@ -58,10 +58,9 @@ impl Held<'_> {
     /// `w[h, j] = q_h · k_j` for the query heads `q [group, d]` of KV head `g` and the first `seen` rows.
     pub fn scores(&self, n: &Dims, g: usize, q: &[f32], seen: usize, w: &mut [f32], room: &mut [f32]) {
         if self.form == Cached::Half {
-            for (j, row) in self.halves(n, g).take(seen).enumerate() {
-                float16::dots(q, row, |h, y| w[h * seen + j] = y);
-            }
-            return;
+            let rows = self.halves(n, g);
+            let heads = q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen));
+            return heads.for_each(|(q, w)| float16::products(q, rows, n.kv, w));
         }
         let k = self.head(n, g, seen, room);
         for (q, w) in q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen)) {
@@ -71,23 +70,20 @@ impl Held<'_> {
 
     /// `o_h = Σ_j w[h, j]·v_j` for `o [group, d]`.
     pub fn weighted(&self, n: &Dims, g: usize, w: &[f32], seen: usize, o: &mut [f32], room: &mut [f32]) {
-        o.fill(0.0);
         if self.form == Cached::Half {
-            for (j, row) in self.halves(n, g).take(seen).enumerate() {
-                float16::add_scaled(|h| w[h * seen + j], row, o);
-            }
-            return;
+            let rows = self.halves(n, g);
+            return o.chunks_exact_mut(n.d).zip(w.chunks_exact(seen)).for_each(|(o, w)| float16::sums(w, rows, n.kv, o));
         }
+        o.fill(0.0);
         let v = self.head(n, g, seen, room);
         for (o, w) in o.chunks_exact_mut(n.d).zip(w.chunks_exact(seen)) {
             sums(w, v.data, v.ld, o);
         }
     }
 
-    /// The rows of KV head `g` as float16.
-    fn halves(&self, n: &Dims, g: usize) -> impl Iterator<Item = &[u16]> {
-        let halves: &[u16] = bytemuck::cast_slice(self.words);
-        halves[(self.first * n.kv + g * n.d)..].chunks(n.kv).map(|row| &row[..n.d])
+    /// The rows of KV head `g` as float16, all heads' size apart.
+    fn halves(&self, n: &Dims, g: usize) -> &[u16] {
+        &bytemuck::cast_slice(self.words)[self.first * n.kv + g * n.d..]
     }
 }
 
