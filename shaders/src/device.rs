@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use crate::gpu::Opening;
+
 use crate::program::{BufferId, ListId, Op, Plan, Program};
 
 /// What can go wrong on a device; each says what to do next.
@@ -110,14 +112,13 @@ pub fn open(choice: &str, threads: usize) -> Result<Device, DeviceError> {
     match choice {
         "cpu" => Ok(cpu()),
         "auto" | "" => Ok(crate::gpu::GpuDevice::open_real()?.map_or_else(cpu, |g| Device::Gpu(Arc::new(g)))),
-        _ => crate::gpu::GpuDevice::open(choice, false).map(|g| Device::Gpu(Arc::new(g))),
+        _ => crate::gpu::GpuDevice::open(choice, Opening::default()).map(|g| Device::Gpu(Arc::new(g))),
     }
 }
 
-/// A wgpu adapter (`gpu`, or part of a name) on which kernels run as the modules that are for every adapter: with it the
-/// tests reach those that a variant replaces on the machine at hand.
-pub fn open_plain(choice: &str) -> Result<Device, DeviceError> {
-    crate::gpu::GpuDevice::open(choice, true).map(|g| Device::Gpu(Arc::new(g)))
+/// A wgpu adapter (`gpu`, or part of a name) with less than it has: the tests reach what another machine would run.
+pub fn open_with(choice: &str, how: Opening) -> Result<Device, DeviceError> {
+    crate::gpu::GpuDevice::open(choice, how).map(|g| Device::Gpu(Arc::new(g)))
 }
 
 impl Device {

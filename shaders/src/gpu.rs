@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use crate::cut::{self, Part};
 use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Kernel, Params, Suits};
 use crate::program::{ListId, Op, Plan, Program};
@@ -20,6 +21,15 @@ const CALLBACK: Duration = Duration::from_secs(60);
 /// Bytes of one dispatch's parameters.
 const PARAMS: u64 = size_of::<Params>() as u64;
 
+/// What an adapter is opened with; tests ask for less than it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// Kernels run as the modules for every adapter, also where a variant suits this one.
+    pub plain: bool,
+    /// Bytes that a binding may have, below the adapter's own limit.
+    pub binding: Option<u64>,
+}
+
 /// A wgpu adapter, opened.
 pub struct GpuDevice {
     shared: Arc<Shared>,
@@ -30,6 +40,8 @@ struct Shared {
     software: bool,
     /// Kernels run as the module for every adapter, also where a variant suits this one.
     plain: bool,
+    /// Bytes that a binding may have.
+    binding: u64,
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
@@ -102,17 +114,16 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
 impl GpuDevice {
     /// A real GPU, if there is one.
     pub fn open_real() -> Result<Option<Self>, DeviceError> {
-        adapters().iter().find(|a| !is_software(a)).map(|a| Self::request(a, false)).transpose()
+        adapters().iter().find(|a| !is_software(a)).map(|a| Self::request(a, Opening::default())).transpose()
     }
 
     /// Any adapter (`gpu`, real ones first), or the first one whose name contains `choice`, upper and lower case alike.
-    /// `plain`: without the kernels' variants.
-    pub fn open(choice: &str, plain: bool) -> Result<Self, DeviceError> {
+    pub fn open(choice: &str, how: Opening) -> Result<Self, DeviceError> {
         let all = adapters();
         let wanted = choice.to_lowercase();
         let found = all.iter().find(|a| wanted == "gpu" || a.get_info().name.to_lowercase().contains(&wanted));
         match found {
-            Some(adapter) => Self::request(adapter, plain),
+            Some(adapter) => Self::request(adapter, how),
             None => {
                 let mut names: Vec<String> = all.iter().map(|a| format!("`{}`", a.get_info().name)).collect();
                 names.push("`cpu`".into());
@@ -122,7 +133,7 @@ impl GpuDevice {
     }
 
     /// Opens an adapter with its own limits and no optional features: the kernels are WebGPU's baseline, the sizes are not.
-    fn request(adapter: &wgpu::Adapter, plain: bool) -> Result<Self, DeviceError> {
+    fn request(adapter: &wgpu::Adapter, how: Opening) -> Result<Self, DeviceError> {
         let name = adapter.get_info().name;
         let desc = wgpu::DeviceDescriptor {
             label: Some("flow"),
@@ -134,6 +145,8 @@ impl GpuDevice {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&desc))
             .map_err(|e| DeviceError::Failed { device: name.clone(), message: format!("the device cannot be opened: {e}") })?;
+        let limits = device.limits();
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(how.binding.unwrap_or(u64::MAX));
         let trouble = Arc::new(Mutex::new(None));
         let note = |slot: &Arc<Mutex<Option<String>>>| {
             let slot = slot.clone();
@@ -150,7 +163,8 @@ impl GpuDevice {
             }
         });
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
-        let shared = Shared { name, software: is_software(adapter), plain, device, queue, pipelines: Mutex::default(), trouble };
+        let shared =
+            Shared { name, software: is_software(adapter), plain: how.plain, binding, device, queue, pipelines: Mutex::default(), trouble };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -172,19 +186,12 @@ impl GpuDevice {
 
     pub(crate) fn allocate(&self, program: &Program, plan: &Plan) -> Result<GpuBackend, DeviceError> {
         let shared = &self.shared;
-        let limits = shared.device.limits();
-        let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        for buffer in &program.buffers {
-            let bytes = buffer.words as u64 * 4;
-            if bytes > limit {
-                let mib = |b: u64| b.div_ceil(1 << 20);
-                return Err(DeviceError::Binding {
-                    device: self.name(),
-                    buffer: buffer.name.clone(),
-                    needed: mib(bytes),
-                    limit: limit >> 20,
-                });
-            }
+        let largest = shared.device.limits().max_buffer_size;
+        if let Some(buffer) = program.buffers.iter().find(|b| b.words as u64 * 4 > largest) {
+            return Err(shared.too_large(buffer, largest));
+        }
+        for op in program.lists.iter().flat_map(|(_, ops)| ops) {
+            shared.parts(op, program)?;
         }
         let mut slots = Vec::with_capacity(plan.slots.len());
         let mut held = 0u64;
@@ -218,6 +225,18 @@ impl GpuDevice {
 }
 
 impl Shared {
+    fn too_large(&self, buffer: &crate::program::Buffer, limit: u64) -> DeviceError {
+        let needed = (buffer.words as u64 * 4).div_ceil(1 << 20);
+        DeviceError::Binding { device: self.name.clone(), buffer: buffer.name.clone(), needed, limit: limit >> 20 }
+    }
+
+    /// The parts of an operation whose bindings this adapter takes.
+    fn parts(&self, op: &Op, program: &Program) -> Result<Vec<Part>, DeviceError> {
+        let sizes: Vec<usize> = op.buffers.iter().map(|b| program.words(*b)).collect();
+        cut::parts(op.kernel, &op.params, &sizes, (self.binding / 4) as usize)
+            .map_err(|large| self.too_large(&program.buffers[op.buffers[large].0 as usize], self.binding))
+    }
+
     fn failed(&self, message: impl Into<String>) -> DeviceError {
         DeviceError::Failed { device: self.name.clone(), message: message.into() }
     }
@@ -329,11 +348,15 @@ impl GpuBackend {
     /// Bind groups and parameters of a list: made at its first run, valid as long as the slots.
     fn prepare(&self, ops: &[Op], program: &Program, plan: &Plan) -> Result<Vec<Dispatch>, DeviceError> {
         let shared = &self.shared;
-        let pipelines = ops.iter().map(|op| shared.pipeline(op.kernel)).collect::<Result<Vec<_>, _>>()?;
+        let mut parts = Vec::with_capacity(ops.len());
+        for op in ops {
+            let pipeline = shared.pipeline(op.kernel)?;
+            parts.extend(shared.parts(op, program)?.into_iter().map(|part| (op, part, pipeline.clone())));
+        }
         let stride = PARAMS.max(u64::from(shared.device.limits().min_uniform_buffer_offset_alignment));
-        let mut bytes = vec![0u8; ops.len() * stride as usize];
-        for (op, line) in ops.iter().zip(bytes.chunks_exact_mut(stride as usize)) {
-            line[..PARAMS as usize].copy_from_slice(bytemuck::bytes_of(&op.params));
+        let mut bytes = vec![0u8; parts.len() * stride as usize];
+        for ((_, part, _), line) in parts.iter().zip(bytes.chunks_exact_mut(stride as usize)) {
+            line[..PARAMS as usize].copy_from_slice(bytemuck::bytes_of(&part.params));
         }
         shared.checked(self.planned, self.planned, || {
             let uniforms = shared.device.create_buffer(&wgpu::BufferDescriptor {
@@ -343,24 +366,25 @@ impl GpuBackend {
                 mapped_at_creation: false,
             });
             shared.queue.write_buffer(&uniforms, 0, &bytes);
-            let dispatch = |(i, (op, pipeline)): (usize, (&Op, Arc<Pipeline>))| {
-                let bind = |buffer, size| {
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(size) })
+            let dispatch = |(i, (op, part, pipeline)): (usize, (&Op, Part, Arc<Pipeline>))| {
+                let bind = |buffer, offset, size| {
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) })
                 };
-                let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: bind(&uniforms, PARAMS) }];
-                for (j, id) in op.buffers.iter().enumerate() {
+                let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: bind(&uniforms, 0, PARAMS) }];
+                for (j, (id, (first, words))) in op.buffers.iter().zip(&part.ranges).enumerate() {
                     let buffer = &self.slots[plan.slot_of[id.0 as usize]];
-                    entries.push(wgpu::BindGroupEntry { binding: j as u32 + 1, resource: bind(buffer, program.words(*id) as u64 * 4) });
+                    let resource = bind(buffer, *first as u64 * 4, *words as u64 * 4);
+                    entries.push(wgpu::BindGroupEntry { binding: j as u32 + 1, resource });
                 }
                 let group = shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some(op.kernel.name),
                     layout: &pipeline.layout,
                     entries: &entries,
                 });
-                let grid = (pipeline.grid)(&op.params);
+                let grid = (pipeline.grid)(&part.params);
                 Dispatch { pipeline, group, offset: (i as u64 * stride) as u32, grid }
             };
-            ops.iter().zip(pipelines).enumerate().map(dispatch).collect()
+            parts.into_iter().enumerate().map(dispatch).collect()
         })
     }
 

@@ -12,6 +12,7 @@
 #![deny(missing_docs)]
 
 pub mod cpu;
+pub mod cut;
 pub mod device;
 pub mod fingerprint;
 mod float16;

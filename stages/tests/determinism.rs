@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::devices;
-use flow_shaders::device::{Device, open};
+use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::optimizer::Optimizer;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
@@ -156,5 +156,21 @@ fn the_same_run_twice_on_a_device_has_the_same_bytes() {
             });
             same(&format!("{weights:?} {optimizer:?} on {}", device.name()), &a, &b);
         }
+    }
+}
+
+/// With bindings smaller than embedding and logits a step is cut into parts: the same bits.
+#[test]
+fn what_is_bound_in_parts_has_the_same_bits() {
+    for device in devices().into_iter().filter(|d| !d.name().starts_with("cpu")) {
+        let small = open_with(&device.name(), Opening { plain: false, binding: Some(80_000) }).unwrap();
+        let config = config(Weights::Absmean);
+        assert!(config.vocab * config.dim * 4 > 80_000 && SHAPE.batch * SHAPE.seq * config.vocab * 4 > 80_000);
+        let [whole, parts] = [&device, &small].map(|device| {
+            let mut trainer = start(device, Weights::Absmean, Optimizer::Muon);
+            train(&mut trainer, 1, 3);
+            bits(&mut trainer)
+        });
+        same(&format!("bound in parts on {}", device.name()), &whole, &parts);
     }
 }

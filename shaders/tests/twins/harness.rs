@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::OnceLock;
 
-use flow_shaders::device::{self, Device};
+use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Access, Kernel};
 use flow_shaders::kernels::hyper;
 use flow_shaders::program::Program;
@@ -70,7 +70,10 @@ pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], par
 /// The adapter of the tests, without variants.
 fn plain() -> &'static Device {
     static PLAIN: OnceLock<Device> = OnceLock::new();
-    PLAIN.get_or_init(|| device::open_plain(&adapter().expect("there is an adapter").name()).expect("it opened before"))
+    PLAIN.get_or_init(|| {
+        device::open_with(&adapter().expect("there is an adapter").name(), Opening { plain: true, binding: None })
+            .expect("it opened before")
+    })
 }
 
 /// Runs both and compares every written buffer as floats: `|a − b| ≤ atol + rtol·|a|`, NaN equals NaN.

@@ -5,6 +5,7 @@
 //! functions. `FLOW_DEVICE` names the adapter.
 
 mod attention;
+mod cut;
 mod elementwise;
 mod harness;
 mod losses;

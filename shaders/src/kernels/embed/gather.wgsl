@@ -4,6 +4,8 @@ struct Params {
     rows: u32,
     cols: u32,
     vocab: u32,
+    // The token of the table's first row, where a part of it is bound (see cut.rs).
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -15,6 +17,9 @@ struct Params {
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = (wid.y * groups.x + wid.x) * 256u + lane;
     if (i < p.rows * p.cols) {
-        out[i] = table[ids[i / p.cols] * p.cols + i % p.cols];
+        let row = ids[i / p.cols] - p.first;
+        if (row < p.vocab) {
+            out[i] = table[row * p.cols + i % p.cols];
+        }
     }
 }

@@ -5,6 +5,8 @@ struct Params {
     rows: u32,
     cols: u32,
     vocab: u32,
+    // The token of the table's first row, where a part of it is bound (see cut.rs).
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -17,8 +19,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let i = (wid.y * groups.x + wid.x) * 256u + lane;
     let pairs = p.cols / 2u;
     if (i < p.rows * pairs) {
-        let pair = table[ids[i / pairs] * pairs + i % pairs];
-        out[2u * i] = half_value(pair);
-        out[2u * i + 1u] = half_value(pair >> 16u);
+        let row = ids[i / pairs] - p.first;
+        if (row < p.vocab) {
+            let pair = table[row * pairs + i % pairs];
+            out[2u * i] = half_value(pair);
+            out[2u * i + 1u] = half_value(pair >> 16u);
+        }
     }
 }

@@ -6,6 +6,8 @@ struct Params {
     rows: u32,
     cols: u32,
     vocab: u32,
+    // The token of the table's first row, where a part of it is bound (see cut.rs).
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,7 +22,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (i >= p.vocab * p.cols) {
         return;
     }
-    let v = i / p.cols;
+    let v = p.first + i / p.cols;
     let c = i % p.cols;
     let end = starts[v + 1u];
     var total = dtable[i];

@@ -7,7 +7,7 @@ fn slot_a(t: u32) -> vec2<u32> {
 
 fn load_a(i: u32, k: u32) -> f32 {
     if (i < p.m && k < p.k) {
-        return a[i * p.k + k];
+        return a[i * select(p.lda, p.k, p.lda == 0u) + p.a0 + k];
     }
     return 0.0;
 }

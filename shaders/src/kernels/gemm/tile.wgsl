@@ -59,7 +59,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 fn old(i: u32, j: u32) -> vec4<f32> {
     var values = vec4<f32>();
     if (p.add == 1u && i < p.m) {
-        let at = i * p.n + j;
+        let at = c_at(i, j);
         if (j < p.n) {
             values.x = c[at];
         }

@@ -30,7 +30,7 @@ fn eight_a(i: u32, k: u32) -> Eight {
 }
 
 fn old_1(i: u32, j: u32) -> f32 {
-    return c[row(i) * p.n + column(j)];
+    return c[c_at(row(i), column(j))];
 }
 
 fn old(i: u32, j: u32) -> Eight {

@@ -1,0 +1,191 @@
+//! Dispatches cut into parts, for buffers that are larger than what an adapter binds at once.
+//!
+//! A kernel is cut along units that its outputs do not share (rows, elements), or along the sums of a product, whose later
+//! parts go on from what the earlier ones stored: the results are those of the whole dispatch, bit for bit.
+
+use crate::kernel::{Kernel, Params};
+use crate::kernels::{clip, embed, gemm, kd_loss, sample, topk};
+
+/// A part of a dispatch.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its parameters.
+    pub params: Params,
+    /// What it binds of each buffer: first word, words.
+    pub ranges: Vec<(usize, usize)>,
+}
+
+/// One way to cut a kernel's dispatches.
+struct Cut {
+    /// Units, and the words of one in each binding: 0 where every part binds the whole buffer.
+    units: usize,
+    words: Vec<usize>,
+    /// Parameters of some units: first, count.
+    part: Box<dyn Fn(usize, usize) -> Params>,
+}
+
+/// Words between which a binding may begin (256 bytes, WebGPU's default alignment).
+const ALIGNMENT: usize = 64;
+
+/// The parts of a dispatch over buffers of `sizes` words, none of which binds more than `limit` words; the index of a
+/// buffer that cannot be cut where that is impossible.
+pub fn parts(kernel: &Kernel, params: &Params, sizes: &[usize], limit: usize) -> Result<Vec<Part>, usize> {
+    let mut done = Vec::new();
+    let mut left = vec![Part { params: *params, ranges: sizes.iter().map(|n| (0, *n)).collect() }];
+    while let Some(part) = left.pop() {
+        let Some(large) = part.ranges.iter().position(|r| r.1 > limit) else {
+            done.push(part);
+            continue;
+        };
+        let smaller = cuts(kernel.name, &part.params).into_iter().find_map(|cut| cut.apply(&part, large, limit));
+        // Taken from the end: the parts of a sum run in order.
+        left.extend(smaller.ok_or(large)?.into_iter().rev());
+    }
+    Ok(done)
+}
+
+impl Cut {
+    /// Parts that bind at most `limit` words of every buffer that this cuts, if it cuts buffer `large`.
+    fn apply(&self, whole: &Part, large: usize, limit: usize) -> Option<Vec<Part>> {
+        if self.words[large] == 0 {
+            return None;
+        }
+        let widest = self.words.iter().max()?;
+        // Units of which whole parts begin where a binding may.
+        let aligned = self.words.iter().map(|w| ALIGNMENT >> w.trailing_zeros().min(ALIGNMENT.trailing_zeros())).max()?;
+        let count = limit / widest / aligned * aligned;
+        if count == 0 || count >= self.units {
+            return None;
+        }
+        let part = |first: usize| {
+            let n = count.min(self.units - first);
+            let range = |(range, words): (&(usize, usize), &usize)| match words {
+                0 => *range,
+                _ => (range.0 + first * words, (n * words).min(range.1 - first * words)),
+            };
+            Part { params: (self.part)(first, n), ranges: whole.ranges.iter().zip(&self.words).map(range).collect() }
+        };
+        Some((0..self.units).step_by(count).map(part).collect())
+    }
+}
+
+/// Words of `gemm`'s parameters after its shape: distance of A's rows and their first element, the same of C; a distance of
+/// 0 stands for the shape's own.
+mod strides {
+    pub const LDA: usize = 5;
+    pub const A0: usize = 6;
+    pub const LDC: usize = 7;
+    pub const C0: usize = 8;
+}
+
+/// Word of `embed`'s parameters after its shape: the token of the table's first row.
+const FIRST_TOKEN: usize = 3;
+
+fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
+    // A cut that changes the word `at` of the parameters to the number of units.
+    let along = |at: usize, words: &[usize]| {
+        let p = *p;
+        let part = Box::new(move |_, count| with(p, &[(at, count)]));
+        vec![Cut { units: p.0[at] as usize, words: words.to_vec(), part }]
+    };
+    match kernel {
+        "adamw" => along(0, &[0, 0, 1, 1, 1, 1]),
+        "copy" => along(0, &[1, 1]),
+        "zero" => along(0, &[1]),
+        "argmax" => along(0, &[p.get::<sample::Shape>().vocab as usize, 1]),
+        "sample" => along(0, &[p.get::<sample::Shape>().vocab as usize, 1, 1]),
+        "topk" => {
+            let s: topk::Shape = p.get();
+            along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 1 + s.n_tau as usize])
+        }
+        "kd_loss" => {
+            let s: kd_loss::Shape = p.get();
+            along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 4, 1, 0, 4])
+        }
+        "sum_sq" => squares(*p),
+        "embed" => gather(*p, 1),
+        "embed_half" => gather(*p, 2),
+        "embed_grad" => {
+            let s: embed::Shape = p.get();
+            vec![tokens(*p, vec![0, 0, 0, s.cols as usize])]
+        }
+        "gemm_nn" => vec![rows(*p), depth(*p, false)],
+        "gemm_nt" => vec![rows(*p), columns_nt(*p, 1)],
+        "gemm_nt_half" => vec![rows(*p), columns_nt(*p, 2)],
+        "gemm_tn" => vec![rows_tn(*p), depth(*p, true)],
+        _ => Vec::new(),
+    }
+}
+
+fn with(mut p: Params, words: &[(usize, usize)]) -> Params {
+    words.iter().for_each(|(at, word)| p.0[*at] = *word as u32);
+    p
+}
+
+fn squares(p: Params) -> Vec<Cut> {
+    let s: clip::SumSq = p.get();
+    let part = move |first: usize, count: usize| {
+        let n = (s.n as usize - first * clip::BLOCK).min(count * clip::BLOCK);
+        Params::new(&clip::SumSq { n: n as u32, offset: s.offset + first as u32 })
+    };
+    vec![Cut { units: clip::partials(s.n as usize), words: vec![clip::BLOCK, 0], part: Box::new(part) }]
+}
+
+/// Rows of a table, of which a part knows the first one's token.
+fn tokens(p: Params, words: Vec<usize>) -> Cut {
+    let s: embed::Shape = p.get();
+    let from = p.0[FIRST_TOKEN] as usize;
+    let part = move |first, count| with(p, &[(2, count), (FIRST_TOKEN, from + first)]);
+    Cut { units: s.vocab as usize, words, part: Box::new(part) }
+}
+
+/// Rows of a batch, or of the table: a part writes what its tokens give.
+fn gather(p: Params, values_a_word: usize) -> Vec<Cut> {
+    let s: embed::Shape = p.get();
+    let cols = s.cols as usize;
+    let rows = Cut { units: s.rows as usize, words: vec![1, 0, cols], part: Box::new(move |_, count| with(p, &[(0, count)])) };
+    vec![rows, tokens(p, vec![0, cols / values_a_word, 0])]
+}
+
+/// The word at `at`, or `default` where it is 0.
+fn stride(p: &Params, at: usize, default: u32) -> usize {
+    if p.0[at] == 0 { default as usize } else { p.0[at] as usize }
+}
+
+/// Rows of A and C, A contiguous along k.
+fn rows(p: Params) -> Cut {
+    let s: gemm::Shape = p.get();
+    let words = vec![stride(&p, strides::LDA, s.k), 0, stride(&p, strides::LDC, s.n)];
+    Cut { units: if s.symmetric == 1 { 0 } else { s.m as usize }, words, part: Box::new(move |_, count| with(p, &[(0, count)])) }
+}
+
+/// Columns of C, rows of Bᵀ.
+fn columns_nt(p: Params, values_a_word: usize) -> Cut {
+    let s: gemm::Shape = p.get();
+    let (ldc, c0) = (stride(&p, strides::LDC, s.n), p.0[strides::C0] as usize);
+    let part = move |first, count| with(p, &[(1, count), (strides::LDC, ldc), (strides::C0, c0 + first)]);
+    let units = if s.symmetric == 1 { 0 } else { s.n as usize };
+    Cut { units, words: vec![0, s.k as usize / values_a_word, 0], part: Box::new(part) }
+}
+
+/// Rows of C, columns of A, which is contiguous along m.
+fn rows_tn(p: Params) -> Cut {
+    let s: gemm::Shape = p.get();
+    let (lda, a0) = (stride(&p, strides::LDA, s.m), p.0[strides::A0] as usize);
+    let part = move |first, count| with(p, &[(0, count), (strides::LDA, lda), (strides::A0, a0 + first)]);
+    let units = if s.symmetric == 1 { 0 } else { s.m as usize };
+    Cut { units, words: vec![0, 0, stride(&p, strides::LDC, s.n)], part: Box::new(part) }
+}
+
+/// The sums: rows of B, and columns of A, or rows where it is contiguous along m. Later parts add.
+fn depth(p: Params, transposed: bool) -> Cut {
+    let s: gemm::Shape = p.get();
+    let (lda, a0) = (stride(&p, strides::LDA, if transposed { s.m } else { s.k }), p.0[strides::A0] as usize);
+    let part = move |first, count| {
+        let add = if first > 0 { 1 } else { s.add as usize };
+        let a0 = if transposed { a0 } else { a0 + first };
+        with(p, &[(2, count), (3, add), (strides::LDA, lda), (strides::A0, a0)])
+    };
+    let units = if s.symmetric == 1 { 0 } else { s.k as usize };
+    Cut { units, words: vec![if transposed { lda } else { 0 }, s.n as usize, 0], part: Box::new(part) }
+}
