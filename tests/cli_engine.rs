@@ -203,6 +203,32 @@ fn a_run_with_nothing_to_do_sees_every_change() {
     assert_eq!((run("1"), run("1")), (1, 0), "objects that are gone");
 }
 
+/// A source that changes after its stage and before the end of the run is the next run's to see.
+#[test]
+fn a_source_that_changes_during_a_run_is_seen_by_the_next() {
+    let project = Project::new("");
+    let go = project.path("go");
+    project.write(
+        "p.yaml",
+        &format!(
+            "flow: 1\nstages:\n  s: {{ use: shell, with: {{ run: 'cp a.txt $out', files: [a.txt] }} }}\n  t: {{ use: shell, in: {{ x: s }}, with: {{ run: 'until [ -e {} ]; do sleep 0.02; done; cp $x $out' }} }}\npublish: {{ out: t, first: s }}\n",
+            go.display()
+        ),
+    );
+    project.write("a.txt", "one\n");
+    let child = project.start();
+    let objects = || project.files(".flow/objects").iter().any(|o| fs::read(o).is_ok_and(|b| b == b"one\n"));
+    until("the first stage is done", objects);
+    // The stage's task compares its sources with its key when it ends.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    project.write("a.txt", "another\n");
+    project.write("go", "");
+    Project::wait(child).expect(0);
+    assert_eq!(project.read("out"), "one\n");
+    assert_eq!(project.run(&[]).expect(0).names("executed"), ["s", "t"]);
+    assert_eq!(project.read("out"), "another\n");
+}
+
 #[test]
 fn explain_names_the_nearest_earlier_execution() {
     let text = |stages: &str| format!("flow: 1\nvars: {{ a: 1, b: 2 }}\nstages:\n{stages}");

@@ -138,16 +138,36 @@ fn published(cache: &Cache, path: &Path, artifact: &Artifact) -> bool {
     cache.digest_source(path).is_ok_and(|there| there.digest == artifact.digest && there.tree == artifact.tree)
 }
 
-/// Remembers a run that found or made everything, under the name that its options give.
+/// The sources of a plan with what is in them now.
+#[derive(PartialEq)]
+pub(crate) struct Sources(Vec<(SourceKey, Digest)>);
+
+impl Sources {
+    /// All sources of the file, selected or not: a plan fails when one of them is gone. `None` where one cannot be read.
+    pub(crate) fn of(plan: &Plan, cache: &Cache) -> Option<Self> {
+        let of_plugin = |p: &PluginDecl| p.files.iter().map(|f| SourceKey::Glob(p.dir.to_path_buf(), f.clone())).collect::<Vec<_>>();
+        let sources: BTreeSet<_> = plan
+            .stages
+            .iter()
+            .flat_map(|s| &s.sources)
+            .map(|s| SourceKey::of(&s.of))
+            .chain(plan.pipeline.plugins.iter().flat_map(of_plugin))
+            .collect();
+        sources.into_iter().map(|source| source.digest(cache).ok().map(|digest| (source, digest))).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// Remembers a run that found or made everything, under the name that its options give. `before` are the sources as they
+/// were before the first key: one that changed since belongs to the next run, and this one is not remembered.
 pub(crate) fn remember(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
     states: &[State],
     options: &RunOptions,
-    outcome: &RunOutcome,
+    (outcome, before): (&RunOutcome, Option<Sources>),
 ) -> Result<(), CacheError> {
-    let Some(name) = &options.memo else { return Ok(()) };
+    let (Some(name), Some(before)) = (&options.memo, before) else { return Ok(()) };
     let whole = outcome.failed.is_empty() && outcome.skipped.is_empty() && outcome.publish_errors.is_empty() && outcome.checked.is_empty();
     if !whole || outcome.interrupted {
         return Ok(());
@@ -183,19 +203,10 @@ pub(crate) fn remember(
             memo.objects.extend(seen.into_iter().filter(|(digest, _)| objects.insert(*digest)));
         }
     }
-    // All sources of the file, selected or not: a plan fails when one of them is gone.
-    let of_plugin = |p: &PluginDecl| p.files.iter().map(|f| SourceKey::Glob(p.dir.to_path_buf(), f.clone())).collect::<Vec<_>>();
-    let sources: BTreeSet<_> = plan
-        .stages
-        .iter()
-        .flat_map(|s| &s.sources)
-        .map(|s| SourceKey::of(&s.of))
-        .chain(plan.pipeline.plugins.iter().flat_map(of_plugin))
-        .collect();
-    for source in sources {
-        let Ok(digest) = source.digest(cache) else { return Ok(()) };
-        memo.sources.push((source, digest));
+    if Sources::of(plan, cache).as_ref() != Some(&before) {
+        return Ok(());
     }
+    memo.sources = before.0;
     for (to, id, port) in &plan.publish {
         if let Some(artifact) = states[id.0].entry().and_then(|e| e.outputs.get(port)) {
             memo.published.push((to.clone(), format!("{}.{port}", plan.stage(*id).name), *artifact));

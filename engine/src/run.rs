@@ -190,6 +190,7 @@ pub async fn run(
         options: options.clone(),
         distrusted: Arc::default(),
     };
+    let sources = options.memo.and_then(|_| memo::Sources::of(plan, &cache));
     let Settled { states, checked } = Schedule::new(plan, selected, env).run().await?;
     let mut outcome = RunOutcome { run: id, interrupted: stop.asked(), ..RunOutcome::default() };
     outcome.checked = checked.into_iter().map(|(id, difference)| (plan.stage(id).name.clone(), difference)).collect();
@@ -215,7 +216,7 @@ pub async fn run(
     drop(lease);
     outcome.seconds = began.elapsed().as_secs_f64();
     record::write(plan, &cache, selected, &states, &outcome, started)?;
-    memo::remember(plan, &cache, selected, &states, &options, &outcome)?;
+    memo::remember(plan, &cache, selected, &states, &options, (&outcome, sources))?;
     sink.emit(outcome.finished());
     Ok(outcome)
 }

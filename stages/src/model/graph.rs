@@ -230,7 +230,7 @@ impl Graph {
         (y, rstd)
     }
 
-    /// Codes of the input of a ternary linear: (values of a packed row in words, buffers).
+    /// Where the codes of a ternary linear's input go: words of a packed row, and the buffers.
     fn codes_of(&mut self, rows: usize, cols: usize) -> (u32, BufferId, BufferId) {
         let words = 4 * cols.div_ceil(16);
         (words as u32, self.program.transient("act.q", rows * words), self.program.transient("act.scales", 2 * rows))
