@@ -1,17 +1,6 @@
 // For each row and head head_dim / 4 words of signed bytes (element 4 i + j in byte j of word i), then their step:
 //   step = max(max|x|, 1e-5) / 127,  q = round_half_even(x / step).  x [rows, cols], pos [rows]. One thread per head.
 
-struct Params {
-    rows: u32,
-    q_len: u32,
-    kv_len: u32,
-    cols: u32,
-    head_dim: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> pos: array<u32>;
 @group(0) @binding(3) var<storage, read_write> cache: array<u32>;
 
 @compute @workgroup_size(64)

@@ -1,17 +1,6 @@
 // cache[r / q_len, pos[r], c] = x[r, c].  x [rows, cols], pos [rows], cache [sequences, kv_len, cols].
 // One thread per element of x.
 
-struct Params {
-    rows: u32,
-    q_len: u32,
-    kv_len: u32,
-    cols: u32,
-    head_dim: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> pos: array<u32>;
 @group(0) @binding(3) var<storage, read_write> cache: array<f32>;
 
 @compute @workgroup_size(256)

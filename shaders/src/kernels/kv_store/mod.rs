@@ -28,7 +28,7 @@ pub struct Shape {
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl")],
+    wgsl: &[include_str!("rows.wgsl"), include_str!("kernel.wgsl")],
     bindings: &[read("x"), read("pos"), update("cache")],
     grid: |p| {
         let s: Shape = p.get();
@@ -42,7 +42,7 @@ pub static KV_STORE: Kernel = Kernel {
 pub static KV_STORE_HALF: Kernel = Kernel {
     name: "kv_store_half",
     revision: 1,
-    wgsl: &[include_str!("../half.wgsl"), include_str!("half.wgsl")],
+    wgsl: &[include_str!("../half.wgsl"), include_str!("rows.wgsl"), include_str!("half.wgsl")],
     bindings: &[read("x"), read("pos"), update("cache")],
     grid: |p| {
         let s: Shape = p.get();
@@ -56,7 +56,7 @@ pub static KV_STORE_HALF: Kernel = Kernel {
 pub static KV_STORE_INT8: Kernel = Kernel {
     name: "kv_store_int8",
     revision: 1,
-    wgsl: &[include_str!("int8.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[include_str!("rows.wgsl"), include_str!("int8.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("pos"), update("cache")],
     grid: |p| {
         let s: Shape = p.get();

@@ -1,14 +1,5 @@
 // RMSNorm and quantisation of x [rows, cols].
 
-struct Params {
-    rows: u32,
-    cols: u32,
-    words: u32,
-    eps: f32,
-    act: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> g: array<f32>;
 @group(0) @binding(3) var<storage, read> hyper: array<f32>;

@@ -7,6 +7,16 @@
 //
 // q [rows, words]: signed bytes, element 4 i + j in byte j of word i, zero padded. scales [rows] = (bits of step, sum of q).
 
+struct Params {
+    rows: u32,
+    cols: u32,
+    words: u32,
+    eps: f32,
+    act: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+
 const LANES: u32 = 64u;
 const HYPER_QMAX: u32 = 9u;
 
