@@ -293,6 +293,12 @@ pub struct BenchTrainArgs {
     /// Compute a block's activations again in the backward pass instead of keeping them
     #[arg(long)]
     pub recompute: bool,
+    /// AdamW's moments in one byte each
+    #[arg(long)]
+    pub int8_moments: bool,
+    /// Activations and gradients kept as float16, with a loss scale
+    #[arg(long)]
+    pub float16_storage: bool,
     #[command(flatten)]
     pub on: BenchDeviceArgs,
 }

@@ -6,7 +6,8 @@ use flow_shaders::device::open;
 use flow_shaders::kernels::attention::Cached;
 use flow_stages::bench::{self, InferBench, TrainBench};
 use flow_stages::model::config::Preset;
-use flow_stages::model::optimizer::Optimizer;
+use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::storage::Storage;
 use serde_json::Value;
 
 use crate::args::{BenchCommand, BenchTrainArgs, KvForm};
@@ -48,7 +49,10 @@ fn training(a: &BenchTrainArgs) -> Result<TrainBench, Failure> {
         Problem::new(format!("no preset is called `{}`: there are {names}", a.preset))
     })?;
     let optimizer = if a.muon { Optimizer::Muon } else { Optimizer::Adamw };
-    Ok(TrainBench { preset, batch: a.batch, seq: a.seq, bits: a.bits, steps: a.steps, optimizer, recompute: a.recompute })
+    let moments = if a.int8_moments { Moments::Int8 } else { Moments::Float32 };
+    let storage = if a.float16_storage { Storage::Float16 } else { Storage::Float32 };
+    let (batch, seq, bits, steps, recompute) = (a.batch, a.seq, a.bits, a.steps, a.recompute);
+    Ok(TrainBench { preset, batch, seq, bits, steps, optimizer, recompute, moments, storage })
 }
 
 fn failed(e: &StageError) -> u8 {

@@ -4,7 +4,7 @@
 //! parts go on from what the earlier ones stored: the results are those of the whole dispatch, bit for bit.
 
 use crate::kernel::{Kernel, Params};
-use crate::kernels::{clip, embed, gemm, kd_loss, sample, topk};
+use crate::kernels::{adamw, clip, embed, gemm, kd_loss, sample, topk};
 
 /// A part of a dispatch.
 #[derive(Clone, Debug)]
@@ -90,6 +90,9 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
     };
     match kernel {
         "adamw" => along(0, &[0, 0, 1, 1, 1, 1]),
+        "adamw_int8" => blocks(*p),
+        "pack_half" => pairs(*p, vec![2, 1]),
+        "unpack_half" => pairs(*p, vec![1, 2]),
         "copy" => along(0, &[1, 1]),
         "zero" => along(0, &[1]),
         "argmax" => along(0, &[p.get::<sample::Shape>().vocab as usize, 1]),
@@ -129,6 +132,21 @@ fn squares(p: Params) -> Vec<Cut> {
         Params::new(&clip::SumSq { n: n as u32, offset: s.offset + first as u32 })
     };
     vec![Cut { units: clip::partials(s.n as usize), words: vec![clip::BLOCK, 0], part: Box::new(part) }]
+}
+
+/// Blocks of one-byte moments.
+fn blocks(p: Params) -> Vec<Cut> {
+    let n = p.0[0] as usize;
+    let part = move |first: usize, count: usize| with(p, &[(0, (n - first * adamw::BLOCK).min(count * adamw::BLOCK))]);
+    let (bytes, scales) = adamw::int8_words(adamw::BLOCK);
+    vec![Cut { units: n.div_ceil(adamw::BLOCK), words: vec![0, 0, adamw::BLOCK, adamw::BLOCK, bytes, bytes, scales], part: Box::new(part) }]
+}
+
+/// Words of two float16.
+fn pairs(p: Params, words: Vec<usize>) -> Vec<Cut> {
+    let n = p.0[0] as usize;
+    let part = move |first: usize, count: usize| with(p, &[(0, (n - 2 * first).min(2 * count))]);
+    vec![Cut { units: n.div_ceil(2), words, part: Box::new(part) }]
 }
 
 /// Rows of a table, of which a part knows the first one's token.

@@ -43,6 +43,9 @@ pub enum DeviceError {
         /// Limit in MiB.
         limit: u64,
     },
+    /// `FLOW_SIMD` names no instruction set.
+    #[error("FLOW_SIMD={0}: expected portable, avx2 or all")]
+    InstructionSet(String),
     /// The device went away or refused.
     #[error("{device}: {message}; run again (the task continues from its last checkpoint), or with FLOW_DEVICE=cpu")]
     Failed {
@@ -108,6 +111,9 @@ pub fn list() -> Vec<DeviceInfo> {
 /// Opens a device: `auto` (a real GPU if there is one, else the twins), `gpu` (any adapter), `cpu`, or part of an
 /// adapter's name. `threads` = 0 takes all cores.
 pub fn open(choice: &str, threads: usize) -> Result<Device, DeviceError> {
+    if let Some(name) = std::env::var("FLOW_SIMD").ok().filter(|name| !crate::simd::NAMES.contains(&name.as_str())) {
+        return Err(DeviceError::InstructionSet(name));
+    }
     let cpu = || Device::Cpu(Arc::new(crate::cpu::CpuDevice::new(threads)));
     match choice {
         "cpu" => Ok(cpu()),

@@ -35,6 +35,41 @@ pub(crate) fn from_float(x: f32) -> u16 {
     sign | ((bits + 0xfff + (bits >> 13 & 1)) >> 13) as u16
 }
 
+/// The nearest float16; what float16 cannot hold, NaN included, becomes an infinity.
+fn from_float_checked(x: f32) -> u16 {
+    if x.abs() < 65_520.0 {
+        from_float(x)
+    } else if x <= -65_520.0 {
+        0xfc00
+    } else {
+        0x7c00
+    }
+}
+
+/// Converts a row, checked: see [`from_float_checked`].
+pub(crate) fn from_floats_checked(x: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") {
+        // SAFETY: the features were just detected.
+        return unsafe { wide::put::<false>(x, out) };
+    }
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = from_float_checked(*x));
+}
+
+/// `out += x`, checked; an infinity stays.
+pub(crate) fn add_checked(x: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") {
+        // SAFETY: the features were just detected.
+        return unsafe { wide::put::<true>(x, out) };
+    }
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = sum_checked(*o, *x));
+}
+
+fn sum_checked(old: u16, x: f32) -> u16 {
+    if old & 0x7c00 == 0x7c00 { old } else { from_float_checked(to_float(old) + x) }
+}
+
 /// `y[i] (+)= Σ a[i, k]·b[k]` over 16 lanes, then a tree (see `simd::math::dot`), for the rows of `a`.
 pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
     #[cfg(target_arch = "x86_64")]
@@ -91,9 +126,10 @@ pub(crate) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
 mod wide {
     use crate::simd::math::LANES;
     use std::arch::x86_64::{
-        __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
-        _mm256_castps256_ps128, _mm256_cvtph_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_storeu_ps,
+        __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_and_si128, _mm_blendv_epi8, _mm_cmpeq_epi16, _mm_cvtss_f32,
+        _mm_loadu_si128, _mm_movehl_ps, _mm_set1_epi16, _mm_shuffle_ps, _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128,
+        _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
     };
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -106,6 +142,37 @@ mod wide {
         for i in n / 8 * 8..n {
             out[i] = super::to_float(half[i]);
         }
+    }
+
+    /// Stores rows as float16, or adds to them (see `from_floats_checked`, `add_checked`).
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn put<const ADD: bool>(x: &[f32], out: &mut [u16]) {
+        let n = x.len().min(out.len());
+        let limit = _mm256_set1_ps(65_536.0);
+        for i in (0..n / 8 * 8).step_by(8) {
+            // SAFETY: eight elements from i on lie within both slices.
+            unsafe {
+                let value = _mm256_loadu_ps(x.as_ptr().add(i));
+                let at = out.as_mut_ptr().add(i).cast::<__m128i>();
+                let old = _mm_loadu_si128(at);
+                let value = if ADD { _mm256_add_ps(_mm256_cvtph_ps(old), value) } else { value };
+                // The second operand where the first is NaN: beyond what float16 holds, so an infinity.
+                let value = _mm256_max_ps(_mm256_min_ps(value, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit));
+                let new = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value);
+                let new = if ADD { _mm_blendv_epi8(new, old, infinite(old)) } else { new };
+                _mm_storeu_si128(at, new);
+            }
+        }
+        for i in n / 8 * 8..n {
+            out[i] = if ADD { super::sum_checked(out[i], x[i]) } else { super::from_float_checked(x[i]) };
+        }
+    }
+
+    /// All bits of the lanes that hold an infinity.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn infinite(half: __m128i) -> __m128i {
+        let exponent = _mm_set1_epi16(0x7c00);
+        _mm_cmpeq_epi16(_mm_and_si128(half, exponent), exponent)
     }
 
     /// # Safety
@@ -218,6 +285,26 @@ mod tests {
         for x in random.chain(halves).chain(ties).chain([65_519.0, 1e9, -1e9]) {
             let want = if x.is_nan() { half::f16::ZERO } else { half::f16::from_f32(x.clamp(-65_504.0, 65_504.0)) };
             assert_eq!(from_float(x), want.to_bits(), "{x}");
+        }
+    }
+
+    #[test]
+    fn what_float16_cannot_hold_becomes_an_infinity() {
+        let mut bits = 77u32;
+        let random = (0..100_000).map(|_| {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f32::from_bits(bits)
+        });
+        let edges = [65_504.0, 65_519.99, 65_520.0, -65_519.99, -65_520.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN];
+        let all: Vec<f32> = random.chain(edges).collect();
+        let mut stored = vec![0; all.len()];
+        from_floats_checked(&all, &mut stored);
+        let old: Vec<u16> = all.iter().map(|x| from_float_checked(x * 0.3)).collect();
+        let mut sums = old.clone();
+        add_checked(&all, &mut sums);
+        for (((x, stored), old), sum) in all.iter().zip(&stored).zip(&old).zip(&sums) {
+            let want = if x.is_nan() { 0x7c00 } else { half::f16::from_f32(*x).to_bits() };
+            assert!(*stored == want && *sum == sum_checked(*old, *x), "{x}: {stored:#x}, {old:#x} + = {sum:#x}");
         }
     }
 

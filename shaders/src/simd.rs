@@ -3,6 +3,28 @@
 //! Bodies use `mul_add` for every multiply-add and accumulate in a fixed order, so that all versions agree exactly.
 #![allow(unsafe_code)]
 
+/// The widest instruction set that may be used. All give the same bits: tests compare them, and benchmarks measure what a
+/// smaller CPU would reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Widest {
+    Portable,
+    Avx2,
+    All,
+}
+
+/// Names that `FLOW_SIMD` takes.
+pub const NAMES: [&str; 3] = ["portable", "avx2", "all"];
+
+/// What `FLOW_SIMD` allows; all where it is not set. [`crate::device::open`] refuses a name that is none.
+fn allowed() -> Widest {
+    static ALLOWED: std::sync::OnceLock<Widest> = std::sync::OnceLock::new();
+    *ALLOWED.get_or_init(|| match std::env::var("FLOW_SIMD").as_deref() {
+        Ok("portable") => Widest::Portable,
+        Ok("avx2") => Widest::Avx2,
+        _ => Widest::All,
+    })
+}
+
 /// Which instruction sets the twins use here.
 pub fn level() -> &'static str {
     #[cfg(target_arch = "x86_64")]
@@ -20,13 +42,14 @@ pub fn level() -> &'static str {
 /// Whether AVX2 and FMA are there.
 #[cfg(target_arch = "x86_64")]
 pub fn avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    allowed() >= Widest::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// Whether AVX-512 (F, BW, DQ, VL) is there.
 #[cfg(target_arch = "x86_64")]
 pub fn avx512() -> bool {
-    avx2()
+    allowed() == Widest::All
+        && avx2()
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

@@ -4,10 +4,13 @@ use std::sync::OnceLock;
 
 use flow_shaders::fingerprint::fingerprints;
 use flow_shaders::kernel::Kernel;
+use flow_shaders::kernels::adamw::{ADAMW, ADAMW_INT8};
+use flow_shaders::kernels::attention::Cached;
 
 use crate::model::config::{Preset, Weights};
 use crate::model::inference::kernels as inference_kernels;
-use crate::model::optimizer::Optimizer;
+use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::storage::Storage;
 use crate::model::trainer::{TrainShape, kernels as training_kernels};
 
 type Prints = Vec<(String, String)>;
@@ -25,18 +28,28 @@ pub fn training(weights: Weights) -> Prints {
     static TERNARY: OnceLock<Prints> = OnceLock::new();
     let cell = if weights == Weights::Float { &FLOAT } else { &TERNARY };
     cell.get_or_init(|| {
-        let shape = TrainShape { batch: 1, seq: 4, top_k: 2, ns_steps: 2, recompute: false };
-        fingerprints(&training_kernels(tiny(weights), shape, Optimizer::Muon))
+        let shape =
+            TrainShape { batch: 1, seq: 4, top_k: 2, ns_steps: 2, recompute: false, moments: Moments::Int8, storage: Storage::Float16 };
+        let mut all = training_kernels(tiny(weights), shape, Optimizer::Muon);
+        // The choices of a recipe do not show in the tiny model, whose tensors are too small for them.
+        all.extend([&ADAMW, &ADAMW_INT8]);
+        all.sort_by_key(|k| k.name);
+        all.dedup_by_key(|k| k.name);
+        fingerprints(&all)
     })
     .clone()
 }
 
-/// Kernels of scoring and decoding, whatever the model's linears and tables.
+/// Kernels of scoring and decoding, whatever the model's linears, tables and cache.
 pub fn inference() -> Prints {
     static ALL: OnceLock<Prints> = OnceLock::new();
     ALL.get_or_init(|| {
-        let models = [Weights::Float, Weights::Absmean].into_iter().flat_map(|w| [false, true].map(|half| (tiny(w), half)));
-        let mut all: Vec<&Kernel> = models.flat_map(|(config, half)| inference_kernels(config, half)).collect();
+        let models = [Weights::Float, Weights::Absmean].map(tiny);
+        let caches = [Cached::Float, Cached::Half, Cached::Int8];
+        let mut all: Vec<&Kernel> = Vec::new();
+        for (config, half, cache) in models.iter().flat_map(|c| [false, true].map(|half| caches.map(|k| (c, half, k)))).flatten() {
+            all.extend(inference_kernels(config.clone(), half, cache));
+        }
         all.sort_by_key(|k| k.name);
         all.dedup_by_key(|k| k.name);
         fingerprints(&all)

@@ -5,6 +5,7 @@ use std::path::Path;
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::{Device, open};
 use flow_shaders::kernels::attention::Cached;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::checkpoint::{self, Checkpoint};
@@ -66,15 +67,43 @@ pub fn windows_together(config: &ModelConfig) -> usize {
     (BATCH_BYTES / (4 * config.seq * config.vocab).max(1)).clamp(1, 8)
 }
 
-/// Sequences to decode together: `asked`, or fewer where their cache would pass [`BATCH_BYTES`].
-fn decoded_together(config: &ModelConfig, kv_len: usize, asked: usize, prompts: usize) -> usize {
-    let head = 4 * Cached::default().fitting(config.head_dim).words(config.head_dim);
+/// Sequences to decode together: those of `how`, or fewer where their cache would pass [`BATCH_BYTES`].
+fn decoded_together(config: &ModelConfig, kv_len: usize, how: &Generation, prompts: usize) -> usize {
+    let head = 4 * how.cache.form().fitting(config.head_dim).words(config.head_dim);
     let bytes = 2 * config.layers * kv_len * config.kv_heads * head;
-    asked.min(prompts).min(BATCH_BYTES / bytes.max(1)).max(1)
+    how.batch.min(prompts).min(BATCH_BYTES / bytes.max(1)).max(1)
 }
 
 /// Tokens of prompts that are read together. It does not depend on the batch: how a prompt is cut decides on roundings.
 const CHUNK: usize = 32;
+
+/// How the keys and values of earlier tokens are held while a model decodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCache {
+    /// 32-bit floats.
+    Float32,
+    /// 16-bit floats.
+    #[default]
+    Float16,
+    /// Bytes with a step for each position and head: a quarter of the memory, and an error of at most half a step.
+    Int8,
+}
+
+impl KvCache {
+    /// The form in a program.
+    pub fn form(self) -> Cached {
+        match self {
+            KvCache::Float32 => Cached::Float,
+            KvCache::Float16 => Cached::Half,
+            KvCache::Int8 => Cached::Int8,
+        }
+    }
+    /// Whether a pipeline left the choice open: the parameter is then not written into keys.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// How continuations are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +118,8 @@ pub struct Generation {
     pub seed: u64,
     /// Activation bits of ternary linears.
     pub bits: u32,
+    /// How keys and values are held.
+    pub cache: KvCache,
 }
 
 /// One continuation.
@@ -117,10 +148,11 @@ pub fn generate(
     }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let kv_len = (longest + how.max_tokens).min(model.config.seq.max(longest + 1));
-    let how = &Generation { batch: decoded_together(&model.config, kv_len, how.batch, prompts.len()), ..*how };
+    let how = &Generation { batch: decoded_together(&model.config, kv_len, how, prompts.len()), ..*how };
     // All of a prompt but its last token is read by chunks.
     let (read, prefill) = if longest > 1 { ((longest - 1).next_multiple_of(CHUNK), CHUNK) } else { (0, 0) };
-    let uses = Uses { decode: Some((how.batch, kv_len.max(read))), sampling: how.sampling, prefill, ..Uses::default() };
+    let uses =
+        Uses { decode: Some((how.batch, kv_len.max(read))), sampling: how.sampling, prefill, cache: how.cache.form(), ..Uses::default() };
     let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
     lm.set_bits(how.bits, 1.0).map_err(device_error)?;
     let mut all = done;

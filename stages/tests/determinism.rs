@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 
 use common::devices;
 use flow_shaders::device::{Device, Opening, open, open_with};
+use flow_shaders::kernels::attention::Cached;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
-use flow_stages::model::optimizer::Optimizer;
+use flow_stages::model::inference::{Inference, Uses};
+use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 
-const SHAPE: TrainShape = TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5, recompute: false };
+const SHAPE: TrainShape =
+    TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5, recompute: false, moments: Moments::Float32, storage: Storage::Float32 };
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 
@@ -172,5 +176,60 @@ fn what_is_bound_in_parts_has_the_same_bits() {
             bits(&mut trainer)
         });
         same(&format!("bound in parts on {}", device.name()), &whole, &parts);
+    }
+}
+
+/// What a CPU computes, as one digest: trained parameters of every recipe, and the tokens that a packed model decodes with
+/// every form of the cache.
+fn digest_of_everything() -> String {
+    let cpu = open("cpu", 2).unwrap();
+    let mut hash = blake3::Hasher::new();
+    for (weights, optimizer) in RECIPES {
+        let mut trainer = start(&cpu, weights, optimizer);
+        train(&mut trainer, 1, 4);
+        for words in bits(&mut trainer).values() {
+            hash.update(bytemuck::cast_slice(words));
+        }
+    }
+    let path = common::golden_dir().join("gguf/student-tq2_0.gguf");
+    let (config, tensors) = flow_stages::gguf::model::load(flow_stages::gguf::GgufFile::read(&path).unwrap()).unwrap();
+    for cache in [Cached::Float, Cached::Half, Cached::Int8] {
+        let uses = Uses { score: Some((1, 20)), logits: true, decode: Some((3, 40)), prefill: 8, cache, ..Uses::default() };
+        let mut lm = Inference::new(&cpu, config.clone(), &tensors, uses).unwrap();
+        let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
+        let logits = lm.logits(&ids, &[1; 20]).unwrap();
+        hash.update(bytemuck::cast_slice(&logits));
+        lm.read_starts(&[&ids[..19], &ids[3..9], &ids[..0]]).unwrap();
+        let mut next = vec![5, 6, 7];
+        for t in 0..12 {
+            next = lm.step(&next, &[19 + t, 6 + t, t], None).unwrap();
+            hash.update(bytemuck::cast_slice(&next));
+        }
+    }
+    hash.finalize().to_hex().to_string()
+}
+
+/// Not a test of its own: [`every_instruction_set_has_the_same_bits`] runs it with a smaller instruction set.
+#[test]
+#[ignore = "run by every_instruction_set_has_the_same_bits"]
+fn prints_the_digest() {
+    println!("digest {}", digest_of_everything());
+}
+
+#[test]
+fn every_instruction_set_has_the_same_bits() {
+    let of = |set: &str| {
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "prints_the_digest", "--nocapture"])
+            .env("FLOW_SIMD", set)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        let digest = text.split("digest ").nth(1).map(|rest| rest.chars().take(64).collect::<String>());
+        digest.unwrap_or_else(|| panic!("{set}: {text}{}", String::from_utf8_lossy(&run.stderr)))
+    };
+    let here = digest_of_everything();
+    for set in flow_shaders::simd::NAMES {
+        assert_eq!(of(set), here, "{set}");
     }
 }

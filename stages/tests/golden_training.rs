@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use common::{Golden, devices};
 use flow_shaders::device::Device;
 use flow_stages::model::config::{Activation, ModelConfig, Weights};
-use flow_stages::model::optimizer::Optimizer;
+use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 
 fn config(c: &serde_json::Value) -> ModelConfig {
@@ -64,7 +65,8 @@ fn close(name: &str, got: &[f32], want: &[f32], rtol: f32, atol: f32) {
     }
 }
 
-fn run(device: &Device) {
+/// `slack`: times the tolerance of float32.
+fn run(device: &Device, storage: Storage, slack: f64) {
     let g = Golden::load("tiny_model_training");
     let (c, h) = (&g.about["config"], &g.about["hyper"]);
     let config = config(c);
@@ -74,6 +76,8 @@ fn run(device: &Device) {
         top_k: c["topk"].as_u64().unwrap() as usize,
         ns_steps: 5,
         recompute: false,
+        moments: Moments::Float32,
+        storage,
     };
     let mut trainer = Trainer::new(device, config.clone(), shape, Optimizer::Adamw).unwrap();
     let params: BTreeMap<String, Vec<f32>> =
@@ -102,19 +106,26 @@ fn run(device: &Device) {
         if step == 0 {
             let grads = trainer.gradients().unwrap();
             for t in config.tensors() {
-                close(&format!("grad0.{}", t.name), &grads[&t.name], &g.f32(&format!("grad0.{}", t.name)), 2e-3, 2e-5);
+                close(
+                    &format!("grad0.{}", t.name),
+                    &grads[&t.name],
+                    &g.f32(&format!("grad0.{}", t.name)),
+                    2e-3 * slack as f32,
+                    2e-5 * slack as f32,
+                );
             }
         }
         let got = [s.total(), s.kl, s.ce / f("ce_weight"), s.format / f("format_weight"), s.grad_norm];
         for (i, got) in got.iter().enumerate() {
             // f32 rounding at quantisation boundaries makes later steps drift. Losses: five times the largest relative
             // spread between PyTorch's own float32 and float64 runs. The gradient norm jumps where codes flip (PyTorch's
-            // own runs differ by 24 % there): tight before the first flip, 30 % after it.
+            // own runs differ by 24 % there): tight before the first flip, 30 % after it (45 % with rounded storage).
             let error = (f64::from(*got) - want[i]).abs();
             let allowed = match (step, i) {
+                (0, 4) => slack * 1e-5 * want[i].abs().max(1.0),
                 (0, _) => 1e-5 * want[i].abs().max(1.0),
-                (_, 4) if step > 4 => 0.3 * want[i],
-                _ => 5.0 * spread * want[i].abs(),
+                (_, 4) if step > 4 => 0.3 * slack.min(1.5) * want[i],
+                _ => slack * 5.0 * spread * want[i].abs(),
             };
             assert!(error <= allowed, "step {step} column {i}: {got} against {} (allowed {allowed})", want[i]);
             worst = worst.max(error / want[i].abs().max(1e-9));
@@ -135,6 +146,14 @@ fn run(device: &Device) {
 #[test]
 fn golden_tiny_model_training() {
     for device in devices() {
-        run(&device);
+        run(&device, Storage::Float32, 1.0);
+    }
+}
+
+/// With what a step keeps as float16 the losses stay as close to PyTorch's float64 run as roundings of 2^-11 allow.
+#[test]
+fn golden_tiny_model_training_with_float16_storage() {
+    for device in devices() {
+        run(&device, Storage::Float16, 5.0);
     }
 }

@@ -135,6 +135,10 @@ fn packed_linears_divide_or_multiply_by_their_scale_as_the_configuration_says() 
         let model = load(&dir.path().join(class)).expect("loads");
         let (again, scale) = ternarise(&model.tensors.tensor("layers.1.gate"), 128, 64);
         assert!(again == codes["model.layers.1.mlp.gate_proj.weight"] && (scale - wanted).abs() < 1e-6, "{class}: {scale}");
+        // Straight to packed words, which are those that the kernels make of floats.
+        let words = flow_shaders::pack_ternary(&model.tensors.tensor("layers.1.gate"), 64, 0).0;
+        assert_eq!(model.tensors.packed("layers.1.gate"), Some((words, wanted)));
+        assert_eq!(model.tensors.packed("embed"), None);
         let plain = load_as(&dir.path().join(class), Some(Weights::Float)).expect("loads");
         assert!(plain.tensors.tensor("layers.1.gate").iter().zip(&again).all(|(v, c)| *v == f32::from(*c) * wanted));
     }
@@ -171,6 +175,10 @@ fn golden_packings() {
     for (unpacked, scales) in [pack::unpack_tq2_0(&tq2), pack::unpack_tq1_0(&tq1)] {
         assert!(unpacked == codes && scales.len() == codes.len() / BLOCK && scales.iter().all(|s| *s == d));
     }
+    let mut i2_s = wanted("i2_s_x86");
+    i2_s.extend(scale.to_le_bytes());
+    i2_s.resize(i2_s.len() + pack::I2_S_TAIL - 4, 0);
+    assert_eq!(pack::unpack_i2_s_x86(&i2_s), (codes.clone(), scale));
     assert_eq!(pack::unpack_hf(&wanted("hf_packed"), rows, cols), Some(codes));
     assert_eq!(pack::unpack_hf(&[3, 0], 4, 2), None);
 }

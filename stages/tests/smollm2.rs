@@ -122,7 +122,7 @@ fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let (model, tokenizer) = lm::load(&dir).expect("loads");
     let all = written(&dir, &tokenizer);
     let device = open("cpu", 0).expect("the CPU is always there");
-    let how = Generation { batch: all.len(), max_tokens: 32, sampling: None, seed: 0, bits: 8 };
+    let how = Generation { batch: all.len(), max_tokens: 32, sampling: None, seed: 0, bits: 8, cache: Default::default() };
     let prompts: Vec<Vec<u32>> = all.iter().map(|w| w.context.clone()).collect();
     let answers = generate(&model, &tokenizer, &device, &prompts, &how, Vec::new(), |_, _| Ok(())).expect("generates");
     let (seq, k) = (model.config.seq, 20);

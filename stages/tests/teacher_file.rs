@@ -5,9 +5,10 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use flow_stages::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, quant::dequantise};
+use flow_stages::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, model, pack, quant::dequantise};
 use flow_stages::lm;
 use flow_stages::model::checkpoint::Checkpoint;
+use flow_stages::model::config::{Activation, ModelConfig, Weights};
 use flow_stages::model::tensors::Source;
 use flow_stages::teacher::file::FileStage;
 use flow_stages::teacher::template::Template;
@@ -29,7 +30,8 @@ fn teacher(path: &Path, params: serde_json::Value, out: &Path) -> Result<PathBuf
 fn every_type_is_read_as_the_reference_reads_it() {
     let bytes = std::fs::read(golden().join("gguf/dequantise.safetensors")).expect("golden file");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-    for ty in TensorType::ALL {
+    // I2_S is checked against its golden packing (`model_files`): the reference does not know it.
+    for ty in TensorType::ALL.into_iter().filter(|t| *t != TensorType::I2S) {
         let tensor = |what: &str| file.tensor(&format!("{}.{what}", ty.name())).expect("in the file").data().to_vec();
         let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor("values"));
         assert_eq!(dequantise(ty, &tensor("blocks")), wanted, "{}", ty.name());
@@ -94,6 +96,54 @@ fn shards_and_chat_templates_come_along() {
     let template = Template::of("chat", &out, &tokenizer).expect("comes along");
     assert_eq!(template.render("hi").expect("renders"), "<hi>");
     assert_ne!(tokenizer.context("hello")[0], tokenizer.bos());
+}
+
+/// The golden student as bitnet.cpp stores it.
+fn as_i2_s(architecture: &str, path: &Path) {
+    let source = GgufFile::read(&golden().join("gguf/student-tq2_0.gguf")).expect("reads");
+    let mut writer = GgufWriter::default();
+    for (name, value) in &source.keys {
+        let name = name.strip_prefix("bitnet.").map_or(name.clone(), |rest| format!("{architecture}.{rest}"));
+        writer.key(name.clone(), if name == "general.architecture" { Value::Text(architecture.into()) } else { value.clone() });
+    }
+    for info in &source.tensors {
+        let (_, ty, bytes) = source.raw(&info.name).expect("a tensor");
+        let (ty, bytes) = if ty == TensorType::Tq2_0 {
+            let (codes, scales) = pack::unpack_tq2_0(bytes);
+            let mut bytes = pack::i2_s_x86(&codes);
+            bytes.extend(scales[0].to_le_bytes());
+            bytes.resize(bytes.len() + pack::I2_S_TAIL - 4, 0);
+            (TensorType::I2S, bytes)
+        } else {
+            (ty, bytes.to_vec())
+        };
+        writer.tensor(Entry { name: info.name.clone(), shape: info.shape.clone(), ty, data: Box::new(move || bytes.clone()) });
+    }
+    writer.write(path).expect("writes");
+}
+
+#[test]
+fn i2_s_holds_the_same_student() {
+    let read = |path: &Path| model::load(GgufFile::read(path).expect("reads")).expect("loads");
+    let (config, wanted) = read(&golden().join("gguf/student-tq2_0.gguf"));
+    let dir = tempfile::tempdir().expect("dir");
+    for (architecture, activation) in [("bitnet", Activation::Silu), ("bitnet-b1.58", Activation::Relu2)] {
+        let path = dir.path().join(format!("{architecture}.gguf"));
+        as_i2_s(architecture, &path);
+        let (got, tensors) = read(&path);
+        assert_eq!(got, ModelConfig { activation, ..config.clone() });
+        for t in config.tensors() {
+            assert_eq!(tensors.packed(&t.name), wanted.packed(&t.name), "{}", t.name);
+            assert_eq!(tensors.tensor(&t.name), wanted.tensor(&t.name), "{}", t.name);
+        }
+        // A code that is none makes the file's linears full precision instead of something wrong.
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let file = GgufFile::read(&path).expect("reads");
+        let (_, _, place) = file.place("blk.0.attn_q.weight").expect("a tensor");
+        bytes[place.start] |= 0b11;
+        std::fs::write(&path, bytes).expect("writes");
+        assert_eq!(read(&path).0.weights, Weights::Float);
+    }
 }
 
 fn written(change: impl Fn(&str, Value) -> Option<Value>, ty: TensorType) -> Vec<u8> {

@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod embed;
 pub mod gated;
 pub mod gemm;
+pub mod halves;
 pub mod kd_loss;
 pub mod kv_store;
 pub mod muon;
@@ -50,6 +51,8 @@ pub mod hyper {
     pub const MUON_MOMENTUM: usize = 11;
     /// Weight decay of Muon.
     pub const MUON_DECAY: usize = 12;
+    /// 1 / loss scale: gradients are that much too large until the update.
+    pub const INV_LOSS_SCALE: usize = 13;
     /// Floats in the buffer.
     pub const LEN: usize = 16;
 }
@@ -59,6 +62,7 @@ pub static ALL: &[&Kernel] = &[
     &ternary::ABS_MEAN,
     &act_quant::ACT_QUANT,
     &adamw::ADAMW,
+    &adamw::ADAMW_INT8,
     &sample::ARGMAX,
     &attention::ATTENTION,
     &attention::ATTENTION_DELTA,
@@ -91,6 +95,7 @@ pub static ALL: &[&Kernel] = &[
     &muon::MUON_POLY,
     &muon::MUON_UPDATE,
     &norm_quant::NORM_QUANT,
+    &halves::PACK_HALF,
     &peak::PEAK_DOT,
     &peak::PEAK_FMA,
     &rmsnorm::RMSNORM,
@@ -103,5 +108,6 @@ pub static ALL: &[&Kernel] = &[
     &ternary::TERNARISE,
     &ternary::THRESHOLD_GRAD,
     &topk::TOPK,
+    &halves::UNPACK_HALF,
     &elementwise::ZERO,
 ];

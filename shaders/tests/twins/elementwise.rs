@@ -1,9 +1,9 @@
 //! Kernels with one thread per element.
 
-use flow_shaders::kernels::{adamw, elementwise, embed, gated, kv_store, muon, peak, rope};
+use flow_shaders::kernels::{adamw, elementwise, embed, gated, halves, kv_store, muon, peak, rope};
 use proptest::prelude::*;
 
-use crate::harness::{Random, adapter, check, check_exact, hyper, junk, run, size, words};
+use crate::harness::{Random, adapter, both, check, check_exact, close, hyper, junk, run, size, words};
 
 proptest! {
     #![proptest_config(crate::harness::config(8))]
@@ -33,6 +33,42 @@ proptest! {
         let clip = words(&[2.0, 0.5, skip as f32, 0.0]);
         let buffers = [hyper(), clip, r.floats(n, 1.0), r.floats(n, 0.1), r.floats(n, 0.1), r.range(n, 0.0, 0.1)];
         check(&adamw::ADAMW, &buffers, &adamw::Shape { n: n as u32, decay: decay as f32 }, 4e-6, 1e-7);
+    }
+
+    /// Codes may differ by one where the root lies near a tie; the rest as [`adamw_step`].
+    #[test]
+    fn adamw_int8_step(n in size(3000), decay in 0u32..2, skip in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let clip = words(&[2.0, 0.5, skip as f32, 0.0]);
+        let (bytes, scales) = adamw::int8_words(n);
+        let state = [r.words(bytes), r.words(bytes), r.range(scales, 0.001, 0.1)];
+        let [m, v, scales] = state;
+        let buffers = [hyper(), clip, r.floats(n, 1.0), r.floats(n, 0.1), m, v, scales];
+        let Some((cpu, gpu)) = both(&adamw::ADAMW_INT8, &buffers, &adamw::Shape { n: n as u32, decay: decay as f32 }) else { return Ok(()) };
+        close("w", &cpu[3], &gpu[3], 4e-6, 1e-7);
+        close("scales", &cpu[6], &gpu[6], 4e-6, 0.0);
+        for (what, a, b) in [("m", &cpu[4], &gpu[4]), ("v", &cpu[5], &gpu[5])] {
+            let apart = a.iter().zip(b).flat_map(|(a, b)| a.to_le_bytes().into_iter().zip(b.to_le_bytes())).filter(|(a, b)| a != b);
+            let apart: Vec<(u8, u8)> = apart.collect();
+            prop_assert!(apart.iter().all(|(a, b)| a.abs_diff(*b) == 1) && apart.len() * 200 <= 4 * a.len() + 400, "{} {:?}", what, apart);
+        }
+        prop_assert!(skip == 0 || cpu[3..] == buffers[3..]);
+    }
+
+    #[test]
+    fn half_storage(n in size(3000), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let mut x = r.floats(n, 30_000.0);
+        for (i, edge) in [f32::NAN, f32::INFINITY, 65_519.0, -65_520.0, 3e-6, -1e-9].into_iter().enumerate() {
+            x[i * 31 % n] = edge.to_bits();
+        }
+        let stored = r.halves(2 * n.div_ceil(2));
+        let shape = halves::Shape { n: n as u32, add };
+        check_exact(&halves::PACK_HALF, &[x, stored], &shape);
+        // Any float16 that is a number or an infinity.
+        let number = |h: u32| if h & 0x7c00 == 0x7c00 { h & 0xfc00 } else { h };
+        let halves: Vec<u32> = r.words(n.div_ceil(2)).into_iter().map(|w| number(w & 0xffff) | number(w >> 16) << 16).collect();
+        check_exact(&halves::UNPACK_HALF, &[halves, junk(n)], &shape);
     }
 
     #[test]

@@ -202,6 +202,7 @@ pub fn hyper() -> Vec<u32> {
     h[hyper::MUON_LR] = 0.02;
     h[hyper::MUON_MOMENTUM] = 0.95;
     h[hyper::MUON_DECAY] = 0.1;
+    h[hyper::INV_LOSS_SCALE] = 1.0 / 1024.0;
     words(&h)
 }
 

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{median, peak_rss, rounded};
 use crate::model::config::{ModelConfig, Preset};
-use crate::model::optimizer::Optimizer;
+use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::storage::Storage;
 use crate::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 use crate::rng::Rng;
 use crate::train::{device_error, initial_values};
@@ -30,6 +31,10 @@ pub struct TrainBench {
     pub optimizer: Optimizer,
     /// Whether a block's activations are computed again in the backward pass.
     pub recompute: bool,
+    /// How AdamW's moments are held.
+    pub moments: Moments,
+    /// How activations and gradients are kept.
+    pub storage: Storage,
 }
 
 /// Buckets of a target, as in the main job.
@@ -39,7 +44,15 @@ const TOP_K: usize = 20;
 pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
     let mut config = b.preset.config();
     config.seq = b.seq.unwrap_or(config.seq);
-    let shape = TrainShape { batch: b.batch, seq: config.seq, top_k: TOP_K, ns_steps: 5, recompute: b.recompute };
+    let shape = TrainShape {
+        batch: b.batch,
+        seq: config.seq,
+        top_k: TOP_K,
+        ns_steps: 5,
+        recompute: b.recompute,
+        moments: b.moments,
+        storage: b.storage,
+    };
     let mut trainer = Trainer::new(device, config.clone(), shape, b.optimizer).map_err(device_error)?;
     trainer.load_with(|t| initial_values(&config, t, 1)).map_err(device_error)?;
     let micro = random_batch(&config, b.batch);
@@ -69,7 +82,8 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
     let step = median(seconds);
     Ok(json!({
         "bench": "train", "preset": b.preset.name(), "batch": b.batch, "seq": config.seq, "bits": b.bits,
-        "optimizer": b.optimizer, "recompute": b.recompute, "parameters": config.parameters(), "steps": b.steps,
+        "optimizer": b.optimizer, "recompute": b.recompute, "moments": b.moments, "storage": b.storage,
+        "parameters": config.parameters(), "steps": b.steps,
         "tokens_per_second": rounded(tokens / step), "step_ms": rounded(step * 1e3),
         "planned_bytes": trainer.session_bytes(), "peak_rss_bytes": peak_rss(), "device": device.name(),
     }))

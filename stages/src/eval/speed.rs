@@ -5,6 +5,7 @@ use std::time::Instant;
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 
+use crate::lm::KvCache;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, Uses};
 use crate::train::device_error;
@@ -27,10 +28,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(device: &Device, model: &Checkpoint, bits: u32) -> Result<Self, StageError> {
+    fn new(device: &Device, model: &Checkpoint, bits: u32, cache: KvCache) -> Result<Self, StageError> {
         let seq = model.config.seq;
         let make = |uses| Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error);
-        let mut decoder = make(Uses { decode: Some((1, seq)), ..Uses::default() })?;
+        let mut decoder = make(Uses { decode: Some((1, seq)), cache: cache.form(), ..Uses::default() })?;
         let mut scorer = make(Uses { score: Some((1, seq)), ..Uses::default() })?;
         decoder.set_bits(bits, 1.0).map_err(device_error)?;
         scorer.set_bits(bits, 1.0).map_err(device_error)?;
@@ -59,8 +60,8 @@ fn median(mut x: Vec<f64>) -> f64 {
 }
 
 /// Speeds of several models, measured in turn so that all meet the same machine; each is (model, activation bits).
-pub fn compare(device: &Device, models: &[(&Checkpoint, u32)]) -> Result<Vec<Speed>, StageError> {
-    let mut benches = models.iter().map(|(m, bits)| Bench::new(device, m, *bits)).collect::<Result<Vec<_>, _>>()?;
+pub fn compare(device: &Device, models: &[(&Checkpoint, u32)], cache: KvCache) -> Result<Vec<Speed>, StageError> {
+    let mut benches = models.iter().map(|(m, bits)| Bench::new(device, m, *bits, cache)).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![(Vec::new(), Vec::new()); benches.len()];
     for round in 0..6 {
         for (bench, (decode, prefill)) in benches.iter_mut().zip(&mut times) {
@@ -75,6 +76,6 @@ pub fn compare(device: &Device, models: &[(&Checkpoint, u32)]) -> Result<Vec<Spe
 }
 
 /// Speed of one model.
-pub fn measure(device: &Device, model: &Checkpoint, bits: u32) -> Result<Speed, StageError> {
-    compare(device, &[(model, bits)])?.pop().ok_or_else(|| StageError::new("nothing was measured"))
+pub fn measure(device: &Device, model: &Checkpoint, bits: u32, cache: KvCache) -> Result<Speed, StageError> {
+    compare(device, &[(model, bits)], cache)?.pop().ok_or_else(|| StageError::new("nothing was measured"))
 }

@@ -11,7 +11,7 @@ use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
-use crate::lm::{self, Generation, generate};
+use crate::lm::{self, Generation, KvCache, generate};
 use crate::model::checkpoint::Checkpoint;
 use crate::teacher::http::spec::Spec;
 use crate::teacher::{json_validity, render};
@@ -27,11 +27,14 @@ pub struct EvalParams {
     pub top_k: usize,
     /// Activation bits: those at which training ended where null.
     pub bits: Option<u32>,
+    /// How keys and values are held while a model decodes: `float16`, `int8` (a quarter of float32) or `float32`.
+    #[serde(skip_serializing_if = "KvCache::is_default")]
+    pub kv_cache: KvCache,
 }
 
 impl Default for EvalParams {
     fn default() -> Self {
-        Self { agreement_bytes: 40_000, top_k: 20, bits: None }
+        Self { agreement_bytes: 40_000, top_k: 20, bits: None, kv_cache: KvCache::default() }
     }
 }
 
@@ -102,9 +105,9 @@ impl Stage for EvalStage {
             None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
         };
         ctx.progress(3, 4, "parts");
-        let samples = samples(&student, &tokenizer, &device, &baseline, bits)?;
+        let samples = samples(&student, &tokenizer, &device, &baseline, bits, p.kv_cache)?;
         let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, 8))).collect();
-        let speeds = speed::compare(&device, &models)?;
+        let speeds = speed::compare(&device, &models, p.kv_cache)?;
         ctx.metric("bits_per_byte", at_bits);
         let of_teacher = match (&teacher, &spec) {
             (Some((model, _)), _) => OfTeacher::of_model(model, of_teacher, speeds.get(1)),
@@ -121,7 +124,7 @@ impl Stage for EvalStage {
         report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
         report["device"] = device.name().into();
         report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
-        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": part.len(), "holdout_bytes": text.len(),
+        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": part.len(), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
             "window": student.config.seq, "stride": student.config.seq});
         crate::write_json(ctx.output("report")?, &report)
     }
@@ -215,9 +218,10 @@ fn samples(
     device: &flow_shaders::device::Device,
     baseline: &Baseline,
     bits: u32,
+    cache: KvCache,
 ) -> Result<Vec<String>, StageError> {
     let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
-    let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits };
+    let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits, cache };
     let answers = generate(student, tokenizer, device, &prompts, &how, Vec::new(), |_, _| Ok(()))?;
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
 }

@@ -12,7 +12,7 @@ pub mod special;
 pub mod tokenizer;
 mod tokens;
 pub mod types;
-mod words;
+pub(crate) mod words;
 mod write;
 
 pub use export::{ExportParams, ExportStage};

@@ -1,4 +1,4 @@
-//! A model out of a GGUF file: architectures `llama` and `bitnet`.
+//! A model out of a GGUF file: architecture `llama`, llama.cpp's `bitnet`, and bitnet.cpp's `bitnet-25` and `bitnet-b1.58`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,12 +32,16 @@ pub fn config(file: &GgufFile) -> Result<ModelConfig, StageError> {
     Ok(config)
 }
 
+/// Values of `general.architecture` that are read.
+const ARCHITECTURES: [&str; 4] = ["llama", "bitnet", "bitnet-25", "bitnet-b1.58"];
+
 fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
     let architecture = file.text("general.architecture")?.unwrap_or_default();
-    if !["llama", "bitnet"].contains(&architecture) {
-        return Err(file
-            .error(format!("field `general.architecture`: `{architecture}` is not built in"))
-            .help("architectures that are read: llama, bitnet; convert the model, or serve it and use `teacher.http`"));
+    if !ARCHITECTURES.contains(&architecture) {
+        return Err(file.error(format!("field `general.architecture`: `{architecture}` is not built in")).help(format!(
+            "architectures that are read: {}; convert the model, or serve it and use `teacher.http`",
+            ARCHITECTURES.join(", ")
+        )));
     }
     refuse_extras(file, architecture)?;
     let key = |name: &str| format!("{architecture}.{name}");
@@ -70,9 +74,10 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
         // The file holds a float32; 10,000 and its like are exact in it.
         rope_theta: file.number(&key("rope.freq_base"))?.map_or(10_000.0, f64::from),
         norm_eps: file.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
-        activation: Activation::Silu,
+        // bitnet.cpp's graphs of the published models have ReLU² where llama.cpp's `bitnet` has SiLU.
+        activation: if matches!(architecture, "bitnet-25" | "bitnet-b1.58") { Activation::Relu2 } else { Activation::Silu },
         weights: Rule::Float,
-        sub_norm: architecture == "bitnet",
+        sub_norm: architecture != "llama",
         tied: !file.tensors.iter().any(|t| t.name == "output.weight"),
     })
 }

@@ -9,6 +9,11 @@ pub const TQ2_0_BYTES: usize = 66;
 /// Bytes of a TQ1_0 block.
 pub const TQ1_0_BYTES: usize = 54;
 
+/// Weights of an I2_S group.
+pub const I2_S_BLOCK: usize = 128;
+/// Bytes after the codes of an I2_S tensor: the float32 scale, padded.
+pub const I2_S_TAIL: usize = 32;
+
 fn trit(code: i8) -> u8 {
     (code + 1) as u8
 }
@@ -73,7 +78,15 @@ pub fn unpack_tq1_0(bytes: &[u8]) -> (Vec<i8>, Vec<f32>) {
 /// m+64, m+96 at bits 6, 4, 2, 0. The f32 scale that a GGUF file stores after the codes is not part of it.
 pub fn i2_s_x86(codes: &[i8]) -> Vec<u8> {
     let group = |g: &[i8], m: usize| (0..4).fold(0u8, |byte, n| byte | (trit(g[m + 32 * n]) << (6 - 2 * n)));
-    codes.chunks_exact(128).flat_map(|g| (0..32).map(move |m| group(g, m))).collect()
+    codes.chunks_exact(I2_S_BLOCK).flat_map(|g| (0..32).map(move |m| group(g, m))).collect()
+}
+
+/// Codes and scale of an I2_S tensor with its tail.
+pub fn unpack_i2_s_x86(bytes: &[u8]) -> (Vec<i8>, f32) {
+    let (groups, tail) = bytes.split_at(bytes.len().saturating_sub(I2_S_TAIL));
+    let scale = tail.first_chunk().map_or(0.0, |b| f32::from_le_bytes(*b));
+    let of_group = |g: &[u8]| (0..I2_S_BLOCK).map(|i| ((g[i % 32] >> (6 - 2 * (i / 32))) & 3) as i8 - 1).collect::<Vec<_>>();
+    (groups.chunks_exact(I2_S_BLOCK / 4).flat_map(of_group).collect(), scale)
 }
 
 /// A linear in Hugging Face's layout: uint8 `[rows/4, cols]`, row i·(rows/4) + r at bits 2i of byte `[r, column]`.
@@ -93,5 +106,10 @@ pub fn unpack_hf(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<i8>> {
     for i in 0..4 {
         codes.extend(bytes.iter().map(|byte| ((byte >> (2 * i)) & 3) as i8 - 1));
     }
-    codes.iter().all(|c| *c <= 1).then_some(codes)
+    is_ternary(bytes).then_some(codes)
+}
+
+/// Whether none of the four fields of each byte is 3.
+pub fn is_ternary(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| b & (b >> 1) & 0x55 == 0)
 }

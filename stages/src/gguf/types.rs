@@ -31,13 +31,15 @@ pub enum TensorType {
     Tq1_0,
     /// Ternary, 2.0625 bits a weight.
     Tq2_0,
+    /// Ternary of bitnet.cpp (x86), 2 bits a weight and one scale after all of them.
+    I2S,
 }
 
-use TensorType::{Bf16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0};
+use TensorType::{Bf16, F16, F32, I2S, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0};
 
 impl TensorType {
     /// All that are read.
-    pub const ALL: [TensorType; 13] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K, Tq1_0, Tq2_0];
+    pub const ALL: [TensorType; 14] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K, Tq1_0, Tq2_0, I2S];
 
     /// (id in files, name, weights of a block, bytes of a block).
     const fn layout(self) -> (u32, &'static str, usize, usize) {
@@ -55,6 +57,7 @@ impl TensorType {
             Bf16 => (30, "BF16", 1, 2),
             Tq1_0 => (34, "TQ1_0", pack::BLOCK, pack::TQ1_0_BYTES),
             Tq2_0 => (35, "TQ2_0", pack::BLOCK, pack::TQ2_0_BYTES),
+            I2S => (36, "I2_S", pack::I2_S_BLOCK, pack::I2_S_BLOCK / 4),
         }
     }
     /// Id in files.
@@ -79,7 +82,8 @@ impl TensorType {
     }
     /// Bytes of `n` values, where `n` is a multiple of the block.
     pub fn bytes(self, n: u64) -> u64 {
-        (n / self.block() as u64).saturating_mul(self.block_bytes() as u64)
+        let after = if self == I2S { pack::I2_S_TAIL as u64 } else { 0 };
+        (n / self.block() as u64).saturating_mul(self.block_bytes() as u64).saturating_add(after)
     }
 }
 

@@ -3,7 +3,7 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::pack::{BLOCK, TQ1_0_BYTES, TQ2_0_BYTES, unpack_tq1_0};
+use super::pack::{I2_S_TAIL, TQ1_0_BYTES, TQ2_0_BYTES, is_ternary, unpack_tq1_0};
 use super::types::TensorType;
 
 /// The scale that all blocks of a ternary tensor share.
@@ -11,6 +11,7 @@ pub fn shared_scale(ty: TensorType, bytes: &[u8]) -> Option<f32> {
     let size = match ty {
         TensorType::Tq2_0 => TQ2_0_BYTES,
         TensorType::Tq1_0 => TQ1_0_BYTES,
+        TensorType::I2S => return i2_s_scale(bytes),
         _ => return None,
     };
     let mut scales = bytes.chunks_exact(size).map(|b| [b[size - 2], b[size - 1]]);
@@ -21,24 +22,53 @@ pub fn shared_scale(ty: TensorType, bytes: &[u8]) -> Option<f32> {
 
 /// Packed words `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale.
 pub fn words(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
-    let per_row = cols / BLOCK * ty.block_bytes();
+    let per_row = cols / ty.block() * ty.block_bytes();
     let mut out = vec![0u32; bytes.len() / per_row * (cols / 16)];
     out.par_chunks_mut(cols / 16).zip(bytes.par_chunks_exact(per_row)).for_each(|(out, row)| {
-        for (out, block) in out.chunks_exact_mut(BLOCK / 16).zip(row.chunks_exact(ty.block_bytes())) {
-            if ty == TensorType::Tq2_0 { of_tq2_0(block, out) } else { of_codes(&unpack_tq1_0(block).0, out) }
+        for (out, block) in out.chunks_exact_mut(ty.block() / 16).zip(row.chunks_exact(ty.block_bytes())) {
+            match ty {
+                TensorType::Tq2_0 => {
+                    block[..64].chunks_exact(32).zip(out.chunks_exact_mut(8)).for_each(|(half, out)| of_fields(half, |l| 2 * l, out))
+                }
+                TensorType::I2S => of_fields(block, |l| 6 - 2 * l, out),
+                _ => of_codes(&unpack_tq1_0(block).0, out),
+            }
         }
     });
     out
 }
 
-/// In a half block, field `l` of byte `m` is element `32·l + m`; in a word, field `p` of byte `j` is element `4·p + j`.
-fn of_tq2_0(block: &[u8], out: &mut [u32]) {
-    for (half, out) in block[..64].chunks_exact(32).zip(out.chunks_exact_mut(8)) {
-        for (l, out) in out.chunks_exact_mut(2).enumerate() {
-            for (word, bytes) in out.iter_mut().zip(half.chunks_exact(16)) {
-                let four = |p: usize| u32::from_le_bytes([bytes[4 * p], bytes[4 * p + 1], bytes[4 * p + 2], bytes[4 * p + 3]]);
-                *word = (0..4).fold(0, |word, p| word | ((four(p) >> (2 * l)) & 0x0303_0303) << (2 * p));
-            }
+/// Packed words `[rows, ceil(cols/16)]` of a linear in Hugging Face's layout (see `pack::hf`), whose codes are ternary.
+pub fn words_of_hf(bytes: &[u8], rows: usize, cols: usize) -> Vec<u32> {
+    let quarter = rows / 4;
+    let per_row = cols.div_ceil(16);
+    let mut out = vec![0u32; rows * per_row];
+    out.par_chunks_mut(per_row).enumerate().for_each(|(row, out)| {
+        let (shift, from) = (2 * (row / quarter), &bytes[row % quarter * cols..][..cols]);
+        for (word, sixteen) in out.iter_mut().zip(from.chunks(16)) {
+            // Places past the last column hold the code of 0, as the kernels pack them.
+            let code = |e: usize| sixteen.get(e).map_or(1, |b| u32::from(b >> shift & 3));
+            *word = (0..16).fold(0, |word, e| word | code(e) << ((e % 4) * 8 + (e / 4) * 2));
+        }
+    });
+    out
+}
+
+/// The scale of an I2_S tensor, if all its codes are ternary.
+fn i2_s_scale(bytes: &[u8]) -> Option<f32> {
+    let (codes, tail) = bytes.split_at_checked(bytes.len().checked_sub(I2_S_TAIL)?)?;
+    let scale = f32::from_le_bytes(*tail.first_chunk()?);
+    let ternary = codes.par_chunks(1 << 16).all(is_ternary);
+    (ternary && scale > 0.0 && scale.is_finite()).then_some(scale)
+}
+
+/// 128 codes in 32 bytes: the field of byte `m` at bit `shift(l)` is element `32·l + m`; in a word, field `p` of byte `j` is
+/// element `4·p + j`.
+fn of_fields(group: &[u8], shift: impl Fn(usize) -> usize, out: &mut [u32]) {
+    for (l, out) in out.chunks_exact_mut(2).enumerate() {
+        for (word, bytes) in out.iter_mut().zip(group.chunks_exact(16)) {
+            let four = |p: usize| u32::from_le_bytes([bytes[4 * p], bytes[4 * p + 1], bytes[4 * p + 2], bytes[4 * p + 3]]);
+            *word = (0..4).fold(0, |word, p| word | ((four(p) >> shift(l)) & 0x0303_0303) << (2 * p));
         }
     }
 }
@@ -52,7 +82,7 @@ fn of_codes(codes: &[i8], out: &mut [u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::pack::{tq1_0, tq2_0};
+    use crate::gguf::pack::{i2_s_x86, tq1_0, tq2_0};
 
     #[test]
     fn words_are_those_that_the_kernels_pack() {
@@ -69,6 +99,13 @@ mod tests {
             bytes[last] ^= 1;
             assert_eq!(shared_scale(ty, &bytes), None);
         }
+        let mut bytes = i2_s_x86(&codes);
+        bytes.extend(scale.to_le_bytes());
+        bytes.resize(bytes.len() + I2_S_TAIL - 4, 0);
+        assert_eq!(shared_scale(TensorType::I2S, &bytes), Some(scale));
+        assert!(words(TensorType::I2S, &bytes, cols) == want, "I2_S");
+        bytes[5] |= 0b1100;
+        assert_eq!(shared_scale(TensorType::I2S, &bytes), None);
         assert_eq!(shared_scale(TensorType::F16, &[0; 64]), None);
     }
 }

@@ -5,11 +5,14 @@ use flow_shaders::program::{BufferId, ListId};
 
 use super::config::{Activation, Role};
 use super::graph::{Act, Batch, BlockTape, Graph, Tape};
+use super::storage::Keep;
 
 /// Gradient buffers and the row order of the embedding's scatter.
 pub(crate) struct Gradients {
     /// One buffer per tensor of the graph, in its order.
     pub grads: Vec<BufferId>,
+    /// Which of them are float16.
+    pub half: Vec<bool>,
     /// First entry of each token id in `order`, `[vocab + 1]`.
     pub starts: BufferId,
     /// Rows sorted by token id, `[rows]`.
@@ -22,8 +25,8 @@ pub(crate) struct Pass {
     /// Adds to the gradients of matrices, instead of overwriting them. Those of vectors (and of an embedding that is not
     /// the head) are always added to.
     pub add: bool,
-    /// Of a block only its input is read: the rest is made again.
-    pub recompute: bool,
+    /// What the forward pass kept.
+    pub keep: Keep,
 }
 
 impl Graph {
@@ -47,10 +50,10 @@ impl Graph {
         let dx = self.program.transient("d.stream", rows * c.dim);
         self.norm_grad(list, tape.x_last, "norm", tape.rstd, d_normed, (dx, false), rows, g);
         for (l, kept) in tape.blocks.iter().enumerate().rev() {
-            let again = pass.recompute.then(|| self.block_tape(list, l, kept.x_in, batch, None));
-            let block = again.as_ref().unwrap_or(kept);
-            self.mlp_grad(list, l, block, dx, rows, g, pass);
-            self.attention_grad(list, l, block, dx, batch, g, pass);
+            let kept = self.take_back(list, kept, pass.keep);
+            let block = if pass.keep.inputs_only { self.block_tape(list, l, kept.x_in, batch, None) } else { kept };
+            self.mlp_grad(list, l, &block, dx, rows, g, pass);
+            self.attention_grad(list, l, &block, dx, batch, g, pass);
         }
         let shape = embed::Shape { rows: r, cols: d, vocab: v };
         let d_embed = g.grads[self.tensor("embed")];
@@ -92,9 +95,12 @@ impl Graph {
     ) {
         let i = self.tensor(weight);
         let (outs, cols) = (self.tensors[i].spec.shape[0] as u32, self.tensors[i].spec.shape[1] as u32);
-        let dw = g.grads[i];
+        // A float16 gradient is computed in float32 and then put away.
+        let n = (outs * cols) as usize;
+        let dw = if g.half[i] { self.program.transient("gradient", n) } else { g.grads[i] };
+        let add_here = pass.add && !g.half[i];
         let to_input = gemm::Shape { m: rows as u32, n: cols, k: outs, add: u32::from(add), symmetric: 0 };
-        let to_weight = gemm::Shape { m: outs, n: cols, k: rows as u32, add: u32::from(pass.add), symmetric: 0 };
+        let to_weight = gemm::Shape { m: outs, n: cols, k: rows as u32, add: u32::from(add_here), symmetric: 0 };
         match input {
             Act::Codes { q, scales } => {
                 let (codes, scale) = self.codes(weight);
@@ -106,6 +112,9 @@ impl Graph {
                 self.program.push(list, &gemm::GEMM_NN, &[dy, w, dx], &to_input);
                 self.program.push(list, &gemm::GEMM_TN, &[dy, x, dw], &to_weight);
             }
+        }
+        if g.half[i] {
+            self.pack_half(list, dw, g.grads[i], n, pass.add);
         }
     }
 

@@ -107,7 +107,7 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint, Stage
     }
     if json["model_type"] != MODEL_TYPE {
         let (config, tensors) = import::hugging_face(dir, &path, &json, weights)?;
-        return Ok(Checkpoint { config, tensors: tensors.into(), extra: json["extra"].clone(), tokenizer });
+        return Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer });
     }
     let file: ConfigFile = serde_json::from_value(json).map_err(|e| StageError::new(format!("{}: {e}", path.display())))?;
     let mut config = file.config;

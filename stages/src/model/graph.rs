@@ -9,6 +9,7 @@ use flow_shaders::kernels::{
 use flow_shaders::program::{BufferId, ListId, Program};
 
 use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::storage::{Keep, Kept};
 
 /// Where a tensor lives in a program.
 #[derive(Clone, Debug)]
@@ -80,6 +81,7 @@ pub struct Cache {
 }
 
 /// What a block's backward pass needs of its forward pass.
+#[derive(Clone)]
 pub(crate) struct BlockTape {
     pub x_in: BufferId,
     pub rstd_attn: BufferId,
@@ -103,7 +105,7 @@ pub(crate) struct BlockTape {
 
 /// What the whole backward pass needs.
 pub(crate) struct Tape {
-    pub blocks: Vec<BlockTape>,
+    pub blocks: Vec<Kept>,
     pub x_last: BufferId,
     pub rstd: BufferId,
     pub normed: BufferId,
@@ -394,14 +396,26 @@ impl Graph {
 
     /// Appends the forward pass; logits `[rows, vocab]` are transient unless `logits` names a buffer.
     pub(crate) fn forward(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, logits: Option<BufferId>) -> Tape {
+        self.forward_keeping(list, batch, cache, logits, Keep::FLOATS)
+    }
+
+    /// As [`Self::forward`], for a backward pass that finds what `keep` says.
+    pub(crate) fn forward_keeping(
+        &mut self,
+        list: ListId,
+        batch: &Batch,
+        cache: Option<&Cache>,
+        logits: Option<BufferId>,
+        keep: Keep,
+    ) -> Tape {
         let rows = batch.rows();
-        let (blocks, x_last) = self.hidden(list, batch, cache);
+        let (blocks, x_last) = self.hidden(list, batch, cache, keep);
         let (normed, rstd, logits) = self.project(list, x_last, rows, logits);
         Tape { blocks, x_last, rstd, normed, logits }
     }
 
     /// Embedding and blocks: what the backward pass needs of them, and the residual stream at the end.
-    fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>) -> (Vec<BlockTape>, BufferId) {
+    fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, keep: Keep) -> (Vec<Kept>, BufferId) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let x = self.program.transient("embedded", rows * c.dim);
         let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
@@ -412,7 +426,7 @@ impl Graph {
         let mut x_last = x;
         for l in 0..c.layers {
             let (tape, out) = self.block(list, l, x_last, batch, cache);
-            blocks.push(tape);
+            blocks.push(self.put_away(list, tape, keep));
             x_last = out;
         }
         (blocks, x_last)
@@ -441,7 +455,7 @@ impl Graph {
     /// Appends a forward pass into a cache whose logits are those of one row of each sequence, `rows [sequences]`.
     pub(crate) fn prefill(&mut self, list: ListId, batch: &Batch, cache: &Cache, rows: BufferId) -> BufferId {
         let (n, dim) = (batch.sequences, self.config.dim);
-        let (_, x_last) = self.hidden(list, batch, Some(cache));
+        let (_, x_last) = self.hidden(list, batch, Some(cache), Keep::FLOATS);
         let x = self.program.transient("last rows", n * dim);
         let shape = embed::Shape { rows: n as u32, cols: dim as u32, vocab: batch.rows() as u32 };
         self.program.push(list, &embed::EMBED, &[rows, x_last, x], &shape);

@@ -1,6 +1,6 @@
 //! Hugging Face directories of the Llama and BitNet families.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use flow_engine::plugin::StageError;
@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::checkpoint::{floats, parse, read_file, wrong_shape};
 use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
-use super::ternary::masters;
+use super::tensors::{PackedLinear, PackedTensors, Tensors};
 use crate::gguf::pack;
+use crate::gguf::words::words_of_hf;
 use crate::map::Mapped;
 
 /// What a packed linear's `weight_scale` does (facts: read the configuration, never guess).
@@ -23,12 +24,7 @@ enum Scale {
 }
 
 /// Configuration and tensors of a directory whose `config.json` is `json`.
-pub(super) fn hugging_face(
-    dir: &Path,
-    path: &Path,
-    json: &Value,
-    weights: Option<Weights>,
-) -> Result<(ModelConfig, BTreeMap<String, Vec<f32>>), StageError> {
+pub(super) fn hugging_face(dir: &Path, path: &Path, json: &Value, weights: Option<Weights>) -> Result<(ModelConfig, Tensors), StageError> {
     let config = config_of(path, json, weights)?;
     let scale = match json["quantization_config"]["linear_class"].as_str() {
         Some("autobitlinear") => Scale::Multiplies,
@@ -38,13 +34,14 @@ pub(super) fn hugging_face(
         weight_files(dir)?.into_iter().map(|f| Mapped::open(&f).map(|b| (f, b))).collect::<Result<_, _>>()?;
     let parsed: Vec<(&Path, SafeTensors<'_>)> =
         files.iter().map(|(f, b)| parse(f, b).map(|s| (f.as_path(), s))).collect::<Result<_, _>>()?;
-    let mut tensors = BTreeMap::new();
+    let mut tensors = PackedTensors::default();
     for spec in config.tensors() {
-        let name = hugging_face_name(&spec.name);
-        let values = read(&parsed, dir, &name, &spec, config.weights, scale)?;
-        tensors.insert(spec.name, values);
+        match read(&parsed, dir, &spec, config.weights, scale)? {
+            Read::Floats(values) => drop(tensors.floats.insert(spec.name, values)),
+            Read::Packed(linear) => drop(tensors.linears.insert(spec.name, linear)),
+        }
     }
-    Ok((config, tensors))
+    Ok((config, tensors.into()))
 }
 
 fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig, StageError> {
@@ -154,14 +151,14 @@ pub fn hugging_face_name(ours: &str) -> String {
     format!("model.layers.{layer}.{place}.weight")
 }
 
-fn read(
-    files: &[(&Path, SafeTensors<'_>)],
-    dir: &Path,
-    name: &str,
-    spec: &TensorSpec,
-    weights: Weights,
-    scale: Scale,
-) -> Result<Vec<f32>, StageError> {
+/// A tensor as the model takes it.
+enum Read {
+    Floats(Vec<f32>),
+    Packed(PackedLinear),
+}
+
+fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weights: Weights, scale: Scale) -> Result<Read, StageError> {
+    let name = &hugging_face_name(&spec.name);
     let found = files.iter().find_map(|(path, s)| s.tensor(name).ok().map(|view| (*path, view)));
     let Some((path, view)) = found else {
         return Err(StageError::new(format!("{}: tensor `{name}` is missing", dir.display()))
@@ -172,7 +169,7 @@ fn read(
         if view.shape() != spec.shape {
             return Err(wrong_shape(path, name, view.shape(), &spec.shape));
         }
-        return floats(path, name, &view);
+        return floats(path, name, &view).map(Read::Floats);
     }
     let (rows, cols) = (spec.shape[0], spec.shape[1]);
     if view.shape() != [rows.div_ceil(4), cols] || rows % 4 != 0 {
@@ -191,10 +188,10 @@ fn read(
     if !value.is_finite() || value <= 0.0 {
         return Err(StageError::new(format!("{}: tensor `{scale_name}` gives the scale {value}", scale_path.display())));
     }
+    if weights == Weights::Absmean && pack::is_ternary(view.data()) {
+        return Ok(Read::Packed(PackedLinear { words: words_of_hf(view.data(), rows, cols), scale: value, cols }));
+    }
     let codes = pack::unpack_hf(view.data(), rows, cols)
         .ok_or_else(|| StageError::new(format!("{}: tensor `{name}` holds a code beyond 2; it is not packed ternary", path.display())))?;
-    Ok(match weights {
-        Weights::Absmean => masters(&codes, value),
-        _ => codes.iter().map(|c| f32::from(*c) * value).collect(),
-    })
+    Ok(Read::Floats(codes.iter().map(|c| f32::from(*c) * value).collect()))
 }

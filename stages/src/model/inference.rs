@@ -285,7 +285,7 @@ impl Inference {
 }
 
 /// The kernels of everything that a session may do, by name.
-pub fn kernels(config: ModelConfig, half_tables: bool) -> Vec<&'static Kernel> {
+pub fn kernels(config: ModelConfig, half_tables: bool, cache: Cached) -> Vec<&'static Kernel> {
     let uses = Uses {
         score: Some((1, 4)),
         top_k: 1,
@@ -294,6 +294,7 @@ pub fn kernels(config: ModelConfig, half_tables: bool) -> Vec<&'static Kernel> {
         sampling: Some((1.0, 1.0)),
         prefill: 2,
         half_tables,
+        cache,
         ..Uses::default()
     };
     build(config, &uses).program.kernels()

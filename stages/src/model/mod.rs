@@ -11,6 +11,7 @@ pub mod graph;
 pub(crate) mod import;
 pub mod inference;
 pub mod optimizer;
+pub mod storage;
 pub mod tensors;
 pub mod ternary;
 pub mod trainer;

@@ -5,8 +5,10 @@ use flow_shaders::program::{BufferId, ListId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Role, Weights};
+use super::backward::Gradients;
+use super::config::{Role, TensorSpec, Weights};
 use super::graph::Graph;
+use super::storage::Storage;
 
 /// Which optimizer updates the block linears; everything else is AdamW's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,11 +20,34 @@ pub enum Optimizer {
     Muon,
 }
 
+/// How AdamW's moments are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Moments {
+    /// 32-bit floats.
+    #[default]
+    Float32,
+    /// One byte each, with scales per block of 256 (tensors of fewer than 4,096 elements stay float32).
+    Int8,
+}
+
+impl Moments {
+    /// Whether a recipe left the choice open: it is then not written into keys.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Tensors of fewer elements keep their moments as floats: there is nothing to gain.
+const SMALL: usize = 4096;
+
 /// Optimizer state of one tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum State {
     /// First and second moment.
     Adamw(BufferId, BufferId),
+    /// First and second moment in bytes, and their scales.
+    AdamwInt8(BufferId, BufferId, BufferId),
     /// Momentum.
     Muon(BufferId),
 }
@@ -32,25 +57,41 @@ impl State {
     pub fn buffers(&self) -> Vec<(&'static str, BufferId)> {
         match self {
             State::Adamw(m, v) => vec![("m", *m), ("v", *v)],
+            State::AdamwInt8(m, v, scales) => vec![("m8", *m), ("v8", *v), ("scales", *scales)],
             State::Muon(b) => vec![("momentum", *b)],
         }
     }
 }
 
 impl Graph {
-    /// Declares gradients.
-    pub(crate) fn declare_gradients(&mut self) -> Vec<BufferId> {
+    /// Declares gradients: their buffers, and which of them are float16.
+    pub(crate) fn declare_gradients(&mut self, storage: Storage) -> (Vec<BufferId>, Vec<bool>) {
         let specs: Vec<_> = self.tensors.iter().map(|t| t.spec.clone()).collect();
-        specs.iter().map(|s| self.program.persistent(format!("grad.{}", s.name), s.len())).collect()
+        let declare = |s: &TensorSpec| {
+            let half = self.is_half_gradient(s.role, storage);
+            let words = if half { s.len().div_ceil(2) } else { s.len() };
+            (self.program.persistent(format!("grad.{}", s.name), words), half)
+        };
+        specs.iter().map(declare).unzip()
+    }
+
+    /// A gradient as floats.
+    fn gradient(&mut self, list: ListId, g: &Gradients, i: usize) -> BufferId {
+        if g.half[i] { self.unpack_half(list, g.grads[i], self.tensors[i].spec.len()) } else { g.grads[i] }
     }
 
     /// Declares optimizer state.
-    pub(crate) fn declare_state(&mut self, optimizer: Optimizer) -> Vec<State> {
+    pub(crate) fn declare_state(&mut self, optimizer: Optimizer, moments: Moments) -> Vec<State> {
         let specs: Vec<_> = self.tensors.iter().map(|t| t.spec.clone()).collect();
         specs
             .iter()
             .map(|s| match (optimizer, s.role) {
                 (Optimizer::Muon, Role::Linear) => State::Muon(self.program.persistent(format!("momentum.{}", s.name), s.len())),
+                _ if moments == Moments::Int8 && s.len() >= SMALL => {
+                    let (bytes, scales) = adamw::int8_words(s.len());
+                    let [m, v] = ["m8", "v8"].map(|part| self.program.persistent(format!("{part}.{}", s.name), bytes));
+                    State::AdamwInt8(m, v, self.program.persistent(format!("scales.{}", s.name), scales))
+                }
                 _ => State::Adamw(
                     self.program.persistent(format!("m.{}", s.name), s.len()),
                     self.program.persistent(format!("v.{}", s.name), s.len()),
@@ -60,17 +101,18 @@ impl Graph {
     }
 
     /// Appends clip and update. `clip` `[4]` receives norm, factor and skip.
-    pub(crate) fn update(&mut self, list: ListId, grads: &[BufferId], states: &[State], clip_out: BufferId, ns_steps: usize) {
+    pub(crate) fn update(&mut self, list: ListId, g: &Gradients, states: &[State], clip_out: BufferId, ns_steps: usize) {
         if self.config.weights == Weights::Threshold {
-            self.threshold_gradients(list, grads);
+            self.threshold_gradients(list, &g.grads);
         }
         let total: usize = self.tensors.iter().map(|t| clip::partials(t.spec.len())).sum();
         let partials = self.program.transient("clip.partials", total);
         let mut offset = 0;
-        for (t, g) in self.tensors.iter().zip(grads) {
-            let shape = clip::SumSq { n: t.spec.len() as u32, offset };
-            self.program.push(list, &clip::SUM_SQ, &[*g, partials], &shape);
-            offset += clip::partials(t.spec.len()) as u32;
+        for i in 0..self.tensors.len() {
+            let n = self.tensors[i].spec.len();
+            let gradient = self.gradient(list, g, i);
+            self.program.push(list, &clip::SUM_SQ, &[gradient, partials], &clip::SumSq { n: n as u32, offset });
+            offset += clip::partials(n) as u32;
         }
         self.program.push(list, &clip::CLIP_FINISH, &[partials, self.hyper, clip_out], &clip::Finish { n: total as u32 });
         let hidden = states.iter().filter(|s| matches!(s, State::Muon(_))).count();
@@ -83,15 +125,20 @@ impl Graph {
         for (done, i) in order.into_iter().enumerate() {
             let spec = self.tensors[i].spec.clone();
             let w = self.tensors[i].master.expect("training keeps masters");
+            let gradient = self.gradient(list, g, i);
+            let decay = if matches!(spec.role, Role::Linear | Role::Head) { 1.0 } else { 0.0 };
+            let shape = adamw::Shape { n: spec.len() as u32, decay };
             match states[i] {
                 State::Adamw(m, v) => {
-                    let decay = if matches!(spec.role, Role::Linear | Role::Head) { 1.0 } else { 0.0 };
-                    let shape = adamw::Shape { n: spec.len() as u32, decay };
-                    self.program.push(list, &adamw::ADAMW, &[self.hyper, clip_out, grads[i], w, m, v], &shape);
+                    self.program.push(list, &adamw::ADAMW, &[self.hyper, clip_out, gradient, w, m, v], &shape);
+                    from = self.program.len_of(list);
+                }
+                State::AdamwInt8(m, v, scales) => {
+                    self.program.push(list, &adamw::ADAMW_INT8, &[self.hyper, clip_out, gradient, w, m, v, scales], &shape);
                     from = self.program.len_of(list);
                 }
                 State::Muon(b) => {
-                    self.muon(list, grads[i], w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps);
+                    self.muon(list, gradient, w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps);
                     chains += 1;
                     if chains == hidden / self.config.layers || done + 1 == states.len() {
                         self.program.interleave(list, from, chains);

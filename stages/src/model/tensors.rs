@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::ternary::{masters, unpack};
 use crate::gguf::model::Weights as GgufWeights;
 
 /// Gives float32 tensors by the names of [`super::config::ModelConfig::tensors`].
@@ -38,11 +39,42 @@ impl Source for BTreeMap<String, Vec<f32>> {
     }
 }
 
+/// A ternary linear as the kernels hold it.
+#[derive(Clone, Debug)]
+pub struct PackedLinear {
+    /// Packed rows (see `flow_shaders::kernels::ternary`).
+    pub words: Vec<u32>,
+    /// The one scale.
+    pub scale: f32,
+    /// Columns.
+    pub cols: usize,
+}
+
+/// Tensors of a model whose linears were packed in its files.
+#[derive(Clone, Debug, Default)]
+pub struct PackedTensors {
+    /// All that are no packed linears.
+    pub floats: BTreeMap<String, Vec<f32>>,
+    /// Packed linears.
+    pub linears: BTreeMap<String, PackedLinear>,
+}
+
+impl PackedTensors {
+    fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
+        match self.linears.get(name) {
+            Some(l) => Cow::Owned(masters(&unpack(&l.words, l.cols), l.scale)),
+            None => self.floats.tensor(name),
+        }
+    }
+}
+
 /// Tensors of a model that was read.
 #[derive(Clone, Debug)]
 pub enum Tensors {
     /// In memory.
     Held(BTreeMap<String, Vec<f32>>),
+    /// In memory, ternary linears as packed words.
+    Packed(PackedTensors),
     /// In a mapped GGUF file.
     Mapped(Arc<GgufWeights>),
 }
@@ -51,6 +83,7 @@ impl Source for Tensors {
     fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         match self {
             Tensors::Held(all) => all.tensor(name),
+            Tensors::Packed(all) => all.tensor(name),
             Tensors::Mapped(file) => Cow::Owned(file.values(name)),
         }
     }
@@ -60,14 +93,22 @@ impl Source for Tensors {
     fn halves(&self, name: &str) -> Vec<u32> {
         match self {
             Tensors::Held(all) => all.halves(name),
+            Tensors::Packed(all) => all.floats.halves(name),
             Tensors::Mapped(file) => file.halves(name),
         }
     }
     fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
         match self {
             Tensors::Held(_) => None,
+            Tensors::Packed(all) => all.linears.get(name).map(|l| (l.words.clone(), l.scale)),
             Tensors::Mapped(file) => file.packed(name),
         }
+    }
+}
+
+impl From<PackedTensors> for Tensors {
+    fn from(all: PackedTensors) -> Self {
+        if all.linears.is_empty() { Tensors::Held(all.floats) } else { Tensors::Packed(all) }
     }
 }
 

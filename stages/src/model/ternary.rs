@@ -35,7 +35,7 @@ pub fn ternarise(w: &[f32], rows: usize, cols: usize) -> (Vec<i8>, f32) {
 }
 
 /// Packed rows of 2-bit codes (see `flow_shaders::kernels::ternary`) as −1, 0, +1.
-fn unpack(words: &[u32], cols: usize) -> Vec<i8> {
+pub(super) fn unpack(words: &[u32], cols: usize) -> Vec<i8> {
     let code = |row: &[u32], e: usize| (row[e / 16] >> ((e % 4) * 8 + (e / 4 % 4) * 2) & 3) as i8 - 1;
     words.chunks_exact(cols.div_ceil(16)).flat_map(|row| (0..cols).map(move |e| code(row, e))).collect()
 }

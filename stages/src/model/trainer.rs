@@ -9,7 +9,8 @@ use flow_shaders::program::{BufferId, ListId};
 use super::backward::{Gradients, Pass};
 use super::config::{ModelConfig, TensorSpec, Weights};
 use super::graph::{Batch, Graph, Hold};
-use super::optimizer::{Optimizer, State};
+use super::optimizer::{Moments, Optimizer, State};
+use super::storage::{Keep, LossScale, Storage};
 
 /// Sizes of a training program.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,10 @@ pub struct TrainShape {
     pub ns_steps: usize,
     /// Compute a block's activations again in the backward pass: the same bits, less memory, a fourth more work.
     pub recompute: bool,
+    /// How AdamW's moments are held.
+    pub moments: Moments,
+    /// How activations and gradients are kept.
+    pub storage: Storage,
 }
 
 /// One micro-batch on the host; all rows are `batch · seq`, row-major.
@@ -67,7 +72,7 @@ pub struct Hyper {
 }
 
 impl Hyper {
-    fn words(&self) -> Vec<f32> {
+    fn words(&self, loss_scale: f32) -> Vec<f32> {
         let power = |b: f32| (0..self.step).fold(1.0f64, |p, _| p * f64::from(b));
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::LR] = self.lr;
@@ -78,6 +83,7 @@ impl Hyper {
         h[hyper::CLIP] = self.clip;
         h[hyper::INV_TAU] = 1.0 / self.tau;
         h[hyper::QMAX] = qmax(self.bits);
+        h[hyper::INV_LOSS_SCALE] = 1.0 / loss_scale;
         h[hyper::MUON_LR] = self.muon_lr;
         (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
         h
@@ -106,6 +112,8 @@ pub struct StepStats {
     pub non_finite: f32,
     /// Whether the update was skipped because the norm was not finite.
     pub skipped: bool,
+    /// Whether it was skipped because a scaled gradient passed what float16 holds: the loss scale was halved.
+    pub overflowed: bool,
 }
 
 impl StepStats {
@@ -136,6 +144,9 @@ struct Io {
     clip: BufferId,
 }
 
+/// Name of the loss scale in the optimizer's state.
+const LOSS_SCALE: &str = "loss_scale";
+
 /// A model being trained on a device.
 pub struct Trainer {
     session: Session,
@@ -146,6 +157,8 @@ pub struct Trainer {
     lists: Lists,
     gradients: Gradients,
     states: Vec<State>,
+    /// With float16 storage.
+    loss_scale: Option<LossScale>,
 }
 
 impl Trainer {
@@ -157,7 +170,8 @@ impl Trainer {
         session.write_f32(graph.rope, &graph.rope_table())?;
         let pos: Vec<u32> = (0..batch.rows()).map(|r| (r % shape.seq) as u32).collect();
         session.write(batch.pos, &pos)?;
-        Ok(Self { session, graph, shape, batch, io, lists, gradients, states })
+        let loss_scale = (shape.storage == Storage::Float16).then(LossScale::default);
+        Ok(Self { session, graph, shape, batch, io, lists, gradients, states, loss_scale })
     }
 
     /// Bytes that such a session needs, without allocating anything.
@@ -204,8 +218,17 @@ impl Trainer {
     /// Gradients of the last step, before clipping.
     pub fn gradients(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
         let mut all = BTreeMap::new();
-        for (t, g) in self.graph.tensors.iter().zip(&self.gradients.grads) {
-            all.insert(t.spec.name.clone(), self.session.read_f32(*g)?);
+        let scale = self.loss_scale();
+        for ((t, g), half) in self.graph.tensors.iter().zip(&self.gradients.grads).zip(&self.gradients.half) {
+            let mut values = if *half {
+                let words = self.session.read(*g)?;
+                let halves: &[u16] = bytemuck::cast_slice(&words);
+                halves[..t.spec.len()].iter().map(|h| half::f16::from_bits(*h).to_f32()).collect()
+            } else {
+                self.session.read_f32(*g)?
+            };
+            values.iter_mut().for_each(|v| *v /= scale);
+            all.insert(t.spec.name.clone(), values);
         }
         Ok(all)
     }
@@ -218,6 +241,9 @@ impl Trainer {
                 all.insert(format!("{}.{part}", t.spec.name), self.session.read_f32(buffer)?);
             }
         }
+        if let Some(s) = self.loss_scale {
+            all.insert(LOSS_SCALE.into(), vec![s.factor, s.good as f32]);
+        }
         Ok(all)
     }
 
@@ -226,12 +252,28 @@ impl Trainer {
         for (t, s) in self.graph.tensors.iter().zip(&self.states) {
             for (part, buffer) in s.buffers() {
                 match state.get(&format!("{}.{part}", t.spec.name)) {
-                    Some(values) if values.len() == t.spec.len() => self.session.write_f32(buffer, values)?,
+                    Some(values) if values.len() == self.session.program().words(buffer) => self.session.write_f32(buffer, values)?,
                     _ => return Ok(false),
                 }
             }
         }
+        if let Some(s) = &mut self.loss_scale {
+            match state.get(LOSS_SCALE).map(Vec::as_slice) {
+                Some([factor, good]) => (s.factor, s.good) = (*factor, *good as u32),
+                _ => return Ok(false),
+            }
+        }
         Ok(true)
+    }
+
+    /// The factor of the loss: 1 without float16 storage.
+    pub fn loss_scale(&self) -> f32 {
+        self.loss_scale.map_or(1.0, |s| s.factor)
+    }
+
+    /// Sets the loss scale of float16 storage.
+    pub fn set_loss_scale(&mut self, scale: LossScale) {
+        self.loss_scale = self.loss_scale.map(|_| scale);
     }
 
     fn feed(&mut self, micro: &MicroBatch) -> Result<(), DeviceError> {
@@ -245,12 +287,16 @@ impl Trainer {
             self.session.write_i32(self.io.topk_ids, &micro.topk_ids)?;
             self.session.write_f32(self.io.topk_logprobs, &micro.topk_logprobs)?;
         }
-        self.session.write_f32(self.io.meta, bytemuck::cast_slice(&micro.meta))
+        // The weights carry the loss scale into every gradient.
+        let scale = self.loss_scale();
+        let meta: Vec<[f32; 4]> = micro.meta.iter().map(|m| [m[0], m[1] * scale, m[2] * scale, m[3] * scale]).collect();
+        self.session.write_f32(self.io.meta, bytemuck::cast_slice(&meta))
     }
 
     /// One optimizer step over micro-batches whose weights already sum to one.
     pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
-        self.session.write_f32(self.graph.hyper, &hyper.words())?;
+        let scale = self.loss_scale();
+        self.session.write_f32(self.graph.hyper, &hyper.words(scale))?;
         self.session.run(self.lists.begin)?;
         for (i, micro) in micros.iter().enumerate() {
             self.feed(micro)?;
@@ -259,14 +305,21 @@ impl Trainer {
         self.session.run(self.lists.update)?;
         let sums = self.session.read_f32(self.io.loss_sum)?;
         let clip = self.session.read_f32(self.io.clip)?;
+        let skipped = clip[2] != 0.0;
+        // A loss that is not finite, or a gradient that is too large without any scale, is the training's own fault.
+        let overflowed = skipped && sums[3] == 0.0 && scale > 1.0;
+        if let Some(s) = self.loss_scale.as_mut().filter(|_| overflowed || !skipped) {
+            s.update(overflowed);
+        }
         Ok(StepStats {
-            kl: sums[0],
-            ce: sums[1],
-            format: sums[2],
+            kl: sums[0] / scale,
+            ce: sums[1] / scale,
+            format: sums[2] / scale,
             non_finite: sums[3],
             grad_norm: clip[0],
-            grad_norm_clipped: clip[0] * clip[1],
-            skipped: clip[2] != 0.0,
+            grad_norm_clipped: clip[0] * clip[1] * scale,
+            skipped,
+            overflowed,
         })
     }
 
@@ -314,8 +367,9 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
         clip: p.persistent("clip", 4),
     };
     let (starts, order) = (p.persistent("scatter.starts", vocab + 1), p.persistent("scatter.order", rows));
-    let gradients = Gradients { grads: graph.declare_gradients(), starts, order };
-    let states = graph.declare_state(optimizer);
+    let (grads, half) = graph.declare_gradients(shape.storage);
+    let gradients = Gradients { grads, half, starts, order };
+    let states = graph.declare_state(optimizer, shape.moments);
     let lists = Lists {
         begin: graph.program.list("begin"),
         first: graph.program.list("first micro-batch"),
@@ -336,12 +390,13 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
     }
     let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
     for (list, add) in [(lists.first, false), (lists.micro, true)] {
-        let tape = graph.forward(list, &batch, None, None);
+        let keep = Keep { storage: shape.storage, inputs_only: shape.recompute };
+        let tape = graph.forward_keeping(list, &batch, None, None, keep);
         loss(&mut graph, list, &io, tape.logits, shape);
         graph.program.push(list, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
-        graph.backward(list, &batch, &tape, &gradients, Pass { add, recompute: shape.recompute });
+        graph.backward(list, &batch, &tape, &gradients, Pass { add, keep });
     }
-    graph.update(lists.update, &gradients.grads, &states, io.clip, shape.ns_steps);
+    graph.update(lists.update, &gradients, &states, io.clip, shape.ns_steps);
     let tape = graph.forward(lists.evaluate, &batch, None, None);
     loss(&mut graph, lists.evaluate, &io, tape.logits, shape);
     let program = std::mem::take(&mut graph.program);

@@ -9,7 +9,7 @@ use super::template::{self, Template};
 use super::{POC_TEMPLATE, json_validity};
 use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
-use crate::lm::{self, Generation, generate};
+use crate::lm::{self, Generation, KvCache, generate};
 
 /// Parameters of `teacher.baseline`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,11 +23,14 @@ pub struct BaselineParams {
     pub max_prompts: Option<usize>,
     /// A baseline that prompts, teacher and template must equal; others are refused.
     pub locked: Option<SourceFile>,
+    /// How keys and values are held while a teacher that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
+    #[serde(skip_serializing_if = "KvCache::is_default")]
+    pub kv_cache: KvCache,
 }
 
 impl Default for BaselineParams {
     fn default() -> Self {
-        Self { template: POC_TEMPLATE.into(), max_tokens: 128, max_prompts: None, locked: None }
+        Self { template: POC_TEMPLATE.into(), max_tokens: 128, max_prompts: None, locked: None, kv_cache: KvCache::default() }
     }
 }
 
@@ -75,13 +78,13 @@ impl Stage for BaselineStage {
         let device = lm::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
-        let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8 };
+        let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8, cache: p.kv_cache };
         let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, Vec::new(), |done, _| {
             ctx.progress(done.len() as u64, inputs.len() as u64, "prompts");
             if ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
         })?;
         let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();
-        let measured = speed::measure(&device, &teacher, 8)?;
+        let measured = speed::measure(&device, &teacher, 8, p.kv_cache)?;
         ctx.metric("decode_tokens_per_second", measured.decode);
         let results: Vec<Value> = prompts
             .iter()

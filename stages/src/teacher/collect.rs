@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::Method;
 use super::{POC_TEMPLATE, template};
+use crate::lm::KvCache;
 use crate::traces::Sampling;
 
 /// How exactly logprobs are kept.
@@ -56,6 +57,9 @@ pub struct CollectParams {
     /// Share of prompts that may fail before the stage does; of hosted teachers only.
     #[schemars(extend("x-key" = false))]
     pub max_failed: f64,
+    /// How keys and values are held while a model that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
+    #[serde(skip_serializing_if = "KvCache::is_default")]
+    pub kv_cache: KvCache,
     /// Sequences decoded together; changes nothing but speed.
     #[schemars(extend("x-key" = false))]
     pub batch: usize,
@@ -79,6 +83,7 @@ impl Default for CollectParams {
             seed: 1234,
             stop: Vec::new(),
             max_failed: 0.02,
+            kv_cache: KvCache::default(),
             batch: 64,
         }
     }

@@ -167,6 +167,7 @@ impl Job<'_> {
             sampling: Some((self.p.temperature, self.p.top_p)),
             seed: self.p.seed,
             bits,
+            cache: self.p.kv_cache,
         };
         let (mut drawn, before) = Drawn::resume(self.ctx.state_dir())?;
         generate(model, tokenizer, device, inputs, &how, before, |all, new| {

@@ -4,7 +4,8 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::optimizer::Optimizer;
+use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::storage::Storage;
 use crate::model::trainer::Hyper;
 
 /// Shape of the learning rate over the token budget, after warm-up.
@@ -53,6 +54,12 @@ pub struct Recipe {
     pub batch: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
+    /// AdamW's moments: `float32`, or `int8` in a quarter of the memory.
+    #[serde(skip_serializing_if = "Moments::is_default")]
+    pub moments: Moments,
+    /// What a step keeps (activations, gradients): `float32`, or `float16` in half the memory, with a dynamic loss scale.
+    #[serde(skip_serializing_if = "Storage::is_default")]
+    pub storage: Storage,
     /// Compute a block's activations again in the backward pass: the same result in less memory, a fourth slower.
     #[schemars(extend("x-key" = false))]
     pub recompute: bool,
@@ -84,6 +91,8 @@ impl Default for Recipe {
             clip: 1.0,
             batch: 4,
             accumulate: 1,
+            moments: Moments::default(),
+            storage: Storage::default(),
             recompute: false,
             seed: 1234,
             log_every: 10,

@@ -61,7 +61,15 @@ pub fn initial_values(config: &ModelConfig, t: &TensorSpec, seed: u64) -> Vec<f3
 /// Trains to the budget, from the last checkpoint of this task if there is one.
 pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
     let r = job.recipe;
-    let shape = TrainShape { batch: r.batch, seq: job.config.seq, top_k: loader.top_k(), ns_steps: r.ns_steps, recompute: r.recompute };
+    let shape = TrainShape {
+        batch: r.batch,
+        seq: job.config.seq,
+        top_k: loader.top_k(),
+        ns_steps: r.ns_steps,
+        recompute: r.recompute,
+        moments: r.moments,
+        storage: r.storage,
+    };
     let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
     ctx.computes_on(&device.name());
     let mut progress = Progress::default();
@@ -134,7 +142,9 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
     if stats.non_finite > 0.0 || !stats.total().is_finite() {
         p.nan_steps += 1;
     }
-    if stats.skipped {
+    if stats.overflowed {
+        p.overflows += 1;
+    } else if stats.skipped {
         p.skipped += 1;
         if p.skipped > r.max_skipped {
             return Err(StageError::new(format!(
@@ -150,6 +160,17 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
         p.add(&stats);
     }
     Ok((stats, f64::from(hyper.lr)))
+}
+
+/// Says in a log what a recipe with smaller storage did; logs of others stay as they are.
+pub fn say_storage(log: &mut serde_json::Value, r: &Recipe, p: &Progress) {
+    if !r.moments.is_default() {
+        log["moments"] = serde_json::json!(r.moments);
+    }
+    if !r.storage.is_default() {
+        log["storage"] = serde_json::json!(r.storage);
+        log["overflow_steps"] = p.overflows.into();
+    }
 }
 
 fn point(job: &Job<'_>, p: &mut Progress, lr: f64) {

@@ -76,6 +76,9 @@ pub struct Progress {
     pub seen_tokens: u64,
     /// Steps skipped for a non-finite gradient.
     pub skipped: u64,
+    /// Steps skipped because a scaled gradient passed what float16 holds.
+    #[serde(default)]
+    pub overflows: u64,
     /// Steps with a non-finite loss.
     pub nan_steps: u64,
     /// The flip.

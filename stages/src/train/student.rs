@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loader::Loader;
 use super::recipe::Recipe;
+use super::run::say_storage;
 use super::windows::LossWeights;
 use super::{Job, train};
 use crate::model::checkpoint;
@@ -151,7 +152,7 @@ impl Stage for StudentStage {
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
         let progress = &trained.progress;
-        let log = serde_json::json!({
+        let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
             "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": totals.exact_tail,
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
@@ -160,6 +161,7 @@ impl Stage for StudentStage {
         });
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
+        say_storage(&mut log, &recipe, progress);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
         crate::write_json(ctx.output("log")?, &log)

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loader::Loader;
 use super::recipe::Recipe;
+use super::run::say_storage;
 use super::windows::LossWeights;
 use super::{Job, train};
 use crate::data::read_text;
@@ -82,12 +83,13 @@ impl Stage for TeacherStage {
             flip_fraction: None,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
-        let log = serde_json::json!({
+        let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
             "budget_tokens": p.tokens, "text_tokens": loader.totals().targets, "seen_tokens": trained.progress.seen_tokens,
             "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
             "curve": trained.progress.curve, "health": trained.progress.health,
         });
+        say_storage(&mut log, &p.recipe, &trained.progress);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         checkpoint::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
         crate::write_json(ctx.output("log")?, &log)

@@ -34,11 +34,13 @@ pub(crate) fn norm(partials: &[f32]) -> f32 {
 pub(crate) fn finish(p: &Params, bufs: Bufs<'_>) {
     let s: Finish = p.get();
     let [partials, hyper, clip] = bufs.take();
-    let norm = norm(&partials.f32()[..s.n as usize]);
+    let hyper = hyper.f32();
+    let (limit, unscale) = (hyper[hyper::CLIP], hyper[hyper::INV_LOSS_SCALE]);
+    let norm = norm(&partials.f32()[..s.n as usize]) * unscale;
     let out = clip.f32_mut();
     let finite = norm.is_finite();
     out[0] = norm;
-    out[1] = if finite { (hyper.f32()[hyper::CLIP] / (norm + 1e-6)).min(1.0) } else { 0.0 };
+    out[1] = if finite { (limit / (norm + 1e-6)).min(1.0) * unscale } else { 0.0 };
     out[2] = if finite { 0.0 } else { 1.0 };
     out[3] = 0.0;
 }

@@ -1,7 +1,9 @@
 //! Global-norm gradient clipping with a guard against NaN and Inf.
 //!
 //! `sum_sq` writes one partial per 16,384 elements into a shared buffer; `clip_finish` adds them up:
-//! `norm = √Σ`, `factor = min(1, clip/(norm + 1e-6))`, `skip = 1` if the norm is not finite (then `factor = 0`).
+//! `norm = √Σ · INV_LOSS_SCALE`, `factor = min(1, clip/(norm + 1e-6)) · INV_LOSS_SCALE`, `skip = 1` if the norm is not finite
+//! (then `factor = 0`). Gradients are a loss scale too large (1 without one): `norm` is the true one, and `factor` times a
+//! gradient the true clipped gradient.
 
 pub(crate) mod cpu;
 
@@ -46,10 +48,10 @@ pub struct Finish {
     pub n: u32,
 }
 
-/// Bindings: `partials`, `hyper` (CLIP), `clip [4]` = (norm, factor, skip as 0.0 or 1.0, 0). One workgroup.
+/// Bindings: `partials`, `hyper` (CLIP, INV_LOSS_SCALE), `clip [4]` = (norm, factor, skip as 0.0 or 1.0, 0). One workgroup.
 pub static CLIP_FINISH: Kernel = Kernel {
     name: "clip_finish",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],

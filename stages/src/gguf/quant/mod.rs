@@ -7,6 +7,7 @@ mod small;
 use half::f16;
 use rayon::prelude::*;
 
+use super::pack::unpack_i2_s_x86;
 use super::types::TensorType;
 
 /// Blocks that one thread takes at a time.
@@ -28,6 +29,11 @@ pub fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
         TensorType::Q6K => k::q6_k,
         TensorType::Tq1_0 => plain::tq1_0,
         TensorType::Tq2_0 => plain::tq2_0,
+        // The one type whose blocks do not hold their scale.
+        TensorType::I2S => {
+            let (codes, scale) = unpack_i2_s_x86(bytes);
+            return codes.into_iter().map(|c| f32::from(c) * scale).collect();
+        }
     };
     let (weights, size) = (ty.block(), ty.block_bytes());
     let mut out = vec![0f32; bytes.len() / size * weights];

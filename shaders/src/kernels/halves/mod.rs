@@ -1,0 +1,42 @@
+//! float16 as storage of what a training step keeps: activations for the backward pass, gradients until the update.
+//!
+//! Arithmetic stays in float32; a value is rounded to float16 (nearest, ties to even) when it is put away. What float16
+//! cannot hold becomes an infinity and reaches the gradient norm: the step is skipped and the loss scale halved.
+
+mod cpu;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::{Kernel, grid_1d, read, update, write};
+
+/// `n` values; float16 in `ceil(n/2)` words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Shape {
+    /// Values.
+    pub n: u32,
+    /// 1: `pack_half` adds to what is stored.
+    pub add: u32,
+}
+
+/// `y = x`, or `y += x`, rounded to float16. Bindings: `x`, `y` (updated). One thread per word of `y`.
+pub static PACK_HALF: Kernel = Kernel {
+    name: "pack_half",
+    revision: 1,
+    wgsl: &[include_str!("pack.wgsl"), include_str!("../half.wgsl")],
+    bindings: &[read("x"), update("y")],
+    grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
+    variants: &[],
+    cpu: cpu::pack,
+};
+
+/// `y = x`, exactly. Bindings: `x`, `y`. One thread per word of `x`.
+pub static UNPACK_HALF: Kernel = Kernel {
+    name: "unpack_half",
+    revision: 1,
+    wgsl: &[include_str!("unpack.wgsl"), include_str!("../half.wgsl")],
+    bindings: &[read("x"), write("y")],
+    grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
+    variants: &[],
+    cpu: cpu::unpack,
+};
