@@ -8,6 +8,8 @@ pub(crate) mod cpu;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 use bytemuck::{Pod, Zeroable};
 
