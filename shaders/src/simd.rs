@@ -36,7 +36,20 @@ pub fn level() -> &'static str {
             return "avx2";
         }
     }
-    if cfg!(target_arch = "aarch64") { "neon" } else { "portable" }
+    #[cfg(target_arch = "aarch64")]
+    if dotprod() {
+        "neon+dotprod"
+    } else {
+        "neon"
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    "portable"
+}
+
+/// Whether ARM's dot product of bytes is there; NEON itself always is.
+#[cfg(target_arch = "aarch64")]
+pub fn dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// Whether AVX2 and FMA are there.

@@ -478,21 +478,24 @@ mod tests {
     fn every_tile_and_thread_count_gives_the_plain_chain() {
         for (m, n, k) in [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50), (2, 4100, 7), (60, 2100, 9)] {
             let (a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
-            let mut want = c.clone();
-            for i in 0..m {
-                for j in 0..n {
-                    for l in 0..k {
-                        want[i * n + j] = a[i * k + l].mul_add(b[l * n + j], want[i * n + j]);
+            let turned: Vec<f32> = (0..k * m).map(|e| a[e % m * k + e / m]).collect();
+            for add in [0, 1] {
+                let mut want = if add == 1 { c.clone() } else { vec![0.0; m * n] };
+                for i in 0..m {
+                    for j in 0..n {
+                        for l in 0..k {
+                            want[i * n + j] = a[i * k + l].mul_add(b[l * n + j], want[i * n + j]);
+                        }
                     }
                 }
-            }
-            let s = Shape { m: m as u32, n: n as u32, k: k as u32, add: 1, symmetric: 0 };
-            for tile in tile::all() {
-                for threads in [1, 3] {
+                let s = Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 };
+                for (tile, threads) in tile::all().into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let mut got = c.clone();
-                    pool.install(|| product_with(tile, &s, Source::KContiguous(&a, k), Source::OuterContiguous(&b, n), &mut got));
-                    assert_eq!(got, want, "{m}x{n}x{k}, tile {}x{}, {threads} threads", tile.mr, tile.nr);
+                    for left in [Source::KContiguous(&a, k), Source::OuterContiguous(&turned, m)] {
+                        let mut got = c.clone();
+                        pool.install(|| product_with(tile, &s, left, Source::OuterContiguous(&b, n), &mut got));
+                        assert_eq!(got, want, "{m}x{n}x{k}, add {add}, tile {}x{}, {threads} threads", tile.mr, tile.nr);
+                    }
                 }
             }
         }

@@ -18,6 +18,7 @@ pub(crate) struct Left<'a> {
 
 impl Left<'_> {
     /// Whether `rows` rows of `kc` elements lie within the data.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn holds(&self, rows: usize, kc: usize) -> bool {
         kc == 0 || self.data.len() > (rows - 1) * self.row + (kc - 1) * self.step
     }
@@ -32,6 +33,7 @@ pub(crate) struct Out<'a> {
 }
 
 impl Out<'_> {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn holds(&self, mr: usize, nr: usize) -> bool {
         self.c.len() >= (mr - 1) * self.ld + nr
     }
@@ -64,6 +66,7 @@ pub(crate) fn best() -> Tile {
 }
 
 /// Every version that this CPU can run, widest first.
+#[allow(clippy::vec_init_then_push)] // what is pushed depends on the architecture
 pub(crate) fn all() -> Vec<Tile> {
     let mut tiles = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -75,6 +78,8 @@ pub(crate) fn all() -> Vec<Tile> {
             tiles.push(Tile { mr: 6, nr: 16, kernel: avx2 });
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    tiles.push(Tile { mr: 6, nr: 16, kernel: neon });
     tiles.push(PORTABLE);
     tiles
 }
@@ -185,4 +190,68 @@ fn avx2(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
             unsafe { _mm256_storeu_ps(c.add(i * out.ld + j * 8), *v) };
         }
     }
+}
+
+/// Of 32 registers 24 hold sums and 4 a row of B, which leaves the rest to the rows of A: ten loads for 24 multiply-adds,
+/// and more chains than the latency of one takes to hide.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn neon(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+    use std::arch::aarch64::{vdupq_n_f32, vfmaq_n_f32, vld1q_f32, vst1q_f32};
+    const MR: usize = 6;
+    const NR: usize = 16;
+    assert!(a.holds(MR, kc) && b.len() >= kc * NR && out.holds(MR, NR));
+    let mut acc = [[vdupq_n_f32(0.0); 4]; MR];
+    let c = out.c.as_mut_ptr();
+    if !out.fresh {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: i < MR and j < 4: within the tile, whose extent was asserted above.
+                *v = unsafe { vld1q_f32(c.add(i * out.ld + j * 4)) };
+            }
+        }
+    }
+    let rows: [*const f32; MR] = std::array::from_fn(|i| a.data.as_ptr().wrapping_add(i * a.row));
+    let (mut at, mut pb) = (0, b.as_ptr());
+    for _ in 0..kc {
+        // SAFETY: the place in the rows and the pointer advance at most kc times; the extents were asserted above.
+        unsafe {
+            let b = [vld1q_f32(pb), vld1q_f32(pb.add(4)), vld1q_f32(pb.add(8)), vld1q_f32(pb.add(12))];
+            for (row, p) in acc.iter_mut().zip(rows) {
+                let x = scalar(p, at);
+                for (v, b) in row.iter_mut().zip(b) {
+                    *v = vfmaq_n_f32(*v, b, x);
+                }
+            }
+            pb = pb.add(NR);
+        }
+        at += a.step;
+    }
+    for (i, row) in acc.iter().enumerate() {
+        for (j, v) in row.iter().enumerate() {
+            // SAFETY: as for the loads.
+            unsafe { vst1q_f32(c.add(i * out.ld + j * 4), *v) };
+        }
+    }
+}
+
+/// Element `at` from `p` on, in the lowest lane of a register. The compiler would load it into all lanes, which takes a
+/// slot of the pipes that multiply; a multiply-add takes its factor from one lane as well.
+///
+/// # Safety
+/// The element can be read.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn scalar(p: *const f32, at: usize) -> f32 {
+    let x: f32;
+    // SAFETY: a load of the element that the caller vouches for.
+    unsafe {
+        std::arch::asm!(
+            "ldr {x:s}, [{p}, {at}, lsl #2]",
+            x = lateout(vreg) x, p = in(reg) p, at = in(reg) at,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    x
 }

@@ -1,7 +1,7 @@
-//! CPU twin of the ternary product. Where AVX2 is there tokens go straight over the packed words (see `direct`); many
-//! tokens on VNNI, and the portable version, unpack the codes of a block of outputs once into a panel `[k/4, outputs]` of
-//! four codes a word, then multiply and add unsigned codes with signed activations for several tokens at a time. Row sums
-//! are subtracted once. All paths are exact integers.
+//! CPU twin of the ternary product. Where AVX2 or NEON is there tokens go straight over the packed words (see `direct` and
+//! `neon`); many tokens on VNNI, and the portable version, unpack the codes of a block of outputs once into a panel
+//! `[k/4, outputs]` of four codes a word, then multiply and add unsigned codes with signed activations for several tokens
+//! at a time. Row sums are subtracted once. All paths are exact integers.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
@@ -46,6 +46,13 @@ fn path(rows: usize) -> Path {
     if crate::simd::avx2() {
         return super::direct::product;
     }
+    #[cfg(target_arch = "aarch64")]
+    if crate::simd::dotprod() {
+        super::neon::dotprod
+    } else {
+        super::neon::plain
+    }
+    #[cfg(not(target_arch = "aarch64"))]
     |s, ops, y| panels(tile::best(), s, ops, y)
 }
 
@@ -120,10 +127,14 @@ mod tests {
             x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             x >> 9
         };
-        for (rows, outs, cols) in [(1, 1, 1), (3, 33, 17), (13, 70, 256), (30, 31, 1000), (9, 40, 4500)] {
+        // Every number of tokens that a group can have; the last case has the largest products throughout.
+        let shapes = [(1, 1, 1), (3, 33, 17), (2, 37, 100), (13, 70, 256), (12, 6, 64), (30, 31, 1000), (15, 34, 300), (9, 40, 4500)];
+        let cases = shapes.map(|shape| (shape, false)).into_iter().chain([((9, 5, 4500), true)]);
+        for ((rows, outs, cols), largest) in cases {
             let words = cols_words(cols);
-            let values: Vec<i8> = (0..rows * words * 16).map(|e| if e % (words * 16) < cols { (next() % 255) as i8 } else { 0 }).collect();
-            let weights: Vec<i32> = (0..outs * cols).map(|_| (next() % 3) as i32 - 1).collect();
+            let mut value = || if largest { -128 } else { (next() % 255) as i8 };
+            let values: Vec<i8> = (0..rows * words * 16).map(|e| if e % (words * 16) < cols { value() } else { 0 }).collect();
+            let weights: Vec<i32> = (0..outs * cols).map(|_| if largest { 1 } else { (next() % 3) as i32 - 1 }).collect();
             let mut codes = vec![0x5555_5555u32; outs * words];
             for o in 0..outs {
                 for e in 0..cols {
@@ -138,13 +149,20 @@ mod tests {
             let scale = vec![1.0; outs];
             let s = Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0 };
             type Run = Box<dyn Fn(&Shape, &Product<'_>, &Target<'_>)>;
-            let mut paths: Vec<(&str, Run)> = Vec::new();
+            let mut paths: Vec<(&str, Run)> = vec![("the fastest", Box::new(path(rows)))];
             for tile in tile::all() {
                 paths.push((tile.name, Box::new(move |s, ops, y| panels(tile, s, ops, y))));
             }
             #[cfg(target_arch = "x86_64")]
             if crate::simd::avx2() {
                 paths.push(("avx2", Box::new(super::super::direct::product)));
+            }
+            #[cfg(target_arch = "aarch64")]
+            {
+                paths.push(("neon", Box::new(super::super::neon::plain)));
+                if crate::simd::dotprod() {
+                    paths.push(("dotprod", Box::new(super::super::neon::dotprod)));
+                }
             }
             for (name, run) in paths {
                 let mut y = vec![0f32; rows * outs];

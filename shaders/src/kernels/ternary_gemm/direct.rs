@@ -3,70 +3,27 @@
 //! overflow, then in 32: exact integers in any order.
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::Shape;
 use super::cpu::{Product, Target};
-use crate::simd::scratch;
+use super::words::{self, Block, FEW, OUTS, Sums};
 
 /// Words of codes in a vector.
 const LANES: usize = 8;
 /// Vectors of codes summed in 16 bits: 16 · 4 · 508 = 32,512.
 const STRETCH: usize = 16;
-/// Tokens of a group.
-const ROWS: usize = 8;
-/// So few tokens that reading the codes is what takes the time.
-const FEW: usize = 2;
 /// Words that are fetched ahead of their use.
 const AHEAD: usize = 256;
-/// Outputs that one task computes at a time: their codes stay in the cache for all tokens.
-const OUTS: usize = 32;
-
-/// Activations of some rows as the codes meet them: vector `(b·rows + r)·4 + p` holds what belongs to field `p` of the
-/// words from `8·b` on, for row `r`.
-fn arrange(q: &[u32], words: usize, out: &mut [u32]) {
-    out.fill(0);
-    let rows = q.len() / (words * 4);
-    for (r, q) in q.chunks_exact(words * 4).enumerate() {
-        for (w, four) in q.chunks_exact(4).enumerate() {
-            for (p, x) in four.iter().enumerate() {
-                out[((w / LANES * rows + r) * 4 + p) * LANES + w % LANES] = *x;
-            }
-        }
-    }
-}
 
 /// The product; the caller has checked that AVX2 is there.
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
-    let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
-    let blocks = words.div_ceil(LANES);
-    let width = blocks * 4 * LANES;
-    scratch::with_words(rows * width, |arranged| {
-        let groups = arranged.par_chunks_mut(ROWS * width).zip(ops.q[..rows * words * 4].par_chunks(ROWS * words * 4));
-        groups.for_each(|(out, q)| arrange(q, words, out));
-        let arranged: &[u32] = arranged;
-        let per = outs.div_ceil(OUTS).div_ceil(rayon::current_num_threads() * 4).max(1) * OUTS;
-        (0..outs.div_ceil(per)).into_par_iter().for_each(|part| {
-            let mut sums = [0i32; OUTS * ROWS];
-            for first in (part * per..outs.min((part + 1) * per)).step_by(OUTS) {
-                let n = OUTS.min(outs - first);
-                let codes = &ops.codes[first * words..(first + n) * words];
-                for r0 in (0..rows).step_by(ROWS) {
-                    let m = ROWS.min(rows - r0);
-                    // SAFETY: the caller detected AVX2.
-                    unsafe { block(codes, words, &arranged[r0 * width..(r0 + m) * width], m, &mut sums) };
-                    for r in 0..m {
-                        y.put(s, ops, r0 + r, first, &sums[r * OUTS..r * OUTS + n]);
-                    }
-                }
-            }
-        });
-    });
+    // SAFETY: the caller detected AVX2.
+    words::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
 }
 
-/// Sums `[ROWS, OUTS]` of some outputs and at most [`ROWS`] tokens.
+/// The sums of a block.
 #[target_feature(enable = "avx2")]
-fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut [i32; OUTS * ROWS]) {
+fn tokens(block: &Block<'_>, sums: &mut Sums) {
+    let Block { codes, words, arranged, rows } = *block;
     match rows {
         1 => stretches::<1>(codes, words, arranged, sums),
         2 => stretches::<2>(codes, words, arranged, sums),
@@ -80,7 +37,7 @@ fn block(codes: &[u32], words: usize, arranged: &[u32], rows: usize, sums: &mut 
 }
 
 #[target_feature(enable = "avx2")]
-fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut [i32; OUTS * ROWS]) {
+fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut Sums) {
     use std::arch::x86_64::{__m256i, _mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
     let blocks = words.div_ceil(LANES);
     assert!(arranged.len() >= R * blocks * 4 * LANES);

@@ -7,7 +7,11 @@
 pub(crate) mod cpu;
 #[cfg(target_arch = "x86_64")]
 mod direct;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod tile;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod words;
 
 use bytemuck::{Pod, Zeroable};
 

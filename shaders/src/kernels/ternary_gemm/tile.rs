@@ -27,6 +27,7 @@ pub(crate) fn best() -> Tile {
 }
 
 /// Every version that this CPU can run, widest first.
+#[allow(clippy::vec_init_then_push)] // what is pushed depends on the architecture
 pub(crate) fn all() -> Vec<Tile> {
     let mut tiles = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -55,6 +56,7 @@ fn portable(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32;
 }
 
 /// Fewer rows than the tile has are padded with the last one: their sums are never read.
+#[cfg(target_arch = "x86_64")]
 fn row_starts(words: usize, rows: usize) -> [usize; ROWS] {
     std::array::from_fn(|r| r.min(rows - 1) * words)
 }
