@@ -44,8 +44,11 @@ pub enum DeviceError {
         limit: u64,
     },
     /// `FLOW_SIMD` names no instruction set.
-    #[error("FLOW_SIMD={0}: expected portable, avx2 or all")]
-    InstructionSet(String),
+    #[error("FLOW_SIMD={name}: expected {}", crate::simd::NAMES.join(", "))]
+    InstructionSet {
+        /// What it says.
+        name: String,
+    },
     /// The device went away or refused.
     #[error("{device}: {message}; run again (the task continues from its last checkpoint), or with FLOW_DEVICE=cpu")]
     Failed {
@@ -112,7 +115,7 @@ pub fn list() -> Vec<DeviceInfo> {
 /// adapter's name. `threads` = 0 takes all cores.
 pub fn open(choice: &str, threads: usize) -> Result<Device, DeviceError> {
     if let Some(name) = std::env::var("FLOW_SIMD").ok().filter(|name| !crate::simd::NAMES.contains(&name.as_str())) {
-        return Err(DeviceError::InstructionSet(name));
+        return Err(DeviceError::InstructionSet { name });
     }
     let cpu = || Device::Cpu(Arc::new(crate::cpu::CpuDevice::new(threads)));
     match choice {

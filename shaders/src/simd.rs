@@ -8,19 +8,20 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Widest {
     Portable,
-    Avx2,
+    /// AVX2 without AVX-512, NEON without dot products.
+    Middle,
     All,
 }
 
 /// Names that `FLOW_SIMD` takes.
-pub const NAMES: [&str; 3] = ["portable", "avx2", "all"];
+pub const NAMES: [&str; 3] = ["portable", if cfg!(target_arch = "aarch64") { "neon" } else { "avx2" }, "all"];
 
 /// What `FLOW_SIMD` allows; all where it is not set. [`crate::device::open`] refuses a name that is none.
 fn allowed() -> Widest {
     static ALLOWED: std::sync::OnceLock<Widest> = std::sync::OnceLock::new();
     *ALLOWED.get_or_init(|| match std::env::var("FLOW_SIMD").as_deref() {
-        Ok("portable") => Widest::Portable,
-        Ok("avx2") => Widest::Avx2,
+        Ok(name) if name == NAMES[0] => Widest::Portable,
+        Ok(name) if name == NAMES[1] => Widest::Middle,
         _ => Widest::All,
     })
 }
@@ -37,25 +38,33 @@ pub fn level() -> &'static str {
         }
     }
     #[cfg(target_arch = "aarch64")]
-    if dotprod() {
-        "neon+dotprod"
-    } else {
-        "neon"
+    {
+        if dotprod() {
+            return "neon+dotprod";
+        }
+        if neon() {
+            return "neon";
+        }
     }
-    #[cfg(not(target_arch = "aarch64"))]
-    "portable"
+    NAMES[0]
 }
 
-/// Whether ARM's dot product of bytes is there; NEON itself always is.
+/// Whether NEON may be used: it is always there.
+#[cfg(target_arch = "aarch64")]
+pub fn neon() -> bool {
+    allowed() >= Widest::Middle
+}
+
+/// Whether ARM's dot product of bytes is there.
 #[cfg(target_arch = "aarch64")]
 pub fn dotprod() -> bool {
-    std::arch::is_aarch64_feature_detected!("dotprod")
+    allowed() == Widest::All && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// Whether AVX2 and FMA are there.
 #[cfg(target_arch = "x86_64")]
 pub fn avx2() -> bool {
-    allowed() >= Widest::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    allowed() >= Widest::Middle && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// Whether AVX-512 (F, BW, DQ, VL) is there.

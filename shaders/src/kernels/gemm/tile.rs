@@ -79,7 +79,9 @@ pub(crate) fn all() -> Vec<Tile> {
         }
     }
     #[cfg(target_arch = "aarch64")]
-    tiles.push(Tile { mr: 6, nr: 16, kernel: neon });
+    if crate::simd::neon() {
+        tiles.push(Tile { mr: 6, nr: 16, kernel: neon });
+    }
     tiles.push(PORTABLE);
     tiles
 }

@@ -47,12 +47,14 @@ fn path(rows: usize) -> Path {
         return super::direct::product;
     }
     #[cfg(target_arch = "aarch64")]
-    if crate::simd::dotprod() {
-        super::neon::dotprod
-    } else {
-        super::neon::plain
+    {
+        if crate::simd::dotprod() {
+            return super::neon::dotprod;
+        }
+        if crate::simd::neon() {
+            return super::neon::plain;
+        }
     }
-    #[cfg(not(target_arch = "aarch64"))]
     |s, ops, y| panels(tile::best(), s, ops, y)
 }
 
