@@ -72,24 +72,23 @@ fn sum_checked(old: u16, x: f32) -> u16 {
     if old & 0x7c00 == 0x7c00 { old } else { from_float_checked(to_float(old) + x) }
 }
 
-/// `y[i] (+)= Σ a[i, k]·b[k]` over 16 lanes, then a tree (see `simd::math::dot`), for the rows of `a`.
-pub(crate) fn dots(a: &[f32], b: &[u16], mut put: impl FnMut(usize, f32)) {
+/// `out[j, i] = Σ_k a[i, k]·b[j, k]` over 16 lanes, then a tree (see `simd::math::dot`), for rows of length `k`.
+pub(crate) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && b.len().is_multiple_of(crate::simd::math::LANES) {
-        for (i, rows) in a.chunks(4 * b.len()).enumerate() {
-            // SAFETY (both): the features were just detected; all rows have the length of `b`, a multiple of the lanes.
-            if rows.len() == 4 * b.len() {
-                let sums = unsafe { wide::dots::<4>(rows, b) };
-                sums.into_iter().enumerate().for_each(|(j, y)| put(4 * i + j, y));
-            } else {
-                rows.chunks_exact(b.len()).enumerate().for_each(|(j, a)| put(4 * i + j, unsafe { wide::dots::<1>(a, b)[0] }));
-            }
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && k.is_multiple_of(crate::simd::math::LANES) {
+        if crate::simd::avx512() {
+            // SAFETY: the features were just detected.
+            return unsafe { wide512::dots(a, b, k, out) };
         }
-        return;
+        // SAFETY: the features were just detected.
+        return unsafe { wide::dots(a, b, k, out) };
     }
-    crate::simd::scratch::with(b.len(), |floats| {
-        to_floats(b, floats);
-        a.chunks_exact(b.len()).enumerate().for_each(|(i, a)| put(i, crate::simd::math::dot(a, floats)));
+    let m = a.len() / k;
+    crate::simd::scratch::with(k, |floats| {
+        for (b, out) in b.chunks_exact(k).zip(out.chunks_exact_mut(m)) {
+            to_floats(b, floats);
+            out.iter_mut().zip(a.chunks_exact(k)).for_each(|(y, a)| *y = crate::simd::math::dot(a, floats));
+        }
     });
 }
 
@@ -206,89 +205,183 @@ mod wide {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
         assert!(w.is_empty() || rows.len() >= (w.len() - 1) * ld + o.len());
-        for (part, o) in o.chunks_exact_mut(LANES).enumerate() {
-            let mut sum = [_mm256_setzero_ps(); 2];
-            for (j, w) in w.iter().enumerate() {
-                let w = _mm256_set1_ps(*w);
-                // SAFETY: sixteen elements of row j from the part on lie within `rows`, as asserted.
-                unsafe {
-                    let at = j * ld + part * LANES;
-                    sum[0] = _mm256_fmadd_ps(w, eight(rows, at), sum[0]);
-                    sum[1] = _mm256_fmadd_ps(w, eight(rows, at + 8), sum[1]);
-                }
+        let (whole, rest) = o.as_chunks_mut::<{ 4 * LANES }>();
+        let rest_at = whole.len() * 4 * LANES;
+        for (i, o) in whole.iter_mut().enumerate() {
+            // SAFETY: the part lies within every row, as asserted.
+            unsafe { part::<8>(w, rows, ld, i * 4 * LANES, o) };
+        }
+        for (i, o) in rest.chunks_exact_mut(LANES).enumerate() {
+            // SAFETY: as above.
+            unsafe { part::<2>(w, rows, ld, rest_at + i * LANES, o) };
+        }
+    }
+
+    /// `V` vectors of the sums, from element `at` of the rows on: enough at once to hide how long an addition takes.
+    ///
+    /// # Safety
+    /// `8·V` elements of every row from `at` on lie within `rows`, and `o` has as many.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn part<const V: usize>(w: &[f32], rows: &[u16], ld: usize, at: usize, o: &mut [f32]) {
+        let mut sum = [_mm256_setzero_ps(); V];
+        for (j, w) in w.iter().enumerate() {
+            let w = _mm256_set1_ps(*w);
+            for (v, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { _mm256_fmadd_ps(w, eight(rows, j * ld + at + 8 * v), *sum) };
             }
-            // SAFETY: the part has sixteen elements.
-            unsafe {
-                _mm256_storeu_ps(o.as_mut_ptr(), sum[0]);
-                _mm256_storeu_ps(o.as_mut_ptr().add(8), sum[1]);
-            }
+        }
+        for (v, sum) in sum.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm256_storeu_ps(o.as_mut_ptr().add(8 * v), sum) };
         }
     }
 
     /// The sum of sixteen lanes as `fold` adds them: halves onto halves.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn tree(v: [__m256; 2]) -> f32 {
+    pub(super) fn tree(v: [__m256; 2]) -> f32 {
         let eight = _mm256_add_ps(v[0], v[1]);
         let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
     }
 
-    /// Products of `R` rows with one, which is converted once.
+    /// As [`super::dots`].
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
+        super::blocks::<3>(a, b, k, out, |shape, a, b, out, ld| {
+            // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
+            match shape {
+                (3, 2) => unsafe { block::<3, 2>(a, b, k, out, ld) },
+                (2, 2) => unsafe { block::<2, 2>(a, b, k, out, ld) },
+                (1, 2) => unsafe { block::<1, 2>(a, b, k, out, ld) },
+                (3, _) => unsafe { block::<3, 1>(a, b, k, out, ld) },
+                (2, _) => unsafe { block::<2, 1>(a, b, k, out, ld) },
+                _ => unsafe { block::<1, 1>(a, b, k, out, ld) },
+            }
+        });
+    }
+
+    /// Products of `R` rows with `B`, whose values are converted once for all of them.
     ///
     /// # Safety
-    /// `a` holds `R` rows of the length of `b`, a multiple of the lanes.
+    /// `a` holds `R` rows and `b` holds `B` rows of `k` values, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn dots<const R: usize>(a: &[f32], b: &[u16]) -> [f32; R] {
-        let n = b.len();
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        for i in (0..n).step_by(LANES) {
-            // SAFETY: sixteen elements from i on lie within every row.
-            unsafe {
-                let (low, high) = (eight(b, i), eight(b, i + 8));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let a = a.as_ptr().add(r * n + i);
-                    sum[0] = _mm256_fmadd_ps(_mm256_loadu_ps(a), low, sum[0]);
-                    sum[1] = _mm256_fmadd_ps(_mm256_loadu_ps(a.add(8)), high, sum[1]);
+    unsafe fn block<const R: usize, const B: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], ld: usize) {
+        let mut sums = [[[_mm256_setzero_ps(); 2]; B]; R];
+        for i in (0..k).step_by(LANES) {
+            super::fetch::<B>(b, k, i);
+            for half in 0..2 {
+                let i = i + 8 * half;
+                // SAFETY: eight elements from i on lie within every row.
+                unsafe {
+                    let b: [_; B] = std::array::from_fn(|j| eight(b, j * k + i));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_loadu_ps(a.as_ptr().add(r * k + i));
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            sum[half] = _mm256_fmadd_ps(a, b, sum[half]);
+                        }
+                    }
                 }
             }
         }
-        sums.map(|sum| tree(sum))
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (j, sum) in sums.into_iter().enumerate() {
+                out[j * ld + r] = tree(sum);
+            }
+        }
     }
 }
 
-#[cfg(target_arch = "aarch64")]
-mod neon {
-    use std::arch::aarch64::{float32x4_t, uint16x8_t, vld1q_u16, vst1q_f32};
+#[cfg(target_arch = "x86_64")]
+mod wide512 {
+    use crate::simd::math::LANES;
+    use std::arch::x86_64::{
+        __m512, _mm256_loadu_si256, _mm512_castps512_ps256, _mm512_cvtph_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_setzero_ps,
+    };
 
-    /// Converts eight at a time, and returns what is left.
-    pub(super) fn to_floats<'a, 'b>(half: &'a [u16], out: &'b mut [f32]) -> (&'a [u16], &'b mut [f32]) {
-        let n = half.len().min(out.len()) / 8 * 8;
-        for i in (0..n).step_by(8) {
-            // SAFETY: NEON is always there; eight elements from i on lie within both slices.
-            unsafe {
-                let [low, high] = eight(vld1q_u16(half.as_ptr().add(i)));
-                vst1q_f32(out.as_mut_ptr().add(i), low);
-                vst1q_f32(out.as_mut_ptr().add(i + 4), high);
+    /// As [`super::dots`].
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
+    pub(super) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
+        super::blocks::<4>(a, b, k, out, |shape, a, b, out, ld| {
+            // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
+            match shape {
+                (4, 2) => unsafe { block::<4, 2>(a, b, k, out, ld) },
+                (3, 2) => unsafe { block::<3, 2>(a, b, k, out, ld) },
+                (2, 2) => unsafe { block::<2, 2>(a, b, k, out, ld) },
+                (1, 2) => unsafe { block::<1, 2>(a, b, k, out, ld) },
+                (4, _) => unsafe { block::<4, 1>(a, b, k, out, ld) },
+                (3, _) => unsafe { block::<3, 1>(a, b, k, out, ld) },
+                (2, _) => unsafe { block::<2, 1>(a, b, k, out, ld) },
+                _ => unsafe { block::<1, 1>(a, b, k, out, ld) },
             }
-        }
-        (&half[n..], &mut out[n..])
+        });
     }
 
-    #[target_feature(enable = "neon")]
-    #[inline]
-    fn eight(half: uint16x8_t) -> [float32x4_t; 2] {
-        let (low, high);
-        // SAFETY: arithmetic on registers; the instructions are always there (their intrinsics are newer than our Rust).
-        unsafe {
-            std::arch::asm!(
-                "fcvtl {low:v}.4s, {half:v}.4h",
-                "fcvtl2 {high:v}.4s, {half:v}.8h",
-                low = out(vreg) low, high = lateout(vreg) high, half = in(vreg) half,
-                options(pure, nomem, nostack, preserves_flags),
-            );
+    /// Products of `R` rows with `B`, whose values are converted once for all of them.
+    ///
+    /// # Safety
+    /// `a` holds `R` rows and `b` holds `B` rows of `k` values, a multiple of the lanes.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
+    unsafe fn block<const R: usize, const B: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], ld: usize) {
+        let mut sums = [[_mm512_setzero_ps(); B]; R];
+        for i in (0..k).step_by(LANES) {
+            super::fetch::<B>(b, k, i);
+            // SAFETY: sixteen elements from i on lie within every row.
+            unsafe {
+                let b: [_; B] = std::array::from_fn(|j| sixteen(b, j * k + i));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm512_loadu_ps(a.as_ptr().add(r * k + i));
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = _mm512_fmadd_ps(a, b, *sum);
+                    }
+                }
+            }
         }
-        [low, high]
+        let tree = |v: __m512| super::wide::tree([_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)]);
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (j, sum) in sums.into_iter().enumerate() {
+                out[j * ld + r] = tree(sum);
+            }
+        }
+    }
+
+    /// # Safety
+    /// Sixteen elements from `i` on lie within `half`.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
+    unsafe fn sixteen(half: &[u16], i: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(half.as_ptr().add(i).cast())) }
+    }
+}
+
+/// Of two rows at a time, asks for those after the next ones: they are too short for the CPU to see where they lead.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn fetch<const B: usize>(b: &[u16], k: usize, i: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for row in if B > 1 { B..2 * B } else { 0..0 } {
+        // SAFETY: a hint that reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(row * k + i).cast()) };
+    }
+}
+
+/// So few rows of `a` that reading `b` is what takes the time: in the order of the memory.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 2;
+
+/// Cuts products into blocks: `f((rows of a, rows of b), a, b, out, ld)` for at most `R` rows of `a` and two of `b`; `out`
+/// begins at the block's first product, those with the second row of `b` are `ld` further.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn blocks<const R: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], f: impl Fn((usize, usize), &[f32], &[u16], &mut [f32], usize)) {
+    let m = a.len() / k;
+    let together = if m > FEW { 2 } else { 1 };
+    for (b, out) in b.chunks(together * k).zip(out.chunks_mut(together * m)) {
+        for (i, a) in a.chunks(R * k).enumerate() {
+            f((a.len() / k, b.len() / k), a, b, &mut out[i * R..], m);
+        }
     }
 }
 
@@ -347,10 +440,20 @@ mod tests {
 
     #[test]
     fn products_are_those_of_floats() {
-        let b: Vec<u16> = (0..96u16).map(|i| half::f16::from_f32(f32::from(i) * 0.01 - 0.4).to_bits()).collect();
-        let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
         let a: Vec<f32> = (0..7 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
-        dots(&a, &b, |i, y| assert_eq!(y, crate::simd::math::dot(&a[i * 96..(i + 1) * 96], &floats)));
+        // One to seventeen rows with one to five.
+        let many: Vec<u16> = (0..5 * 96u16).map(|i| half::f16::from_f32(f32::from(i % 101) * 0.01 - 0.4).to_bits()).collect();
+        let a_many: Vec<f32> = (0..17 * 96).map(|i| (i as f32 * 0.73).sin()).collect();
+        for (m, n) in (1..=17).flat_map(|m| (1..=5).map(move |n| (m, n))) {
+            let mut out = vec![f32::NAN; m * n];
+            dots(&a_many[..m * 96], &many[..n * 96], 96, &mut out);
+            for (j, b) in many.chunks_exact(96).enumerate().take(n) {
+                let floats: Vec<f32> = b.iter().map(|h| to_float(*h)).collect();
+                for (i, a) in a_many.chunks_exact(96).enumerate().take(m) {
+                    assert_eq!(out[j * m + i], crate::simd::math::dot(a, &floats), "{m} rows with {n}");
+                }
+            }
+        }
         // Seven rows of 64, 96 apart.
         let rows: Vec<u16> = a.iter().map(|x| from_float(*x)).collect();
         let (q, mut w, mut y, mut want) = (&a[..64], vec![0.0; 7], vec![1.0; 64], vec![0.0; 64]);

@@ -104,9 +104,7 @@ pub(crate) fn nt_half(p: &Params, bufs: Bufs<'_>) {
     // Each task has some columns of every row: `[n, m]` here, turned afterwards.
     scratch::with(m * n, |turned| {
         turned.par_chunks_mut(m * 64).zip(b[..n * k].par_chunks(64 * k)).for_each(|(out, b)| {
-            for (out, b) in out.chunks_exact_mut(m).zip(b.chunks_exact(k)) {
-                crate::float16::dots(&a[..m * k], b, |i, y| out[i] = y);
-            }
+            crate::float16::dots(&a[..m * k], b, k, out);
         });
         for (i, c) in c[..m * n].chunks_exact_mut(n).enumerate() {
             for (c, y) in c.iter_mut().zip(turned.chunks_exact(m)) {

@@ -34,13 +34,23 @@ pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
     u64::from(s.rows) * u64::from(s.cols).next_multiple_of(128)
 }
 
+/// Tokens from which on unpacking panels pays where the CPU has a dot product of bytes.
+const PANEL_ROWS: usize = 32;
+/// Tokens from which on the longer vectors of VNNI beat AVX2: with fewer, reading the codes is what takes the time.
+#[cfg(target_arch = "x86_64")]
+const VNNI_ROWS: usize = 3;
+
 type Path = fn(&Shape, &Product<'_>, &Target<'_>);
 
 /// The fastest path of this CPU.
 fn path(rows: usize) -> Path {
     let best = tile::best();
-    if rows >= tile::ROWS && best.byte_dots {
+    if rows >= PANEL_ROWS && best.byte_dots {
         return |s, ops, y| panels(tile::best(), s, ops, y);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if rows >= VNNI_ROWS && super::vnni::here() {
+        return super::vnni::product;
     }
     #[cfg(target_arch = "x86_64")]
     if crate::simd::avx2() {
@@ -158,6 +168,10 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             if crate::simd::avx2() {
                 paths.push(("avx2", Box::new(super::super::direct::product)));
+            }
+            #[cfg(target_arch = "x86_64")]
+            if super::super::vnni::here() {
+                paths.push(("vnni over words", Box::new(super::super::vnni::product)));
             }
             #[cfg(target_arch = "aarch64")]
             {

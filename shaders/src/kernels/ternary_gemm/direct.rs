@@ -69,7 +69,7 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
 /// The sums of eight vectors' lanes, as one vector.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn reduce(v: [std::arch::x86_64::__m256i; 8]) -> std::arch::x86_64::__m256i {
+pub(super) fn reduce(v: [std::arch::x86_64::__m256i; 8]) -> std::arch::x86_64::__m256i {
     use std::arch::x86_64::{_mm256_add_epi32, _mm256_hadd_epi32, _mm256_permute2x128_si256};
     let four = |i: usize| _mm256_hadd_epi32(_mm256_hadd_epi32(v[i], v[i + 1]), _mm256_hadd_epi32(v[i + 2], v[i + 3]));
     // Each holds its four sums once for the low and once for the high half of the lanes.

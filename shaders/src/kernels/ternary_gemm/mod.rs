@@ -10,6 +10,8 @@ mod direct;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod words;
 
