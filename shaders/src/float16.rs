@@ -92,33 +92,35 @@ pub(crate) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
     });
 }
 
-/// `w[j] = q · row_j` (in the order of `simd::math::dot`) for rows as long as `q`, `ld` apart.
-pub(crate) fn products(q: &[f32], rows: &[u16], ld: usize, w: &mut [f32]) {
+/// `w[h, j] = q_h · row_j` (in the order of `simd::math::dot`) for `q [heads, d]`, `w [heads, seen]` and rows `ld` apart.
+pub(crate) fn products(q: &[f32], d: usize, rows: &[u16], ld: usize, w: &mut [f32]) {
+    let seen = w.len() * d / q.len();
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && q.len().is_multiple_of(crate::simd::math::LANES) {
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && d.is_multiple_of(crate::simd::math::LANES) {
         // SAFETY: the features were just detected.
-        return unsafe { wide::products(q, rows, ld, w) };
+        return unsafe { wide::products(q, d, rows, ld, w, seen) };
     }
-    crate::simd::scratch::with(q.len(), |floats| {
-        for (j, w) in w.iter_mut().enumerate() {
-            to_floats(&rows[j * ld..j * ld + q.len()], floats);
-            *w = crate::simd::math::dot(q, floats);
+    crate::simd::scratch::with(d, |floats| {
+        for j in 0..seen {
+            to_floats(&rows[j * ld..j * ld + d], floats);
+            q.chunks_exact(d).enumerate().for_each(|(h, q)| w[h * seen + j] = crate::simd::math::dot(q, floats));
         }
     });
 }
 
-/// `o = Σ_j w[j]·row_j`, j ascending, for rows as long as `o`, `ld` apart.
-pub(crate) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
-    o.fill(0.0);
+/// `o_h = Σ_j w[h, j]·row_j`, j ascending, for `o [heads, d]`, `w [heads, seen]` and rows `ld` apart.
+pub(crate) fn sums(w: &[f32], d: usize, rows: &[u16], ld: usize, o: &mut [f32]) {
+    let seen = w.len() * d / o.len();
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && o.len().is_multiple_of(crate::simd::math::LANES) {
+    if crate::simd::avx2() && is_x86_feature_detected!("f16c") && d.is_multiple_of(crate::simd::math::LANES) {
         // SAFETY: the features were just detected.
-        return unsafe { wide::sums(w, rows, ld, o) };
+        return unsafe { wide::sums(w, seen, d, rows, ld, o) };
     }
-    crate::simd::scratch::with(o.len(), |floats| {
-        for (j, w) in w.iter().enumerate() {
-            to_floats(&rows[j * ld..j * ld + o.len()], floats);
-            crate::simd::math::axpy(*w, floats, o);
+    o.fill(0.0);
+    crate::simd::scratch::with(d, |floats| {
+        for j in 0..seen {
+            to_floats(&rows[j * ld..j * ld + d], floats);
+            o.chunks_exact_mut(d).enumerate().for_each(|(h, o)| crate::simd::math::axpy(w[h * seen + j], floats, o));
         }
     });
 }
@@ -184,56 +186,70 @@ mod wide {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().add(i).cast())) }
     }
 
+    /// As [`super::products`].
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn products(q: &[f32], rows: &[u16], ld: usize, w: &mut [f32]) {
-        let d = q.len();
-        for (j, w) in w.iter_mut().enumerate() {
-            let row = &rows[j * ld..j * ld + d];
-            let mut sum = [_mm256_setzero_ps(); 2];
-            for i in (0..d).step_by(LANES) {
-                // SAFETY: sixteen elements from i on lie within both slices.
-                unsafe {
-                    let q = q.as_ptr().add(i);
-                    sum[0] = _mm256_fmadd_ps(_mm256_loadu_ps(q), eight(row, i), sum[0]);
-                    sum[1] = _mm256_fmadd_ps(_mm256_loadu_ps(q.add(8)), eight(row, i + 8), sum[1]);
+    pub(super) fn products(q: &[f32], d: usize, rows: &[u16], ld: usize, w: &mut [f32], seen: usize) {
+        assert!(seen == 0 || rows.len() >= (seen - 1) * ld + d);
+        for (i, q) in q.chunks(3 * d).enumerate() {
+            for j in (0..seen).step_by(2) {
+                let (b, out) = (&rows[j * ld..], &mut w[i * 3 * seen + j..]);
+                // SAFETY (all): as many rows as the chunk of q has, and those from j on.
+                match (q.len() / d, (seen - j).min(2)) {
+                    (3, 2) => unsafe { block::<3, 2>(q, b, (d, ld), out, (seen, 1)) },
+                    (2, 2) => unsafe { block::<2, 2>(q, b, (d, ld), out, (seen, 1)) },
+                    (1, 2) => unsafe { block::<1, 2>(q, b, (d, ld), out, (seen, 1)) },
+                    (3, _) => unsafe { block::<3, 1>(q, b, (d, ld), out, (seen, 1)) },
+                    (2, _) => unsafe { block::<2, 1>(q, b, (d, ld), out, (seen, 1)) },
+                    _ => unsafe { block::<1, 1>(q, b, (d, ld), out, (seen, 1)) },
                 }
             }
-            *w = tree(sum);
         }
     }
 
+    /// As [`super::sums`].
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn sums(w: &[f32], rows: &[u16], ld: usize, o: &mut [f32]) {
-        assert!(w.is_empty() || rows.len() >= (w.len() - 1) * ld + o.len());
-        let (whole, rest) = o.as_chunks_mut::<{ 4 * LANES }>();
-        let rest_at = whole.len() * 4 * LANES;
-        for (i, o) in whole.iter_mut().enumerate() {
-            // SAFETY: the part lies within every row, as asserted.
-            unsafe { part::<8>(w, rows, ld, i * 4 * LANES, o) };
-        }
-        for (i, o) in rest.chunks_exact_mut(LANES).enumerate() {
-            // SAFETY: as above.
-            unsafe { part::<2>(w, rows, ld, rest_at + i * LANES, o) };
-        }
-    }
-
-    /// `V` vectors of the sums, from element `at` of the rows on: enough at once to hide how long an addition takes.
-    ///
-    /// # Safety
-    /// `8·V` elements of every row from `at` on lie within `rows`, and `o` has as many.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn part<const V: usize>(w: &[f32], rows: &[u16], ld: usize, at: usize, o: &mut [f32]) {
-        let mut sum = [_mm256_setzero_ps(); V];
-        for (j, w) in w.iter().enumerate() {
-            let w = _mm256_set1_ps(*w);
-            for (v, sum) in sum.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *sum = unsafe { _mm256_fmadd_ps(w, eight(rows, j * ld + at + 8 * v), *sum) };
+    pub(super) fn sums(w: &[f32], seen: usize, d: usize, rows: &[u16], ld: usize, o: &mut [f32]) {
+        assert!(seen == 0 || rows.len() >= (seen - 1) * ld + d);
+        let whole = d / (2 * LANES) * (2 * LANES);
+        for (o, w) in o.chunks_mut(3 * d).zip(w.chunks(3 * seen)) {
+            for at in (0..whole).step_by(2 * LANES) {
+                // SAFETY (all): the part lies within every row, as asserted; there are as many heads as `o` has.
+                match o.len() / d {
+                    3 => unsafe { part::<3, 4>(w, seen, &rows[at..], ld, &mut o[at..], d) },
+                    2 => unsafe { part::<2, 4>(w, seen, &rows[at..], ld, &mut o[at..], d) },
+                    _ => unsafe { part::<1, 4>(w, seen, &rows[at..], ld, &mut o[at..], d) },
+                }
+            }
+            if whole < d {
+                for (o, w) in o.chunks_exact_mut(d).zip(w.chunks_exact(seen)) {
+                    // SAFETY: as above.
+                    unsafe { part::<1, 2>(w, seen, &rows[whole..], ld, &mut o[whole..], d) };
+                }
             }
         }
-        for (v, sum) in sum.into_iter().enumerate() {
+    }
+
+    /// `V` vectors of the sums of `R` heads, whose rows are converted once for all of them.
+    ///
+    /// # Safety
+    /// `8·V` elements of every row lie within `rows`, and within each of the `R` heads of `o`, `d` apart.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn part<const R: usize, const V: usize>(w: &[f32], seen: usize, rows: &[u16], ld: usize, o: &mut [f32], d: usize) {
+        let mut sums = [[_mm256_setzero_ps(); V]; R];
+        let w: [&[f32]; R] = std::array::from_fn(|r| &w[r * seen..][..seen]);
+        for j in 0..seen {
             // SAFETY: the caller's promise.
-            unsafe { _mm256_storeu_ps(o.as_mut_ptr().add(8 * v), sum) };
+            let row: [_; V] = std::array::from_fn(|v| unsafe { eight(rows, j * ld + 8 * v) });
+            for (sums, w) in sums.iter_mut().zip(w) {
+                let w = _mm256_set1_ps(w[j]);
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = _mm256_fmadd_ps(w, x, *sum));
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { _mm256_storeu_ps(o.as_mut_ptr().add(r * d + 8 * v), sum) };
+            }
         }
     }
 
@@ -252,30 +268,37 @@ mod wide {
         super::blocks::<3>(a, b, k, out, |shape, a, b, out, ld| {
             // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
             match shape {
-                (3, 2) => unsafe { block::<3, 2>(a, b, k, out, ld) },
-                (2, 2) => unsafe { block::<2, 2>(a, b, k, out, ld) },
-                (1, 2) => unsafe { block::<1, 2>(a, b, k, out, ld) },
-                (3, _) => unsafe { block::<3, 1>(a, b, k, out, ld) },
-                (2, _) => unsafe { block::<2, 1>(a, b, k, out, ld) },
-                _ => unsafe { block::<1, 1>(a, b, k, out, ld) },
+                (3, 2) => unsafe { block::<3, 2>(a, b, (k, k), out, (1, ld)) },
+                (2, 2) => unsafe { block::<2, 2>(a, b, (k, k), out, (1, ld)) },
+                (1, 2) => unsafe { block::<1, 2>(a, b, (k, k), out, (1, ld)) },
+                (3, _) => unsafe { block::<3, 1>(a, b, (k, k), out, (1, ld)) },
+                (2, _) => unsafe { block::<2, 1>(a, b, (k, k), out, (1, ld)) },
+                _ => unsafe { block::<1, 1>(a, b, (k, k), out, (1, ld)) },
             }
         });
     }
 
-    /// Products of `R` rows with `B`, whose values are converted once for all of them.
+    /// Products of `R` rows with `B`, `ld` apart, whose values are converted once for all of them; `row` and `col` are the
+    /// distances of the products in `out`.
     ///
     /// # Safety
-    /// `a` holds `R` rows and `b` holds `B` rows of `k` values, a multiple of the lanes.
+    /// `a` holds `R` rows and `b` has `B` rows of `k` values, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn block<const R: usize, const B: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], ld: usize) {
+    unsafe fn block<const R: usize, const B: usize>(
+        a: &[f32],
+        b: &[u16],
+        (k, ld): (usize, usize),
+        out: &mut [f32],
+        (row, col): (usize, usize),
+    ) {
         let mut sums = [[[_mm256_setzero_ps(); 2]; B]; R];
         for i in (0..k).step_by(LANES) {
-            super::fetch::<B>(b, k, i);
+            super::fetch::<B>(b, ld, i);
             for half in 0..2 {
                 let i = i + 8 * half;
                 // SAFETY: eight elements from i on lie within every row.
                 unsafe {
-                    let b: [_; B] = std::array::from_fn(|j| eight(b, j * k + i));
+                    let b: [_; B] = std::array::from_fn(|j| eight(b, j * ld + i));
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let a = _mm256_loadu_ps(a.as_ptr().add(r * k + i));
                         for (sum, b) in sums.iter_mut().zip(b) {
@@ -287,7 +310,7 @@ mod wide {
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (j, sum) in sums.into_iter().enumerate() {
-                out[j * ld + r] = tree(sum);
+                out[r * row + j * col] = tree(sum);
             }
         }
     }
@@ -307,30 +330,37 @@ mod wide512 {
         super::blocks::<4>(a, b, k, out, |shape, a, b, out, ld| {
             // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
             match shape {
-                (4, 2) => unsafe { block::<4, 2>(a, b, k, out, ld) },
-                (3, 2) => unsafe { block::<3, 2>(a, b, k, out, ld) },
-                (2, 2) => unsafe { block::<2, 2>(a, b, k, out, ld) },
-                (1, 2) => unsafe { block::<1, 2>(a, b, k, out, ld) },
-                (4, _) => unsafe { block::<4, 1>(a, b, k, out, ld) },
-                (3, _) => unsafe { block::<3, 1>(a, b, k, out, ld) },
-                (2, _) => unsafe { block::<2, 1>(a, b, k, out, ld) },
-                _ => unsafe { block::<1, 1>(a, b, k, out, ld) },
+                (4, 2) => unsafe { block::<4, 2>(a, b, (k, k), out, (1, ld)) },
+                (3, 2) => unsafe { block::<3, 2>(a, b, (k, k), out, (1, ld)) },
+                (2, 2) => unsafe { block::<2, 2>(a, b, (k, k), out, (1, ld)) },
+                (1, 2) => unsafe { block::<1, 2>(a, b, (k, k), out, (1, ld)) },
+                (4, _) => unsafe { block::<4, 1>(a, b, (k, k), out, (1, ld)) },
+                (3, _) => unsafe { block::<3, 1>(a, b, (k, k), out, (1, ld)) },
+                (2, _) => unsafe { block::<2, 1>(a, b, (k, k), out, (1, ld)) },
+                _ => unsafe { block::<1, 1>(a, b, (k, k), out, (1, ld)) },
             }
         });
     }
 
-    /// Products of `R` rows with `B`, whose values are converted once for all of them.
+    /// Products of `R` rows with `B`, `ld` apart, whose values are converted once for all of them; `row` and `col` are the
+    /// distances of the products in `out`.
     ///
     /// # Safety
-    /// `a` holds `R` rows and `b` holds `B` rows of `k` values, a multiple of the lanes.
+    /// `a` holds `R` rows and `b` has `B` rows of `k` values, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
-    unsafe fn block<const R: usize, const B: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], ld: usize) {
+    unsafe fn block<const R: usize, const B: usize>(
+        a: &[f32],
+        b: &[u16],
+        (k, ld): (usize, usize),
+        out: &mut [f32],
+        (row, col): (usize, usize),
+    ) {
         let mut sums = [[_mm512_setzero_ps(); B]; R];
         for i in (0..k).step_by(LANES) {
-            super::fetch::<B>(b, k, i);
+            super::fetch::<B>(b, ld, i);
             // SAFETY: sixteen elements from i on lie within every row.
             unsafe {
-                let b: [_; B] = std::array::from_fn(|j| sixteen(b, j * k + i));
+                let b: [_; B] = std::array::from_fn(|j| sixteen(b, j * ld + i));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let a = _mm512_loadu_ps(a.as_ptr().add(r * k + i));
                     for (sum, b) in sums.iter_mut().zip(b) {
@@ -342,7 +372,7 @@ mod wide512 {
         let tree = |v: __m512| super::wide::tree([_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)]);
         for (r, sums) in sums.into_iter().enumerate() {
             for (j, sum) in sums.into_iter().enumerate() {
-                out[j * ld + r] = tree(sum);
+                out[r * row + j * col] = tree(sum);
             }
         }
     }
@@ -359,11 +389,11 @@ mod wide512 {
 /// Of two rows at a time, asks for those after the next ones: they are too short for the CPU to see where they lead.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn fetch<const B: usize>(b: &[u16], k: usize, i: usize) {
+fn fetch<const B: usize>(b: &[u16], ld: usize, i: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     for row in if B > 1 { B..2 * B } else { 0..0 } {
         // SAFETY: a hint that reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(row * k + i).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(row * ld + i).cast()) };
     }
 }
 
@@ -454,16 +484,21 @@ mod tests {
                 }
             }
         }
-        // Seven rows of 64, 96 apart.
+        // Seven rows of 64 and of 48, 96 apart, for one to seven heads.
         let rows: Vec<u16> = a.iter().map(|x| from_float(*x)).collect();
-        let (q, mut w, mut y, mut want) = (&a[..64], vec![0.0; 7], vec![1.0; 64], vec![0.0; 64]);
-        products(q, &rows, 96, &mut w);
-        sums(&w, &rows, 96, &mut y);
-        for (j, w) in w.iter().enumerate() {
-            let row: Vec<f32> = rows[j * 96..j * 96 + 64].iter().map(|h| to_float(*h)).collect();
-            assert_eq!(*w, crate::simd::math::dot(q, &row), "row {j}");
-            crate::simd::math::axpy(*w, &row, &mut want);
+        for (d, heads) in [64, 48].into_iter().flat_map(|d| (1..=7).map(move |h| (d, h))) {
+            let (q, mut w) = (&a_many[..heads * d], vec![f32::NAN; heads * 7]);
+            let (mut y, mut want) = (vec![f32::NAN; heads * d], vec![0.0; heads * d]);
+            products(q, d, &rows, 96, &mut w);
+            sums(&w, d, &rows, 96, &mut y);
+            for (h, (q, want)) in q.chunks_exact(d).zip(want.chunks_exact_mut(d)).enumerate() {
+                for (j, w) in w[h * 7..][..7].iter().enumerate() {
+                    let row: Vec<f32> = rows[j * 96..j * 96 + d].iter().map(|h| to_float(*h)).collect();
+                    assert_eq!(*w, crate::simd::math::dot(q, &row), "head {h}, row {j}");
+                    crate::simd::math::axpy(*w, &row, want);
+                }
+            }
+            assert_eq!(y, want, "{heads} heads of {d}");
         }
-        assert_eq!(y, want);
     }
 }

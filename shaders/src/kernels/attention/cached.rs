@@ -58,9 +58,7 @@ impl Held<'_> {
     /// `w[h, j] = q_h · k_j` for the query heads `q [group, d]` of KV head `g` and the first `seen` rows.
     pub fn scores(&self, n: &Dims, g: usize, q: &[f32], seen: usize, w: &mut [f32], room: &mut [f32]) {
         if self.form == Cached::Half {
-            let rows = self.halves(n, g);
-            let heads = q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen));
-            return heads.for_each(|(q, w)| float16::products(q, rows, n.kv, w));
+            return float16::products(q, n.d, self.halves(n, g), n.kv, w);
         }
         let k = self.head(n, g, seen, room);
         for (q, w) in q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen)) {
@@ -71,8 +69,7 @@ impl Held<'_> {
     /// `o_h = Σ_j w[h, j]·v_j` for `o [group, d]`.
     pub fn weighted(&self, n: &Dims, g: usize, w: &[f32], seen: usize, o: &mut [f32], room: &mut [f32]) {
         if self.form == Cached::Half {
-            let rows = self.halves(n, g);
-            return o.chunks_exact_mut(n.d).zip(w.chunks_exact(seen)).for_each(|(o, w)| float16::sums(w, rows, n.kv, o));
+            return float16::sums(w, n.d, self.halves(n, g), n.kv, o);
         }
         o.fill(0.0);
         let v = self.head(n, g, seen, room);

@@ -27,9 +27,11 @@ pub(super) struct Block<'a> {
 }
 
 /// Activations of some rows as the codes meet them: vector `(b·rows + r)·4 + p` holds what belongs to field `p` of the
-/// words from `LANES·b` on, for row `r`.
+/// words from `LANES·b` on, for row `r`; past the end of a row there are zeros.
 fn arrange<const LANES: usize>(q: &[u32], words: usize, out: &mut [u32]) {
-    out.fill(0);
+    if !words.is_multiple_of(LANES) {
+        out.fill(0);
+    }
     let rows = q.len() / (words * 4);
     for (r, q) in q.chunks_exact(words * 4).enumerate() {
         for (w, four) in q.chunks_exact(4).enumerate() {
