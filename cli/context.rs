@@ -35,6 +35,7 @@ impl Context {
         let overrides = Overrides { vars: args.overrides.vars.clone(), sets: args.overrides.sets.clone() };
         let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
         let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| pipeline.root.join(".flow"));
+        flow_shaders::pipelines::keep_in(&cache_dir.join("pipelines"));
         let mut registry = registry.clone();
         let cache = OnceLock::new();
         external::register(&pipeline, &|| shared(&cache, &cache_dir).map_err(|e| Problem::new(e.to_string())), &mut registry)?;

@@ -160,7 +160,7 @@ pub(crate) fn scratch_bytes(program: &Program) -> u64 {
     use crate::kernels::{gemm, ternary_gemm};
     let ops = program.lists.iter().flat_map(|(_, ops)| ops);
     let bytes = ops.map(|op| match op.kernel.name {
-        "ternary_gemm" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
+        "ternary_gemm" | "ternary_gemv" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
         name if name.starts_with("gemm") => gemm::cpu::scratch_bytes(name, &op.params.get()),
         _ => 0,
     });

@@ -23,7 +23,8 @@ pub fn fingerprint(kernel: &Kernel) -> Result<String, String> {
     if let Some(hash) = known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return Ok(hash.clone());
     }
-    let hashes = kernel.modules().map(|m| fingerprint_source(&m.source())).collect::<Result<Vec<_>, _>>();
+    let sources = kernel.modules().flat_map(|m| m.sources().collect::<Vec<_>>());
+    let hashes = sources.map(|s| fingerprint_source(&s)).collect::<Result<Vec<_>, _>>();
     let hashes = hashes.map_err(|e| format!("{}: {e}", kernel.name))?;
     let hash = match &hashes[..] {
         [one] => one.clone(),
@@ -338,7 +339,10 @@ impl<'a> Walk<'a> {
                 self.number(u32::from(convert.unwrap_or(0)));
                 self.expression(*expr, scope)
             }
-            Expression::CallResult(_) | Expression::AtomicResult { .. } | Expression::WorkGroupUniformLoadResult { .. } => {
+            Expression::CallResult(_)
+            | Expression::AtomicResult { .. }
+            | Expression::WorkGroupUniformLoadResult { .. }
+            | Expression::SubgroupOperationResult { .. } => {
                 // Its statement was written before; the number alone refers to it.
                 self.tag("result");
                 Ok(())
@@ -424,6 +428,13 @@ impl<'a> Walk<'a> {
             Statement::WorkGroupUniformLoad { pointer, result } => {
                 self.tag("uniform load");
                 self.expression(*pointer, scope)?;
+                self.expression(*result, scope)?;
+            }
+            Statement::SubgroupCollectiveOperation { op, collective_op, argument, result } => {
+                self.tag("subgroup");
+                self.word(op);
+                self.word(collective_op);
+                self.expression(*argument, scope)?;
                 self.expression(*result, scope)?;
             }
             Statement::Call { function, arguments, result } => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::cut::{self, Part};
 use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Kernel, Params, Suits};
+use crate::pipelines::Kept;
 use crate::program::{ListId, Op, Plan, Program};
 
 /// Bytes that queued writes may hold in staging memory, and of one read-back.
@@ -28,6 +29,8 @@ pub struct Opening {
     pub plain: bool,
     /// Bytes that a binding may have, below the adapter's own limit.
     pub binding: Option<u64>,
+    /// A software adapter runs what a real GPU with its features would.
+    pub hardware: bool,
 }
 
 /// A wgpu adapter, opened.
@@ -40,8 +43,11 @@ struct Shared {
     software: bool,
     /// Kernels run as the module for every adapter, also where a variant suits this one.
     plain: bool,
+    /// Variants are chosen as for a real GPU.
+    hardware: bool,
     /// Bytes that a binding may have.
     binding: u64,
+    kept: Option<Kept>,
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
@@ -132,12 +138,14 @@ impl GpuDevice {
         }
     }
 
-    /// Opens an adapter with its own limits and no optional features: the kernels are WebGPU's baseline, the sizes are not.
+    /// Opens an adapter with its own limits, and those of its features that a variant of a kernel uses.
     fn request(adapter: &wgpu::Adapter, how: Opening) -> Result<Self, DeviceError> {
-        let name = adapter.get_info().name;
+        let info = adapter.get_info();
+        let name = info.name.clone();
+        let useful = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::PIPELINE_CACHE;
         let desc = wgpu::DeviceDescriptor {
             label: Some("flow"),
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & useful,
             required_limits: adapter.limits(),
             // Small blocks: what the planner counts is then what the device holds.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -163,8 +171,18 @@ impl GpuDevice {
             }
         });
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
-        let shared =
-            Shared { name, software: is_software(adapter), plain: how.plain, binding, device, queue, pipelines: Mutex::default(), trouble };
+        let shared = Shared {
+            name,
+            software: is_software(adapter),
+            plain: how.plain,
+            hardware: how.hardware,
+            binding,
+            kept: Kept::open(&device, &info),
+            device,
+            queue,
+            pipelines: Mutex::default(),
+            trouble,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -211,6 +229,9 @@ impl GpuDevice {
         }
         for kernel in program.kernels() {
             shared.pipeline(kernel)?;
+        }
+        if let Some(kept) = &shared.kept {
+            kept.store();
         }
         Ok(GpuBackend {
             shared: shared.clone(),
@@ -287,7 +308,8 @@ impl Shared {
     /// Whether a variant is for this adapter.
     fn has(&self, suits: Suits) -> bool {
         match suits {
-            Suits::Software => self.software,
+            Suits::Software => self.software && !self.hardware,
+            Suits::Subgroups => self.device.features().contains(wgpu::Features::SUBGROUP),
         }
     }
 
@@ -310,7 +332,9 @@ impl Shared {
             ..Default::default()
         });
         let module = kernel.module_for(|suits| !self.plain && self.has(suits));
-        let (grid, source) = (module.grid, wgpu::ShaderSource::Wgsl(module.source().into()));
+        let native = !self.plain && self.device.features().contains(wgpu::Features::SHADER_F16);
+        let text = module.native_half().filter(|_| native).unwrap_or_else(|| module.source());
+        let (grid, source) = (module.grid, wgpu::ShaderSource::Wgsl(text.into()));
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
@@ -318,7 +342,7 @@ impl Shared {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: None,
+            cache: self.kept.as_ref().map(Kept::cache),
         });
         Pipeline { layout, pipeline, grid }
     }

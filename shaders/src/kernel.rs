@@ -90,6 +90,8 @@ pub struct Variant {
 pub enum Suits {
     /// Software adapters: few lanes, loads cost more than arithmetic, workgroup memory more than the caches.
     Software,
+    /// Adapters with operations across the lanes of a subgroup.
+    Subgroups,
 }
 
 /// A module as a device runs it.
@@ -101,10 +103,24 @@ pub struct Module {
     pub grid: fn(&Params) -> [u32; 3],
 }
 
+/// The piece that reads float16 by integer arithmetic, on every adapter.
+const HALF: &str = include_str!("kernels/half.wgsl");
+/// The same function on adapters that have float16 themselves.
+const HALF_NATIVE: &str = include_str!("kernels/half_native.wgsl");
+
 impl Module {
     /// The whole WGSL text.
     pub fn source(&self) -> String {
         self.wgsl.concat()
+    }
+    /// The text for adapters that have float16 themselves, where the module reads any: the same results.
+    pub fn native_half(&self) -> Option<String> {
+        let pieces: Vec<&str> = self.wgsl.iter().map(|piece| if *piece == HALF { HALF_NATIVE } else { piece }).collect();
+        self.wgsl.contains(&HALF).then(|| format!("enable f16;\n{}", pieces.concat()))
+    }
+    /// All texts of the module.
+    pub fn sources(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.source()).chain(self.native_half())
     }
 }
 

@@ -19,6 +19,7 @@ mod float16;
 pub mod gpu;
 pub mod kernel;
 pub mod kernels;
+pub mod pipelines;
 pub mod program;
 pub mod simd;
 

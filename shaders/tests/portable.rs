@@ -1,4 +1,5 @@
-//! Every module is portable: WebGPU's default limits, no optional capability, and naga writes it for all three backends.
+//! Every module is portable: WebGPU's default limits, no optional capability but those that a variant is chosen by, and naga
+//! writes it for all three backends.
 
 use flow_shaders::kernel::Access;
 use flow_shaders::kernels;
@@ -11,13 +12,20 @@ const WORKGROUP_BYTES: u32 = 16_384;
 const STORAGE_BUFFERS: usize = 8;
 const INVOCATIONS: u32 = 256;
 
-fn each(check: impl Fn(&'static flow_shaders::kernel::Kernel, &naga::Module, &ModuleInfo)) {
-    for (kernel, source) in kernels::ALL.iter().flat_map(|k| k.modules().map(move |m| (k, m.source()))) {
+fn each(check: impl Fn(&'static flow_shaders::kernel::Kernel, &naga::Module, &ModuleInfo, Capabilities)) {
+    for (kernel, source) in
+        kernels::ALL.iter().flat_map(|k| k.modules().flat_map(move |m| m.sources().map(move |s| (k, s)).collect::<Vec<_>>()))
+    {
         let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        let needs = |word: &str, capability| if source.contains(word) { capability } else { Capabilities::empty() };
+        // naga takes operations of a subgroup without a directive.
+        let capabilities = needs("enable f16;", Capabilities::SHADER_FLOAT16) | needs("subgroupAdd", Capabilities::SUBGROUP);
+        let info = Validator::new(ValidationFlags::all(), capabilities)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
-        check(kernel, &module, &info);
+        check(kernel, &module, &info, capabilities);
     }
 }
 
@@ -28,7 +36,7 @@ fn names_are_sorted_and_unique() {
 
 #[test]
 fn declared_bindings_are_those_of_the_module() {
-    each(|kernel, module, _| {
+    each(|kernel, module, _, _| {
         let mut found: Vec<(u32, String, Option<Access>)> = Vec::new();
         for (_, global) in module.global_variables.iter() {
             let Some(ResourceBinding { group, binding }) = global.binding else { continue };
@@ -53,7 +61,7 @@ fn declared_bindings_are_those_of_the_module() {
 
 #[test]
 fn modules_stay_within_the_default_limits() {
-    each(|kernel, module, _| {
+    each(|kernel, module, _, _| {
         let mut workgroup = 0;
         let mut storage = 0;
         for (_, global) in module.global_variables.iter() {
@@ -80,12 +88,15 @@ fn modules_stay_within_the_default_limits() {
 #[test]
 fn modules_translate_to_spirv() {
     use naga::back::spv;
-    each(|kernel, module, info| {
-        let options = spv::Options {
-            lang_version: (1, 3),
-            capabilities: Some([spv::Capability::Shader].into_iter().collect()),
-            ..Default::default()
-        };
+    each(|kernel, module, info, capabilities| {
+        let mut allowed = vec![spv::Capability::Shader];
+        if capabilities.contains(Capabilities::SHADER_FLOAT16) {
+            allowed.push(spv::Capability::Float16);
+        }
+        if capabilities.contains(Capabilities::SUBGROUP) {
+            allowed.extend([spv::Capability::GroupNonUniform, spv::Capability::GroupNonUniformArithmetic]);
+        }
+        let options = spv::Options { lang_version: (1, 3), capabilities: Some(allowed.into_iter().collect()), ..Default::default() };
         let entry = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".into() };
         let words = spv::write_vec(module, info, &options, Some(&entry)).unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
         assert_eq!(words[0], 0x0723_0203, "{}", kernel.name);
@@ -95,7 +106,7 @@ fn modules_translate_to_spirv() {
 #[test]
 fn modules_translate_to_msl() {
     use naga::back::msl;
-    each(|kernel, module, info| {
+    each(|kernel, module, info, _| {
         let mut resources = msl::EntryPointResources { sizes_buffer: Some(30), ..Default::default() };
         for (i, binding) in (0..=kernel.bindings.len() as u32).enumerate() {
             let mutable = i > 0 && kernel.bindings[i - 1].access != Access::Read;
@@ -119,9 +130,11 @@ fn modules_translate_to_msl() {
 #[test]
 fn modules_translate_to_hlsl() {
     use naga::back::hlsl;
-    each(|kernel, module, info| {
+    each(|kernel, module, info, capabilities| {
         let mut text = String::new();
-        let options = hlsl::Options { shader_model: hlsl::ShaderModel::V5_1, ..Default::default() };
+        // float16 and operations of a wave are there from 6.2 on.
+        let shader_model = if capabilities.is_empty() { hlsl::ShaderModel::V5_1 } else { hlsl::ShaderModel::V6_2 };
+        let options = hlsl::Options { shader_model, ..Default::default() };
         let pipeline = hlsl::PipelineOptions::default();
         let done =
             hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).unwrap_or_else(|e| panic!("{}: {e}", kernel.name));

@@ -29,7 +29,7 @@ pub fn training(weights: Weights) -> Prints {
     let cell = if weights == Weights::Float { &FLOAT } else { &TERNARY };
     cell.get_or_init(|| {
         let shape =
-            TrainShape { batch: 1, seq: 4, top_k: 2, ns_steps: 2, recompute: false, moments: Moments::Int8, storage: Storage::Float16 };
+            TrainShape { batch: 2, seq: 4, top_k: 2, ns_steps: 2, recompute: false, moments: Moments::Int8, storage: Storage::Float16 };
         let mut all = training_kernels(tiny(weights), shape, Optimizer::Muon);
         // The choices of a recipe do not show in the tiny model, whose tensors are too small for them.
         all.extend([&ADAMW, &ADAMW_INT8]);

@@ -167,7 +167,7 @@ fn the_same_run_twice_on_a_device_has_the_same_bytes() {
 #[test]
 fn what_is_bound_in_parts_has_the_same_bits() {
     for device in devices().into_iter().filter(|d| !d.name().starts_with("cpu")) {
-        let small = open_with(&device.name(), Opening { plain: false, binding: Some(80_000) }).unwrap();
+        let small = open_with(&device.name(), Opening { binding: Some(80_000), ..Opening::default() }).unwrap();
         let config = config(Weights::Absmean);
         assert!(config.vocab * config.dim * 4 > 80_000 && SHAPE.batch * SHAPE.seq * config.vocab * 4 > 80_000);
         let [whole, parts] = [&device, &small].map(|device| {

@@ -106,6 +106,8 @@ pub static ALL: &[&Kernel] = &[
     &sample::SAMPLE,
     &clip::SUM_SQ,
     &ternary::TERNARISE,
+    &ternary_gemm::TERNARY_GEMM,
+    &ternary_gemm::TERNARY_GEMV,
     &ternary::THRESHOLD_GRAD,
     &topk::TOPK,
     &halves::UNPACK_HALF,

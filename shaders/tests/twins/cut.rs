@@ -16,7 +16,7 @@ fn limited() -> &'static Device {
     static LIMITED: OnceLock<Device> = OnceLock::new();
     LIMITED.get_or_init(|| {
         let name = adapter().expect("there is an adapter").name();
-        device::open_with(&name, Opening { plain: false, binding: Some(LIMIT) }).unwrap()
+        device::open_with(&name, Opening { binding: Some(LIMIT), ..Opening::default() }).unwrap()
     })
 }
 

@@ -53,13 +53,14 @@ pub fn run<P: bytemuck::Pod>(device: &Device, kernel: &'static Kernel, buffers: 
 pub type Buffers = Vec<Vec<u32>>;
 
 /// Both results of a dispatch: (CPU, adapter). None without an adapter. Where the kernel has variants, the module for every
-/// adapter must give what the adapter's own gives: the same bits, or floats that differ by rounding.
+/// adapter, and the one for a GPU with its features, must give what the adapter's own gives: the same bits, or floats that differ by rounding.
 pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) -> Option<(Buffers, Buffers)> {
     let adapter = adapter()?;
     let got = run(adapter, kernel, buffers, params);
-    if !kernel.variants.is_empty() {
-        let plain = run(plain(), kernel, buffers, params);
-        for (a, b) in got.concat().into_iter().zip(plain.concat()) {
+    if !kernel.variants.is_empty() || kernel.module().native_half().is_some() {
+        let others = [Opening { plain: true, ..Opening::default() }, Opening { hardware: true, ..Opening::default() }];
+        let others = others.map(|how| run(opened(how), kernel, buffers, params).concat()).concat();
+        for (a, b) in got.concat().into_iter().cycle().zip(others) {
             let (x, y) = (f32::from_bits(a), f32::from_bits(b));
             assert!(a == b || (x - y).abs() <= 1e-5 * x.abs().max(1.0), "{}: {x} and {y} from two modules", kernel.name);
         }
@@ -67,13 +68,11 @@ pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], par
     Some((run(cpu(), kernel, buffers, params), got))
 }
 
-/// The adapter of the tests, without variants.
-fn plain() -> &'static Device {
-    static PLAIN: OnceLock<Device> = OnceLock::new();
-    PLAIN.get_or_init(|| {
-        device::open_with(&adapter().expect("there is an adapter").name(), Opening { plain: true, binding: None })
-            .expect("it opened before")
-    })
+/// The adapter of the tests without variants, or with those of a real GPU.
+fn opened(how: Opening) -> &'static Device {
+    static OPENED: [OnceLock<Device>; 2] = [const { OnceLock::new() }; 2];
+    let open = || device::open_with(&adapter().expect("there is an adapter").name(), how).expect("it opened before");
+    OPENED[usize::from(how.plain)].get_or_init(open)
 }
 
 /// Runs both and compares every written buffer as floats: `|a − b| ≤ atol + rtol·|a|`, NaN equals NaN.

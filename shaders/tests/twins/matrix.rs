@@ -55,6 +55,15 @@ proptest! {
         let scaled = [q, scales(&r.range(rows, 0.01, 0.02), &sums), codes, r.range(outs, 0.5, 2.0), r.floats(rows * outs, 1.0)];
         check(&ternary_gemm::TERNARY_GEMM, &scaled, &s, 1e-6, 1e-6);
     }
+
+    #[test]
+    fn ternary_products_of_a_few_rows_are_exact(rows in 1usize..6, outs in size(150), cols in size(600), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let (q, sums) = r.bytes(rows, cols, 4 * cols.div_ceil(16));
+        let s = ternary_gemm::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add };
+        let buffers = [q, scales(&vec![0.5f32.to_bits(); rows], &sums), r.codes(outs, cols), vec![2f32.to_bits(); outs], vec![0; rows * outs]];
+        check_exact(&ternary_gemm::TERNARY_GEMV, &buffers, &s);
+    }
 }
 
 /// Steps and sums of rows as one buffer.
@@ -78,6 +87,7 @@ fn extreme_ternary_products_are_exact() {
             junk(rows * outs),
         ];
         check_exact(&ternary_gemm::TERNARY_GEMM, &buffers, &s);
+        check_exact(&ternary_gemm::TERNARY_GEMV, &buffers, &s);
         let got = run(cpu(), &ternary_gemm::TERNARY_GEMM, &buffers, &s).swap_remove(4);
         let element = |e: usize| {
             let code = (code >> (8 * (e % 4) + 2 * (e / 4)) & 3) as i32 - 1;

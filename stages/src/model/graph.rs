@@ -295,7 +295,7 @@ impl Graph {
             Act::Codes { q, scales } => {
                 let (codes, scale) = self.codes(weight);
                 let shape = ternary_gemm::Shape { rows: rows as u32, outs, cols, add };
-                self.program.push(list, &ternary_gemm::TERNARY_GEMM, &[q, scales, codes, scale, y], &shape);
+                self.program.push(list, ternary_gemm::kernel(rows), &[q, scales, codes, scale, y], &shape);
             }
             Act::Values(x) => {
                 let shape = gemm::Shape { m: rows as u32, n: outs, k: cols, add, symmetric: 0 };

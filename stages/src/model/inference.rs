@@ -287,7 +287,8 @@ impl Inference {
 /// The kernels of everything that a session may do, by name.
 pub fn kernels(config: ModelConfig, half_tables: bool, cache: Cached) -> Vec<&'static Kernel> {
     let uses = Uses {
-        score: Some((1, 4)),
+        // More rows than the product of a few takes; decoding has few.
+        score: Some((2, 4)),
         top_k: 1,
         targets: 1,
         decode: Some((1, 4)),

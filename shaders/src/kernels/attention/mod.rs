@@ -95,7 +95,7 @@ pub static ATTENTION: Kernel = Kernel {
 pub static ATTENTION_HALF: Kernel = Kernel {
     name: "attention_half",
     revision: 1,
-    wgsl: &[include_str!("../half.wgsl"), include_str!("kv_half.wgsl"), include_str!("forward.wgsl")],
+    wgsl: &[include_str!("../half_value.wgsl"), include_str!("../half.wgsl"), include_str!("kv_half.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
     variants: &[],

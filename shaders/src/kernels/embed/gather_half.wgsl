@@ -11,7 +11,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(2) var<storage, read> table: array<Pair>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(256)
@@ -22,8 +22,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         let row = ids[i / pairs] - p.first;
         if (row < p.vocab) {
             let pair = table[row * pairs + i % pairs];
-            out[2u * i] = half_value(pair);
-            out[2u * i + 1u] = half_value(pair >> 16u);
+            out[2u * i] = low(pair);
+            out[2u * i + 1u] = high(pair);
         }
     }
 }

@@ -39,7 +39,7 @@ pub static EMBED: Kernel = Kernel {
 pub static EMBED_HALF: Kernel = Kernel {
     name: "embed_half",
     revision: 1,
-    wgsl: &[include_str!("../half.wgsl"), include_str!("gather_half.wgsl")],
+    wgsl: &[include_str!("../half_value.wgsl"), include_str!("../half.wgsl"), include_str!("gather_half.wgsl")],
     bindings: &[read("ids"), read("table"), write("out")],
     grid: |p| {
         let s: Shape = p.get();

@@ -6,7 +6,8 @@ fn slot_b(t: u32) -> vec2<u32> {
 
 fn load_b(k: u32, j: u32) -> f32 {
     if (k < p.k && j < p.n) {
-        return half_value(b[j * (p.k / 2u) + k / 2u] >> (16u * (k % 2u)));
+        let pair = b[j * (p.k / 2u) + k / 2u];
+        return select(low(pair), high(pair), k % 2u == 1u);
     }
     return 0.0;
 }

@@ -74,7 +74,7 @@ product!(
     /// [`cpu::HALF_DOT_ROWS`] rows sum in 16 lanes along `k`, as `gemm_nt` does for one or two.
     GEMM_NT_HALF,
     "gemm_nt_half",
-    ["../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
+    ["../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
     [read("a"), read("b"), update("c")],
     cpu::nt_half
 );

@@ -42,7 +42,7 @@ pub static KV_STORE: Kernel = Kernel {
 pub static KV_STORE_HALF: Kernel = Kernel {
     name: "kv_store_half",
     revision: 1,
-    wgsl: &[include_str!("../half.wgsl"), include_str!("rows.wgsl"), include_str!("half.wgsl")],
+    wgsl: &[include_str!("../half_bits.wgsl"), include_str!("rows.wgsl"), include_str!("half.wgsl")],
     bindings: &[read("x"), read("pos"), update("cache")],
     grid: |p| {
         let s: Shape = p.get();

@@ -17,7 +17,7 @@ mod words;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, Suits, Variant, read, update};
+use crate::kernel::{Kernel, Params, Suits, Variant, grid_1d, read, update};
 
 /// Shapes: `q [rows, 4·ceil(cols/16)]`, `codes [outs, ceil(cols/16)]`, `y [rows, outs]`.
 #[repr(C)]
@@ -53,3 +53,33 @@ pub static TERNARY_GEMM: Kernel = Kernel {
     }],
     cpu: cpu::ternary_gemm,
 };
+
+/// The same for a few rows (decoding). Bindings as [`TERNARY_GEMM`]; workgroups of 16 outputs.
+pub static TERNARY_GEMV: Kernel = Kernel {
+    name: "ternary_gemv",
+    revision: 1,
+    wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv.wgsl")],
+    bindings: TERNARY_GEMM.bindings,
+    grid: sixteen_outputs,
+    variants: &[
+        Variant { suits: Suits::Software, wgsl: TERNARY_GEMM.variants[0].wgsl, grid: TERNARY_GEMM.variants[0].grid },
+        Variant {
+            suits: Suits::Subgroups,
+            wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv_subgroup.wgsl")],
+            grid: sixteen_outputs,
+        },
+    ],
+    cpu: cpu::ternary_gemm,
+};
+
+fn sixteen_outputs(p: &Params) -> [u32; 3] {
+    grid_1d(p.get::<Shape>().outs as usize, 16)
+}
+
+/// Rows up to which reading the codes is what takes the time.
+const FEW: usize = 4;
+
+/// The kernel for a number of rows.
+pub fn kernel(rows: usize) -> &'static Kernel {
+    if rows <= FEW { &TERNARY_GEMV } else { &TERNARY_GEMM }
+}
