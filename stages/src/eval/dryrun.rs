@@ -1,4 +1,4 @@
-//! `bitnet.dryrun`: what a shape needs, planned; and, where it fits, allocated and run with random packed weights.
+//! `bitnet.dryrun`: what a shape needs to run and to train, planned; and, where it fits, allocated and run with random packed weights.
 
 use std::time::Instant;
 
@@ -13,7 +13,10 @@ use crate::lm;
 use crate::model::config::{ModelConfig, Preset, Role, Weights};
 use crate::model::graph::Graph;
 use crate::model::inference::{Inference, Uses};
+use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::storage::Storage;
 use crate::model::tensors::half_pair;
+use crate::model::trainer::{TrainShape, Trainer};
 use crate::rng::Rng;
 use crate::train::device_error;
 
@@ -65,7 +68,7 @@ pub struct DryRunStage;
 impl Stage for DryRunStage {
     type Params = DryRunParams;
     const KIND: &'static str = "bitnet.dryrun";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Plans a shape's memory and, where it fits, runs it packed at A8 and A4.";
     const HEAVY: bool = true;
 
@@ -109,6 +112,7 @@ impl Stage for DryRunStage {
         let mut out = json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "seq": p.seq, "batch": p.batch,
             "planned_bytes": planned, "free_bytes": free, "ran": why_not.is_none(), "why_not": why_not, "device": device.name(),
+            "training": training(&p, &config),
         });
         if why_not.is_none() {
             if !fits && matches!(p.run, Run::Always(true)) {
@@ -130,6 +134,21 @@ impl Stage for DryRunStage {
         }
         crate::write_json(ctx.output("report")?, &out)
     }
+}
+
+/// Bytes that a training step of this batch and sequence would hold, by what the recipe says of memory.
+fn training(p: &DryRunParams, config: &ModelConfig) -> serde_json::Value {
+    let plan = |recompute, moments, storage| {
+        let shape = TrainShape { batch: p.batch, seq: p.seq, top_k: 20, ns_steps: 5, recompute, moments, storage };
+        Trainer::planned_bytes(config.clone(), shape, Optimizer::Adamw)
+    };
+    json!({
+        "float32": plan(false, Moments::Float32, Storage::Float32),
+        "recompute": plan(true, Moments::Float32, Storage::Float32),
+        "moments_int8": plan(false, Moments::Int8, Storage::Float32),
+        "storage_float16": plan(false, Moments::Float32, Storage::Float16),
+        "all_three": plan(true, Moments::Int8, Storage::Float16),
+    })
 }
 
 /// Bytes that the process holds, now and at most so far (Linux), or what the adapter's allocator counts.

@@ -186,11 +186,20 @@ pub struct DryRun {
     pub planned_bytes: Option<f64>,
     pub measured_bytes: Option<f64>,
     pub ratio: Option<f64>,
+    pub training: DryRunTraining,
     pub ran: bool,
     pub why_not: Option<String>,
     pub runs: Vec<DryRunAt>,
     pub max_logit_difference: Option<f64>,
     pub mean_logit_difference: Option<f64>,
+}
+
+/// Planned bytes of a training step.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DryRunTraining {
+    pub float32: Option<f64>,
+    pub all_three: Option<f64>,
 }
 
 /// One activation width of a dry-run.

@@ -285,6 +285,8 @@ pub fn dry_run(stage: &str, d: &DryRun) -> String {
         vec!["planned peak".into(), or_dash(d.planned_bytes, bytes)],
         vec!["measured peak".into(), or_dash(d.measured_bytes, bytes)],
         vec!["measured over planned".into(), or_dash(d.ratio, |r| format!("{r:.3}"))],
+        vec!["to train, planned".into(), or_dash(d.training.float32, bytes)],
+        vec!["to train in the least memory, planned".into(), or_dash(d.training.all_three, bytes)],
         vec!["largest difference of logits, A8 to A4".into(), or_dash(d.max_logit_difference, number)],
         vec!["mean difference of logits".into(), or_dash(d.mean_logit_difference, number)],
     ];
