@@ -4,7 +4,7 @@
 //! parts go on from what the earlier ones stored: the results are those of the whole dispatch, bit for bit.
 
 use crate::kernel::{Kernel, Params};
-use crate::kernels::{adamw, clip, embed, gemm, kd_loss, sample, topk};
+use crate::kernels::{adamw, clip, embed, gemm, kd_loss, rope, sample, ternary, ternary_gemm, topk};
 
 /// A part of a dispatch.
 #[derive(Clone, Debug)]
@@ -105,6 +105,23 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
             let s: kd_loss::Shape = p.get();
             along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 4, 1, 0, 4])
         }
+        "rmsnorm" | "rmsnorm_grad_x" | "act_quant" | "norm_quant" | "gated_norm_quant" | "rope" | "ternary_gemm" | "ternary_gemv" => {
+            along(0, &words_of_a_row(kernel, p))
+        }
+        "gated" => along(0, &[1, 1, 1]),
+        "gated_grad" => along(0, &[1, 1, 1, 1, 1]),
+        "row_abs_sum" => along(0, &[p.get::<ternary::Shape>().cols as usize, 1]),
+        "ternarise" => {
+            let cols = p.get::<ternary::Shape>().cols as usize;
+            along(0, &[cols, 0, ternary::packed_words(cols), 1])
+        }
+        "threshold_grad" => {
+            let cols = p.get::<ternary::Shape>().cols as usize;
+            along(0, &[ternary::packed_words(cols), 1, cols, 1])
+        }
+        "muon_momentum" => along(0, &[0, 0, 1, 1, 1]),
+        "muon_normalise" => along(0, &[1, 0, 1]),
+        "muon_update" => along(0, &[0, 0, 1, 1]),
         "sum_sq" => squares(*p),
         "embed" => gather(*p, 1),
         "embed_half" => gather(*p, 2),
@@ -116,7 +133,34 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         "gemm_nt" => vec![rows(*p), columns_nt(*p, 1)],
         "gemm_nt_half" => vec![rows(*p), columns_nt(*p, 2)],
         "gemm_tn" => vec![rows_tn(*p), depth(*p, true)],
+        "gemm_nn_ternary" => vec![with_scales(rows(*p))],
+        "gemm_tn_q8" => vec![with_scales(rows_tn(*p))],
         _ => Vec::new(),
+    }
+}
+
+/// Words of a token's row in each binding of the kernels that treat rows alone.
+fn words_of_a_row(kernel: &str, p: &Params) -> Vec<usize> {
+    match kernel {
+        "rope" => {
+            let s: rope::Shape = p.get();
+            vec![1, 0, (s.heads * s.head_dim) as usize]
+        }
+        "ternary_gemm" | "ternary_gemv" => {
+            let s: ternary_gemm::Shape = p.get();
+            vec![4 * ternary::packed_words(s.cols as usize), 2, 0, 0, s.outs as usize]
+        }
+        _ => {
+            // The shapes begin with rows, columns and, where codes come out, the words of a row of them.
+            let (cols, codes) = (p.0[1] as usize, p.0[2] as usize);
+            match kernel {
+                "rmsnorm" => vec![cols, 0, cols, 1],
+                "rmsnorm_grad_x" => vec![cols, 0, 1, cols, cols],
+                "act_quant" => vec![cols, 0, codes, 2],
+                "norm_quant" => vec![cols, 0, 0, codes, 2, 1],
+                _ => vec![cols, cols, 0, 0, cols, codes, 2, 1],
+            }
+        }
     }
 }
 
@@ -175,6 +219,12 @@ fn rows(p: Params) -> Cut {
     let s: gemm::Shape = p.get();
     let words = vec![stride(&p, strides::LDA, s.k), 0, stride(&p, strides::LDC, s.n)];
     Cut { units: if s.symmetric == 1 { 0 } else { s.m as usize }, words, part: Box::new(move |_, count| with(p, &[(0, count)])) }
+}
+
+/// The cut of a product whose right operand has a buffer of scales beside it.
+fn with_scales(mut cut: Cut) -> Cut {
+    cut.words.insert(2, 0);
+    cut
 }
 
 /// Columns of C, rows of Bᵀ.

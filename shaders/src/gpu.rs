@@ -1,6 +1,7 @@
 //! The wgpu backend: one buffer per planned slot, pipelines cached per device, bind groups made once per list.
 //!
-//! A run of a list is one submission with one compute pass; wgpu puts the barriers between dispatches. Errors come
+//! A run of a list is one compute pass; wgpu puts the barriers between dispatches. Runs that no write stands between go in
+//! one submission, with the read-back that asks for their results. Errors come
 //! through error scopes, the poll and the device-lost callback, and leave as [`DeviceError`]: nothing here panics.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +18,8 @@ use crate::program::{ListId, Op, Plan, Program};
 const STAGING: usize = 64 << 20;
 /// Submissions in flight: enough to keep a GPU busy, few enough that nothing piles up on a slow adapter.
 const IN_FLIGHT: usize = 2;
+/// Runs in a submission, so that the device does not wait for the last one's commands.
+const TOGETHER: usize = 4;
 /// Longest wait for the callback of a finished read-back.
 const CALLBACK: Duration = Duration::from_secs(60);
 /// Bytes of one dispatch's parameters.
@@ -241,6 +244,7 @@ impl GpuDevice {
             staging: None,
             queued: 0,
             in_flight: VecDeque::new(),
+            pending: Vec::new(),
         })
     }
 }
@@ -366,6 +370,8 @@ pub(crate) struct GpuBackend {
     /// Bytes written since the last submission.
     queued: usize,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
+    /// Runs that are not submitted yet.
+    pending: Vec<wgpu::CommandBuffer>,
 }
 
 impl GpuBackend {
@@ -412,9 +418,9 @@ impl GpuBackend {
         })
     }
 
-    /// Submits, and waits until few enough submissions are in flight.
-    fn submit(&mut self, commands: Option<wgpu::CommandBuffer>) -> Result<(), DeviceError> {
-        self.in_flight.push_back(self.shared.queue.submit(commands));
+    /// Submits the runs that are pending, and waits until few enough submissions are in flight.
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        self.in_flight.push_back(self.shared.queue.submit(self.pending.drain(..)));
         self.queued = 0;
         while self.in_flight.len() > IN_FLIGHT {
             self.shared.wait(self.in_flight.pop_front())?;
@@ -425,11 +431,15 @@ impl GpuBackend {
 
 impl Backend for GpuBackend {
     fn write(&mut self, slot: usize, offset: usize, words: &[u32]) -> Result<(), DeviceError> {
+        // A write is seen by everything that is submitted after it.
+        if !self.pending.is_empty() {
+            self.submit()?;
+        }
         let mut at = offset as u64 * 4;
         for part in words.chunks(STAGING / 4) {
             if self.queued + part.len() * 4 > STAGING {
                 // wgpu keeps a copy of every write until a submission has passed it on.
-                self.submit(None)?;
+                self.submit()?;
                 self.shared.wait(None)?;
             }
             let bytes: &[u8] = bytemuck::cast_slice(part);
@@ -459,10 +469,11 @@ impl Backend for GpuBackend {
             }
             let Some(staging) = &self.staging else { continue };
             let (done, mapped) = mpsc::channel();
+            let pending = &mut self.pending;
             shared.checked(self.planned, self.planned, || {
                 let mut encoder = shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 encoder.copy_buffer_to_buffer(&self.slots[slot], (offset + out.len()) as u64 * 4, staging, 0, size);
-                shared.queue.submit([encoder.finish()]);
+                shared.queue.submit(pending.drain(..).chain([encoder.finish()]));
                 staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| drop(done.send(result)));
             })?;
             self.queued = 0;
@@ -500,6 +511,7 @@ impl Backend for GpuBackend {
             drop(pass);
             encoder.finish()
         })?;
-        self.submit(Some(commands))
+        self.pending.push(commands);
+        if self.pending.len() >= TOGETHER { self.submit() } else { Ok(()) }
     }
 }

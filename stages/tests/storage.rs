@@ -76,9 +76,10 @@ fn step(trainer: &mut Trainer, n: u64, weight: f32) -> StepStats {
 fn smaller_storage_learns_the_same() {
     let small = [(Moments::Int8, Storage::Float32), (Moments::Float32, Storage::Float16), (Moments::Int8, Storage::Float16)];
     for device in devices() {
-        for (weights, optimizer) in
-            [(Weights::Absmean, Optimizer::Adamw), (Weights::Float, Optimizer::Muon), (Weights::Threshold, Optimizer::Adamw)]
-        {
+        // One of them is enough on a software adapter.
+        let recipes = if device.name().starts_with("cpu") { 3 } else { 1 };
+        let all = [(Weights::Absmean, Optimizer::Adamw), (Weights::Float, Optimizer::Muon), (Weights::Threshold, Optimizer::Adamw)];
+        for (weights, optimizer) in all.into_iter().take(recipes) {
             let mut whole = trainer(&device, weights, optimizer, Moments::Float32, Storage::Float32);
             let first = step(&mut whole, 1, 1.0);
             let last = (2..25).map(|n| step(&mut whole, n, 1.0)).last().unwrap();

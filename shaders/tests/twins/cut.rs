@@ -5,7 +5,10 @@ use std::sync::OnceLock;
 use flow_shaders::cut;
 use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Kernel, Params};
-use flow_shaders::kernels::{adamw, clip, elementwise, embed, gemm, hyper as slots, kd_loss, rmsnorm, sample, topk};
+use flow_shaders::kernels::{
+    act_quant, adamw, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, muon, norm_quant, rmsnorm, rope, sample,
+    ternary, ternary_gemm, topk,
+};
 
 use crate::harness::{Random, adapter, hyper, junk, run, words};
 
@@ -98,8 +101,83 @@ fn elements_and_rows_in_parts() {
 }
 
 #[test]
+fn storage_and_moments_in_parts() {
+    let mut r = Random(4);
+    let n = 70_001;
+    let (bytes, scales) = adamw::int8_words(n);
+    let factors = words(&[1.0, 0.5, 0.0, 0.0]);
+    let state = [hyper(), factors.clone(), r.floats(n, 1.0), r.floats(n, 1.0), r.words(bytes), r.words(bytes), r.range(scales, 0.1, 1.0)];
+    check(&adamw::ADAMW_INT8, &state, &adamw::Shape { n: n as u32, decay: 1.0 });
+    for add in [0, 1] {
+        let shape = halves::Shape { n: n as u32, add };
+        check(&halves::PACK_HALF, &[r.floats(n, 1.0), r.halves(n + 1)], &shape);
+        check(&halves::UNPACK_HALF, &[r.halves(n + 1), junk(n)], &shape);
+    }
+    let (momentum, normalise) = (muon::Momentum { n: n as u32 }, muon::Normalise { n: n as u32, partials: 5 });
+    check(&muon::MUON_MOMENTUM, &[hyper(), factors.clone(), r.floats(n, 1.0), r.floats(n, 1.0), junk(n)], &momentum);
+    check(&muon::MUON_NORMALISE, &[r.floats(n, 1.0), r.range(5, 0.1, 1.0), junk(n)], &normalise);
+    check(&muon::MUON_UPDATE, &[hyper(), factors, r.floats(n, 1.0), r.floats(n, 1.0)], &muon::Update { n: n as u32, factor: 1.4 });
+}
+
+#[test]
+fn linears_in_parts() {
+    let mut r = Random(5);
+    let (rows, cols) = (300usize, 100usize);
+    let words_of = cols.div_ceil(16);
+    let s = ternary::Shape { rows: rows as u32, cols: cols as u32, rule: 0 };
+    let w = r.floats(rows * cols, 1.0);
+    check(&ternary::ROW_ABS_SUM, &[w.clone(), junk(rows)], &s);
+    check(&ternary::TERNARISE, &[w.clone(), words(&[0.7]), junk(rows * words_of), junk(rows)], &s);
+    let codes = r.codes(rows, cols);
+    check(&ternary::THRESHOLD_GRAD, &[codes, r.floats(rows, 1.0), w, r.floats(rows, 1.0)], &s);
+    let (m, n, k) = (300usize, 90usize, 64usize);
+    for add in [0, 1] {
+        let s = gemm::Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 };
+        let c = r.floats(m * n, 1.0);
+        let codes = r.codes(k, n);
+        check(&gemm::GEMM_NN_TERNARY, &[r.floats(m * k, 1.0), codes, r.floats(k, 1.0), c.clone()], &s);
+        // Every part reads all of A.
+        let k = 40;
+        let (q, sums) = r.bytes(k, n, 4 * n.div_ceil(16));
+        let scales = sums.iter().flat_map(|s| [0.01f32.to_bits(), *s]).collect();
+        check(&gemm::GEMM_TN_Q8, &[r.floats(m * k, 1.0), q, scales, c], &gemm::Shape { k: k as u32, ..s });
+    }
+}
+
+#[test]
+fn rows_of_activations_in_parts() {
+    let mut r = Random(6);
+    let (rows, cols) = (400usize, 100usize);
+    let words_of = 4 * cols.div_ceil(16);
+    let (x, g, rstd) = (r.floats(rows * cols, 1.0), r.floats(cols, 1.0), r.range(rows, 0.5, 2.0));
+    let norm = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5, add: 1 };
+    check(&rmsnorm::RMSNORM, &[x.clone(), g.clone(), junk(rows * cols), junk(rows)], &norm);
+    check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g.clone(), rstd, r.floats(rows * cols, 1.0), r.floats(rows * cols, 1.0)], &norm);
+    let quant = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, mode: 0, clip: 0.0 };
+    check(&act_quant::ACT_QUANT, &[x.clone(), hyper(), junk(rows * words_of), junk(2 * rows)], &quant);
+    let fused = norm_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, eps: 1e-5, act: 0 };
+    check(&norm_quant::NORM_QUANT, &[x.clone(), g.clone(), hyper(), junk(rows * words_of), junk(2 * rows), junk(rows)], &fused);
+    let up = r.floats(rows * cols, 1.0);
+    let outputs = [junk(rows * cols), junk(rows * words_of), junk(2 * rows), junk(rows)];
+    check(&norm_quant::GATED_NORM_QUANT, &[vec![x.clone(), up.clone(), g, hyper()], outputs.to_vec()].concat(), &fused);
+    let n = rows * cols;
+    let gate = gated::Shape { n: n as u32, act: 0 };
+    check(&gated::GATED, &[x.clone(), up.clone(), junk(n)], &gate);
+    check(&gated::GATED_GRAD, &[x.clone(), up.clone(), r.floats(n, 1.0), junk(n), junk(n)], &gate);
+    let pos: Vec<u32> = (0..rows).map(|_| r.below(30) as u32).collect();
+    let turn = rope::Shape { rows: rows as u32, heads: 5, head_dim: 20, inverse: 0 };
+    check(&rope::ROPE, &[pos, r.range(30 * 20, -1.0, 1.0), x], &turn);
+    let (q, sums) = r.bytes(rows, cols, words_of);
+    let scales: Vec<u32> = sums.iter().flat_map(|s| [0.01f32.to_bits(), *s]).collect();
+    let product = ternary_gemm::Shape { rows: rows as u32, outs: 90, cols: cols as u32, add: 1 };
+    let codes = r.codes(90, cols);
+    check(&ternary_gemm::TERNARY_GEMM, &[q, scales, codes, r.floats(90, 1.0), r.floats(rows * 90, 1.0)], &product);
+}
+
+#[test]
 fn what_cannot_be_cut_is_named() {
+    // A sum over all rows: its parts would add in another order.
     let params = Params::new(&rmsnorm::Shape { rows: 1000, cols: 100, eps: 1e-5, add: 0 });
-    assert_eq!(cut::parts(&rmsnorm::RMSNORM, &params, &[100_000, 100, 100_000, 1000], 20_000).unwrap_err(), 0);
-    assert_eq!(cut::parts(&rmsnorm::RMSNORM, &params, &[100_000, 100, 100_000, 1000], 100_000).unwrap().len(), 1);
+    assert_eq!(cut::parts(&rmsnorm::RMSNORM_GRAD_G, &params, &[100_000, 1000, 100_000, 100], 20_000).unwrap_err(), 0);
+    assert_eq!(cut::parts(&rmsnorm::RMSNORM_GRAD_G, &params, &[100_000, 1000, 100_000, 100], 100_000).unwrap().len(), 1);
 }

@@ -297,9 +297,12 @@ impl Trainer {
     pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
         let scale = self.loss_scale();
         self.session.write_f32(self.graph.hyper, &hyper.words(scale))?;
-        self.session.run(self.lists.begin)?;
         for (i, micro) in micros.iter().enumerate() {
             self.feed(micro)?;
+            // After the write: a step of one micro-batch is then a single submission.
+            if i == 0 {
+                self.session.run(self.lists.begin)?;
+            }
             self.session.run(if i == 0 { self.lists.first } else { self.lists.micro })?;
         }
         self.session.run(self.lists.update)?;
