@@ -107,12 +107,25 @@ impl Backend for CpuBackend {
     fn run(&mut self, _list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
         let slots = &mut self.slots;
         self.pool.install(|| {
-            for group in ops.chunk_by(|a, b| a.group.is_some() && a.group == b.group) {
+            for group in ops.chunk_by(|a, b| a.group == b.group) {
                 dispatch(group, program, plan, slots);
             }
         });
         Ok(())
     }
+}
+
+/// Words that operations of a group must have to run at the same time.
+const SMALL: usize = 8192;
+
+/// Words of an operation: of its largest input or its largest output, whichever is smaller (one row of a cache is stored, one
+/// row of a matrix comes out).
+fn size(op: &Op, program: &Program) -> usize {
+    let largest = |written: bool| {
+        let some = op.buffers.iter().zip(op.kernel.bindings).filter(|(_, b)| (b.access != Access::Read) == written);
+        some.map(|(id, _)| program.words(*id)).max()
+    };
+    largest(true).into_iter().chain(largest(false)).min().unwrap_or(0)
 }
 
 /// Runs the twins of independent operations at the same time. Written slots are taken out of the table for the time of
@@ -144,6 +157,10 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
     };
     match (group, &mut taken[..]) {
         ([op], [taken]) => run(op, taken),
+        // Little work is not worth waking a thread for each of them: those inside an operation are enough.
+        _ if group.iter().map(|op| size(op, program)).sum::<usize>() < SMALL => {
+            group.iter().zip(&mut taken).for_each(|(op, taken)| run(op, taken))
+        }
         _ => group.par_iter().zip(&mut taken).for_each(|(op, taken)| run(op, taken)),
     }
     for (op, taken) in group.iter().zip(taken) {
@@ -155,14 +172,14 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
     }
 }
 
-/// Packing buffers and partial results of the largest product: what the twins hold beside the program's buffers.
+/// Packing buffers and partial results of the largest products at the same time: what the twins hold beside the program's buffers.
 pub(crate) fn scratch_bytes(program: &Program) -> u64 {
     use crate::kernels::{gemm, ternary_gemm};
-    let ops = program.lists.iter().flat_map(|(_, ops)| ops);
-    let bytes = ops.map(|op| match op.kernel.name {
+    let of_op = |op: &Op| match op.kernel.name {
         "ternary_gemm" | "ternary_gemv" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
         name if name.starts_with("gemm") => gemm::cpu::scratch_bytes(name, &op.params.get()),
         _ => 0,
-    });
-    bytes.max().unwrap_or(0)
+    };
+    let groups = program.lists.iter().flat_map(|(_, ops)| ops.chunk_by(|a, b| a.group == b.group));
+    groups.map(|group| group.iter().map(of_op).sum()).max().unwrap_or(0)
 }

@@ -40,13 +40,18 @@ pub struct Op {
     pub params: Params,
     /// Operations next to each other with the same number do not touch what another of them writes: a device may run
     /// them at the same time.
-    pub group: Option<u32>,
+    pub group: u32,
 }
 
 impl Op {
     /// Buffers that it changes.
     pub fn writes(&self) -> impl Iterator<Item = BufferId> + '_ {
         self.buffers.iter().zip(self.kernel.bindings).filter(|(_, b)| b.access != Access::Read).map(|(b, _)| *b)
+    }
+
+    /// Whether neither touches what the other one writes.
+    fn is_independent_of(&self, other: &Op) -> bool {
+        !other.writes().any(|b| self.buffers.contains(&b)) && !self.writes().any(|b| other.buffers.contains(&b))
     }
 }
 
@@ -113,7 +118,7 @@ impl Program {
     pub fn words(&self, id: BufferId) -> usize {
         self.buffers[id.0 as usize].words
     }
-    /// Appends a dispatch. Panics on a binding mistake: that is an error of the program's author, not of data.
+    /// Appends a dispatch, to the group of those before it where it does not depend on them. Panics on a binding mistake: that is an error of the program's author, not of data.
     pub fn push<P: bytemuck::Pod>(&mut self, list: ListId, kernel: &'static Kernel, buffers: &[BufferId], params: &P) {
         assert_eq!(buffers.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
         for (i, a) in buffers.iter().enumerate() {
@@ -122,8 +127,13 @@ impl Program {
                 assert!(a != b || !writes, "{}: `{}` aliases `{}`", kernel.name, kernel.bindings[i].name, kernel.bindings[j].name);
             }
         }
-        let op = Op { kernel, buffers: buffers.to_vec(), params: Params::new(params), group: None };
-        self.lists[list.0 as usize].1.push(op);
+        let mut op = Op { kernel, buffers: buffers.to_vec(), params: Params::new(params), group: self.groups };
+        let ops = &mut self.lists[list.0 as usize].1;
+        match ops.last().map(|last| last.group) {
+            Some(group) if ops.iter().rev().take_while(|o| o.group == group).all(|o| op.is_independent_of(o)) => op.group = group,
+            _ => self.groups += 1,
+        }
+        ops.push(op);
     }
 
     /// Interleaves the operations from index `from` of a list on: `chains` equally long sequences that share no buffer
@@ -136,10 +146,9 @@ impl Program {
         let mut at: Vec<(usize, Op)> = tail.into_iter().enumerate().map(|(i, op)| (i % length, op)).collect();
         at.sort_by_key(|(i, _)| *i);
         for (i, mut op) in at {
-            op.group = Some(self.groups + i as u32 + 1);
+            op.group = self.groups + i as u32;
             for other in ops.iter().rev().take_while(|o| o.group == op.group) {
-                let shared = other.writes().any(|b| op.buffers.contains(&b)) || op.writes().any(|b| other.buffers.contains(&b));
-                assert!(!shared, "{} and {} in one group share a buffer", op.kernel.name, other.kernel.name);
+                assert!(op.is_independent_of(other), "{} and {} in one group share a buffer", op.kernel.name, other.kernel.name);
             }
             ops.push(op);
         }
@@ -191,7 +200,7 @@ impl Program {
         let mut all: Vec<Lifetime> = Vec::new();
         let mut at: Vec<Option<usize>> = vec![None; self.buffers.len()];
         for (list, (name, ops)) in self.lists.iter().enumerate() {
-            let groups = ops.chunk_by(|a, b| a.group.is_some() && a.group == b.group);
+            let groups = ops.chunk_by(|a, b| a.group == b.group);
             for (time, op) in groups.enumerate().flat_map(|(t, group)| group.iter().map(move |op| (t, op))) {
                 for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
                     let buffer = b.0 as usize;

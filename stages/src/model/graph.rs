@@ -210,15 +210,24 @@ impl Graph {
     /// Ternarises the masters into their codes.
     pub fn ternarise(&mut self, list: ListId) {
         let rule = u32::from(self.config.weights == Weights::Threshold);
-        for i in 0..self.tensors.len() {
-            let Tensor { spec, master: Some(w), packed: Some((codes, scale)), .. } = self.tensors[i].clone() else { continue };
-            let (rows, cols) = (spec.shape[0], spec.shape[1]);
-            let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
-            let partial = self.program.transient("partial", rows);
-            let mean = self.program.transient("mean", 1);
-            self.program.push(list, &ternary::ROW_ABS_SUM, &[w, partial], &shape);
-            self.program.push(list, &ternary::ABS_MEAN, &[partial, mean], &shape);
-            self.program.push(list, &ternary::TERNARISE, &[w, mean, codes, scale], &shape);
+        let linears: Vec<_> = self.tensors.iter().filter_map(|t| Some((t.spec.clone(), t.master?, t.packed?))).collect();
+        let all: Vec<_> = linears
+            .into_iter()
+            .map(|(spec, w, packed)| {
+                let (rows, cols) = (spec.shape[0], spec.shape[1]);
+                let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
+                (shape, w, packed, self.program.transient("partial", rows), self.program.transient("mean", 1))
+            })
+            .collect();
+        // Step by step for all of them, so that those of a step run at the same time.
+        for (shape, w, _, partial, _) in &all {
+            self.program.push(list, &ternary::ROW_ABS_SUM, &[*w, *partial], shape);
+        }
+        for (shape, _, _, partial, mean) in &all {
+            self.program.push(list, &ternary::ABS_MEAN, &[*partial, *mean], shape);
+        }
+        for (shape, w, (codes, scale), _, mean) in &all {
+            self.program.push(list, &ternary::TERNARISE, &[*w, *mean, *codes, *scale], shape);
         }
     }
 
