@@ -87,7 +87,9 @@ fn smaller_storage_learns_the_same() {
             for (moments, storage) in small {
                 let what = format!("{weights:?} {optimizer:?} {moments:?} {storage:?} on {}", device.name());
                 let mut lean = trainer(&device, weights, optimizer, moments, storage);
-                assert!(lean.session_bytes() < whole.session_bytes(), "{what}");
+                // Gradients of the threshold rule stay float32, and so small a model has few activations.
+                let spared = weights != Weights::Threshold || moments == Moments::Int8;
+                assert!(lean.session_bytes() + u64::from(spared) <= whole.session_bytes(), "{what}");
                 let one = step(&mut lean, 1, 1.0);
                 assert!(
                     (one.ce - first.ce).abs() < 1e-5 * first.ce && (one.grad_norm / first.grad_norm - 1.0).abs() < 5e-3,
