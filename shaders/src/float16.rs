@@ -193,15 +193,8 @@ mod wide {
         for (i, q) in q.chunks(3 * d).enumerate() {
             for j in (0..seen).step_by(2) {
                 let (b, out) = (&rows[j * ld..], &mut w[i * 3 * seen + j..]);
-                // SAFETY (all): as many rows as the chunk of q has, and those from j on.
-                match (q.len() / d, (seen - j).min(2)) {
-                    (3, 2) => unsafe { block::<3, 2>(q, b, (d, ld), out, (seen, 1)) },
-                    (2, 2) => unsafe { block::<2, 2>(q, b, (d, ld), out, (seen, 1)) },
-                    (1, 2) => unsafe { block::<1, 2>(q, b, (d, ld), out, (seen, 1)) },
-                    (3, _) => unsafe { block::<3, 1>(q, b, (d, ld), out, (seen, 1)) },
-                    (2, _) => unsafe { block::<2, 1>(q, b, (d, ld), out, (seen, 1)) },
-                    _ => unsafe { block::<1, 1>(q, b, (d, ld), out, (seen, 1)) },
-                }
+                // SAFETY: as many rows as the chunk of q has, and those from j on.
+                unsafe { any((q.len() / d, (seen - j).min(2)), q, b, (d, ld), out, (seen, 1)) };
             }
         }
     }
@@ -265,17 +258,26 @@ mod wide {
     /// As [`super::dots`].
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
-        super::blocks::<3>(a, b, k, out, |shape, a, b, out, ld| {
-            // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
-            match shape {
-                (3, 2) => unsafe { block::<3, 2>(a, b, (k, k), out, (1, ld)) },
-                (2, 2) => unsafe { block::<2, 2>(a, b, (k, k), out, (1, ld)) },
-                (1, 2) => unsafe { block::<1, 2>(a, b, (k, k), out, (1, ld)) },
-                (3, _) => unsafe { block::<3, 1>(a, b, (k, k), out, (1, ld)) },
-                (2, _) => unsafe { block::<2, 1>(a, b, (k, k), out, (1, ld)) },
-                _ => unsafe { block::<1, 1>(a, b, (k, k), out, (1, ld)) },
-            }
-        });
+        // SAFETY: `blocks` gives the rows that it says.
+        super::blocks::<3>(a, b, k, out, |shape, a, b, out, ld| unsafe { any(shape, a, b, (k, k), out, (1, ld)) });
+    }
+
+    /// [`block`] for a number of rows of `a`, at most three, and of `b`, at most two.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn any(shape: (usize, usize), a: &[f32], b: &[u16], size: (usize, usize), out: &mut [f32], steps: (usize, usize)) {
+        // SAFETY (all): the caller's promise.
+        match shape {
+            (3, 2) => unsafe { block::<3, 2>(a, b, size, out, steps) },
+            (2, 2) => unsafe { block::<2, 2>(a, b, size, out, steps) },
+            (1, 2) => unsafe { block::<1, 2>(a, b, size, out, steps) },
+            (3, _) => unsafe { block::<3, 1>(a, b, size, out, steps) },
+            (2, _) => unsafe { block::<2, 1>(a, b, size, out, steps) },
+            _ => unsafe { block::<1, 1>(a, b, size, out, steps) },
+        }
     }
 
     /// Products of `R` rows with `B`, `ld` apart, whose values are converted once for all of them; `row` and `col` are the

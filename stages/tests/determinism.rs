@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::devices;
+use common::{devices, noise};
 use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_shaders::kernels::attention::Cached;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
@@ -21,14 +21,6 @@ type Tensors = BTreeMap<String, Vec<f32>>;
 /// Odd sizes, so that no tile and no thread gets an equal share.
 fn config(weights: Weights) -> ModelConfig {
     ModelConfig { vocab: 301, dim: 72, layers: 2, heads: 6, kv_heads: 2, head_dim: 12, mlp: 200, seq: 24, weights, ..Preset::Poc.config() }
-}
-
-fn noise(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    }
 }
 
 fn weights(config: &ModelConfig) -> Tensors {

@@ -81,3 +81,12 @@ impl Golden {
         self.data(name)
     }
 }
+
+/// Numbers in [−0.5, 0.5), the same ones for a seed.
+pub fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    }
+}

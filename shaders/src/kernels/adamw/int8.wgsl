@@ -4,25 +4,8 @@
 // The step is taken with the moments before they are rounded. g, w [n]; m, v [ceil(n / 256), 64]; scales [ceil(n / 256), 2].
 // One workgroup per block, four elements a lane.
 
-struct Params {
-    n: u32,
-    decay: f32,
-}
-
 const LANES: u32 = 64u;
-const LR: u32 = 0u;
-const BETA1: u32 = 1u;
-const BETA2: u32 = 2u;
-const EPS: u32 = 3u;
-const WEIGHT_DECAY: u32 = 4u;
-const BIAS1: u32 = 5u;
-const BIAS2: u32 = 6u;
 
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> hyper: array<f32>;
-@group(0) @binding(2) var<storage, read> clip: array<f32>;
-@group(0) @binding(3) var<storage, read> g: array<f32>;
-@group(0) @binding(4) var<storage, read_write> w: array<f32>;
 @group(0) @binding(5) var<storage, read_write> m: array<u32>;
 @group(0) @binding(6) var<storage, read_write> v: array<u32>;
 @group(0) @binding(7) var<storage, read_write> scales: array<f32>;

@@ -3,24 +3,6 @@
 //   w <- w - lr (m / bias1) / (sqrt(v / bias2) + eps)
 // clip [4] = (norm, factor, skip, 0): with skip nothing changes. All tensors [n]; one thread per element.
 
-struct Params {
-    n: u32,
-    decay: f32,
-}
-
-const LR: u32 = 0u;
-const BETA1: u32 = 1u;
-const BETA2: u32 = 2u;
-const EPS: u32 = 3u;
-const WEIGHT_DECAY: u32 = 4u;
-const BIAS1: u32 = 5u;
-const BIAS2: u32 = 6u;
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> hyper: array<f32>;
-@group(0) @binding(2) var<storage, read> clip: array<f32>;
-@group(0) @binding(3) var<storage, read> g: array<f32>;
-@group(0) @binding(4) var<storage, read_write> w: array<f32>;
 @group(0) @binding(5) var<storage, read_write> m: array<f32>;
 @group(0) @binding(6) var<storage, read_write> v: array<f32>;
 

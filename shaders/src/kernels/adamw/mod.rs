@@ -39,7 +39,7 @@ pub struct Shape {
 pub static ADAMW: Kernel = Kernel {
     name: "adamw",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl")],
+    wgsl: &[include_str!("head.wgsl"), include_str!("kernel.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
     variants: &[],
@@ -51,7 +51,7 @@ pub static ADAMW: Kernel = Kernel {
 pub static ADAMW_INT8: Kernel = Kernel {
     name: "adamw_int8",
     revision: 1,
-    wgsl: &[include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[include_str!("head.wgsl"), include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v"), update("scales")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, BLOCK),
     variants: &[],
