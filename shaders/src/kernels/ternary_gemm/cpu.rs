@@ -35,7 +35,7 @@ pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
 }
 
 /// Tokens from which on unpacking panels pays where the CPU has a dot product of bytes.
-const PANEL_ROWS: usize = 32;
+const PANEL_ROWS: usize = 96;
 /// Tokens from which on the longer vectors of VNNI beat AVX2: with fewer, reading the codes is what takes the time.
 #[cfg(target_arch = "x86_64")]
 const VNNI_ROWS: usize = 3;
