@@ -177,7 +177,7 @@ pub(crate) fn scratch_bytes(program: &Program) -> u64 {
     use crate::kernels::{gemm, ternary_gemm};
     let of_op = |op: &Op| match op.kernel.name {
         "ternary_gemm" | "ternary_gemv" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
-        name if name.starts_with("gemm") => gemm::cpu::scratch_bytes(name, &op.params.get()),
+        name if name.starts_with("gemm") || name.starts_with("gemv") => gemm::cpu::scratch_bytes(name, &op.params.get()),
         _ => 0,
     };
     let groups = program.lists.iter().flat_map(|(_, ops)| ops.chunk_by(|a, b| a.group == b.group));

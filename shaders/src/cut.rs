@@ -130,8 +130,8 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
             vec![tokens(*p, vec![0, 0, 0, s.cols as usize])]
         }
         "gemm_nn" => vec![rows(*p), depth(*p, false)],
-        "gemm_nt" => vec![rows(*p), columns_nt(*p, 1)],
-        "gemm_nt_half" => vec![rows(*p), columns_nt(*p, 2)],
+        "gemm_nt" | "gemv_nt" => vec![rows(*p), columns_nt(*p, 1)],
+        "gemm_nt_half" | "gemv_nt_half" => vec![rows(*p), columns_nt(*p, 2)],
         "gemm_tn" => vec![rows_tn(*p), depth(*p, true)],
         "gemm_nn_ternary" => vec![with_scales(rows(*p))],
         "gemm_tn_q8" => vec![with_scales(rows_tn(*p))],

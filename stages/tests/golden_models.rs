@@ -222,3 +222,35 @@ fn beginnings_of_different_lengths_do_not_touch_each_other() {
         assert_eq!(next[0], *want, "token {t}");
     }
 }
+
+/// A sequence goes on with the same tokens however many others are decoded beside it: full precision, and ternary with a
+/// float16 head.
+#[test]
+fn the_number_of_sequences_changes_no_token() {
+    let path = golden_dir().join("gguf/student-tq2_0.gguf");
+    let ternary = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    let llama = flow_stages::model::checkpoint::load(&golden_dir().join("models/tiny-llama")).expect("loads");
+    for device in devices() {
+        for (config, tensors) in [&ternary, &(llama.config.clone(), llama.tensors.clone())] {
+            let start: Vec<u32> = (0..9).map(|t| t * 37 % config.vocab as u32).collect();
+            let go_on = |n: usize| {
+                let uses = Uses { decode: Some((n, 40)), prefill: 8, sampling: Some((1.5, 1.0)), ..Uses::default() };
+                let mut lm = Inference::new(&device, config.clone(), tensors, uses).unwrap();
+                lm.read_starts(&vec![&start[..]; n]).unwrap();
+                let (mut next, mut all) = (vec![3; n], Vec::new());
+                for t in 0..16 {
+                    // Drawn, so that a rounding shows in more places than between the two most likely tokens.
+                    let uniform = vec![(t as f32 * 0.619).fract(); n];
+                    next = lm.step(&next, &vec![9 + t; n], Some(&uniform)).unwrap();
+                    assert!(next.iter().all(|id| *id == next[0]), "{n} equal sequences on {}", device.name());
+                    all.push(next[0]);
+                }
+                all
+            };
+            let one = go_on(1);
+            for n in [2, 3, 8, 17, 20] {
+                assert_eq!(go_on(n), one, "{n} sequences on {}", device.name());
+            }
+        }
+    }
+}

@@ -85,6 +85,8 @@ pub static ALL: &[&Kernel] = &[
     &gemm::GEMM_NT_HALF,
     &gemm::GEMM_TN,
     &gemm::GEMM_TN_Q8,
+    &gemm::GEMV_NT,
+    &gemm::GEMV_NT_HALF,
     &kd_loss::KD_LOSS,
     &kv_store::KV_STORE,
     &kv_store::KV_STORE_HALF,

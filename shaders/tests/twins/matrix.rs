@@ -43,6 +43,24 @@ proptest! {
         }
     }
 
+    /// Rows of a decoding step: also that an output does not depend on the other rows.
+    #[test]
+    fn f32_products_of_a_few_rows(m in size(20), n in size(90), half in size(80), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let k = 2 * half;
+        let s = gemm::Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 };
+        let (a, c) = (r.floats(m * k, 1.0), r.floats(m * n, 1.0));
+        for (kernel, b) in [(&gemm::GEMV_NT, r.floats(n * k, 1.0)), (&gemm::GEMV_NT_HALF, r.halves(n * k))] {
+            check(kernel, &[a.clone(), b.clone(), c.clone()], &s, 1e-5, 1e-5 * (k as f32).sqrt());
+            for device in [Some(cpu()), adapter()].into_iter().flatten() {
+                let all = run(device, kernel, &[a.clone(), b.clone(), c.clone()], &s).swap_remove(2);
+                let last = [a[(m - 1) * k..].to_vec(), b.clone(), c[(m - 1) * n..].to_vec()];
+                let one = run(device, kernel, &last, &gemm::Shape { m: 1, ..s }).swap_remove(2);
+                prop_assert!(all[(m - 1) * n..] == one, "{} on {}", kernel.name, device.name());
+            }
+        }
+    }
+
     #[test]
     fn ternary_products_are_exact(rows in size(70), outs in size(150), cols in size(300), add in 0u32..2, seed: u64) {
         let mut r = Random(seed);

@@ -175,7 +175,7 @@ fn cases() -> Vec<Case> {
         let (n, k) = (32_000, 768);
         let params = gemm::Shape { m: rows as u32, n: n as u32, k: k as u32, add: 0, symmetric: 0 };
         let buffers = [Fill::Floats(rows * k), Fill::Halves(n * k / 2), Fill::Floats(rows * n)];
-        all.push(case(&gemm::GEMM_NT_HALF, format!("[{rows}×{k}]·[{k}×{n}]"), params, 2.0 * (n * k) as f64, Limit::Copy, &buffers));
+        all.push(case(&gemm::GEMV_NT_HALF, format!("[{rows}×{k}]·[{k}×{n}]"), params, 2.0 * (n * k) as f64, Limit::Copy, &buffers));
     }
     all.extend(rows());
     all

@@ -44,7 +44,7 @@ pub struct EvalStage;
 impl Stage for EvalStage {
     type Params = EvalParams;
     const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
     const HEAVY: bool = true;
 

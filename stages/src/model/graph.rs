@@ -126,6 +126,8 @@ pub struct Graph {
     pub rope: BufferId,
     /// Positions in the RoPE table.
     pub positions: usize,
+    /// Rows are sequences that are decoded: products must not depend on how many there are.
+    decoding: bool,
     index: BTreeMap<String, usize>,
 }
 
@@ -152,7 +154,7 @@ impl Graph {
         let index = tensors.iter().enumerate().map(|(i, t)| (t.spec.name.clone(), i)).collect();
         let hyper = program.persistent("hyper", hyper::LEN);
         let rope = program.persistent("rope", positions * config.head_dim);
-        Self { program, config, tensors, hyper, rope, positions, index }
+        Self { program, config, tensors, hyper, rope, positions, decoding: false, index }
     }
 
     /// Index of a tensor of the config.
@@ -309,7 +311,8 @@ impl Graph {
             Act::Values(x) => {
                 let shape = gemm::Shape { m: rows as u32, n: outs, k: cols, add, symmetric: 0 };
                 let w = self.values(weight);
-                self.program.push(list, &gemm::GEMM_NT, &[x, w, y], &shape);
+                let kernel = if self.decoding { &gemm::GEMV_NT } else { &gemm::GEMM_NT };
+                self.program.push(list, kernel, &[x, w, y], &shape);
             }
         }
     }
@@ -418,8 +421,10 @@ impl Graph {
         keep: Keep,
     ) -> Tape {
         let rows = batch.rows();
+        self.decoding = cache.is_some() && batch.q_len == 1;
         let (blocks, x_last) = self.hidden(list, batch, cache, keep);
         let (normed, rstd, logits) = self.project(list, x_last, rows, logits);
+        self.decoding = false;
         Tape { blocks, x_last, rstd, normed, logits }
     }
 
@@ -447,7 +452,12 @@ impl Graph {
         let (normed, rstd) = self.norm(list, x, "norm", rows);
         let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * vocab));
         let (head, half) = self.table(if self.config.tied { "embed" } else { "head" });
-        let kernel = if half { &gemm::GEMM_NT_HALF } else { &gemm::GEMM_NT };
+        let kernel = match (self.decoding, half) {
+            (false, false) => &gemm::GEMM_NT,
+            (false, true) => &gemm::GEMM_NT_HALF,
+            (true, false) => &gemm::GEMV_NT,
+            (true, true) => &gemm::GEMV_NT_HALF,
+        };
         let shape = gemm::Shape { m: rows as u32, n: vocab as u32, k: dim as u32, add: 0, symmetric: 0 };
         self.program.push(list, kernel, &[normed, head, logits], &shape);
         (normed, rstd, logits)
@@ -468,6 +478,9 @@ impl Graph {
         let x = self.program.transient("last rows", n * dim);
         let shape = embed::Shape { rows: n as u32, cols: dim as u32, vocab: batch.rows() as u32 };
         self.program.push(list, &embed::EMBED, &[rows, x_last, x], &shape);
-        self.project(list, x, n, None).2
+        self.decoding = true;
+        let logits = self.project(list, x, n, None).2;
+        self.decoding = false;
+        logits
     }
 }

@@ -6,6 +6,7 @@ use super::Shape;
 use super::tile::{self, Left, MAX_TILE, Out, Tile};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::act_quant::RowScale;
+use crate::simd::math::{LANES, fold};
 use crate::simd::scratch;
 
 /// Longest chain kept in the packed panels at once (floats along k).
@@ -24,7 +25,7 @@ fn columns_at_once(kc: usize) -> usize {
 pub(crate) fn scratch_bytes(kernel: &str, s: &Shape) -> u64 {
     let tile = tile::best();
     let (m, n, kc) = (s.m as usize, s.n as usize, (s.k as usize).min(KC));
-    let floats = if kernel == "gemm_nt_half" && m <= HALF_DOT_ROWS {
+    let floats = if kernel.starts_with("gemv_nt") {
         m * n
     } else {
         // A is packed where its rows are not contiguous along k; else only the last rows of a product are.
@@ -33,12 +34,6 @@ pub(crate) fn scratch_bytes(kernel: &str, s: &Shape) -> u64 {
     };
     4 * floats as u64
 }
-
-/// Products `A·Bᵀ` of at most this many rows (decoding) read B once, without packing it.
-const DOT_ROWS: usize = 2;
-
-/// As [`DOT_ROWS`] where B is float16: sequences that are decoded together.
-pub(crate) const HALF_DOT_ROWS: usize = 16;
 
 /// The rows of A as the tiles read them: where they are, or packed into panels `[m / mr][kc][mr]`.
 #[derive(Clone, Copy)]
@@ -96,22 +91,72 @@ pub(crate) fn nt(p: &Params, bufs: Bufs<'_>) {
 pub(crate) fn nt_half(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
-    let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
-    let (a, b, c) = (a.f32(), bytemuck::cast_slice(b.u32()), c.f32_mut());
-    if m > HALF_DOT_ROWS {
-        return product(&s, Source::KContiguous(a, k), Source::Half(b, k), c);
-    }
-    // Each task has some columns of every row: `[n, m]` here, turned afterwards.
+    let k = s.k as usize;
+    product(&s, Source::KContiguous(a.f32(), k), Source::Half(bytemuck::cast_slice(b.u32()), k), c.f32_mut());
+}
+
+pub(crate) fn few_nt(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    let (m, k) = (s.m as usize, s.k as usize);
+    let (a, b) = (&a.f32()[..m * k], b.f32());
+    by_columns(&s, c.f32_mut(), |first, out| {
+        for (b, out) in b[first * k..].chunks_exact(k).zip(out.chunks_exact_mut(m)) {
+            for (a, out) in a.chunks(4 * k).zip(out.chunks_mut(4)) {
+                match out {
+                    [_, _, _, _] => dot_rows::<4>(a, b, out),
+                    _ => a.chunks_exact(k).zip(out.chunks_exact_mut(1)).for_each(|(a, out)| dot_rows::<1>(a, b, out)),
+                }
+            }
+        }
+    });
+}
+
+pub(crate) fn few_nt_half(p: &Params, bufs: Bufs<'_>) {
+    let s: Shape = p.get();
+    let [a, b, c] = bufs.take();
+    let (m, k) = (s.m as usize, s.k as usize);
+    let (a, b): (&[f32], &[u16]) = (&a.f32()[..m * k], bytemuck::cast_slice(b.u32()));
+    by_columns(&s, c.f32_mut(), |first, out| crate::float16::dots(a, &b[first * k..][..out.len() / m * k], k, out));
+}
+
+/// Products whose tasks have some columns of every row: `columns(first, out [count, m])`, turned into `c` afterwards.
+fn by_columns(s: &Shape, c: &mut [f32], columns: impl Fn(usize, &mut [f32]) + Sync) {
+    const TOGETHER: usize = 64;
+    let (m, n) = (s.m as usize, s.n as usize);
     scratch::with(m * n, |turned| {
-        turned.par_chunks_mut(m * 64).zip(b[..n * k].par_chunks(64 * k)).for_each(|(out, b)| {
-            crate::float16::dots(&a[..m * k], b, k, out);
-        });
+        turned.par_chunks_mut(m * TOGETHER).enumerate().for_each(|(i, out)| columns(i * TOGETHER, out));
         for (i, c) in c[..m * n].chunks_exact_mut(n).enumerate() {
             for (c, y) in c.iter_mut().zip(turned.chunks_exact(m)) {
                 *c = if s.add == 1 { *c + y[i] } else { y[i] };
             }
         }
     });
+}
+
+crate::simd! {
+    /// Products of `R` rows with one, each as `simd::math::dot` sums it.
+    fn dot_rows<R>(a: &[f32], b: &[f32], out: &mut [f32]) {
+        let k = b.len();
+        let mut sums = [[0f32; LANES]; R];
+        let (whole, rest) = b.as_chunks::<LANES>();
+        let at = whole.len() * LANES;
+        for (r, sum) in sums.iter_mut().enumerate() {
+            for (i, y) in rest.iter().enumerate() {
+                sum[i] = a[r * k + at + i].mul_add(*y, sum[i]);
+            }
+        }
+        for (j, y) in whole.iter().enumerate() {
+            for (r, sum) in sums.iter_mut().enumerate() {
+                if let Some(x) = a[r * k + j * LANES..].first_chunk::<LANES>() {
+                    for i in 0..LANES {
+                        sum[i] = x[i].mul_add(y[i], sum[i]);
+                    }
+                }
+            }
+        }
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = fold(sum));
+    }
 }
 
 pub(crate) fn tn(p: &Params, bufs: Bufs<'_>) {
@@ -143,9 +188,6 @@ fn product(s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
 pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
     let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
     let c = &mut c[..m * n];
-    if let (1..=DOT_ROWS, Source::KContiguous(a, _), Source::KContiguous(b, _)) = (m, &a, &b) {
-        return dots(s, a, b, c);
-    }
     if k == 0 && s.add == 0 {
         c.fill(0.0);
     }
@@ -193,23 +235,6 @@ fn mirror(c: &mut [f32], n: usize) {
                     *out = row[i];
                 }
             }
-        }
-    }
-}
-
-/// Few rows against the rows of B: each output is a dot product in 16 lanes along k (see `simd::math::dot`).
-fn dots(s: &Shape, a: &[f32], b: &[f32], c: &mut [f32]) {
-    let (n, k) = (s.n as usize, s.k as usize);
-    for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
-        c.par_chunks_mut(256).zip(b.par_chunks(256 * k)).for_each(|(c, b)| dot_block(a, b, s.add == 1, c));
-    }
-}
-
-crate::simd! {
-    fn dot_block(a: &[f32], b: &[f32], add: bool, c: &mut [f32]) {
-        for (c, b) in c.iter_mut().zip(b.chunks_exact(a.len())) {
-            let y = crate::simd::math::dot(a, b);
-            *c = if add { *c + y } else { y };
         }
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod tile;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, Params, Suits, Variant, read, update};
+use crate::kernel::{Kernel, Params, Suits, Variant, grid_1d, read, update};
 
 /// `C [m, n] (+)= A·B` over `k`.
 #[repr(C)]
@@ -70,8 +70,7 @@ product!(
 );
 
 product!(
-    /// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`. Up to
-    /// [`cpu::HALF_DOT_ROWS`] rows sum in 16 lanes along `k`, as `gemm_nt` does for one or two.
+    /// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`.
     GEMM_NT_HALF,
     "gemm_nt_half",
     ["../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
@@ -107,3 +106,43 @@ product!(
     [read("a"), read("q"), read("scales"), update("c")],
     cpu::tn_q8
 );
+
+/// The products of a decoding step: their rows are sequences, and what comes out for one does not depend on how many there
+/// are (on the CPU each output sums in 16 lanes along `k`, see `simd::math::dot`). Shapes and bindings as [`GEMM_NT`]. One
+/// workgroup per column.
+pub static GEMV_NT: Kernel = Kernel {
+    name: "gemv_nt",
+    revision: 1,
+    wgsl: &[
+        include_str!("load_a_n.wgsl"),
+        include_str!("load_b_t.wgsl"),
+        include_str!("bind3.wgsl"),
+        include_str!("store.wgsl"),
+        include_str!("few.wgsl"),
+        include_str!("../lanes.wgsl"),
+    ],
+    bindings: GEMM_NT.bindings,
+    grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
+    variants: &[],
+    cpu: cpu::few_nt,
+};
+
+/// As [`GEMV_NT`], shapes as [`GEMM_NT_HALF`].
+pub static GEMV_NT_HALF: Kernel = Kernel {
+    name: "gemv_nt_half",
+    revision: 1,
+    wgsl: &[
+        include_str!("../half_value.wgsl"),
+        include_str!("../half.wgsl"),
+        include_str!("load_a_n.wgsl"),
+        include_str!("load_b_half.wgsl"),
+        include_str!("bind3_half.wgsl"),
+        include_str!("store.wgsl"),
+        include_str!("few.wgsl"),
+        include_str!("../lanes.wgsl"),
+    ],
+    bindings: GEMM_NT_HALF.bindings,
+    grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
+    variants: &[],
+    cpu: cpu::few_nt_half,
+};
