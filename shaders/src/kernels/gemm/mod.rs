@@ -108,8 +108,8 @@ product!(
 );
 
 /// The products of a decoding step: their rows are sequences, and what comes out for one does not depend on how many there
-/// are (on the CPU each output sums in 16 lanes along `k`, see `simd::math::dot`). Shapes and bindings as [`GEMM_NT`]. One
-/// workgroup per column.
+/// are (on the CPU each output sums in 16 lanes along `k`, see `simd::math::dot`). Shapes and bindings as [`GEMM_NT`], and
+/// its variant for software adapters. One workgroup per column.
 pub static GEMV_NT: Kernel = Kernel {
     name: "gemv_nt",
     revision: 1,
@@ -123,7 +123,7 @@ pub static GEMV_NT: Kernel = Kernel {
     ],
     bindings: GEMM_NT.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
-    variants: &[],
+    variants: GEMM_NT.variants,
     cpu: cpu::few_nt,
 };
 
@@ -143,6 +143,6 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     ],
     bindings: GEMM_NT_HALF.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
-    variants: &[],
+    variants: GEMM_NT_HALF.variants,
     cpu: cpu::few_nt_half,
 };
