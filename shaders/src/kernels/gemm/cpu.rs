@@ -263,6 +263,10 @@ fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize,
 fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
     match *src {
         Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
+        // Whole words: panels begin where a word does.
+        Source::Ternary { codes, scale, words } if W.is_multiple_of(16) && first.is_multiple_of(16) => {
+            ternary_rows::<W>(codes, scale, words, k0, first, out)
+        }
         Source::Bytes { q, scales, words } => scale_rows::<W>(bytemuck::cast_slice(q), scales, words, k0, first, out),
         _ => panel(src, k0, first, W, W, out),
     }
@@ -274,6 +278,21 @@ crate::simd! {
             let at = (k0 + k) * ld + first;
             if let Some(from) = x[at..].first_chunk::<W>() {
                 *row = *from;
+            }
+        }
+    }
+
+    fn ternary_rows<W>(codes: &[u32], scale: &[f32], words: usize, k0: usize, first: usize, out: &mut [f32]) {
+        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let line = &codes[(k0 + k) * words + first / 16..];
+            let s = scale[k0 + k];
+            for (out, word) in row.as_chunks_mut::<16>().0.iter_mut().zip(line) {
+                for (e, v) in out.iter_mut().enumerate() {
+                    let shift = (e % 4) * 8 + (e / 4) * 2;
+                    // A learned scale may be negative: 0 stays 0.
+                    let code = (word >> shift & 3) as i32 - 1;
+                    *v = if code == 0 { 0.0 } else { code as f32 * s };
+                }
             }
         }
     }

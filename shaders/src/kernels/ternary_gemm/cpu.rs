@@ -105,9 +105,9 @@ fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
         let n = OUTS.min(outs - first);
         scratch::with_words(words * 4 * OUTS, |panel| {
             unpack(&ops.codes[first * words..(first + n) * words], words, panel);
+            let mut acc = [0i32; ROWS * OUTS];
             for r0 in (0..rows).step_by(ROWS) {
                 let m = ROWS.min(rows - r0);
-                let mut acc = [0i32; ROWS * OUTS];
                 (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], panel, &mut acc);
                 for i in 0..m {
                     y.put(s, ops, r0 + i, first, &acc[i * OUTS..][..n]);

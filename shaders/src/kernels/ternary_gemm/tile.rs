@@ -1,4 +1,4 @@
-//! Register tiles of the ternary product: `acc[row, out] += Σ_j code[k, out]_j · q[row, k]_j` over words of four.
+//! Register tiles of the ternary product: `acc[row, out] = Σ_k Σ_j code[k, out]_j · q[row, k]_j` over words of four.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -44,6 +44,7 @@ pub(crate) fn all() -> Vec<Tile> {
 const PORTABLE: Tile = Tile { name: "portable", byte_dots: false, run: portable };
 
 fn portable(words: usize, rows: usize, q: &[u32], panel: &[u32], acc: &mut [i32; ROWS * OUTS]) {
+    acc.fill(0);
     for r in 0..rows {
         for (k, codes) in panel.chunks_exact(OUTS).enumerate().take(words) {
             let a = q[r * words + k].to_le_bytes().map(|b| i32::from(b as i8));

@@ -47,7 +47,7 @@ fn rows<const R: usize>(block: &Block<'_>, sums: &mut Sums) {
     for (group, codes) in codes.chunks(8 * words).enumerate() {
         let mut totals = [[_mm256_setzero_si256(); R]; 8];
         for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
-            *totals = output::<R>(row, arranged).map(|sum| halves(sum));
+            *totals = output::<R>(row, arranged).map(halves);
         }
         for (r, line) in sums.chunks_exact_mut(OUTS).enumerate().take(R) {
             let sum = reduce(std::array::from_fn(|i| totals[i][r]));
