@@ -9,7 +9,7 @@ pub(crate) fn to_floats(half: &[u16], out: &mut [f32]) {
         return unsafe { wide::to_floats(half, out) };
     }
     #[cfg(target_arch = "aarch64")]
-    let (half, out) = neon::to_floats(half, out);
+    let (half, out) = if crate::simd::neon() { neon::to_floats(half, out) } else { (half, out) };
     out.iter_mut().zip(half).for_each(|(o, h)| *o = to_float(*h));
 }
 
@@ -414,6 +414,41 @@ fn blocks<const R: usize>(a: &[f32], b: &[u16], k: usize, out: &mut [f32], f: im
         for (i, a) in a.chunks(R * k).enumerate() {
             f((a.len() / k, b.len() / k), a, b, &mut out[i * R..], m);
         }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::{float32x4_t, uint16x8_t, vld1q_u16, vst1q_f32};
+
+    /// Converts eight at a time, and returns what is left.
+    pub(super) fn to_floats<'a, 'b>(half: &'a [u16], out: &'b mut [f32]) -> (&'a [u16], &'b mut [f32]) {
+        let n = half.len().min(out.len()) / 8 * 8;
+        for i in (0..n).step_by(8) {
+            // SAFETY: NEON is always there; eight elements from i on lie within both slices.
+            unsafe {
+                let [low, high] = eight(vld1q_u16(half.as_ptr().add(i)));
+                vst1q_f32(out.as_mut_ptr().add(i), low);
+                vst1q_f32(out.as_mut_ptr().add(i + 4), high);
+            }
+        }
+        (&half[n..], &mut out[n..])
+    }
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    fn eight(half: uint16x8_t) -> [float32x4_t; 2] {
+        let (low, high);
+        // SAFETY: arithmetic on registers; the instructions are always there (their intrinsics are newer than our Rust).
+        unsafe {
+            std::arch::asm!(
+                "fcvtl {low:v}.4s, {half:v}.4h",
+                "fcvtl2 {high:v}.4s, {half:v}.8h",
+                low = out(vreg) low, high = lateout(vreg) high, half = in(vreg) half,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        [low, high]
     }
 }
 
