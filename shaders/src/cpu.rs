@@ -172,7 +172,8 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
     }
 }
 
-/// Packing buffers and partial results of the largest products at the same time: what the twins hold beside the program's buffers.
+/// Packing buffers and partial results of the largest products at the same time: what the twins hold beside the program's
+/// buffers.
 pub(crate) fn scratch_bytes(program: &Program) -> u64 {
     use crate::kernels::{gemm, ternary_gemm};
     let of_op = |op: &Op| match op.kernel.name {

@@ -118,7 +118,8 @@ impl Program {
     pub fn words(&self, id: BufferId) -> usize {
         self.buffers[id.0 as usize].words
     }
-    /// Appends a dispatch, to the group of those before it where it does not depend on them. Panics on a binding mistake: that is an error of the program's author, not of data.
+    /// Appends a dispatch, to the group of those before it where it does not depend on them. Panics on a binding mistake:
+    /// that is an error of the program's author, not of data.
     pub fn push<P: bytemuck::Pod>(&mut self, list: ListId, kernel: &'static Kernel, buffers: &[BufferId], params: &P) {
         assert_eq!(buffers.len(), kernel.bindings.len(), "{}: bindings", kernel.name);
         for (i, a) in buffers.iter().enumerate() {

@@ -42,3 +42,8 @@ pub(crate) fn write_json(path: &std::path::Path, value: &impl serde::Serialize) 
     let text = serde_json::to_string_pretty(value).map_err(|e| StageError::new(format!("cannot write {}: {e}", path.display())))?;
     std::fs::write(path, text + "\n").map_err(|e| StageError::io("cannot write", path, &e))
 }
+
+/// Whether a pipeline left a choice open: such a parameter is not written into keys, which thus outlive its introduction.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

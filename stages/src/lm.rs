@@ -99,10 +99,6 @@ impl KvCache {
             KvCache::Int8 => Cached::Int8,
         }
     }
-    /// Whether a pipeline left the choice open: the parameter is then not written into keys.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// How continuations are chosen.

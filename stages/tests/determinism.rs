@@ -4,14 +4,14 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{devices, noise};
+use common::{devices, hyper, noise};
 use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_shaders::kernels::attention::Cached;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::inference::{Inference, Uses};
 use flow_stages::model::optimizer::{Moments, Optimizer};
 use flow_stages::model::storage::Storage;
-use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
+use flow_stages::model::trainer::{MicroBatch, TrainShape, Trainer};
 
 const SHAPE: TrainShape =
     TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5, recompute: false, moments: Moments::Float32, storage: Storage::Float32 };
@@ -54,17 +54,7 @@ fn micro(step: u64, vocab: usize) -> MicroBatch {
 /// Steps `from .. to` (from 1) of a run that accumulates two micro-batches and flips to A4 at step 3.
 fn train(trainer: &mut Trainer, from: u64, to: u64) {
     for step in from..to {
-        let hyper = Hyper {
-            step,
-            lr: 3e-3,
-            muon_lr: 0.02,
-            betas: (0.9, 0.95, 1e-8),
-            weight_decay: 0.1,
-            muon: (0.95, 0.1),
-            clip: 1.0,
-            tau: 1.3,
-            bits: if step < 3 { 8 } else { 4 },
-        };
+        let hyper = hyper(step, 1.3, if step < 3 { 8 } else { 4 });
         let vocab = trainer.config().vocab;
         let stats = trainer.step(&[micro(2 * step, vocab), micro(2 * step + 1, vocab)], &hyper).unwrap();
         assert!(!stats.skipped && stats.total().is_finite() && stats.grad_norm > 0.0, "step {step}: {stats:?}");
@@ -201,27 +191,27 @@ fn digest_of_everything() -> String {
     hash.finalize().to_hex().to_string()
 }
 
-/// Not a test of its own: [`every_instruction_set_has_the_same_bits`] runs it with a smaller instruction set.
-#[test]
-#[ignore = "run by every_instruction_set_has_the_same_bits"]
-fn prints_the_digest() {
-    println!("digest {}", digest_of_everything());
-}
+/// In this variable the test finds that it is its own child: it prints the digest and what computed it.
+const CHILD: &str = "FLOW_TEST_PRINT_DIGEST";
 
 #[test]
 fn every_instruction_set_has_the_same_bits() {
-    let of = |set: &str| {
+    let here = digest_of_everything();
+    if std::env::var_os(CHILD).is_some() {
+        return println!("digest {here} by {}.", flow_shaders::simd::level());
+    }
+    for set in flow_shaders::simd::NAMES {
         let run = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "prints_the_digest", "--nocapture"])
-            .env("FLOW_SIMD", set)
+            .args(["--exact", "every_instruction_set_has_the_same_bits", "--nocapture"])
+            .envs([("FLOW_SIMD", set), (CHILD, "1")])
             .output()
             .unwrap();
-        let text = String::from_utf8_lossy(&run.stdout).into_owned();
-        let digest = text.split("digest ").nth(1).map(|rest| rest.chars().take(64).collect::<String>());
-        digest.unwrap_or_else(|| panic!("{set}: {text}{}", String::from_utf8_lossy(&run.stderr)))
-    };
-    let here = digest_of_everything();
-    for set in flow_shaders::simd::NAMES {
-        assert_eq!(of(set), here, "{set}");
+        let text = String::from_utf8_lossy(&run.stdout);
+        let said = text.split("digest ").nth(1).and_then(|rest| rest.split_once('.')).and_then(|(said, _)| said.split_once(" by "));
+        let (digest, level) = said.unwrap_or_else(|| panic!("{set}: {text}{}", String::from_utf8_lossy(&run.stderr)));
+        assert_eq!(digest, here, "{set}, {level}");
+        // The smallest one is what it says; the largest is what this process runs.
+        assert!(set != "portable" || level == "portable", "{level}");
+        assert!(set != "all" || level == flow_shaders::simd::level(), "{level}");
     }
 }

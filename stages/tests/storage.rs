@@ -4,12 +4,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{devices, noise};
+use common::{devices, hyper, noise};
 use flow_shaders::device::Device;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::optimizer::{Moments, Optimizer};
 use flow_stages::model::storage::{LossScale, Storage};
-use flow_stages::model::trainer::{Hyper, MicroBatch, StepStats, TrainShape, Trainer};
+use flow_stages::model::trainer::{MicroBatch, StepStats, TrainShape, Trainer};
 
 /// An odd hidden size: the last float16 of a row shares its word with the next row's first.
 fn config(weights: Weights) -> ModelConfig {
@@ -48,19 +48,8 @@ fn micro(config: &ModelConfig, weight: f32) -> MicroBatch {
 }
 
 fn step(trainer: &mut Trainer, n: u64, weight: f32) -> StepStats {
-    let hyper = Hyper {
-        step: n,
-        lr: 3e-3,
-        muon_lr: 0.02,
-        betas: (0.9, 0.95, 1e-8),
-        weight_decay: 0.1,
-        muon: (0.95, 0.1),
-        clip: 1.0,
-        tau: 1.0,
-        bits: 8,
-    };
     let micro = micro(trainer.config(), weight / 2.0);
-    trainer.step(&[micro.clone(), micro], &hyper).unwrap()
+    trainer.step(&[micro.clone(), micro], &hyper(n, 1.0, 8)).unwrap()
 }
 
 /// Every smaller storage learns what float32 learns, in less memory, and continues from its saved state bit by bit.

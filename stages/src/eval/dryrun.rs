@@ -1,4 +1,5 @@
-//! `bitnet.dryrun`: what a shape needs to run and to train, planned; and, where it fits, allocated and run with random packed weights.
+//! `bitnet.dryrun`: what a shape needs to run and to train, planned; and, where it fits, allocated and run with random
+//! packed weights.
 
 use std::time::Instant;
 

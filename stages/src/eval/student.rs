@@ -28,7 +28,7 @@ pub struct EvalParams {
     /// Activation bits: those at which training ended where null.
     pub bits: Option<u32>,
     /// How keys and values are held while a model decodes: `float16`, `int8` (a quarter of float32) or `float32`.
-    #[serde(skip_serializing_if = "KvCache::is_default")]
+    #[serde(skip_serializing_if = "crate::is_default")]
     pub kv_cache: KvCache,
 }
 

@@ -31,13 +31,6 @@ pub enum Moments {
     Int8,
 }
 
-impl Moments {
-    /// Whether a recipe left the choice open: it is then not written into keys.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Tensors of fewer elements keep their moments as floats: there is nothing to gain.
 const SMALL: usize = 4096;
 

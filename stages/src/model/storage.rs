@@ -21,13 +21,6 @@ pub enum Storage {
     Float16,
 }
 
-impl Storage {
-    /// Whether a recipe left the choice open: it is then not written into keys.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// What a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keep {

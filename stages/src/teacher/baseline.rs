@@ -24,7 +24,7 @@ pub struct BaselineParams {
     /// A baseline that prompts, teacher and template must equal; others are refused.
     pub locked: Option<SourceFile>,
     /// How keys and values are held while a teacher that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
-    #[serde(skip_serializing_if = "KvCache::is_default")]
+    #[serde(skip_serializing_if = "crate::is_default")]
     pub kv_cache: KvCache,
 }
 

@@ -58,7 +58,7 @@ pub struct CollectParams {
     #[schemars(extend("x-key" = false))]
     pub max_failed: f64,
     /// How keys and values are held while a model that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
-    #[serde(skip_serializing_if = "KvCache::is_default")]
+    #[serde(skip_serializing_if = "crate::is_default")]
     pub kv_cache: KvCache,
     /// Sequences decoded together; changes nothing but speed.
     #[schemars(extend("x-key" = false))]

@@ -55,10 +55,10 @@ pub struct Recipe {
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
     /// AdamW's moments: `float32`, or `int8` in a quarter of the memory.
-    #[serde(skip_serializing_if = "Moments::is_default")]
+    #[serde(skip_serializing_if = "crate::is_default")]
     pub moments: Moments,
     /// What a step keeps (activations, gradients): `float32`, or `float16` in half the memory, with a dynamic loss scale.
-    #[serde(skip_serializing_if = "Storage::is_default")]
+    #[serde(skip_serializing_if = "crate::is_default")]
     pub storage: Storage,
     /// Compute a block's activations again in the backward pass: the same result in less memory, a fourth slower.
     #[schemars(extend("x-key" = false))]

@@ -164,10 +164,10 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
 
 /// Says in a log what a recipe with smaller storage did; logs of others stay as they are.
 pub fn say_storage(log: &mut serde_json::Value, r: &Recipe, p: &Progress) {
-    if !r.moments.is_default() {
+    if !crate::is_default(&r.moments) {
         log["moments"] = serde_json::json!(r.moments);
     }
-    if !r.storage.is_default() {
+    if !crate::is_default(&r.storage) {
         log["storage"] = serde_json::json!(r.storage);
         log["overflow_steps"] = p.overflows.into();
     }

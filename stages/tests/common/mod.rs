@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use flow_shaders::device::{Device, open};
+use flow_stages::model::trainer::Hyper;
 use safetensors::SafeTensors;
 
 /// `FLOW_GOLDEN_DIR`, or the repository's own copy.
@@ -89,4 +90,9 @@ pub fn noise(seed: u64) -> impl FnMut() -> f32 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     }
+}
+
+/// The scalars of a small training step.
+pub fn hyper(step: u64, tau: f32, bits: u32) -> Hyper {
+    Hyper { step, lr: 3e-3, muon_lr: 0.02, betas: (0.9, 0.95, 1e-8), weight_decay: 0.1, muon: (0.95, 0.1), clip: 1.0, tau, bits }
 }

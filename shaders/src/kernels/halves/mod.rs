@@ -23,7 +23,7 @@ pub struct Shape {
 pub static PACK_HALF: Kernel = Kernel {
     name: "pack_half",
     revision: 1,
-    wgsl: &[include_str!("pack.wgsl"), include_str!("../half_value.wgsl"), include_str!("../half_bits.wgsl")],
+    wgsl: &[include_str!("shape.wgsl"), include_str!("pack.wgsl"), include_str!("../half_value.wgsl"), include_str!("../half_bits.wgsl")],
     bindings: &[read("x"), update("y")],
     grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
     variants: &[],
@@ -34,7 +34,7 @@ pub static PACK_HALF: Kernel = Kernel {
 pub static UNPACK_HALF: Kernel = Kernel {
     name: "unpack_half",
     revision: 1,
-    wgsl: &[include_str!("unpack.wgsl"), include_str!("../half_value.wgsl")],
+    wgsl: &[include_str!("shape.wgsl"), include_str!("unpack.wgsl"), include_str!("../half_value.wgsl")],
     bindings: &[read("x"), write("y")],
     grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
     variants: &[],

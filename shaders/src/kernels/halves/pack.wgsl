@@ -1,12 +1,6 @@
 // y[i] = float16(x[i]), or float16(y[i] + x[i]) with add = 1; what float16 cannot hold, NaN included, becomes an infinity,
 // which the step's gradient norm finds. x [n] float32, y [n] float16, two in a word. One thread per word.
 
-struct Params {
-    n: u32,
-    add: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
 

@@ -1,11 +1,5 @@
 // y[i] = x[i].  x [n] float16, two in a word, y [n] float32. One thread per word.
 
-struct Params {
-    n: u32,
-    add: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
