@@ -418,3 +418,23 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Preset;
+
+    /// Tokens seldom show a rounding: what decides is which products decoding takes.
+    #[test]
+    fn decoding_takes_products_whose_sums_no_other_sequence_changes() {
+        for (weights, half_tables) in [Weights::Float, Weights::Absmean].into_iter().flat_map(|w| [(w, false), (w, true)]) {
+            let config = ModelConfig { weights, ..Preset::Poc.config() };
+            let uses = Uses { decode: Some((3, 8)), sampling: Some((1.0, 1.0)), prefill: 4, half_tables, ..Uses::default() };
+            let program = build(config, &uses).program;
+            for (name, ops) in program.lists.iter().filter(|(name, _)| name == "greedy" || name == "sampled") {
+                let names: Vec<&str> = ops.iter().map(|op| op.kernel.name).filter(|k| k.starts_with("gem")).collect();
+                assert!(!names.is_empty() && names.iter().all(|k| k.starts_with("gemv_nt")), "{name}, {weights:?}: {names:?}");
+            }
+        }
+    }
+}
