@@ -4,7 +4,8 @@
 //! parts go on from what the earlier ones stored: the results are those of the whole dispatch, bit for bit.
 
 use crate::kernel::{Kernel, Params};
-use crate::kernels::{adamw, clip, embed, gemm, kd_loss, rope, sample, ternary, ternary_gemm, topk};
+use crate::kernels::attention::{self, Cached};
+use crate::kernels::{adamw, clip, embed, gemm, kd_loss, kv_store, rope, sample, ternary, ternary_gemm, topk};
 
 /// A part of a dispatch.
 #[derive(Clone, Debug)]
@@ -23,6 +24,9 @@ struct Cut {
     /// Parameters of some units: first, count.
     part: Box<dyn Fn(usize, usize) -> Params>,
 }
+
+/// Word of `gemm`'s shape.
+const SYMMETRIC: usize = 4;
 
 /// Words between which a binding may begin (256 bytes, WebGPU's default alignment).
 const ALIGNMENT: usize = 64;
@@ -78,8 +82,14 @@ mod strides {
     pub const C0: usize = 8;
 }
 
-/// Word of `embed`'s parameters after its shape: the token of the table's first row.
+/// Words of `embed`'s parameters after its shape: the token of the table's first row, the row that a gradient begins with.
 const FIRST_TOKEN: usize = 3;
+const FIRST_ROW: usize = 4;
+
+/// Word of attention's and of `kv_store`'s parameters after their shapes: the first row of a part, where the rows are
+/// bound whole.
+const FIRST_OF_ATTENTION: usize = 7;
+const FIRST_OF_STORE: usize = 5;
 
 fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
     // A cut that changes the word `at` of the parameters to the number of units.
@@ -105,6 +115,27 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
             let s: kd_loss::Shape = p.get();
             along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 4, 1, 0, 4])
         }
+        "attention" => over_cache(*p, Cached::Float),
+        "attention_half" => over_cache(*p, Cached::Half),
+        "attention_int8" => over_cache(*p, Cached::Int8),
+        "attention_delta" => {
+            let s: attention::Shape = p.get();
+            let row = (s.heads * s.head_dim) as usize;
+            along(0, &[row, row, 2 * s.heads as usize])
+        }
+        "attention_grad_q" => {
+            let [q, kv, mask, stats] = sequence(&p.get(), Cached::Float);
+            vec![sequences(*p, None, vec![q, kv, kv, mask, q, stats, q])]
+        }
+        "attention_grad_kv" => {
+            let [q, kv, mask, stats] = sequence(&p.get(), Cached::Float);
+            vec![sequences(*p, None, vec![q, kv, kv, mask, q, stats, kv, kv])]
+        }
+        "kv_store" => into_cache(*p, Cached::Float),
+        "kv_store_half" => into_cache(*p, Cached::Half),
+        "kv_store_int8" => into_cache(*p, Cached::Int8),
+        // The parts of this sum and of those over a product's depth go on from what is there.
+        "rmsnorm_grad_g" => along(0, &[p.0[1] as usize, 1, p.0[1] as usize, 0]),
         "rmsnorm" | "rmsnorm_grad_x" | "act_quant" | "norm_quant" | "gated_norm_quant" | "rope" | "ternary_gemm" | "ternary_gemv" => {
             along(0, &words_of_a_row(kernel, p))
         }
@@ -114,6 +145,10 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         "ternarise" => {
             let cols = p.get::<ternary::Shape>().cols as usize;
             along(0, &[cols, 0, ternary::packed_words(cols), 1])
+        }
+        "dequant_ternary" => {
+            let cols = p.get::<ternary::Shape>().cols as usize;
+            along(0, &[ternary::packed_words(cols), 1, cols])
         }
         "threshold_grad" => {
             let cols = p.get::<ternary::Shape>().cols as usize;
@@ -127,14 +162,30 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         "embed_half" => gather(*p, 2),
         "embed_grad" => {
             let s: embed::Shape = p.get();
-            vec![tokens(*p, vec![0, 0, 0, s.cols as usize])]
+            let part = {
+                let p = *p;
+                move |first, count| with(p, &[(0, count), (FIRST_ROW, p.0[FIRST_ROW] as usize + first)])
+            };
+            let rows = Cut { units: s.rows as usize, words: vec![0, 0, s.cols as usize, 0], part: Box::new(part) };
+            vec![rows, tokens(*p, vec![0, 0, 0, s.cols as usize])]
         }
         "gemm_nn" => vec![rows(*p), depth(*p, false)],
-        "gemm_nt" | "gemv_nt" => vec![rows(*p), columns_nt(*p, 1)],
+        "gemm_nt" | "gemv_nt" => {
+            // The triangle is that of a matrix by its own transpose: a part makes both sides of it, with the same bits.
+            let p = with(*p, &[(SYMMETRIC, 0)]);
+            vec![rows(p), columns_nt(p, 1)]
+        }
         "gemm_nt_half" | "gemv_nt_half" => vec![rows(*p), columns_nt(*p, 2)],
         "gemm_tn" => vec![rows_tn(*p), depth(*p, true)],
-        "gemm_nn_ternary" => vec![with_scales(rows(*p))],
-        "gemm_tn_q8" => vec![with_scales(rows_tn(*p))],
+        "gemm_nn_ternary" => {
+            let cols = p.get::<gemm::Shape>().n as usize;
+            vec![with_scales(rows(*p), 0), with_codes(depth(*p, false), ternary::packed_words(cols), 1)]
+        }
+        "gemm_tn_q8" => {
+            let cols = p.get::<gemm::Shape>().n as usize;
+            vec![with_scales(rows_tn(*p), 0), with_codes(depth(*p, true), 4 * ternary::packed_words(cols), 2)]
+        }
+        // Sums of a few words for each row or block, and square matrices of Muon: its products make one triangle of them.
         _ => Vec::new(),
     }
 }
@@ -162,6 +213,51 @@ fn words_of_a_row(kernel: &str, p: &Params) -> Vec<usize> {
             }
         }
     }
+}
+
+/// Words of a sequence: of its rows over all heads, its keys (or values) in a form, its mask, its statistics.
+fn sequence(s: &attention::Shape, form: Cached) -> [usize; 4] {
+    let (rows, keys, heads) = (s.q_len as usize, s.kv_len as usize, s.heads as usize);
+    let row = heads * s.head_dim as usize;
+    [rows * row, keys * s.kv_heads as usize * form.words(s.head_dim as usize), keys, 2 * rows * heads]
+}
+
+/// Sequences: the kernels' shapes begin with the rows and those of one sequence. Where every part binds all rows, `first` is
+/// the word of the parameters that says with which one it begins.
+fn sequences(p: Params, first: Option<usize>, words: Vec<usize>) -> Cut {
+    let (rows, q_len) = (p.0[0] as usize, p.0[1] as usize);
+    let part = move |from: usize, count: usize| {
+        let begin = first.map(|word| (word, p.0[word] as usize + from * q_len));
+        with(with(p, &[(0, count * q_len)]), begin.as_slice())
+    };
+    Cut { units: rows / q_len, words, part: Box::new(part) }
+}
+
+/// Attention over a cache: whole sequences; or only their keys and values, where a few rows do not begin where a binding
+/// may; or rows of a single sequence.
+fn over_cache(p: Params, form: Cached) -> Vec<Cut> {
+    let s: attention::Shape = p.get();
+    let [q, kv, mask, stats] = sequence(&s, form);
+    let whole = sequences(p, None, vec![q, kv, kv, mask, s.q_len as usize, q, stats]);
+    let keys = sequences(p, Some(FIRST_OF_ATTENTION), vec![0, kv, kv, 0, 0, 0, 0]);
+    let row = (s.heads * s.head_dim) as usize;
+    let rows = Cut {
+        units: if s.rows == s.q_len { s.rows as usize } else { 0 },
+        words: vec![row, 0, 0, 0, 1, row, 2 * s.heads as usize],
+        part: Box::new(move |_, count| with(p, &[(0, count), (1, count)])),
+    };
+    // What already begins at a later row than its bindings stays so.
+    if p.0[FIRST_OF_ATTENTION] > 0 { vec![keys] } else { vec![whole, keys, rows] }
+}
+
+/// Rows that go into a cache, as [`over_cache`].
+fn into_cache(p: Params, form: Cached) -> Vec<Cut> {
+    let s: kv_store::Shape = p.get();
+    let heads = s.cols / s.head_dim;
+    let kv = (s.kv_len * heads) as usize * form.words(s.head_dim as usize);
+    let whole = sequences(p, None, vec![(s.q_len * s.cols) as usize, s.q_len as usize, kv]);
+    let keys = sequences(p, Some(FIRST_OF_STORE), vec![0, 0, kv]);
+    if p.0[FIRST_OF_STORE] > 0 { vec![keys] } else { vec![whole, keys] }
 }
 
 fn with(mut p: Params, words: &[(usize, usize)]) -> Params {
@@ -221,9 +317,16 @@ fn rows(p: Params) -> Cut {
     Cut { units: if s.symmetric == 1 { 0 } else { s.m as usize }, words, part: Box::new(move |_, count| with(p, &[(0, count)])) }
 }
 
-/// The cut of a product whose right operand has a buffer of scales beside it.
-fn with_scales(mut cut: Cut) -> Cut {
-    cut.words.insert(2, 0);
+/// The cut of a product whose right operand has a buffer of scales beside it, with some words of them in a unit.
+fn with_scales(mut cut: Cut, words: usize) -> Cut {
+    cut.words.insert(2, words);
+    cut
+}
+
+/// The cut along the depth of a product whose right operand is packed.
+fn with_codes(cut: Cut, codes: usize, scales: usize) -> Cut {
+    let mut cut = with_scales(cut, scales);
+    cut.words[1] = codes;
     cut
 }
 
@@ -254,6 +357,5 @@ fn depth(p: Params, transposed: bool) -> Cut {
         let a0 = if transposed { a0 } else { a0 + first };
         with(p, &[(2, count), (3, add), (strides::LDA, lda), (strides::A0, a0)])
     };
-    let units = if s.symmetric == 1 { 0 } else { s.k as usize };
-    Cut { units, words: vec![if transposed { lda } else { 0 }, s.n as usize, 0], part: Box::new(part) }
+    Cut { units: s.k as usize, words: vec![if transposed { lda } else { 0 }, s.n as usize, 0], part: Box::new(part) }
 }

@@ -36,14 +36,14 @@ fn weights(config: &ModelConfig) -> Tensors {
     config.tensors().into_iter().enumerate().map(fill).collect()
 }
 
-fn micro(step: u64, vocab: usize) -> MicroBatch {
-    let rows = SHAPE.batch * SHAPE.seq;
+fn micro(step: u64, vocab: usize, shape: &TrainShape) -> MicroBatch {
+    let (rows, seq) = (shape.batch * shape.seq, shape.seq);
     let mut next = noise(step + 1000);
     let mut token = || ((next() + 0.5) * vocab as f32) as u32 % vocab as u32;
-    let labels: Vec<i32> = (0..rows).map(|r| if r % SHAPE.seq > 20 { -100 } else { token() as i32 }).collect();
+    let labels: Vec<i32> = (0..rows).map(|r| if r % seq > 20 { -100 } else { token() as i32 }).collect();
     MicroBatch {
         ids: (0..rows).map(|_| token()).collect(),
-        mask: (0..rows).map(|r| u32::from(r % SHAPE.seq <= 20)).collect(),
+        mask: (0..rows).map(|r| u32::from(r % seq <= 20)).collect(),
         topk_ids: (0..rows).flat_map(|r| [0, 1, 2, 3].map(|k| ((r * 7 + k * 50) % vocab) as i32)).collect(),
         topk_logprobs: (0..rows).flat_map(|_| [-1.0, -1.5, -2.0, -2.5]).collect(),
         meta: labels.iter().map(|l| if *l < 0 { [0.0; 4] } else { [-1.4, 0.01, 0.0025, 0.002] }).collect(),
@@ -51,12 +51,16 @@ fn micro(step: u64, vocab: usize) -> MicroBatch {
     }
 }
 
-/// Steps `from .. to` (from 1) of a run that accumulates two micro-batches and flips to A4 at step 3.
 fn train(trainer: &mut Trainer, from: u64, to: u64) {
+    train_at(trainer, &SHAPE, from, to);
+}
+
+/// Steps `from .. to` (from 1) of a run that accumulates two micro-batches and flips to A4 at step 3.
+fn train_at(trainer: &mut Trainer, shape: &TrainShape, from: u64, to: u64) {
     for step in from..to {
         let hyper = hyper(step, 1.3, if step < 3 { 8 } else { 4 });
         let vocab = trainer.config().vocab;
-        let stats = trainer.step(&[micro(2 * step, vocab), micro(2 * step + 1, vocab)], &hyper).unwrap();
+        let stats = trainer.step(&[micro(2 * step, vocab, shape), micro(2 * step + 1, vocab, shape)], &hyper).unwrap();
         assert!(!stats.skipped && stats.total().is_finite() && stats.grad_norm > 0.0, "step {step}: {stats:?}");
     }
 }
@@ -145,20 +149,45 @@ fn the_same_run_twice_on_a_device_has_the_same_bytes() {
     }
 }
 
-/// With bindings smaller than embedding and logits a step is cut into parts: the same bits.
+/// With bindings smaller than embedding, logits, queries and caches, steps are cut into parts: the same bits.
 #[test]
 fn what_is_bound_in_parts_has_the_same_bits() {
     for device in devices().into_iter().filter(|d| !d.name().starts_with("cpu")) {
-        let small = open_with(&device.name(), Opening { binding: Some(80_000), ..Opening::default() }).unwrap();
-        let config = config(Weights::Absmean);
-        assert!(config.vocab * config.dim * 4 > 80_000 && SHAPE.batch * SHAPE.seq * config.vocab * 4 > 80_000);
-        let [whole, parts] = [&device, &small].map(|device| {
-            let mut trainer = start(device, Weights::Absmean, Optimizer::Muon);
-            train(&mut trainer, 1, 3);
+        let small = |bytes| open_with(&device.name(), Opening { binding: Some(bytes), ..Opening::default() }).unwrap();
+        let (config, shape) = (config(Weights::Absmean), TrainShape { batch: 8, seq: 64, ..SHAPE });
+        let rows = shape.batch * shape.seq;
+        assert!([config.vocab * config.dim, rows * config.vocab, rows * config.dim].into_iter().all(|n| n * 4 > 80_000));
+        let [whole, parts] = [&device, &small(80_000)].map(|device| {
+            let mut trainer = Trainer::new(device, config.clone(), shape, Optimizer::Muon).unwrap();
+            trainer.load(&weights(&config)).unwrap();
+            train_at(&mut trainer, &shape, 1, 3);
             bits(&mut trainer)
         });
         same(&format!("bound in parts on {}", device.name()), &whole, &parts);
+        for cache in [Cached::Float, Cached::Half, Cached::Int8] {
+            let [whole, parts] = [&device, &small(1_100_000)].map(|device| decoded(device, cache, 80));
+            assert!(whole == parts, "{cache:?}, bound in parts on {}", device.name());
+        }
     }
+}
+
+/// Logits of a packed model, and the tokens that it decodes for some sequences.
+fn decoded(device: &Device, cache: Cached, sequences: usize) -> Vec<u32> {
+    let path = common::golden_dir().join("gguf/student-tq2_0.gguf");
+    let (config, tensors) = flow_stages::gguf::model::load(flow_stages::gguf::GgufFile::read(&path).unwrap()).unwrap();
+    let uses = Uses { score: Some((1, 20)), logits: true, decode: Some((sequences, 200)), prefill: 8, cache, ..Uses::default() };
+    let mut lm = Inference::new(device, config.clone(), &tensors, uses).unwrap();
+    let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
+    let mut all: Vec<u32> = bytemuck::cast_vec(lm.logits(&ids, &[1; 20]).unwrap());
+    let starts: Vec<&[u32]> = (0..sequences).map(|s| [&ids[..19], &ids[3..9], &ids[..0]][s % 3]).collect();
+    lm.read_starts(&starts).unwrap();
+    let mut next: Vec<u32> = (5..).take(sequences).collect();
+    for t in 0..12 {
+        let pos: Vec<u32> = starts.iter().map(|start| start.len() as u32 + t).collect();
+        next = lm.step(&next, &pos, None).unwrap();
+        all.extend(&next);
+    }
+    all
 }
 
 /// What a CPU computes, as one digest: trained parameters of every recipe, and the tokens that a packed model decodes with
@@ -173,20 +202,8 @@ fn digest_of_everything() -> String {
             hash.update(bytemuck::cast_slice(words));
         }
     }
-    let path = common::golden_dir().join("gguf/student-tq2_0.gguf");
-    let (config, tensors) = flow_stages::gguf::model::load(flow_stages::gguf::GgufFile::read(&path).unwrap()).unwrap();
     for cache in [Cached::Float, Cached::Half, Cached::Int8] {
-        let uses = Uses { score: Some((1, 20)), logits: true, decode: Some((3, 40)), prefill: 8, cache, ..Uses::default() };
-        let mut lm = Inference::new(&cpu, config.clone(), &tensors, uses).unwrap();
-        let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
-        let logits = lm.logits(&ids, &[1; 20]).unwrap();
-        hash.update(bytemuck::cast_slice(&logits));
-        lm.read_starts(&[&ids[..19], &ids[3..9], &ids[..0]]).unwrap();
-        let mut next = vec![5, 6, 7];
-        for t in 0..12 {
-            next = lm.step(&next, &[19 + t, 6 + t, t], None).unwrap();
-            hash.update(bytemuck::cast_slice(&next));
-        }
+        hash.update(bytemuck::cast_slice(&decoded(&cpu, cache, 3)));
     }
     hash.finalize().to_hex().to_string()
 }

@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 use flow_shaders::cut;
 use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Kernel, Params};
+use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
-    act_quant, adamw, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, muon, norm_quant, rmsnorm, rope, sample,
-    ternary, ternary_gemm, topk,
+    act_quant, adamw, attention, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, kv_store, muon, norm_quant,
+    rmsnorm, rope, sample, ternary, ternary_gemm, topk,
 };
 
 use crate::harness::{Random, adapter, hyper, junk, run, words};
@@ -26,7 +27,8 @@ fn limited() -> &'static Device {
 fn check<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) {
     let Some(adapter) = adapter() else { return };
     let sizes: Vec<usize> = buffers.iter().map(Vec::len).collect();
-    let parts = cut::parts(kernel, &Params::new(params), &sizes, (LIMIT / 4) as usize).unwrap();
+    let parts = cut::parts(kernel, &Params::new(params), &sizes, (LIMIT / 4) as usize);
+    let parts = parts.unwrap_or_else(|large| panic!("{}: binding {large} of {sizes:?} cannot be cut", kernel.name));
     assert!(parts.len() > 1, "{}: one part", kernel.name);
     assert!(parts.iter().flat_map(|p| &p.ranges).all(|r| r.0 % 64 == 0 && r.1 as u64 * 4 <= LIMIT), "{}: {parts:?}", kernel.name);
     let (whole, cut) = (run(adapter, kernel, buffers, params), run(limited(), kernel, buffers, params));
@@ -66,11 +68,7 @@ fn tables_in_parts() {
     let mut order: Vec<u32> = (0..rows as u32).collect();
     order.sort_by_key(|row| ids[*row as usize]);
     let starts: Vec<u32> = (0..=vocab as u32).map(|v| ids.iter().filter(|id| **id < v).count() as u32).collect();
-    // The gradient of the rows is read by every part as a whole.
-    let s = embed::Shape { rows: 100, ..s };
-    let starts: Vec<u32> = starts.iter().map(|s| (*s).min(100)).collect();
-    let order = order[..100].iter().map(|row| row % 100).collect();
-    check(&embed::EMBED_GRAD, &[starts, order, r.floats(100 * cols, 1.0), r.floats(vocab * cols, 1.0)], &s);
+    check(&embed::EMBED_GRAD, &[starts, order, r.floats(rows * cols, 1.0), r.floats(vocab * cols, 1.0)], &s);
 }
 
 #[test]
@@ -129,6 +127,7 @@ fn linears_in_parts() {
     check(&ternary::ROW_ABS_SUM, &[w.clone(), junk(rows)], &s);
     check(&ternary::TERNARISE, &[w.clone(), words(&[0.7]), junk(rows * words_of), junk(rows)], &s);
     let codes = r.codes(rows, cols);
+    check(&ternary::DEQUANT_TERNARY, &[codes.clone(), r.floats(rows, 1.0), junk(rows * cols)], &s);
     check(&ternary::THRESHOLD_GRAD, &[codes, r.floats(rows, 1.0), w, r.floats(rows, 1.0)], &s);
     let (m, n, k) = (300usize, 90usize, 64usize);
     for add in [0, 1] {
@@ -136,11 +135,17 @@ fn linears_in_parts() {
         let c = r.floats(m * n, 1.0);
         let codes = r.codes(k, n);
         check(&gemm::GEMM_NN_TERNARY, &[r.floats(m * k, 1.0), codes, r.floats(k, 1.0), c.clone()], &s);
-        // Every part reads all of A.
-        let k = 40;
-        let (q, sums) = r.bytes(k, n, 4 * n.div_ceil(16));
-        let scales = sums.iter().flat_map(|s| [0.01f32.to_bits(), *s]).collect();
-        check(&gemm::GEMM_TN_Q8, &[r.floats(m * k, 1.0), q, scales, c], &gemm::Shape { k: k as u32, ..s });
+        // Rows of C, and a long sum.
+        for (m, k) in [(300usize, 40usize), (60, 900)] {
+            let (q, sums) = r.bytes(k, n, 4 * n.div_ceil(16));
+            let scales = sums.iter().flat_map(|s| [0.01f32.to_bits(), *s]).collect();
+            let s = gemm::Shape { m: m as u32, k: k as u32, ..s };
+            check(&gemm::GEMM_TN_Q8, &[r.floats(m * k, 1.0), q, scales, r.floats(m * n, 1.0)], &s);
+        }
+        let (m, k) = (3usize, 4096usize);
+        let codes = r.codes(k, n);
+        let s = gemm::Shape { m: m as u32, k: k as u32, ..s };
+        check(&gemm::GEMM_NN_TERNARY, &[r.floats(m * k, 1.0), codes, r.floats(k, 1.0), r.floats(m * n, 1.0)], &s);
     }
 }
 
@@ -152,7 +157,8 @@ fn rows_of_activations_in_parts() {
     let (x, g, rstd) = (r.floats(rows * cols, 1.0), r.floats(cols, 1.0), r.range(rows, 0.5, 2.0));
     let norm = rmsnorm::Shape { rows: rows as u32, cols: cols as u32, eps: 1e-5, add: 1 };
     check(&rmsnorm::RMSNORM, &[x.clone(), g.clone(), junk(rows * cols), junk(rows)], &norm);
-    check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g.clone(), rstd, r.floats(rows * cols, 1.0), r.floats(rows * cols, 1.0)], &norm);
+    check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g.clone(), rstd.clone(), r.floats(rows * cols, 1.0), r.floats(rows * cols, 1.0)], &norm);
+    check(&rmsnorm::RMSNORM_GRAD_G, &[x.clone(), rstd.clone(), r.floats(rows * cols, 1.0), r.floats(cols, 1.0)], &norm);
     let quant = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, mode: 0, clip: 0.0 };
     check(&act_quant::ACT_QUANT, &[x.clone(), hyper(), junk(rows * words_of), junk(2 * rows)], &quant);
     let fused = norm_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, eps: 1e-5, act: 0 };
@@ -174,10 +180,93 @@ fn rows_of_activations_in_parts() {
     check(&ternary_gemm::TERNARY_GEMM, &[q, scales, codes, r.floats(90, 1.0), r.floats(rows * 90, 1.0)], &product);
 }
 
+/// Heads, heads of keys and values, head size.
+const HEADS: (usize, usize, usize) = (4, 2, 16);
+
+fn attention_shape(sequences: usize, q_len: usize, kv_len: usize) -> attention::Shape {
+    let (heads, kv_heads, head_dim) = HEADS;
+    let [rows, q_len, kv_len, heads, kv_heads, head_dim] = [sequences * q_len, q_len, kv_len, heads, kv_heads, head_dim].map(|n| n as u32);
+    attention::Shape { rows, q_len, kv_len, heads, kv_heads, head_dim, scale: 0.25 }
+}
+
+#[test]
+fn attention_in_parts() {
+    let mut r = Random(7);
+    let (heads, kv_heads, head_dim) = HEADS;
+    let (sequences, len) = (12usize, 64usize);
+    let rows = sequences * len;
+    let s = attention_shape(sequences, len, len);
+    let (wide, narrow) = (rows * heads * head_dim, rows * kv_heads * head_dim);
+    let (q, k, v, grad) = (r.floats(wide, 1.0), r.floats(narrow, 1.0), r.floats(narrow, 1.0), r.floats(wide, 1.0));
+    let mask: Vec<u32> = (0..rows).map(|_| u32::from(r.below(5) > 0)).collect();
+    let pos: Vec<u32> = (0..rows).map(|row| (row % len) as u32).collect();
+    let stats = r.range(rows * heads * 2, 1.0, 3.0);
+    check(&attention::ATTENTION, &[q.clone(), k.clone(), v.clone(), mask.clone(), pos.clone(), junk(wide), stats.clone()], &s);
+    check(&attention::ATTENTION_DELTA, &[grad.clone(), q.clone(), stats.clone()], &s);
+    let inputs = [q.clone(), k.clone(), v.clone(), mask, grad, stats];
+    check(&attention::ATTENTION_GRAD_Q, &[&inputs[..], &[junk(wide)]].concat(), &s);
+    check(&attention::ATTENTION_GRAD_KV, &[&inputs[..], &[junk(narrow), junk(narrow)]].concat(), &s);
+    // One sequence of many rows and few keys.
+    let s = attention_shape(1, rows, len);
+    let few = len * kv_heads * head_dim;
+    let pos = pos.iter().map(|p| p % len as u32).collect();
+    check(&attention::ATTENTION, &[q, r.floats(few, 1.0), r.floats(few, 1.0), vec![1; len], pos, junk(wide), junk(rows * heads * 2)], &s);
+}
+
+#[test]
+fn caches_in_parts() {
+    let mut r = Random(8);
+    let (heads, kv_heads, head_dim) = HEADS;
+    let stores = [(&kv_store::KV_STORE, Cached::Float), (&kv_store::KV_STORE_HALF, Cached::Half), (&kv_store::KV_STORE_INT8, Cached::Int8)];
+    // One row a sequence, where only the cache can be cut, and rows that begin where bindings may.
+    for (sequences, q_len, kv_len) in [(11usize, 1usize, 384usize), (40, 64, 64)] {
+        let rows = sequences * q_len;
+        let s = attention_shape(sequences, q_len, kv_len);
+        let pos: Vec<u32> = (0..rows).map(|row| (row / q_len * 7 % (kv_len - q_len + 1) + row % q_len) as u32).collect();
+        let x = r.floats(rows * kv_heads * head_dim, 1.0);
+        let mask: Vec<u32> = (0..sequences * kv_len).map(|_| u32::from(r.below(5) > 0)).collect();
+        for (store, form) in stores {
+            let words = sequences * kv_len * kv_heads * form.words(head_dim);
+            let shape =
+                kv_store::Shape { rows: s.rows, q_len: s.q_len, kv_len: s.kv_len, cols: s.kv_heads * s.head_dim, head_dim: s.head_dim };
+            let mut held = || match form {
+                Cached::Float => r.floats(words, 1.0),
+                Cached::Half => r.halves(2 * words),
+                Cached::Int8 => {
+                    let step = r.range(1, 0.005, 0.01)[0];
+                    let head = form.words(head_dim);
+                    r.words(words).into_iter().enumerate().map(|(i, w)| if i % head == head - 1 { step } else { w }).collect()
+                }
+            };
+            let (k, v) = (held(), held());
+            check(store, &[x.clone(), pos.clone(), k.clone()], &shape);
+            let q = r.floats(rows * heads * head_dim, 1.0);
+            let outputs = [junk(rows * heads * head_dim), vec![0; rows * heads * 2]];
+            check(form.attention(), &[vec![q, k, v, mask.clone(), pos.clone()], outputs.to_vec()].concat(), &s);
+        }
+    }
+}
+
+#[test]
+fn a_matrix_by_its_transpose_in_parts() {
+    // As Muon multiplies it: the whole makes one triangle, the parts both.
+    let mut r = Random(9);
+    for (side, k) in [(60usize, 900usize), (120, 150)] {
+        let s = gemm::Shape { m: side as u32, n: side as u32, k: k as u32, add: 0, symmetric: 1 };
+        let x = r.floats(side * k, 1.0);
+        check(&gemm::GEMM_NT, &[x.clone(), x.clone(), junk(side * side)], &s);
+        check(&gemm::GEMM_TN, &[x.clone(), x, junk(side * side)], &s);
+    }
+}
+
 #[test]
 fn what_cannot_be_cut_is_named() {
-    // A sum over all rows: its parts would add in another order.
-    let params = Params::new(&rmsnorm::Shape { rows: 1000, cols: 100, eps: 1e-5, add: 0 });
-    assert_eq!(cut::parts(&rmsnorm::RMSNORM_GRAD_G, &params, &[100_000, 1000, 100_000, 100], 20_000).unwrap_err(), 0);
-    assert_eq!(cut::parts(&rmsnorm::RMSNORM_GRAD_G, &params, &[100_000, 1000, 100_000, 100], 100_000).unwrap().len(), 1);
+    // One triangle of a product, mirrored into the other.
+    let params = Params::new(&gemm::Shape { m: 300, n: 300, k: 10, add: 0, symmetric: 1 });
+    assert_eq!(cut::parts(&gemm::GEMM_TN, &params, &[3000, 3000, 90_000], 20_000).unwrap_err(), 2);
+    assert_eq!(cut::parts(&gemm::GEMM_TN, &params, &[3000, 3000, 90_000], 90_000).unwrap().len(), 1);
+    // Keys of one sequence.
+    let params = Params::new(&attention_shape(2, 64, 1024));
+    let sizes = [8192, 65_536, 65_536, 2048, 128, 8192, 1024];
+    assert_eq!(cut::parts(&attention::ATTENTION, &params, &sizes, 20_000).unwrap_err(), 1);
 }

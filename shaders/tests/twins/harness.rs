@@ -125,12 +125,12 @@ impl Random {
     pub fn floats(&mut self, n: usize, scale: f32) -> Vec<u32> {
         (0..n).map(|_| ((self.unit() + self.unit() + self.unit() + self.unit() - 2.0) * scale * 1.732).to_bits()).collect()
     }
-    /// `n` values in [low, high).
     /// Pairs of float16 in (−1, 1).
     pub fn halves(&mut self, n: usize) -> Vec<u32> {
         let mut one = || u32::from(half::f16::from_f32(2.0 * self.unit() - 1.0).to_bits());
         (0..n / 2).map(|_| one() | one() << 16).collect()
     }
+    /// `n` values in [low, high).
     pub fn range(&mut self, n: usize, low: f32, high: f32) -> Vec<u32> {
         (0..n).map(|_| (low + self.unit() * (high - low)).to_bits()).collect()
     }

@@ -15,6 +15,8 @@ struct Params {
     kv_heads: u32,
     head_dim: u32,
     scale: f32,
+    // First row of a part that binds its sequences' keys and values, and the rest whole (see cut.rs).
+    first: u32,
 }
 
 // Keys (or rows) of a block, and threads of a workgroup.
@@ -35,13 +37,15 @@ var<workgroup> weights: array<f32, BLOCK>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = wid.y * groups.x + wid.x;
-    if (i >= p.rows * p.heads) {
+    let here = wid.y * groups.x + wid.x;
+    if (here >= p.rows * p.heads) {
         return;
     }
+    let i = here + p.first * p.heads;
     let r = i / p.heads;
     let g = i % p.heads / (p.heads / p.kv_heads);
-    let keys = r / p.q_len * p.kv_len;
+    let keys = here / p.heads / p.q_len * p.kv_len;
+    let shown = r / p.q_len * p.kv_len;
     let seen = min(pos[r] + 1u, p.kv_len);
     for (var d = lane; d < p.head_dim; d += BLOCK) {
         query[d] = q[i * p.head_dim + d];
@@ -54,7 +58,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         workgroupBarrier();
         let j = j0 + lane;
         var score = HIDDEN;
-        if (j < seen && mask[keys + j] != 0u) {
+        if (j < seen && mask[shown + j] != 0u) {
             var product = 0.0;
             for (var d = 0u; d < p.head_dim; d++) {
                 product = fma(query[d], k_at(keys + j, g, d), product);

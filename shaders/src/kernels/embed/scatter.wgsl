@@ -8,6 +8,8 @@ struct Params {
     vocab: u32,
     // The token of the table's first row, where a part of it is bound (see cut.rs).
     first: u32,
+    // The batch's row that dx begins with, where a part of it is bound.
+    row: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -27,7 +29,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let end = starts[v + 1u];
     var total = dtable[i];
     for (var o = starts[v]; o < end; o++) {
-        total += dx[order[o] * p.cols + c];
+        let r = order[o];
+        if (r >= p.row && r < p.row + p.rows) {
+            total += dx[(r - p.row) * p.cols + c];
+        }
     }
     dtable[i] = total;
 }

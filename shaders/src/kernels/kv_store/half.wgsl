@@ -11,5 +11,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         return;
     }
     let r = i / words;
-    cache[(r / p.q_len * p.kv_len + pos[r]) * words + i % words] = half_bits(x[2u * i]) | (half_bits(x[2u * i + 1u]) << 16u);
+    let at = 2u * i + p.first * p.cols;
+    cache[place(r) * words + i % words] = half_bits(x[at]) | (half_bits(x[at + 1u]) << 16u);
 }

@@ -11,14 +11,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         return;
     }
     let r = i / heads;
-    let base = i * p.head_dim;
+    let base = i * p.head_dim + p.first * p.cols;
     var largest = 0.0;
     for (var d = 0u; d < p.head_dim; d++) {
         largest = max(largest, abs(x[base + d]));
     }
     let step = divide(max(largest, 1e-5), 127.0);
     let words = p.head_dim / 4u;
-    let at = ((r / p.q_len * p.kv_len + pos[r]) * heads + i % heads) * (words + 1u);
+    let at = (place(r) * heads + i % heads) * (words + 1u);
     for (var w = 0u; w < words; w++) {
         var word = 0u;
         for (var j = 0u; j < 4u; j++) {

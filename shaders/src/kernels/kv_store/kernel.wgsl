@@ -10,5 +10,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         return;
     }
     let r = i / p.cols;
-    cache[(r / p.q_len * p.kv_len + pos[r]) * p.cols + i % p.cols] = x[i];
+    cache[place(r) * p.cols + i % p.cols] = x[i + p.first * p.cols];
 }
