@@ -162,16 +162,14 @@ impl GpuDevice {
         let note = |slot: &Arc<Mutex<Option<String>>>| {
             let slot = slot.clone();
             move |message: String| {
-                tracing::warn!("{message}");
                 slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
             }
         };
         let (lost, uncaptured) = (note(&trouble), note(&trouble));
         device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device is no loss.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lost(format!("the device was lost: {message}"));
-            }
+            // Dropping a device destroys it too; then nobody asks any more.
+            let why = if reason == wgpu::DeviceLostReason::Destroyed { "it was destroyed" } else { &message };
+            lost(format!("the device was lost: {why}"));
         });
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
         let shared = Shared {
@@ -192,6 +190,11 @@ impl GpuDevice {
     /// Name of the adapter.
     pub fn name(&self) -> String {
         self.shared.name.clone()
+    }
+
+    /// Ends the device, as a driver does that resets: what runs on it fails from then on. For tests.
+    pub fn lose(&self) {
+        self.shared.device.destroy();
     }
 
     /// Free memory in bytes, where it can be known: a software adapter computes in the machine's own; wgpu does not tell
@@ -266,7 +269,7 @@ impl Shared {
         DeviceError::Failed { device: self.name.clone(), message: message.into() }
     }
 
-    /// Runs `make` inside error scopes; `needed` and `held` (bytes) describe an out-of-memory error.
+    /// Runs `make` inside error scopes on a device that is there; `needed` and `held` (bytes) describe an out-of-memory error.
     fn checked<T>(&self, needed: u64, held: u64, make: impl FnOnce() -> T) -> Result<T, DeviceError> {
         let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
             .map(|filter| self.device.push_error_scope(filter));
@@ -276,7 +279,8 @@ impl Shared {
             error = pollster::block_on(scope.pop()).or(error);
         }
         match error {
-            None => Ok(made),
+            // A lost device says nothing in a scope.
+            None => self.sound().map(|()| made),
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 Err(DeviceError::OutOfMemory { device: self.name.clone(), needed: needed >> 20, available: held >> 20 })
             }
@@ -493,7 +497,6 @@ impl Backend for GpuBackend {
     }
 
     fn run(&mut self, list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
-        self.shared.sound()?;
         if !self.lists.contains_key(&list) {
             let prepared = self.prepare(ops, program, plan)?;
             self.lists.insert(list, prepared);

@@ -52,8 +52,10 @@ proptest! {
         let Some((cpu, gpu)) = both(&attention::ATTENTION, &buffers, &s) else { return Ok(()) };
         close("o", &cpu[5], &gpu[5], 1e-5, 2e-5);
 
-        // The same keys and values in the other forms: stored by both devices, read by both, close to the floats.
-        for (kernel, form, off) in [(&attention::ATTENTION_HALF, Cached::Half, 4e-3), (&attention::ATTENTION_INT8, Cached::Int8, 0.15)] {
+        // The same keys and values in the other forms: stored by both devices, read by both, close to the floats. A score
+        // is off by 2·2·√head_dim times a key's rounding (2⁻¹¹/√3, 0.014) times the scale: 0.001, 0.03, and now and then
+        // five times that.
+        for (kernel, form, off) in [(&attention::ATTENTION_HALF, Cached::Half, 1e-2), (&attention::ATTENTION_INT8, Cached::Int8, 0.3)] {
             let mut stored = buffers.clone();
             for i in [1, 2] {
                 stored[i] = stored_as(form, &buffers[i], sequences, kv_len, head_dim);

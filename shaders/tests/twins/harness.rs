@@ -62,7 +62,8 @@ pub fn both<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], par
         let others = others.map(|how| run(opened(how), kernel, buffers, params).concat()).concat();
         for (a, b) in got.concat().into_iter().cycle().zip(others) {
             let (x, y) = (f32::from_bits(a), f32::from_bits(b));
-            assert!(a == b || (x - y).abs() <= 1e-5 * x.abs().max(1.0), "{}: {x} and {y} from two modules", kernel.name);
+            // Sums of some hundred products of about 1 in another order.
+            assert!(a == b || (x - y).abs() <= 1e-4 * x.abs().max(1.0), "{}: {x} and {y} from two modules", kernel.name);
         }
     }
     Some((run(cpu(), kernel, buffers, params), got))

@@ -13,7 +13,7 @@ mod matrix;
 mod quantise;
 mod rows;
 
-use flow_shaders::device::{Device, DeviceError, DeviceKind};
+use flow_shaders::device::{Device, DeviceError, DeviceKind, open};
 use flow_shaders::kernels;
 use flow_shaders::kernels::elementwise::{COPY, Shape, ZERO};
 use flow_shaders::program::Program;
@@ -37,7 +37,7 @@ fn every_kernel_is_tested() {
 
 #[test]
 fn an_unknown_device_is_named_with_what_exists() {
-    let Err(e) = flow_shaders::device::open("no such adapter", 0) else { panic!("it was opened") };
+    let Err(e) = open("no such adapter", 0) else { panic!("it was opened") };
     let text = e.to_string();
     assert!(text.contains("`no such adapter`") && text.contains("`cpu`"), "{text}");
 }
@@ -55,6 +55,40 @@ fn a_buffer_beyond_the_binding_limit_is_refused() {
         _ => false,
     };
     assert!(named, "{e}");
+}
+
+/// A device that goes away fails every operation, with what to do next, and hangs none.
+#[test]
+fn a_lost_device_is_told() {
+    let Some(adapter) = harness::adapter() else { return };
+    let device = open(&adapter.name(), 0).unwrap();
+    let copy = || {
+        let mut program = Program::default();
+        let [x, y] = ["x", "y"].map(|name| program.persistent(name, 1000));
+        let list = program.list("copy");
+        program.push(list, &COPY, &[x, y], &Shape { n: 1000 });
+        (program, x, y, list)
+    };
+    let (program, x, y, list) = copy();
+    let mut session = device.load(program).unwrap();
+    session.write(x, &[7; 1000]).unwrap();
+    session.run(list).unwrap();
+    assert_eq!(session.read(y).unwrap(), [7; 1000]);
+    session.run(list).unwrap();
+    let Device::Gpu(gpu) = &device else { panic!("an adapter") };
+    gpu.lose();
+    let failures = [
+        session.read(y).map(drop).unwrap_err(),
+        session.write(x, &[8; 1000]).unwrap_err(),
+        session.run(list).unwrap_err(),
+        device.load(copy().0).map(drop).unwrap_err(),
+    ];
+    for e in failures {
+        let text = e.to_string();
+        assert!(matches!(e, DeviceError::Failed { .. }) && text.contains("lost") && text.contains("run again"), "{text}");
+    }
+    // The adapter is still there.
+    open(&adapter.name(), 0).unwrap().load(copy().0).unwrap();
 }
 
 /// Lists, transient buffers, partial reads and many runs in flight behave as on the CPU.

@@ -59,13 +59,9 @@ fn run_in<S: Stage>(
     dir: &Path,
     context: impl FnOnce(Task) -> TaskContext,
 ) -> Result<BTreeMap<String, PathBuf>, StageError> {
-    std::fs::create_dir_all(dir.join("state")).expect("state");
     let outputs: BTreeMap<String, PathBuf> = stage.outputs().iter().map(|o| (o.name.to_owned(), dir.join(o.name))).collect();
     let task = Task {
-        flow: 1,
-        stage: "test".into(),
         kind: S::KIND.into(),
-        key: "00".into(),
         params: params.clone(),
         inputs: inputs
             .iter()
@@ -79,6 +75,26 @@ fn run_in<S: Stage>(
             })
             .collect(),
         outputs: outputs.clone(),
+        ..task(dir)
+    };
+    let context = context(task);
+    let params: S::Params = serde_json::from_value(params).map_err(|e| StageError::new(e.to_string()))?;
+    stage.check(&params).map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
+    stage.run(params, &context)?;
+    Ok(outputs)
+}
+
+/// A task in a directory, without inputs and outputs.
+pub fn task(dir: &Path) -> Task {
+    std::fs::create_dir_all(dir.join("state")).expect("state");
+    Task {
+        flow: 1,
+        stage: "test".into(),
+        kind: String::new(),
+        key: "00".into(),
+        params: serde_json::Value::Null,
+        inputs: Vec::new(),
+        outputs: BTreeMap::new(),
         dir: dir.to_path_buf(),
         state: dir.join("state"),
         answers: dir.join("answers"),
@@ -86,12 +102,7 @@ fn run_in<S: Stage>(
         device: "cpu".into(),
         threads: 2,
         provenance: Vec::new(),
-    };
-    let context = context(task);
-    let params: S::Params = serde_json::from_value(params).map_err(|e| StageError::new(e.to_string()))?;
-    stage.check(&params).map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
-    stage.run(params, &context)?;
-    Ok(outputs)
+    }
 }
 
 /// The repository's pipelines' data.
