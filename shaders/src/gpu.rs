@@ -315,8 +315,13 @@ impl Shared {
 
     /// Whether a variant is for this adapter.
     fn has(&self, suits: Suits) -> bool {
+        let (software, limits) = (self.software && !self.hardware, self.device.limits());
         match suits {
-            Suits::Software => self.software && !self.hardware,
+            Suits::Software => software,
+            Suits::Invocations(n) => {
+                !software && limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) >= n
+            }
+            Suits::WorkgroupMemory(bytes) => !software && limits.max_compute_workgroup_storage_size >= bytes,
             Suits::Subgroups => self.device.features().contains(wgpu::Features::SUBGROUP),
         }
     }

@@ -76,6 +76,7 @@ pub struct Kernel {
 }
 
 /// A module that is the faster one on some adapters.
+#[derive(Clone, Copy)]
 pub struct Variant {
     /// Where it is used.
     pub suits: Suits,
@@ -92,6 +93,10 @@ pub enum Suits {
     Software,
     /// Adapters with operations across the lanes of a subgroup.
     Subgroups,
+    /// Adapters whose workgroups may have so many invocations.
+    Invocations(u32),
+    /// Adapters whose workgroups may have so many bytes of memory.
+    WorkgroupMemory(u32),
 }
 
 /// A module as a device runs it.

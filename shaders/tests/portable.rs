@@ -1,7 +1,7 @@
 //! Every module is portable: WebGPU's default limits, no optional capability but those that a variant is chosen by, and naga
 //! writes it for all three backends.
 
-use flow_shaders::kernel::Access;
+use flow_shaders::kernel::{Access, Kernel, Suits};
 use flow_shaders::kernels;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ResourceBinding, StorageAccess, TypeInner};
@@ -12,10 +12,18 @@ const WORKGROUP_BYTES: u32 = 16_384;
 const STORAGE_BUFFERS: usize = 8;
 const INVOCATIONS: u32 = 256;
 
-fn each(check: impl Fn(&'static flow_shaders::kernel::Kernel, &naga::Module, &ModuleInfo, Capabilities)) {
-    for (kernel, source) in
-        kernels::ALL.iter().flat_map(|k| k.modules().flat_map(move |m| m.sources().map(move |s| (k, s)).collect::<Vec<_>>()))
-    {
+/// All modules of a kernel, with what the adapters have that run them.
+fn modules(kernel: &Kernel) -> Vec<(Option<Suits>, String)> {
+    let suits = std::iter::once(None).chain(kernel.variants.iter().map(|v| Some(v.suits)));
+    suits.zip(kernel.modules()).flat_map(|(suits, m)| m.sources().map(move |s| (suits, s)).collect::<Vec<_>>()).collect()
+}
+
+fn each(check: impl Fn(&'static Kernel, &naga::Module, &ModuleInfo, Capabilities)) {
+    each_suited(|kernel, _, module, info, capabilities| check(kernel, module, info, capabilities));
+}
+
+fn each_suited(check: impl Fn(&'static Kernel, Option<Suits>, &naga::Module, &ModuleInfo, Capabilities)) {
+    for (kernel, (suits, source)) in kernels::ALL.iter().flat_map(|k| modules(k).into_iter().map(move |m| (k, m))) {
         let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
         let needs = |word: &str, capability| if source.contains(word) { capability } else { Capabilities::empty() };
         // naga takes operations of a subgroup without a directive.
@@ -25,7 +33,7 @@ fn each(check: impl Fn(&'static flow_shaders::kernel::Kernel, &naga::Module, &Mo
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&source)));
-        check(kernel, &module, &info, capabilities);
+        check(kernel, suits, &module, &info, capabilities);
     }
 }
 
@@ -60,8 +68,13 @@ fn declared_bindings_are_those_of_the_module() {
 }
 
 #[test]
-fn modules_stay_within_the_default_limits() {
-    each(|kernel, module, _, _| {
+fn modules_stay_within_the_default_limits_or_those_they_are_chosen_by() {
+    each_suited(|kernel, suits, module, _, _| {
+        let (invocations, bytes) = match suits {
+            Some(Suits::Invocations(n)) => (n, WORKGROUP_BYTES),
+            Some(Suits::WorkgroupMemory(n)) => (INVOCATIONS, n),
+            _ => (INVOCATIONS, WORKGROUP_BYTES),
+        };
         let mut workgroup = 0;
         let mut storage = 0;
         for (_, global) in module.global_variables.iter() {
@@ -76,12 +89,12 @@ fn modules_stay_within_the_default_limits() {
                 _ => {}
             }
         }
-        assert!(workgroup <= WORKGROUP_BYTES, "{}: {workgroup} bytes of workgroup memory", kernel.name);
+        assert!(workgroup <= bytes, "{}: {workgroup} bytes of workgroup memory", kernel.name);
         assert!(storage <= STORAGE_BUFFERS, "{}", kernel.name);
         assert_eq!(module.entry_points.len(), 1, "{}", kernel.name);
         let entry = &module.entry_points[0];
         assert_eq!((entry.name.as_str(), entry.stage), ("main", naga::ShaderStage::Compute), "{}", kernel.name);
-        assert!(entry.workgroup_size.iter().product::<u32>() <= INVOCATIONS, "{}", kernel.name);
+        assert!(entry.workgroup_size.iter().product::<u32>() <= invocations, "{}", kernel.name);
     });
 }
 

@@ -21,7 +21,11 @@ pub mod ternary;
 pub mod ternary_gemm;
 pub mod topk;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Suits};
+
+/// Lanes of the kernels with a workgroup for each row of logits: on every adapter, and where workgroups may be that large.
+const LANES: &str = "const LANES: u32 = 128u;\n";
+const MANY_LANES: (Suits, &str) = (Suits::Invocations(512), "const LANES: u32 = 512u;\n");
 
 /// Scalars that change from step to step: indices into the `hyper` buffer ([`hyper::LEN`] floats).
 pub mod hyper {

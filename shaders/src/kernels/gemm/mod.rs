@@ -25,21 +25,32 @@ pub struct Shape {
     pub symmetric: u32,
 }
 
-/// A product of its pieces: the operands' loads and bindings, then the tiles of all adapters or of software ones.
+/// Memory of a workgroup for which the deep tiles are taken; with 17 KiB they leave room for a second one.
+const DEEP: u32 = 32 << 10;
+
+/// A product of its pieces: the operands' loads and bindings, then the tiles of all adapters, of those with more memory for
+/// a workgroup (half the barriers, the same bits), or of software ones.
 macro_rules! product {
     ($(#[$doc:meta])* $kernel:ident, $name:literal, [$($piece:literal),*], [$($binding:expr),*], $cpu:path) => {
         $(#[$doc])*
         pub static $kernel: Kernel = Kernel {
             name: $name,
             revision: 1,
-            wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), include_str!("tile.wgsl")],
+            wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), "const DEPTH: u32 = 16u;\n", include_str!("tile.wgsl")],
             bindings: &[$($binding),*],
             grid: |p| grid(p, 64, 64),
-            variants: &[Variant {
-                suits: Suits::Software,
-                wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), include_str!("tile_software.wgsl")],
-                grid: |p| grid(p, 8, 128),
-            }],
+            variants: &[
+                Variant {
+                    suits: Suits::Software,
+                    wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), include_str!("tile_software.wgsl")],
+                    grid: |p| grid(p, 8, 128),
+                },
+                Variant {
+                    suits: Suits::WorkgroupMemory(DEEP),
+                    wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), "const DEPTH: u32 = 32u;\n", include_str!("tile.wgsl")],
+                    grid: |p| grid(p, 64, 64),
+                },
+            ],
             cpu: $cpu,
         };
     };
@@ -123,7 +134,7 @@ pub static GEMV_NT: Kernel = Kernel {
     ],
     bindings: GEMM_NT.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
-    variants: GEMM_NT.variants,
+    variants: &[GEMM_NT.variants[0]],
     cpu: cpu::few_nt,
 };
 
@@ -143,6 +154,6 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     ],
     bindings: GEMM_NT_HALF.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
-    variants: GEMM_NT_HALF.variants,
+    variants: &[GEMM_NT_HALF.variants[0]],
     cpu: cpu::few_nt_half,
 };

@@ -5,7 +5,7 @@
 //   ce = ln sum_j e^z_j - z_label
 //   dz_j = w_kd / tau (p_j - t_j) in the Top-K, w_kd / tau p_j (1 - t_o / s_o) outside, + (w_ce + w_format)(softmax(z)_j - [j = label])
 // logits [rows, vocab], topk_ids, topk_logprobs [rows, k], meta_ [rows, 4] = (other, w_kd, w_ce, w_format), labels [rows],
-// losses [rows, 4] = (kl, ce, 0, 0). One workgroup per row; sums: lane l adds l, l + 128, ... in order, then a tree.
+// losses [rows, 4] = (kl, ce, 0, 0). One workgroup per row; sums: lane l adds l, l + LANES, ... in order, then a tree.
 //
 // The Top-K logits are taken out of the row (replaced by a huge negative value) before the sums, so that the rest is
 // summed directly, without a membership test or a difference of large numbers, and written back as gradients at the end.
@@ -17,7 +17,6 @@ struct Params {
     k: u32,
 }
 
-const LANES: u32 = 128u;
 const INV_TAU: u32 = 8u;
 const FLOOR: f32 = -80.0;
 const GONE: f32 = -1.0e30;
@@ -39,7 +38,7 @@ fn exp_low(x: f32) -> f32 {
     return select(exp(max(x, -100.0)), 0.0, x < -100.0);
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = wid.y * groups.x + wid.x;
     if (row >= p.rows) {

@@ -11,7 +11,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use super::{LANES, MANY_LANES};
+use crate::kernel::{Kernel, Variant, grid_1d, read, update, write};
 
 /// Shapes: `logits [rows, vocab]`, `topk_ids [rows, k] i32`, `topk_logprobs [rows, k]`,
 /// `meta [rows, 4]` = (other, w_kd, w_ce, w_format), `labels [rows] i32`, `losses [rows, 4]` = (kl, ce, 0, 0).
@@ -31,10 +32,14 @@ pub struct Shape {
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[update("logits"), read("topk_ids"), read("topk_logprobs"), read("meta_"), read("labels"), read("hyper"), write("losses")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
-    variants: &[],
+    variants: &[Variant {
+        suits: MANY_LANES.0,
+        wgsl: &[MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+        grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    }],
     cpu: cpu::kd_loss,
 };
 

@@ -1,5 +1,5 @@
 // ids[r] = index of the largest logit of row r, the lowest among equals.  logits [rows, vocab], ids [rows].
-// One workgroup per row: lane l looks at l, l + 128, ..., then a tree over (value, id).
+// One workgroup per row: lane l looks at l, l + LANES, ..., then a tree over (value, id).
 
 struct Params {
     rows: u32,
@@ -8,8 +8,6 @@ struct Params {
     top_p: f32,
 }
 
-const LANES: u32 = 128u;
-
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read_write> ids: array<u32>;
@@ -17,7 +15,7 @@ const LANES: u32 = 128u;
 var<workgroup> values: array<f32, LANES>;
 var<workgroup> places: array<u32, LANES>;
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = wid.y * groups.x + wid.x;
     if (row >= p.rows) {

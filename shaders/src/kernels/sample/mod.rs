@@ -9,7 +9,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use super::{LANES, MANY_LANES};
+use crate::kernel::{Kernel, Variant, grid_1d, read, write};
 
 /// Shapes: `logits [rows, vocab]`, `ids [rows] u32`.
 #[repr(C)]
@@ -29,10 +30,14 @@ pub struct Shape {
 pub static ARGMAX: Kernel = Kernel {
     name: "argmax",
     revision: 1,
-    wgsl: &[include_str!("argmax.wgsl")],
+    wgsl: &[LANES, include_str!("argmax.wgsl")],
     bindings: &[read("logits"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
-    variants: &[],
+    variants: &[Variant {
+        suits: MANY_LANES.0,
+        wgsl: &[MANY_LANES.1, include_str!("argmax.wgsl")],
+        grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    }],
     cpu: cpu::argmax,
 };
 
@@ -40,9 +45,13 @@ pub static ARGMAX: Kernel = Kernel {
 pub static SAMPLE: Kernel = Kernel {
     name: "sample",
     revision: 1,
-    wgsl: &[include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[LANES, include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), read("u"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
-    variants: &[],
+    variants: &[Variant {
+        suits: MANY_LANES.0,
+        wgsl: &[MANY_LANES.1, include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
+        grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    }],
     cpu: cpu::sample,
 };

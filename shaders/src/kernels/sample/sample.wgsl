@@ -1,7 +1,7 @@
 // ids[r] = a token drawn from the nucleus of softmax(logits[r] / temperature) (definition: sample/mod.rs).
 // With e_j = exp((z_j - max) / temperature): theta = the largest float with sum of {e_j >= theta} >= top_p sum e, found by
 // bisection over its bits (positive floats sort as integers); then the first j with running sum over the nucleus > u total.
-// logits [rows, vocab], u [rows], ids [rows]. One workgroup per row. Every lane owns one run of ceil(vocab / 128) tokens:
+// logits [rows, vocab], u [rows], ids [rows]. One workgroup per row. Every lane owns one run of ceil(vocab / LANES) tokens:
 // the running sum goes over runs, then inside the one run that crosses the goal.
 
 struct Params {
@@ -10,8 +10,6 @@ struct Params {
     temperature: f32,
     top_p: f32,
 }
-
-const LANES: u32 = 128u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
@@ -35,7 +33,7 @@ fn mass(base: u32, first: u32, end: u32, top: f32, threshold: f32) -> f32 {
     return total;
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = wid.y * groups.x + wid.x;
     if (row >= p.rows) {

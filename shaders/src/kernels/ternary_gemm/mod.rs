@@ -62,7 +62,7 @@ pub static TERNARY_GEMV: Kernel = Kernel {
     bindings: TERNARY_GEMM.bindings,
     grid: sixteen_outputs,
     variants: &[
-        Variant { suits: Suits::Software, wgsl: TERNARY_GEMM.variants[0].wgsl, grid: TERNARY_GEMM.variants[0].grid },
+        TERNARY_GEMM.variants[0],
         Variant {
             suits: Suits::Subgroups,
             wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv_subgroup.wgsl")],
