@@ -192,26 +192,29 @@ pub(crate) mod math {
 
     /// Adds the lanes as a tree.
     #[inline(always)]
-    pub fn fold(mut v: [f32; LANES]) -> f32 {
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                v[i] += v[i + half];
-            }
-            half /= 2;
+    pub fn fold(v: [f32; LANES]) -> f32 {
+        let (mut eight, mut four) = ([0f32; LANES / 2], [0f32; LANES / 4]);
+        for i in 0..8 {
+            eight[i] = v[i] + v[i + 8];
         }
-        v[0]
+        for i in 0..4 {
+            four[i] = eight[i] + eight[i + 4];
+        }
+        (four[0] + four[2]) + (four[1] + four[3])
     }
 
     /// Σ a·b over 16 lanes, then a tree.
     #[inline(always)]
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut acc = [0f32; LANES];
-        let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-        for (i, (x, y)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
-            acc[i] = x.mul_add(*y, acc[i]);
+        let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        // Lanes that are known when this is compiled stay in registers.
+        for (i, acc) in acc.iter_mut().enumerate() {
+            if let (Some(x), Some(y)) = (rest_a.get(i), rest_b.get(i)) {
+                *acc = x.mul_add(*y, 0.0);
+            }
         }
-        for (x, y) in ca.zip(cb) {
+        for (x, y) in a.iter().zip(b) {
             for i in 0..LANES {
                 acc[i] = x[i].mul_add(y[i], acc[i]);
             }

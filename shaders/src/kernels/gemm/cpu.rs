@@ -241,7 +241,27 @@ fn mirror(c: &mut [f32], n: usize) {
 
 /// Packs an operand from its `first` row or column on into panels `[outer / w][kc][w]`, zero padded.
 fn pack(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
-    out.par_chunks_mut(kc * w).enumerate().for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
+    let together = abreast(w) * w;
+    out.par_chunks_mut(kc * together).enumerate().for_each(|(i, out)| pack_panels(src, outer, k0, first + i * together, kc, w, out));
+}
+
+/// Panels of a width that are packed at a time: about 64 floats of each row.
+const fn abreast(w: usize) -> usize {
+    64 / w
+}
+
+/// At most [`abreast`] panels.
+fn pack_panels(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
+    match (*src, w) {
+        (Source::OuterContiguous(x, ld), 6) if first + abreast(w) * w <= outer => copy_panels::<6>(x, ld, k0, first, out),
+        (Source::OuterContiguous(x, ld), 12) if first + abreast(w) * w <= outer => copy_panels::<12>(x, ld, k0, first, out),
+        (Source::OuterContiguous(x, ld), 16) if first + abreast(w) * w <= outer => copy_panels::<16>(x, ld, k0, first, out),
+        (Source::OuterContiguous(x, ld), 32) if first + abreast(w) * w <= outer => copy_panels::<32>(x, ld, k0, first, out),
+        _ => {
+            let panels = out.chunks_exact_mut((kc * w).max(1)).enumerate();
+            panels.for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
+        }
+    }
 }
 
 /// One panel `[kc][w]`: rows or columns from `first` on, zero padded.
@@ -263,6 +283,7 @@ fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize,
 fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
     match *src {
         Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
+        Source::KContiguous(x, ld) => turn_rows::<W>(x, ld, k0, first, out),
         // Whole words: panels begin where a word does.
         Source::Ternary { codes, scale, words } if W.is_multiple_of(16) && first.is_multiple_of(16) => {
             ternary_rows::<W>(codes, scale, words, k0, first, out)
@@ -278,6 +299,37 @@ crate::simd! {
             let at = (k0 + k) * ld + first;
             if let Some(from) = x[at..].first_chunk::<W>() {
                 *row = *from;
+            }
+        }
+    }
+
+    /// [`abreast`] panels row by row: what neighbours need lies together, and each row is read once.
+    fn copy_panels<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
+        let kc = out.len() / (abreast(W) * W);
+        let out = out.as_chunks_mut::<W>().0;
+        for k in 0..kc {
+            let row = &x[(k0 + k) * ld + first..][..abreast(W) * W];
+            for (panel, from) in row.as_chunks::<W>().0.iter().enumerate() {
+                out[panel * kc + k] = *from;
+            }
+        }
+    }
+
+    /// Rows along k become columns, eight of k at a time.
+    fn turn_rows<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
+        let kc = out.len() / W;
+        let line = |j: usize| x[(first + j) * ld + k0..][..kc].as_chunks::<8>();
+        let (blocks, rest) = out.as_chunks_mut::<W>().0.split_at_mut(kc / 8 * 8);
+        for (b, out) in blocks.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            for j in 0..W {
+                for (out, v) in out.iter_mut().zip(&line(j).0[b]) {
+                    out[j] = *v;
+                }
+            }
+        }
+        for (k, out) in rest.iter_mut().enumerate() {
+            for (j, v) in out.iter_mut().enumerate() {
+                *v = line(j).1[k];
             }
         }
     }
@@ -400,7 +452,7 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
                 for i in 0..row_blocks {
                     let rows = tile.mr.min(m - i * tile.mr);
                     let c = &mut out[i * tile.mr * part_width..][..rows * part_width];
-                    work.row(a.block(tile, i, rows, kc, spare), rows, first..last, j0, part_width, c, part_width);
+                    work.row(&a.block(tile, i, rows, kc, spare), rows, first..last, j0, part_width, c, part_width);
                 }
             });
             (j0, out)
@@ -439,7 +491,7 @@ impl Work<'_> {
                     let below = s.symmetric == 1 && panel + n0 / tile.nr < block * tile.mr / tile.nr;
                     if !below {
                         let rows = c.len() / n;
-                        self.row(a.block(tile, block, rows, self.kc, spare), rows, panel..panel + 1, 0, width, &mut c[n0..], n);
+                        self.row(&a.block(tile, block, rows, self.kc, spare), rows, panel..panel + 1, 0, width, &mut c[n0..], n);
                     }
                 }
             }
@@ -447,7 +499,7 @@ impl Work<'_> {
     }
     /// One row of tiles over the column panels `panels`; `c` holds `rows` rows of columns `j0 .. j0 + width`, `ld` apart.
     #[allow(clippy::too_many_arguments)]
-    fn row(&self, a: Left<'_>, rows: usize, panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32], ld: usize) {
+    fn row(&self, a: &Left<'_>, rows: usize, panels: std::ops::Range<usize>, j0: usize, width: usize, c: &mut [f32], ld: usize) {
         let Work { tile, kc, fresh, pb } = *self;
         for panel in panels {
             let j = panel * tile.nr - j0;
@@ -474,8 +526,8 @@ impl Work<'_> {
 
 /// A right operand packed once for several products on the calling thread.
 pub(crate) fn pack_right(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &mut [f32]) {
-    for (panel, out) in out[..panel_floats(tile, n, k)].chunks_exact_mut(k * tile.nr).enumerate() {
-        pack_panel(&b, n, 0, panel * tile.nr, tile.nr, out);
+    for (i, out) in out[..panel_floats(tile, n, k)].chunks_mut(k * abreast(tile.nr) * tile.nr).enumerate() {
+        pack_panels(&b, n, 0, i * abreast(tile.nr) * tile.nr, k, tile.nr, out);
     }
 }
 
@@ -498,7 +550,7 @@ pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: &[f32], n: usize, k:
                 Left { data: &left[..k * tile.mr], row: 1, step: tile.mr }
             }
         };
-        work.row(left, rows, 0..n.div_ceil(tile.nr), 0, n, c, ld);
+        work.row(&left, rows, 0..n.div_ceil(tile.nr), 0, n, c, ld);
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 /// Largest tile of any version, in floats.
 pub(crate) const MAX_TILE: usize = 12 * 32;
 
-/// The rows of A that a tile reads: element `(i, k)` at `i·row + k·step`.
+/// The rows of A that a tile reads: element `(i, k)` at `i·row + k·step`. Handed on by reference: a copy would be read in wide
+/// loads right after its fields were stored one by one, and wait for them.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
     pub data: &'a [f32],
@@ -47,15 +48,15 @@ pub(crate) struct Tile {
     /// Columns of a tile.
     pub nr: usize,
     /// Its features are there: only [`all`] makes tiles, of what it detected.
-    kernel: unsafe fn(usize, Left<'_>, &[f32], Out<'_>),
+    kernel: unsafe fn(usize, &Left<'_>, &[f32], &mut Out<'_>),
 }
 
 impl Tile {
     /// Runs over `kc` products of `a` and `b [kc, nr]` into `c`.
     #[inline]
-    pub(crate) fn run(&self, kc: usize, a: Left<'_>, b: &[f32], c: Out<'_>) {
+    pub(crate) fn run(&self, kc: usize, a: &Left<'_>, b: &[f32], mut c: Out<'_>) {
         // SAFETY: the instruction set of every kernel was detected (see the field).
-        unsafe { (self.kernel)(kc, a, b, c) }
+        unsafe { (self.kernel)(kc, a, b, &mut c) }
     }
 }
 
@@ -88,7 +89,7 @@ pub(crate) fn all() -> Vec<Tile> {
 
 const PORTABLE: Tile = Tile { mr: 4, nr: 8, kernel: portable };
 
-fn portable(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+fn portable(kc: usize, a: &Left<'_>, b: &[f32], out: &mut Out<'_>) {
     let mut acc = [[0f32; 8]; 4];
     if !out.fresh {
         for (i, row) in acc.iter_mut().enumerate() {
@@ -110,7 +111,7 @@ fn portable(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn avx512(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+fn avx512(kc: usize, a: &Left<'_>, b: &[f32], out: &mut Out<'_>) {
     use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
     const MR: usize = 12;
     const NR: usize = 32;
@@ -150,7 +151,7 @@ fn avx512(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+fn avx2(kc: usize, a: &Left<'_>, b: &[f32], out: &mut Out<'_>) {
     use std::arch::x86_64::{_mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
     const MR: usize = 6;
     const NR: usize = 16;
@@ -198,7 +199,7 @@ fn avx2(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
 /// and more chains than the latency of one takes to hide.
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "neon")]
-fn neon(kc: usize, a: Left<'_>, b: &[f32], out: Out<'_>) {
+fn neon(kc: usize, a: &Left<'_>, b: &[f32], out: &mut Out<'_>) {
     use std::arch::aarch64::{vdupq_n_f32, vfmaq_n_f32, vld1q_f32, vst1q_f32};
     const MR: usize = 6;
     const NR: usize = 16;

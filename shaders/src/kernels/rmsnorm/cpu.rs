@@ -34,7 +34,7 @@ pub(crate) fn grad_g(p: &Params, bufs: Bufs<'_>) {
 crate::simd! {
     /// Norms a row; gives its rstd.
     pub(crate) fn forward_row(x: &[f32], g: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-        let rstd = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+        let rstd = 1.0 / (dot(x, std::hint::black_box(x)) / x.len() as f32 + eps).sqrt();
         for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
             *y = x * rstd * g;
         }
@@ -43,14 +43,16 @@ crate::simd! {
 
     fn grad_x_row(x: &[f32], g: &[f32], dy: &[f32], rstd: f32, add: bool, dx: &mut [f32]) {
         let mut acc = [0f32; LANES];
-        let n = x.len() / LANES * LANES;
-        for i in (0..n).step_by(LANES) {
+        let ((xs, rest), (gs, rest_g), (dys, rest_dy)) = (x.as_chunks::<LANES>(), g.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        for ((x, g), dy) in xs.iter().zip(gs).zip(dys) {
             for l in 0..LANES {
-                acc[l] = (dy[i + l] * g[i + l]).mul_add(x[i + l], acc[l]);
+                acc[l] = (dy[l] * g[l]).mul_add(x[l], acc[l]);
             }
         }
-        for i in n..x.len() {
-            acc[i - n] = (dy[i] * g[i]).mul_add(x[i], acc[i - n]);
+        for (l, acc) in acc.iter_mut().enumerate() {
+            if let (Some(x), Some(g), Some(dy)) = (rest.get(l), rest_g.get(l), rest_dy.get(l)) {
+                *acc = (dy * g).mul_add(*x, *acc);
+            }
         }
         let c = fold(acc) * rstd * rstd * rstd / x.len() as f32;
         for (((dx, x), g), dy) in dx.iter_mut().zip(x).zip(g).zip(dy) {

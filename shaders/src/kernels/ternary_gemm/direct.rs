@@ -38,22 +38,22 @@ fn tokens(block: &Block<'_>, sums: &mut Sums) {
 
 #[target_feature(enable = "avx2")]
 fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut Sums) {
-    use std::arch::x86_64::{__m256i, _mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
+    use std::arch::x86_64::{_mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
     let blocks = words.div_ceil(LANES);
     assert!(arranged.len() >= R * blocks * 4 * LANES);
-    let wide = |short: [__m256i; R]| short.map(|s| _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
     // Few tokens: codes come from memory, row by row. Many: the activations of a stretch stay in the nearest cache.
     let at_once = if R <= FEW { blocks } else { STRETCH };
+    // Made once: the first stretch of a row overwrites what the last group left.
+    let mut totals = [[_mm256_setzero_si256(); R]; 8];
     for (group, codes) in codes.chunks(8 * words).enumerate() {
-        let mut totals = [[_mm256_setzero_si256(); R]; 8];
         for from in (0..blocks).step_by(at_once.max(1)) {
             for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
                 for b0 in (from..blocks.min(from + at_once)).step_by(STRETCH) {
-                    let sum = wide(stretch::<R>(row, b0..blocks.min(b0 + STRETCH), arranged));
-                    if b0 == 0 {
-                        *totals = sum;
-                    } else {
-                        totals.iter_mut().zip(sum).for_each(|(t, s)| *t = _mm256_add_epi32(*t, s));
+                    let short = stretch::<R>(row, b0..blocks.min(b0 + STRETCH), arranged);
+                    // Straight from the registers: an array between would go through memory.
+                    for (total, short) in totals.iter_mut().zip(&short) {
+                        let sum = _mm256_madd_epi16(*short, _mm256_set1_epi16(1));
+                        *total = if b0 == 0 { sum } else { _mm256_add_epi32(*total, sum) };
                     }
                 }
             }

@@ -26,17 +26,28 @@ pub(super) struct Block<'a> {
     pub rows: usize,
 }
 
-/// Activations of some rows as the codes meet them: vector `(b·rows + r)·4 + p` holds what belongs to field `p` of the
-/// words from `LANES·b` on, for row `r`; past the end of a row there are zeros.
-fn arrange<const LANES: usize>(q: &[u32], words: usize, out: &mut [u32]) {
-    if !words.is_multiple_of(LANES) {
-        out.fill(0);
-    }
-    let rows = q.len() / (words * 4);
-    for (r, q) in q.chunks_exact(words * 4).enumerate() {
-        for (w, four) in q.chunks_exact(4).enumerate() {
-            for (p, x) in four.iter().enumerate() {
-                out[((w / LANES * rows + r) * 4 + p) * LANES + w % LANES] = *x;
+crate::simd! {
+    /// Activations of some rows as the codes meet them: vector `(b·rows + r)·4 + p` holds what belongs to field `p` of the
+    /// words from `LANES·b` on, for row `r`; past the end of a row there are zeros.
+    fn arrange<LANES>(q: &[u32], words: usize, out: &mut [u32]) {
+        let rows = q.len() / (words * 4);
+        let vectors = out.as_chunks_mut::<LANES>().0;
+        for (r, q) in q.chunks_exact(words * 4).enumerate() {
+            let (groups, rest) = q.as_chunks::<4>().0.as_chunks::<LANES>();
+            for (b, group) in groups.iter().enumerate() {
+                for (p, v) in vectors[(b * rows + r) * 4..][..4].iter_mut().enumerate() {
+                    for (v, four) in v.iter_mut().zip(group) {
+                        *v = four[p];
+                    }
+                }
+            }
+            if !rest.is_empty() {
+                for (p, v) in vectors[(groups.len() * rows + r) * 4..][..4].iter_mut().enumerate() {
+                    v.fill(0);
+                    for (v, four) in v.iter_mut().zip(rest) {
+                        *v = four[p];
+                    }
+                }
             }
         }
     }
