@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::cached::Held;
 use super::{Cached, Shape};
 use crate::kernel::{Bufs, Params};
-use crate::kernels::gemm::cpu::{Source, pack_right, panel_floats, small};
-use crate::kernels::gemm::tile::{self, Tile};
+use crate::kernels::gemm::cpu::{Panels, Source, pack_right, panel_floats, small};
+use crate::kernels::gemm::tile::{self, Out, Tile};
 use crate::simd::math::{dot, exp, ln, max, sum};
 use crate::simd::scratch;
 
@@ -122,36 +122,39 @@ impl Sequence<'_> {
     fn forward(&self, n: &Dims, tile: Tile, o: &mut [f32], stats: &mut [f32]) {
         let seen = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
         let (kp, vp) = (panel_floats(tile, seen, n.d), panel_floats(tile, n.d, seen));
-        o.fill(0.0);
         let room = self.k.room(n, seen).max(self.v.room(n, seen));
         scratch::with(kp + vp + GROUP * seen + room + tile.mr * seen.max(n.d), |buffer| {
             let (room, buffer) = buffer.split_at_mut(room);
             let (keys, rest) = buffer.split_at_mut(kp);
             let (values, rest) = rest.split_at_mut(vp);
             let (scores, left) = rest.split_at_mut(GROUP * seen);
-            for h in 0..n.heads {
-                if h % n.group == 0 {
-                    let k = self.k.head(n, h / n.group, seen, room);
-                    pack_right(tile, Source::KContiguous(k.data, k.ld), seen, n.d, keys);
-                    let v = self.v.head(n, h / n.group, seen, room);
-                    pack_right(tile, Source::OuterContiguous(v.data, v.ld), n.d, seen, values);
-                }
-                for i0 in (0..self.pos.len()).step_by(GROUP) {
-                    let rows = GROUP.min(self.pos.len() - i0);
-                    let row = i0 * n.width + h * n.d;
-                    scores.fill(0.0);
-                    small(tile, Source::KContiguous(&self.q[row..], n.width), rows, keys, seen, n.d, left, scores, seen);
-                    for i in 0..rows {
-                        let span = self.pos[i0 + i] as usize + 1;
-                        let line = &mut scores[i * seen..(i + 1) * seen];
+            for g in 0..n.heads / n.group {
+                let k = self.k.head(n, g, seen, room);
+                let keys = pack_right(tile, Source::KContiguous(k.data, k.ld), seen, n.d, keys);
+                let v = self.v.head(n, g, seen, room);
+                let values = pack_right(tile, Source::OuterContiguous(v.data, v.ld), n.d, seen, values);
+                for (h, i0) in pairs(n, g, self.pos.len()) {
+                    let pos = &self.pos[i0..self.pos.len().min(i0 + GROUP)];
+                    let (rows, row) = (pos.len(), i0 * n.width + h * n.d);
+                    let seen = pos.iter().max().map_or(0, |p| *p as usize + 1);
+                    let q = Source::KContiguous(&self.q[row..], n.width);
+                    small(tile, q, rows, keys, seen, n.d, left, Out { c: scores, ld: seen, fresh: true });
+                    for (i, (line, pos)) in scores.chunks_exact_mut(seen).zip(pos).enumerate() {
+                        let span = *pos as usize + 1;
                         line[span..].fill(0.0);
                         stats[((i0 + i) * n.heads + h) * 2] = softmax(&mut line[..span], &self.mask[..span], n.scale);
                     }
-                    small(tile, Source::KContiguous(scores, seen), rows, values, n.d, seen, left, &mut o[row..], n.width);
+                    let out = Out { c: &mut o[row..], ld: n.width, fresh: true };
+                    small(tile, Source::KContiguous(scores, seen), rows, values, n.d, seen, left, out);
                 }
             }
         });
     }
+}
+
+/// The query heads of KV head `g` and the first rows of their groups, both ascending.
+fn pairs(n: &Dims, g: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (g * n.group..(g + 1) * n.group).flat_map(move |h| (0..rows).step_by(GROUP).map(move |i0| (h, i0)))
 }
 
 crate::simd! {
@@ -229,7 +232,8 @@ struct Backward<'a> {
     tile: Tile,
 }
 
-/// Weights and score gradients of a group of rows: `[rows, keys]` each, for rows `first ..` of the sequence.
+/// Weights and score gradients of a group of rows: `[rows, keys]` each, for rows `first ..` of the sequence; the keys of
+/// their KV head as the right operand of a sum over keys.
 struct Rows<'a> {
     head: usize,
     first: usize,
@@ -237,6 +241,7 @@ struct Rows<'a> {
     keys: usize,
     p: &'a [f32],
     ds: &'a [f32],
+    summed: Panels<'a>,
 }
 
 impl Backward<'_> {
@@ -245,27 +250,28 @@ impl Backward<'_> {
         let (n, tile) = (&self.n, self.tile);
         let t = n.q_len;
         let first_key = b * n.kv_len;
-        let panels = panel_floats(tile, t, n.d);
-        scratch::with(2 * panels + 2 * GROUP * t + (tile.mr + tile.nr) * (t + n.d) * 2 + panel_floats(tile, n.d, t), |buffer| {
+        let (panels, turned) = (panel_floats(tile, t, n.d), panel_floats(tile, n.d, t));
+        scratch::with(2 * panels + 2 * GROUP * t + (tile.mr + tile.nr) * (t + n.d) * 2 + 2 * turned, |buffer| {
             let (keys, rest) = buffer.split_at_mut(panels);
             let (values, rest) = rest.split_at_mut(panels);
+            let (summed, rest) = rest.split_at_mut(turned);
             let (p, rest) = rest.split_at_mut(GROUP * t);
             let (ds, left) = rest.split_at_mut(GROUP * t);
-            for h in 0..n.heads {
-                if h % n.group == 0 {
-                    let at = first_key * n.kv + h / n.group * n.d;
-                    pack_right(tile, Source::KContiguous(&self.k[at..], n.kv), t, n.d, keys);
-                    pack_right(tile, Source::KContiguous(&self.v[at..], n.kv), t, n.d, values);
-                }
-                for i0 in (0..t).step_by(GROUP) {
+            for g in 0..n.heads / n.group {
+                let at = first_key * n.kv + g * n.d;
+                let (k, v) = (&self.k[at..], &self.v[at..]);
+                let keys = pack_right(tile, Source::KContiguous(k, n.kv), t, n.d, keys);
+                let values = pack_right(tile, Source::KContiguous(v, n.kv), t, n.d, values);
+                let summed = pack_right(tile, Source::OuterContiguous(k, n.kv), n.d, t, summed);
+                for (h, i0) in pairs(n, g, t) {
                     let rows = GROUP.min(t - i0);
                     let seen = i0 + rows;
                     let row = (b * t + i0) * n.width + h * n.d;
                     let (p, ds) = (&mut p[..rows * seen], &mut ds[..rows * seen]);
-                    p.fill(0.0);
-                    ds.fill(0.0);
-                    small(tile, Source::KContiguous(&self.q[row..], n.width), rows, keys, seen, n.d, left, p, seen);
-                    small(tile, Source::KContiguous(&self.do_[row..], n.width), rows, values, seen, n.d, left, ds, seen);
+                    for (x, panels, out) in [(self.q, keys, &mut *p), (self.do_, values, &mut *ds)] {
+                        let x = Source::KContiguous(&x[row..], n.width);
+                        small(tile, x, rows, panels, seen, n.d, left, Out { c: out, ld: seen, fresh: true });
+                    }
                     for i in 0..rows {
                         let span = i0 + i + 1;
                         let stats = &self.stats[((b * t + i0 + i) * n.heads + h) * 2..][..2];
@@ -274,7 +280,7 @@ impl Backward<'_> {
                         ds[span..].fill(0.0);
                         row_grads(&mut p[..span], &mut ds[..span], &self.mask[first_key..first_key + span], stats[0], stats[1], n.scale);
                     }
-                    visit(Rows { head: h, first: i0, rows, keys: seen, p, ds }, left);
+                    visit(Rows { head: h, first: i0, rows, keys: seen, p, ds, summed }, left);
                 }
             }
         });
@@ -288,13 +294,9 @@ pub(crate) fn grad_q(p: &Params, bufs: Bufs<'_>) {
     let ops = Backward { q: q.f32(), k: k.f32(), v: v.f32(), mask: mask.u32(), do_: do_.f32(), stats: stats.f32(), n: dims(&s), tile };
     let n = &ops.n;
     dq.f32_mut()[..s.rows as usize * n.width].par_chunks_mut(n.q_len * n.width).enumerate().for_each(|(b, dq)| {
-        dq.fill(0.0);
-        ops.rows(b, |r, scratch| {
-            let at = b * n.kv_len * n.kv + r.head / n.group * n.d;
-            let (right, left) = scratch.split_at_mut(panel_floats(tile, n.d, r.keys));
-            pack_right(tile, Source::OuterContiguous(&ops.k[at..], n.kv), n.d, r.keys, right);
-            let out = &mut dq[r.first * n.width + r.head * n.d..];
-            small(tile, Source::KContiguous(r.ds, r.keys), r.rows, right, n.d, r.keys, left, out, n.width);
+        ops.rows(b, |r, left| {
+            let out = Out { c: &mut dq[r.first * n.width + r.head * n.d..], ld: n.width, fresh: true };
+            small(tile, Source::KContiguous(r.ds, r.keys), r.rows, r.summed, n.d, r.keys, left, out);
         });
     });
 }
@@ -316,8 +318,9 @@ pub(crate) fn grad_kv(p: &Params, bufs: Bufs<'_>) {
             let g = r.head / n.group * n.d;
             let (right, left) = scratch.split_at_mut(panel_floats(tile, n.d, r.rows));
             for (weights, rows, out) in [(r.ds, ops.q, &mut *dk), (r.p, ops.do_, &mut *dv)] {
-                pack_right(tile, Source::OuterContiguous(&rows[row..], n.width), n.d, r.rows, right);
-                small(tile, Source::OuterContiguous(weights, r.keys), r.keys, right, n.d, r.rows, left, &mut out[g..], n.kv);
+                let right = pack_right(tile, Source::OuterContiguous(&rows[row..], n.width), n.d, r.rows, right);
+                let out = Out { c: &mut out[g..], ld: n.kv, fresh: false };
+                small(tile, Source::OuterContiguous(weights, r.keys), r.keys, right, n.d, r.rows, left, out);
             }
         });
     });

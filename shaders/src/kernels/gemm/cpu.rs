@@ -423,7 +423,7 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
     let (m, n) = (s.m as usize, s.n as usize);
     let row_blocks = m.div_ceil(tile.mr);
     let panels = width.div_ceil(tile.nr);
-    let work = Work { tile, kc, fresh, pb };
+    let work = Work { tile, kc, fresh, pb: Panels { data: pb, depth: kc } };
     if row_blocks >= 4 || width <= tile.nr * 2 {
         // Enough row blocks a task that handing them out costs nothing, few enough that all threads have some.
         let few = (1 << 15) / (tile.mr * width * kc / 64).max(1);
@@ -476,7 +476,21 @@ struct Work<'a> {
     tile: Tile,
     kc: usize,
     fresh: bool,
-    pb: &'a [f32],
+    pb: Panels<'a>,
+}
+
+/// A packed right operand `[n / nr][depth][nr]`, of which a product may take the first of its depth.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
+    data: &'a [f32],
+    depth: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// The first `kc` of a panel.
+    fn panel(&self, i: usize, kc: usize, nr: usize) -> &'a [f32] {
+        &self.data[i * self.depth * nr..][..kc * nr]
+    }
 }
 
 impl Work<'_> {
@@ -504,7 +518,7 @@ impl Work<'_> {
         for panel in panels {
             let j = panel * tile.nr - j0;
             let cols = tile.nr.min(width - j);
-            let b = &pb[panel * kc * tile.nr..(panel + 1) * kc * tile.nr];
+            let b = pb.panel(panel, kc, tile.nr);
             if rows == tile.mr && cols == tile.nr {
                 tile.run(kc, a, b, Out { c: &mut c[j..], ld, fresh });
                 continue;
@@ -525,10 +539,11 @@ impl Work<'_> {
 }
 
 /// A right operand packed once for several products on the calling thread.
-pub(crate) fn pack_right(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &mut [f32]) {
+pub(crate) fn pack_right<'a>(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &'a mut [f32]) -> Panels<'a> {
     for (i, out) in out[..panel_floats(tile, n, k)].chunks_mut(k * abreast(tile.nr) * tile.nr).enumerate() {
         pack_panels(&b, n, 0, i * abreast(tile.nr) * tile.nr, k, tile.nr, out);
     }
+    Panels { data: out, depth: k }
 }
 
 /// Floats of a packed right operand `[k, n]`.
@@ -536,10 +551,11 @@ pub(crate) fn panel_floats(tile: Tile, n: usize, k: usize) -> usize {
     n.div_ceil(tile.nr) * tile.nr * k
 }
 
-/// `C [m, n] += A·B` on the calling thread over a packed B; rows of `c` are `ld` apart, `left` is scratch for a panel of A.
+/// `C [m, n] (+)= A·B` on the calling thread over the first `k` of a packed B; `left` is scratch for a panel of A.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: &[f32], n: usize, k: usize, left: &mut [f32], c: &mut [f32], ld: usize) {
-    let work = Work { tile, kc: k, fresh: false, pb: b };
+pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: Panels<'_>, n: usize, k: usize, left: &mut [f32], out: Out<'_>) {
+    let Out { c, ld, fresh } = out;
+    let work = Work { tile, kc: k, fresh, pb: b };
     for i in (0..m).step_by(tile.mr) {
         let rows = tile.mr.min(m - i);
         let c = &mut c[i * ld..(i + rows - 1) * ld + n];
