@@ -83,16 +83,23 @@ impl<'a> Target<'a> {
     fn new(y: &'a mut [f32], outs: usize) -> Self {
         Self { y: y.as_mut_ptr(), len: y.len(), outs, life: std::marker::PhantomData }
     }
-    /// Turns integer sums of a token into its outputs from `first` on, which no other task touches.
-    pub(crate) fn put(&self, s: &Shape, ops: &Product<'_>, row: usize, first: usize, sums: &[i32]) {
-        let at = row * self.outs + first;
-        assert!(first + sums.len() <= self.outs && at + sums.len() <= self.len);
-        // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
-        let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(at), sums.len()) };
-        let RowScale { step, sum: offset } = ops.scales[row];
-        for ((y, sum), scale) in y.iter_mut().zip(sums).zip(&ops.scale[first..]) {
-            let value = ((sum - offset) as f32 * step) * scale;
-            *y = if s.add == 1 { *y + value } else { value };
+    /// Turns integer sums `[rows, OUTS]` of some tokens into `n` outputs of each from `first` on, which no other task touches.
+    pub(crate) fn put(&self, s: &Shape, ops: &Product<'_>, rows: std::ops::Range<usize>, (first, n): (usize, usize), sums: &[i32]) {
+        put_rows(self, &ops.scales[rows.clone()], &ops.scale[first..first + n], sums, s.add == 1, rows.start, first);
+    }
+}
+
+crate::simd! {
+    fn put_rows(to: &Target<'_>, rows: &[RowScale], scale: &[f32], sums: &[i32], add: bool, row: usize, first: usize) {
+        for (i, (RowScale { step, sum: offset }, sums)) in rows.iter().zip(sums.chunks_exact(OUTS)).enumerate() {
+            let at = (row + i) * to.outs + first;
+            assert!(first + scale.len() <= to.outs && at + scale.len() <= to.len);
+            // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
+            let y = unsafe { std::slice::from_raw_parts_mut(to.y.add(at), scale.len()) };
+            for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
+                let value = ((sum - offset) as f32 * step) * scale;
+                *y = if add { *y + value } else { value };
+            }
         }
     }
 }
@@ -109,9 +116,7 @@ fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
             for r0 in (0..rows).step_by(ROWS) {
                 let m = ROWS.min(rows - r0);
                 (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], panel, &mut acc);
-                for i in 0..m {
-                    y.put(s, ops, r0 + i, first, &acc[i * OUTS..][..n]);
-                }
+                y.put(s, ops, r0..r0 + m, (first, n), &acc);
             }
         });
     });

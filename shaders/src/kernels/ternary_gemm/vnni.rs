@@ -44,10 +44,14 @@ fn rows<const R: usize>(block: &Block<'_>, sums: &mut Sums) {
     let Block { codes, words, arranged, .. } = *block;
     assert!(arranged.len() >= R * words.div_ceil(LANES) * 4 * LANES);
     let halves = |sum: __m512i| _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum));
+    // Made once: a row overwrites what the last group left.
+    let mut totals = [[_mm256_setzero_si256(); R]; 8];
     for (group, codes) in codes.chunks(8 * words).enumerate() {
-        let mut totals = [[_mm256_setzero_si256(); R]; 8];
         for (row, totals) in codes.chunks_exact(words).zip(totals.iter_mut()) {
-            *totals = output::<R>(row, arranged).map(halves);
+            // Straight from the registers: an array between would go through memory.
+            for (total, sum) in totals.iter_mut().zip(&output::<R>(row, arranged)) {
+                *total = halves(*sum);
+            }
         }
         for (r, line) in sums.chunks_exact_mut(OUTS).enumerate().take(R) {
             let sum = reduce(std::array::from_fn(|i| totals[i][r]));

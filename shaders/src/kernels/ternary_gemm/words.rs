@@ -71,9 +71,7 @@ pub(super) fn product<const LANES: usize>(s: &Shape, ops: &Product<'_>, y: &Targ
                 for r0 in (0..rows).step_by(ROWS) {
                     let m = ROWS.min(rows - r0);
                     sum(&Block { codes, words, arranged: &arranged[r0 * width..(r0 + m) * width], rows: m }, &mut sums);
-                    for r in 0..m {
-                        y.put(s, ops, r0 + r, first, &sums[r * OUTS..r * OUTS + n]);
-                    }
+                    y.put(s, ops, r0..r0 + m, (first, n), &sums);
                 }
             }
         });
