@@ -21,7 +21,7 @@ pub struct Shape {
     pub k: u32,
     /// 1: C += A·B, 0: C = A·B.
     pub add: u32,
-    /// 1: C is known to be symmetric (`m == n`), a device may compute one triangle and mirror it.
+    /// 1: C is known to be symmetric (`m == n`; in `gemm_nt` B is A), a device may compute one triangle and mirror it.
     pub symmetric: u32,
 }
 
