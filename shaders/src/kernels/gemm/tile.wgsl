@@ -2,9 +2,9 @@
 // C [m, n] (+)= A B: the part that all f32 products share; `load_a`, `load_b` and the bindings come from other pieces.
 //
 // A workgroup of 16 x 16 threads makes a tile of 64 x 64 outputs (x over n, y over m), DEPTH (a multiple of 16) of k at a
-// time through workgroup memory. Thread (tx, ty) owns the 4 x 4 outputs from row 4 ty and column 4 tx, in named registers: an array of
-// them would live in memory on some drivers. Every output is one chain of multiply-adds over ascending k that starts from
-// the old value (add = 1) or 0.
+// time through workgroup memory. Thread (tx, ty) owns the 4 x 4 outputs from row 4 ty and column 4 tx, in named registers:
+// an array of them would live in memory on some drivers. Every output is one chain of multiply-adds over ascending k that
+// starts from the old value (add = 1) or 0.
 
 // [k DEPTH][group of four rows or columns 16]; 17 instead of 16, so that stores along k fall into different banks.
 const STRIDE: u32 = 17u;
