@@ -222,6 +222,12 @@ pub(crate) mod math {
         fold(acc)
     }
 
+    /// Σ x², as [`dot`]. The compiler must not see that both operands are one: it would compute in single floats.
+    #[inline(always)]
+    pub fn squares(x: &[f32]) -> f32 {
+        dot(x, std::hint::black_box(x))
+    }
+
     /// Σ f(x) over 16 lanes, then a tree.
     #[inline(always)]
     pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {

@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::cached::Held;
 use super::{Cached, Shape};
 use crate::kernel::{Bufs, Params};
-use crate::kernels::gemm::cpu::{Panels, Source, pack_right, panel_floats, small};
+use crate::kernels::gemm::cpu::small;
+use crate::kernels::gemm::pack::{Panels, Source, pack_right, panel_floats};
 use crate::kernels::gemm::tile::{self, Out, Tile};
 use crate::simd::math::{dot, exp, ln, max, sum};
 use crate::simd::scratch;
@@ -230,10 +231,12 @@ struct Backward<'a> {
     stats: &'a [f32],
     n: Dims,
     tile: Tile,
+    /// Whether the products sum over keys.
+    over_keys: bool,
 }
 
 /// Weights and score gradients of a group of rows: `[rows, keys]` each, for rows `first ..` of the sequence; the keys of
-/// their KV head as the right operand of a sum over keys.
+/// their KV head as the right operand of a sum over keys, where there is one.
 struct Rows<'a> {
     head: usize,
     first: usize,
@@ -262,7 +265,8 @@ impl Backward<'_> {
                 let (k, v) = (&self.k[at..], &self.v[at..]);
                 let keys = pack_right(tile, Source::KContiguous(k, n.kv), t, n.d, keys);
                 let values = pack_right(tile, Source::KContiguous(v, n.kv), t, n.d, values);
-                let summed = pack_right(tile, Source::OuterContiguous(k, n.kv), n.d, t, summed);
+                let of_sum = Source::OuterContiguous(k, n.kv);
+                let summed = if self.over_keys { pack_right(tile, of_sum, n.d, t, summed) } else { Panels::default() };
                 for (h, i0) in pairs(n, g, t) {
                     let rows = GROUP.min(t - i0);
                     let seen = i0 + rows;
@@ -291,7 +295,17 @@ pub(crate) fn grad_q(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dq] = bufs.take();
     let tile = tile::best();
-    let ops = Backward { q: q.f32(), k: k.f32(), v: v.f32(), mask: mask.u32(), do_: do_.f32(), stats: stats.f32(), n: dims(&s), tile };
+    let ops = Backward {
+        q: q.f32(),
+        k: k.f32(),
+        v: v.f32(),
+        mask: mask.u32(),
+        do_: do_.f32(),
+        stats: stats.f32(),
+        n: dims(&s),
+        tile,
+        over_keys: true,
+    };
     let n = &ops.n;
     dq.f32_mut()[..s.rows as usize * n.width].par_chunks_mut(n.q_len * n.width).enumerate().for_each(|(b, dq)| {
         ops.rows(b, |r, left| {
@@ -305,7 +319,17 @@ pub(crate) fn grad_kv(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dk, dv] = bufs.take();
     let tile = tile::best();
-    let ops = Backward { q: q.f32(), k: k.f32(), v: v.f32(), mask: mask.u32(), do_: do_.f32(), stats: stats.f32(), n: dims(&s), tile };
+    let ops = Backward {
+        q: q.f32(),
+        k: k.f32(),
+        v: v.f32(),
+        mask: mask.u32(),
+        do_: do_.f32(),
+        stats: stats.f32(),
+        n: dims(&s),
+        tile,
+        over_keys: false,
+    };
     let n = &ops.n;
     let size = n.kv_len * n.kv;
     let total = (s.rows / s.q_len) as usize * size;

@@ -1,11 +1,11 @@
-//! CPU twins of the f32 products: both operands packed into panels, register tiles, rows of tiles in parallel.
+//! CPU twins of the f32 products: operands in panels (see `pack`), register tiles, rows of tiles in parallel.
 
 use rayon::prelude::*;
 
 use super::Shape;
+use super::pack::{Panels, Source, pack, pack_panel};
 use super::tile::{self, Left, MAX_TILE, Out, Tile};
 use crate::kernel::{Bufs, Params};
-use crate::kernels::act_quant::RowScale;
 use crate::simd::math::{LANES, fold};
 use crate::simd::scratch;
 
@@ -59,21 +59,6 @@ impl<'a> Rows<'a> {
             pack_panel(&Source::KContiguous(data, ld), m, 0, whole, tile.mr, &mut spare[..kc * tile.mr]);
         }
     }
-}
-
-/// Where an operand comes from; `at` is its logical element.
-#[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
-    /// `[outer, k]`: k contiguous.
-    KContiguous(&'a [f32], usize),
-    /// `[k, outer]`: outer contiguous.
-    OuterContiguous(&'a [f32], usize),
-    /// `[outer, k]` of float16: k contiguous.
-    Half(&'a [u16], usize),
-    /// Packed ternary rows `[k, words]` with a scale per k.
-    Ternary { codes: &'a [u32], scale: &'a [f32], words: usize },
-    /// Packed bytes `[k, words]` with a step per k.
-    Bytes { q: &'a [u32], scales: &'a [RowScale], words: usize },
 }
 
 pub(crate) fn nn(p: &Params, bufs: Bufs<'_>) {
@@ -239,183 +224,6 @@ fn mirror(c: &mut [f32], n: usize) {
     }
 }
 
-/// Packs an operand from its `first` row or column on into panels `[outer / w][kc][w]`, zero padded.
-fn pack(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
-    let together = abreast(w) * w;
-    out.par_chunks_mut(kc * together).enumerate().for_each(|(i, out)| pack_panels(src, outer, k0, first + i * together, kc, w, out));
-}
-
-/// Panels of a width that are packed at a time: about 64 floats of each row.
-const fn abreast(w: usize) -> usize {
-    64 / w
-}
-
-/// At most [`abreast`] panels.
-fn pack_panels(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
-    match (*src, w) {
-        (Source::OuterContiguous(x, ld), 6) if first + abreast(w) * w <= outer => copy_panels::<6>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 12) if first + abreast(w) * w <= outer => copy_panels::<12>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 16) if first + abreast(w) * w <= outer => copy_panels::<16>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 32) if first + abreast(w) * w <= outer => copy_panels::<32>(x, ld, k0, first, out),
-        _ => {
-            let panels = out.chunks_exact_mut((kc * w).max(1)).enumerate();
-            panels.for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
-        }
-    }
-}
-
-/// One panel `[kc][w]`: rows or columns from `first` on, zero padded.
-fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
-    let width = w.min(outer - first);
-    if width < w {
-        out.fill(0.0);
-    }
-    // Whole panels know their width when they are compiled: no call for a handful of floats.
-    match (width == w, w) {
-        (true, 6) => panel_of::<6>(src, k0, first, out),
-        (true, 12) => panel_of::<12>(src, k0, first, out),
-        (true, 16) => panel_of::<16>(src, k0, first, out),
-        (true, 32) => panel_of::<32>(src, k0, first, out),
-        _ => panel(src, k0, first, w, width, out),
-    }
-}
-
-fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
-    match *src {
-        Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
-        Source::KContiguous(x, ld) => turn_rows::<W>(x, ld, k0, first, out),
-        // Whole words: panels begin where a word does.
-        Source::Ternary { codes, scale, words } if W.is_multiple_of(16) && first.is_multiple_of(16) => {
-            ternary_rows::<W>(codes, scale, words, k0, first, out)
-        }
-        Source::Bytes { q, scales, words } => scale_rows::<W>(bytemuck::cast_slice(q), scales, words, k0, first, out),
-        _ => panel(src, k0, first, W, W, out),
-    }
-}
-
-crate::simd! {
-    fn copy_rows<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
-        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-            let at = (k0 + k) * ld + first;
-            if let Some(from) = x[at..].first_chunk::<W>() {
-                *row = *from;
-            }
-        }
-    }
-
-    /// [`abreast`] panels row by row: what neighbours need lies together, and each row is read once.
-    fn copy_panels<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
-        let kc = out.len() / (abreast(W) * W);
-        let out = out.as_chunks_mut::<W>().0;
-        for k in 0..kc {
-            let row = &x[(k0 + k) * ld + first..][..abreast(W) * W];
-            for (panel, from) in row.as_chunks::<W>().0.iter().enumerate() {
-                out[panel * kc + k] = *from;
-            }
-        }
-    }
-
-    /// Rows along k become columns, eight of k at a time.
-    fn turn_rows<W>(x: &[f32], ld: usize, k0: usize, first: usize, out: &mut [f32]) {
-        let kc = out.len() / W;
-        let line = |j: usize| x[(first + j) * ld + k0..][..kc].as_chunks::<8>();
-        let (blocks, rest) = out.as_chunks_mut::<W>().0.split_at_mut(kc / 8 * 8);
-        for (b, out) in blocks.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            for j in 0..W {
-                for (out, v) in out.iter_mut().zip(&line(j).0[b]) {
-                    out[j] = *v;
-                }
-            }
-        }
-        for (k, out) in rest.iter_mut().enumerate() {
-            for (j, v) in out.iter_mut().enumerate() {
-                *v = line(j).1[k];
-            }
-        }
-    }
-
-    fn ternary_rows<W>(codes: &[u32], scale: &[f32], words: usize, k0: usize, first: usize, out: &mut [f32]) {
-        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-            let line = &codes[(k0 + k) * words + first / 16..];
-            let s = scale[k0 + k];
-            for (out, word) in row.as_chunks_mut::<16>().0.iter_mut().zip(line) {
-                for (e, v) in out.iter_mut().enumerate() {
-                    let shift = (e % 4) * 8 + (e / 4) * 2;
-                    // A learned scale may be negative: 0 stays 0.
-                    let code = (word >> shift & 3) as i32 - 1;
-                    *v = if code == 0 { 0.0 } else { code as f32 * s };
-                }
-            }
-        }
-    }
-
-    fn scale_rows<W>(bytes: &[i8], scales: &[RowScale], words: usize, k0: usize, first: usize, out: &mut [f32]) {
-        for (k, row) in out.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-            let at = (k0 + k) * words * 4 + first;
-            let s = scales[k0 + k].step;
-            if let Some(from) = bytes[at..].first_chunk::<W>() {
-                for (v, b) in row.iter_mut().zip(from) {
-                    *v = f32::from(*b) * s;
-                }
-            }
-        }
-    }
-
-    fn panel(src: &Source<'_>, k0: usize, first: usize, w: usize, width: usize, out: &mut [f32]) {
-        match *src {
-            Source::OuterContiguous(x, ld) => {
-                for (k, row) in out.chunks_exact_mut(w).enumerate() {
-                    let at = (k0 + k) * ld + first;
-                    row[..width].copy_from_slice(&x[at..at + width]);
-                }
-            }
-            Source::KContiguous(x, ld) => {
-                let kc = out.len() / w;
-                for j in 0..width {
-                    let at = (first + j) * ld + k0;
-                    for (k, v) in x[at..at + kc].iter().enumerate() {
-                        out[k * w + j] = *v;
-                    }
-                }
-            }
-            Source::Half(x, ld) => {
-                let kc = out.len() / w;
-                scratch::with(kc, |floats| {
-                    for j in 0..width {
-                        let at = (first + j) * ld + k0;
-                        crate::float16::to_floats(&x[at..at + kc], floats);
-                        for (k, v) in floats.iter().enumerate() {
-                            out[k * w + j] = *v;
-                        }
-                    }
-                });
-            }
-            Source::Ternary { codes, scale, words } => {
-                for (k, row) in out.chunks_exact_mut(w).enumerate() {
-                    let line = &codes[(k0 + k) * words..(k0 + k + 1) * words];
-                    let s = scale[k0 + k];
-                    let table = [-s, 0.0, s, 0.0];
-                    for (j, v) in row[..width].iter_mut().enumerate() {
-                        let e = first + j;
-                        let shift = (e % 4) * 8 + (e / 4 % 4) * 2;
-                        *v = table[(line[e / 16] >> shift & 3) as usize];
-                    }
-                }
-            }
-            Source::Bytes { q, scales, words } => {
-                let bytes: &[i8] = bytemuck::cast_slice(q);
-                for (k, row) in out.chunks_exact_mut(w).enumerate() {
-                    let at = (k0 + k) * words * 4 + first;
-                    let s = scales[k0 + k].step;
-                    for (v, b) in row[..width].iter_mut().zip(&bytes[at..at + width]) {
-                        *v = f32::from(*b) * s;
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// The tiles of columns `n0 .. n0 + width` of C: rows of tiles in parallel, or columns when there are few rows.
 /// `fresh`: the chains start from 0, whatever C holds.
 #[allow(clippy::too_many_arguments)]
@@ -423,7 +231,7 @@ fn tiles(tile: Tile, s: &Shape, fresh: bool, kc: usize, a: Rows<'_>, pb: &[f32],
     let (m, n) = (s.m as usize, s.n as usize);
     let row_blocks = m.div_ceil(tile.mr);
     let panels = width.div_ceil(tile.nr);
-    let work = Work { tile, kc, fresh, pb: Panels { data: pb, depth: kc } };
+    let work = Work { tile, kc, fresh, pb: Panels::of(pb, kc) };
     if row_blocks >= 4 || width <= tile.nr * 2 {
         // Enough row blocks a task that handing them out costs nothing, few enough that all threads have some.
         let few = (1 << 15) / (tile.mr * width * kc / 64).max(1);
@@ -479,20 +287,6 @@ struct Work<'a> {
     pb: Panels<'a>,
 }
 
-/// A packed right operand `[n / nr][depth][nr]`, of which a product may take the first of its depth.
-#[derive(Clone, Copy)]
-pub(crate) struct Panels<'a> {
-    data: &'a [f32],
-    depth: usize,
-}
-
-impl<'a> Panels<'a> {
-    /// The first `kc` of a panel.
-    fn panel(&self, i: usize, kc: usize, nr: usize) -> &'a [f32] {
-        &self.data[i * self.depth * nr..][..kc * nr]
-    }
-}
-
 impl Work<'_> {
     /// The row blocks from `first` on that `c` holds (whole rows of C), [`TOGETHER`] of them at a time.
     fn blocks(&self, a: Rows<'_>, s: &Shape, first: usize, (n0, width): (usize, usize), c: &mut [f32], spare: &[f32]) {
@@ -538,19 +332,6 @@ impl Work<'_> {
     }
 }
 
-/// A right operand packed once for several products on the calling thread.
-pub(crate) fn pack_right<'a>(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &'a mut [f32]) -> Panels<'a> {
-    for (i, out) in out[..panel_floats(tile, n, k)].chunks_mut(k * abreast(tile.nr) * tile.nr).enumerate() {
-        pack_panels(&b, n, 0, i * abreast(tile.nr) * tile.nr, k, tile.nr, out);
-    }
-    Panels { data: out, depth: k }
-}
-
-/// Floats of a packed right operand `[k, n]`.
-pub(crate) fn panel_floats(tile: Tile, n: usize, k: usize) -> usize {
-    n.div_ceil(tile.nr) * tile.nr * k
-}
-
 /// `C [m, n] (+)= A·B` on the calling thread over the first `k` of a packed B; `left` is scratch for a panel of A.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: Panels<'_>, n: usize, k: usize, left: &mut [f32], out: Out<'_>) {
@@ -586,7 +367,9 @@ mod tests {
 
     #[test]
     fn every_tile_and_thread_count_gives_the_plain_chain() {
-        for (m, n, k) in [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50), (2, 4100, 7), (60, 2100, 9)] {
+        for (m, n, k) in
+            [(1, 1, 1), (5, 17, 3), (13, 33, 70), (64, 40, 1100), (3, 300, 20), (50, 50, 50), (2, 4100, 7), (60, 2100, 9), (7, 700, 320)]
+        {
             let (a, b, c) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
             let turned: Vec<f32> = (0..k * m).map(|e| a[e % m * k + e / m]).collect();
             for add in [0, 1] {

@@ -3,6 +3,7 @@
 //! (`gemm_nt` with one or two rows sums in 16 lanes along `k` instead, also in a fixed order.)
 
 pub(crate) mod cpu;
+pub(crate) mod pack;
 pub(crate) mod tile;
 
 use bytemuck::{Pod, Zeroable};
