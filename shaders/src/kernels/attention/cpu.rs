@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cached::Held;
 use super::{Cached, Shape};
-use crate::kernel::{Bufs, Params};
+use crate::kernel::{Buf, Bufs, Params};
 use crate::kernels::gemm::cpu::small;
 use crate::kernels::gemm::pack::{Panels, Source, pack_right, panel_floats};
 use crate::kernels::gemm::tile::{self, Out, Tile};
@@ -247,7 +247,11 @@ struct Rows<'a> {
     summed: Panels<'a>,
 }
 
-impl Backward<'_> {
+impl<'a> Backward<'a> {
+    fn new(s: &Shape, tile: Tile, [q, k, v, mask, do_, stats]: [Buf<'a>; 6], over_keys: bool) -> Self {
+        let (q, k, v, do_, stats) = (q.f32(), k.f32(), v.f32(), do_.f32(), stats.f32());
+        Self { q, k, v, mask: mask.u32(), do_, stats, n: dims(s), tile, over_keys }
+    }
     /// Calls `visit` for the heads and groups of rows of sequence `b`, both ascending; `left` is scratch for packing.
     fn rows(&self, b: usize, mut visit: impl FnMut(Rows<'_>, &mut [f32])) {
         let (n, tile) = (&self.n, self.tile);
@@ -295,17 +299,7 @@ pub(crate) fn grad_q(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dq] = bufs.take();
     let tile = tile::best();
-    let ops = Backward {
-        q: q.f32(),
-        k: k.f32(),
-        v: v.f32(),
-        mask: mask.u32(),
-        do_: do_.f32(),
-        stats: stats.f32(),
-        n: dims(&s),
-        tile,
-        over_keys: true,
-    };
+    let ops = Backward::new(&s, tile, [q, k, v, mask, do_, stats], true);
     let n = &ops.n;
     dq.f32_mut()[..s.rows as usize * n.width].par_chunks_mut(n.q_len * n.width).enumerate().for_each(|(b, dq)| {
         ops.rows(b, |r, left| {
@@ -319,17 +313,7 @@ pub(crate) fn grad_kv(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [q, k, v, mask, do_, stats, dk, dv] = bufs.take();
     let tile = tile::best();
-    let ops = Backward {
-        q: q.f32(),
-        k: k.f32(),
-        v: v.f32(),
-        mask: mask.u32(),
-        do_: do_.f32(),
-        stats: stats.f32(),
-        n: dims(&s),
-        tile,
-        over_keys: false,
-    };
+    let ops = Backward::new(&s, tile, [q, k, v, mask, do_, stats], false);
     let n = &ops.n;
     let size = n.kv_len * n.kv;
     let total = (s.rows / s.q_len) as usize * size;
