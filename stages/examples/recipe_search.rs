@@ -54,7 +54,7 @@ fn main() {
     let model = Checkpoint { config, tensors: trained.tensors.into(), extra: serde_json::Value::Null, tokenizer: None };
     let mut lm = scorer(&device, &model, 0).expect("fits");
     let mut bpb = |bits| {
-        lm.set_bits(bits, 1.0).expect("sets");
+        lm.set_bits(bits).expect("sets");
         bits_per_byte(&mut lm, &tokenizer, &text, false, &ctx).expect("scores")
     };
     println!(

@@ -84,7 +84,7 @@ impl Stage for EvalStage {
 
         let mut lm_student = scorer(&device, &student, p.top_k)?;
         let mut of_student = |bits: u32, sliding: bool| {
-            lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+            lm_student.set_bits(bits).map_err(crate::train::device_error)?;
             bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
         };
         let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(8, false)?, of_student(bits, true)?);
@@ -98,7 +98,7 @@ impl Stage for EvalStage {
             None => None,
         };
         ctx.progress(2, 4, "parts");
-        lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+        lm_student.set_bits(bits).map_err(crate::train::device_error)?;
         let part = head(&text, p.agreement_bytes);
         let agrees = match &teacher {
             Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, p.top_k)?,
