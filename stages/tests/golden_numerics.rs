@@ -399,7 +399,7 @@ fn loss(c: &mut Check) {
     let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32 };
     let mut b = Bench::new();
     let logits = b.floats(&c.golden.f32("logits"));
-    let tempered: Vec<f32> = c.golden.f32("topk_logprobs").iter().map(|l| l / tau).collect();
+    let tempered: Vec<f32> = c.golden.f32("topk_logprobs").iter().map(|l| l * (1.0 / tau)).collect();
     let (tempered, kept) = (b.floats(&tempered), b.out(rows * k));
     let ids = b.words(bytemuck::cast_vec(c.golden.i32("topk_ids")));
     let (targets, meta, labels) = (labels.clone(), b.floats(&meta), b.words(bytemuck::cast_vec(labels)));

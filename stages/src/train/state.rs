@@ -68,17 +68,20 @@ pub struct Flip {
 /// Everything that the loop counts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps done.
+    /// Steps attempted: each updated the parameters, was skipped, or overflowed.
     pub step: u64,
     /// Windows taken.
     pub cursor: u64,
-    /// Targets seen.
+    /// Targets of the steps that updated the parameters.
     pub seen_tokens: u64,
     /// Steps skipped for a non-finite gradient.
     pub skipped: u64,
     /// Steps skipped because a scaled gradient passed what float16 holds.
     #[serde(default)]
     pub overflows: u64,
+    /// Those of them since the last other step.
+    #[serde(default)]
+    pub overflows_in_a_row: u64,
     /// Steps with a non-finite loss.
     pub nan_steps: u64,
     /// The flip.
@@ -92,8 +95,38 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Steps that updated the parameters: AdamW's t.
+    pub fn updates(&self) -> u64 {
+        self.step - self.skipped - self.overflows
+    }
+
+    /// Steps whose gradient could have been finite: an overflow of the loss scale is how it finds its place.
+    pub fn attempted(&self) -> u64 {
+        self.step - self.overflows
+    }
+
+    /// Counts an attempted step with its targets. One without an update is not seen: the budget and AdamW's t stay.
+    pub fn count(&mut self, s: &StepStats, targets: u64) {
+        self.step += 1;
+        self.nan_steps += u64::from(s.non_finite > 0.0 || !s.total().is_finite());
+        self.overflows_in_a_row = if s.overflowed { self.overflows_in_a_row + 1 } else { 0 };
+        if s.overflowed {
+            self.overflows += 1;
+        } else if s.skipped {
+            self.skipped += 1;
+        } else {
+            self.seen_tokens += targets;
+            self.add(s);
+        }
+    }
+
+    /// Whether a step was added since the last point.
+    pub fn has_means(&self) -> bool {
+        self.pending[6] != 0
+    }
+
     /// Adds a step to the sums.
-    pub fn add(&mut self, s: &StepStats) {
+    fn add(&mut self, s: &StepStats) {
         let add = |slot: &mut u64, v: f32| *slot = (f64::from_bits(*slot) + f64::from(v)).to_bits();
         let p = &mut self.pending;
         for (slot, v) in p.iter_mut().zip([s.total(), s.kl, s.ce, s.format, s.grad_norm]) {
@@ -144,7 +177,10 @@ pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tenso
 pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
     let bytes = std::fs::read(file(dir)).ok()?;
     let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
-    let progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
+    let progress: Progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
+    if progress.skipped + progress.overflows > progress.step {
+        return None;
+    }
     let stored = SafeTensors::deserialize(&bytes).ok()?;
     let (mut params, mut optimizer) = (Tensors::new(), Tensors::new());
     for (name, view) in stored.tensors() {

@@ -78,7 +78,8 @@ impl Stage for TeacherStage {
         let job = Job {
             config: config.clone(),
             recipe: &p.recipe,
-            weights: LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 },
+            weights: LossWeights { kd: 0.0, ce: 1.0, format: 0.0 },
+            tau: 1.0,
             budget_tokens: p.tokens,
             flip_fraction: None,
         };
