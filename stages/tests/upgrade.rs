@@ -1,0 +1,93 @@
+//! What an earlier `flow` left of a training is read: its traces, its tokenizer, and a checkpoint in the middle, from which the
+//! training goes on to the very weights that the earlier one reached.
+//!
+//! `FLOW_WRITE_FIXTURE=1` writes the checkpoint and what came of it anew; that belongs to the commit that the folder is named after.
+
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
+use flow_shaders::device::open;
+use flow_stages::model::config::{ModelConfig, Preset, Weights};
+use flow_stages::tokenizer::Tokenizer;
+use flow_stages::traces::{ProjectedRow, TraceReader};
+use flow_stages::train::loader::Loader;
+use flow_stages::train::recipe::Recipe;
+use flow_stages::train::windows::LossWeights;
+use flow_stages::train::{Job, Trained, train};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/a97e9d1/training")
+}
+
+/// Asks to stop at a report of progress.
+struct StopAt(AtomicUsize, Arc<AtomicBool>);
+
+impl EventSink for StopAt {
+    fn emit(&self, event: TaskEvent) {
+        if matches!(event, TaskEvent::Progress { .. }) && self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Trains in `dir`, from the state that lies there.
+fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
+    let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json"))?;
+    let recipe = Recipe { batch: 2, log_every: 1, checkpoint_every: 4, ..Recipe::default() };
+    let job = Job {
+        config: ModelConfig {
+            vocab: tokenizer.vocab_size(),
+            dim: 32,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 16,
+            mlp: 64,
+            seq: 16,
+            weights: Weights::Absmean,
+            ..Preset::Poc.config()
+        },
+        recipe: &recipe,
+        weights: LossWeights { tau: 1.3, kd: 1.0, ce: 0.25, format: 0.1 },
+        budget_tokens: 400,
+        flip_fraction: Some(0.5),
+    };
+    let device = open("cpu", 2).map_err(|e| StageError::new(e.to_string()))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let ctx = TaskContext::new(harness::task(dir), Arc::new(StopAt(AtomicUsize::new(stop_at), stop.clone())), stop);
+    let reader = TraceReader::<ProjectedRow>::open(&fixture().join("traces"))?;
+    let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, 1.0, 3)?;
+    train(&job, &mut loader, &device, &ctx)
+}
+
+/// Steps, and the digest of all weights.
+fn came_of(trained: &Trained) -> String {
+    let mut bytes = Vec::new();
+    for (name, values) in &trained.tensors {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    format!("{} steps, weights {}\n", trained.progress.step, blake3::hash(&bytes))
+}
+
+#[test]
+fn a_checkpoint_of_an_earlier_version_goes_on_to_its_own_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = "state/training.safetensors";
+    if std::env::var_os("FLOW_WRITE_FIXTURE").is_some() {
+        assert!(run(dir.path(), 5).is_err(), "it was to stop");
+        std::fs::copy(dir.path().join(state), fixture().join("training.safetensors")).expect("copied");
+        let whole = run(&dir.path().join("whole"), usize::MAX).expect("trains");
+        std::fs::write(fixture().join("expected.txt"), came_of(&whole)).expect("written");
+        return;
+    }
+    std::fs::create_dir_all(dir.path().join("state")).expect("a directory");
+    std::fs::copy(fixture().join("training.safetensors"), dir.path().join(state)).expect("copied");
+    let resumed = run(dir.path(), usize::MAX).expect("trains");
+    assert!(resumed.progress.step > 5, "it did not go on");
+    assert_eq!(came_of(&resumed), std::fs::read_to_string(fixture().join("expected.txt")).expect("recorded"));
+}
