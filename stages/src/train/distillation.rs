@@ -28,6 +28,9 @@ impl KdScale {
 }
 
 /// A temperature, and where rows keep their tail at it.
+///
+/// Candidates are multiplied by 1/τ and Other is divided by τ, as the kernel and the host did before there was one place for
+/// both: a training that an earlier version began goes on to the same bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Distillation {
     tau: f32,
@@ -70,7 +73,7 @@ impl Distillation {
     pub fn tail(&self, row: &ProjectedRow) -> Tail {
         match (self.tail, &row.other_lse) {
             (Some(at), Some(stored)) => Tail { lse: stored[at], exact: true },
-            _ => Tail { lse: row.other_logprob * (1.0 / self.tau), exact: self.tau == 1.0 },
+            _ => Tail { lse: row.other_logprob / self.tau, exact: self.tau == 1.0 },
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct TeacherStage;
 impl Stage for TeacherStage {
     type Params = TeacherParams;
     const KIND: &'static str = "teacher.train";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Trains a full-precision language model to be the teacher.";
     const HEAVY: bool = true;
 
