@@ -61,7 +61,7 @@ pub fn refuse_unknown(schema: &Value, value: &Value) -> Result<(), Refused> {
             let (message, help) = match properties.iter().find(|(_, p)| p.get("x-was").and_then(Value::as_str) == Some(name)) {
                 Some((now, p)) => {
                     let what = p.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
-                    (format!("`{name}` is no longer a parameter, `{now}` took its place"), format!("`{now}`: {what}"))
+                    (format!("`{now}` took the place of the parameter `{name}`"), format!("`{now}`: {what}"))
                 }
                 None => (format!("unknown parameter `{name}`"), suggest(name, properties.keys().map(String::as_str))),
             };

@@ -193,3 +193,33 @@ pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
     }
     Some((progress, params, optimizer))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(skipped: bool, overflowed: bool) -> StepStats {
+        StepStats { ce: 2.0, grad_norm: 1.0, skipped, overflowed, ..StepStats::default() }
+    }
+
+    #[test]
+    fn only_updates_are_seen_and_overflows_are_counted_apart() {
+        let mut p = Progress::default();
+        for (skipped, overflowed) in [(false, false), (true, true), (true, true), (true, false), (false, false), (true, true)] {
+            p.count(&stats(skipped, overflowed), 10);
+        }
+        assert_eq!((p.step, p.updates(), p.attempted(), p.seen_tokens), (6, 2, 3, 20));
+        assert_eq!((p.skipped, p.overflows, p.overflows_in_a_row), (1, 3, 1));
+        assert_eq!(p.take_means()[0], 2.0);
+        assert!(!p.has_means());
+    }
+
+    /// What a97e9d1 wrote beside its tensors, before overflows in a row were counted.
+    #[test]
+    fn an_earlier_record_is_read() {
+        let text = r#"{"step":7,"cursor":28,"seen_tokens":3500,"skipped":2,"overflows":1,"nan_steps":0,"flip":{"step":6,"seen_tokens":3000},
+            "curve":[],"health":[],"pending":[0,0,0,0,0,0,0]}"#;
+        let p: Progress = serde_json::from_str(text).expect("reads");
+        assert_eq!((p.updates(), p.attempted(), p.overflows_in_a_row), (4, 6, 0));
+    }
+}
