@@ -106,7 +106,7 @@ fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     for change in changes {
         let n = bytes.len().max(1);
         // Even places count from the start, odd ones from the end.
-        let place = |at: usize| if at % 2 == 0 { at / 2 % n } else { n - 1 - at / 2 % n };
+        let place = |at: usize| if at.is_multiple_of(2) { at / 2 % n } else { n - 1 - at / 2 % n };
         match change {
             _ if bytes.is_empty() => {}
             Change::Set(at, byte) => bytes[place(*at)] = *byte,

@@ -82,7 +82,8 @@ impl Stage for EvalStage {
         let device = lm::device(ctx)?;
         let bits = p.bits.or_else(|| student.extra["activation_bits"].as_u64().map(|b| b as u32)).unwrap_or(8);
 
-        let mut lm_student = scorer(&device, &student, p.top_k)?;
+        let top_k = p.top_k.min(tokenizer.vocab_size());
+        let mut lm_student = scorer(&device, &student, top_k)?;
         let mut of_student = |bits: u32, sliding: bool| {
             lm_student.set_bits(bits).map_err(crate::train::device_error)?;
             bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
@@ -101,7 +102,7 @@ impl Stage for EvalStage {
         lm_student.set_bits(bits).map_err(crate::train::device_error)?;
         let part = head(&text, p.agreement_bytes);
         let agrees = match &teacher {
-            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, p.top_k)?,
+            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, top_k)?,
             None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
         };
         ctx.progress(3, 4, "parts");

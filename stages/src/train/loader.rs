@@ -86,6 +86,14 @@ impl<'a> Loader<'a> {
         distillation: Distillation,
         seed: u64,
     ) -> Result<Self, StageError> {
+        if reader.meta().vocab != tokenizer.vocab_size() {
+            return Err(StageError::new(format!(
+                "the traces were projected onto a vocabulary of {}, the student's tokenizer has {}",
+                reader.meta().vocab,
+                tokenizer.vocab_size()
+            ))
+            .help("give `kd.project` and `train.bitnet` the same `tokenizer`; a program of its own writes `vocab` into meta.json"));
+        }
         let mut counting = Windows::of_rows(seq, tokenizer.bos(), &reader, distillation);
         let mut shards = vec![Shard::default(); reader.shards()];
         let mut totals = Totals::default();
