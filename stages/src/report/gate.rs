@@ -8,6 +8,7 @@ use serde_json::json;
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
 use super::parts::{Baseline, EvalReport, TrainLog, read};
 use crate::project::TraceStats;
+use crate::train::skipped::MAX_SKIPPED_SHARE;
 
 /// Parameters of `eval.gate`: thresholds; `null` takes one out.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +28,9 @@ pub struct GateParams {
     pub flip_at: Option<f64>,
     /// Least tokens that the student was trained on; checked where `student` is wired.
     pub min_seen_tokens: Option<f64>,
-    /// Most steps skipped for NaN or infinity; checked where `student` is wired.
+    /// Most skipped steps as a share of the attempted ones (one in a run of fewer than 20); checked where `student` is wired.
+    pub max_skipped_share: Option<f64>,
+    /// Most steps whose loss was NaN or infinite; checked where `student` is wired.
     pub max_nan_steps: Option<f64>,
     /// Most gradient norm after clipping; checked where `student` is wired.
     pub max_grad_norm: Option<f64>,
@@ -47,7 +50,8 @@ impl Default for GateParams {
             max_bits_per_byte: None,
             flip_at: Some(0.9),
             min_seen_tokens: None,
-            max_nan_steps: Some(0.0),
+            max_skipped_share: Some(MAX_SKIPPED_SHARE),
+            max_nan_steps: None,
             max_grad_norm: Some(CLIP_LIMIT),
             max_invalid: Some(0.02),
             min_kd_tokens: None,
@@ -61,7 +65,7 @@ pub struct GateStage;
 impl Stage for GateStage {
     type Params = GateParams;
     const KIND: &'static str = "eval.gate";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Accepts or refuses a student by thresholds; a refusal ends the run with exit code 3.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -76,7 +80,13 @@ impl Stage for GateStage {
         vec![OutputPort::measured("verdict", "Verdict", "Each criterion with its value, and whether all hold (JSON).")]
     }
     fn check(&self, p: &GateParams) -> Result<Vec<String>, ParamError> {
-        for (path, value) in [("json_validity", p.json_validity), ("flip_at", p.flip_at), ("max_invalid", p.max_invalid)] {
+        let shares = [
+            ("json_validity", p.json_validity),
+            ("flip_at", p.flip_at),
+            ("max_skipped_share", p.max_skipped_share),
+            ("max_invalid", p.max_invalid),
+        ];
+        for (path, value) in shares {
             if let Some(v) = value.filter(|v| !(0.0..=1.0).contains(v)) {
                 return Err(ParamError { path: path.into(), message: format!("{v} is not a share between 0 and 1"), help: None });
             }
@@ -130,9 +140,12 @@ fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&
         ("quality_ratio", q.quality_ratio(), Op::AtLeast, p.quality_ratio),
         ("bits_per_byte", r.bits_per_byte.student, Op::AtMost, p.max_bits_per_byte),
     ];
+    let share = p.max_skipped_share;
+    let (skipped, may_be_skipped) = log.map_or((None, 0.0), |l| l.skipped_of(share.unwrap_or(0.0)));
     let of_log = [
         ("flip_at", log.and_then(TrainLog::flip_share), Op::AtLeast, p.flip_at),
         ("seen_tokens", log.and_then(|l| l.seen_tokens), Op::AtLeast, p.min_seen_tokens),
+        ("skipped_steps", skipped, Op::AtMost, share.map(|_| may_be_skipped)),
         ("nan_steps", log.and_then(|l| l.nan_steps), Op::AtMost, p.max_nan_steps),
         ("grad_norm_clipped", log.and_then(TrainLog::largest_clipped_norm), Op::AtMost, p.max_grad_norm),
     ];
@@ -163,10 +176,24 @@ mod tests {
         let (criteria, not_checked) = judge(&GateParams::default(), &report, None, None);
         let pass: Vec<_> = criteria.iter().map(|c| (c.name.as_str(), c.pass)).collect();
         assert_eq!(pass, [("qei", Some(true)), ("qei_speed", Some(false))]);
-        assert_eq!(not_checked, ["flip_at", "nan_steps", "grad_norm_clipped", "invalid_rows"]);
+        assert_eq!(not_checked, ["flip_at", "skipped_steps", "grad_norm_clipped", "invalid_rows"]);
         let log = TrainLog::default();
         let (criteria, _) = judge(&GateParams::default(), &report, Some(&log), None);
         assert_eq!(criteria.iter().filter(|c| c.pass == Some(false)).count(), 4);
+    }
+
+    #[test]
+    fn skipped_steps_are_judged_by_the_rule_of_the_training() {
+        let p = GateParams::default();
+        for (skipped, steps, overflows, wanted) in
+            [(1.0, 19.0, 0.0, true), (2.0, 19.0, 0.0, false), (1.0, 49.0, 0.0, false), (1.0, 50.0, 0.0, true), (1.0, 60.0, 20.0, false)]
+        {
+            let (skipped_steps, steps, overflow_steps) = (Some(skipped), Some(steps), Some(overflows));
+            let log = TrainLog { skipped_steps, steps, overflow_steps, ..TrainLog::default() };
+            let (criteria, _) = judge(&p, &EvalReport::default(), Some(&log), None);
+            let found = criteria.iter().find(|c| c.name == "skipped_steps").expect("it is judged");
+            assert_eq!(found.pass, Some(wanted), "{skipped} of {steps:?} without {overflows}");
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Parts {
 impl Stage for ReportStage {
     type Params = ReportParams;
     const KIND: &'static str = "report.html";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Gathers what a pipeline measured into one self-contained page.";
 
     fn inputs(&self) -> Vec<InputPort> {
