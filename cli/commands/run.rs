@@ -1,5 +1,6 @@
 //! `flow run`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use flow_engine::stop::Stop;
 use serde_json::json;
 
 use crate::args::RunArgs;
-use crate::commands::lock;
+use crate::commands::{lock, teacher};
 use crate::context::{Context, cache_dir_of, machine_of, threads};
 use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
@@ -31,7 +32,7 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
 
 /// Under which name this command's runs with nothing to do are remembered; `None` where it asks for more.
 fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
-    if !args.force.is_empty() || args.check || args.locked || args.profile.is_some() {
+    if !args.force.is_empty() || args.reask || args.check || args.locked || args.profile.is_some() {
         return Ok(None);
     }
     let Ok(file) = args.pipeline.pipeline.canonicalize() else { return Ok(None) };
@@ -76,6 +77,7 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         worker: Worker::Child(WorkerCommand { program, args: vec!["__task".into()], env: Vec::new() }),
         pools: context.pools(),
         force: context.stages(&args.force)?,
+        reask: if args.reask { teacher::askers(&context.plan) } else { BTreeSet::new() },
         check: args.check,
         locked: if args.locked { Some(lock::read(&context)?) } else { None },
         memo,

@@ -2,7 +2,9 @@
 
 pub mod baseline;
 pub mod collect;
+mod refusals;
 mod rows;
+mod scores;
 mod text;
 
 use flow_engine::plugin::{StageError, TaskContext};

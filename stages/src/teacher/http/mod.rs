@@ -1,12 +1,14 @@
 //! `teacher.http`: a teacher behind an API. The stage itself asks nothing: its artifact says who is asked and how.
 //!
 //! Reading order: [`preset`] what is known of providers, [`spec`] what is asked where and under which limits, [`shape`]
-//! requests and answers, [`client`] one request, [`pace`] when the next may go, [`budget`] what may be spent, [`ask`]
-//! many requests until all are answered and kept, [`probe`] what a teacher really gives.
+//! requests and answers, [`client`] one request and its compressed body (`encoding`), [`pace`] when the next may go,
+//! [`budget`] what may be spent, [`ask`] many requests until all are answered and kept, [`probe`] what a teacher really
+//! gives.
 
 pub mod ask;
 pub mod budget;
 pub mod client;
+mod encoding;
 pub mod pace;
 pub mod preset;
 pub mod probe;

@@ -145,6 +145,8 @@ pub struct Limits {
     pub backoff_max: f64,
     /// Seconds without any answer after which a stage gives up.
     pub outage: f64,
+    /// Whether this run asks again for what is refused; no parameter of a stage.
+    pub reask: bool,
 }
 
 impl Default for Limits {
@@ -166,6 +168,7 @@ impl Default for Limits {
             backoff: 0.5,
             backoff_max: 60.0,
             outage: 300.0,
+            reask: false,
         }
     }
 }
