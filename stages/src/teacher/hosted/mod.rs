@@ -7,6 +7,8 @@ mod rows;
 mod scores;
 mod text;
 
+pub use rows::rows_of;
+
 use flow_engine::plugin::{StageError, TaskContext};
 
 use super::http::ask::Asker;

@@ -162,6 +162,7 @@ impl HttpParams {
             headers: self.headers.clone(),
             ask_top_k: self.ask_top_k.unwrap_or(preset.most),
             memory_bytes: self.memory_bytes,
+            reading: spec::READING,
         })
     }
     /// How it may be asked.
@@ -179,8 +180,8 @@ const RESERVED: [&str; 8] = ["model", "messages", "prompt", "stream", "logprobs"
 impl Stage for HttpTeacherStage {
     type Params = HttpParams;
     const KIND: &'static str = "teacher.http";
-    // Raised also where a preset's address, most alternatives or fields change.
-    const REVISION: u32 = 1;
+    // Raised also where a preset's address, most alternatives or fields change, and with `spec::READING`.
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Names a teacher behind an API: provider, model, limits and prices. Asks nothing itself.";
 
     fn inputs(&self) -> Vec<InputPort> {

@@ -114,11 +114,18 @@ impl Search<'_> {
             ways[i] = here;
         }
         let first = if before { 1..tokens.len() } else { 0..1.min(tokens.len()) };
-        let from = first.into_iter().find(|i| ways[*i].contains_key(&0)).ok_or(Unaligned::Differs)?;
+        // A token of which nothing is known cannot be where the text begins after others: it would be whatever is missing.
+        let begins = |i: &usize| ways[*i].contains_key(&0) && !(before && self.readings[*i].contains(&Reading::Any));
+        let from = first.into_iter().find(begins).ok_or(Unaligned::Differs)?;
         if ways[from].get(&0) != Some(&1) {
             return Err(Unaligned::Ambiguous);
         }
-        Ok(Aligned { from, bytes: self.path(tokens, from, &ways) })
+        let mut bytes = self.path(tokens, from, &ways);
+        // White space before a mark, such as the end of reasoning, is none of the text's.
+        let first = bytes.iter().position(|b| !trim_start(b).is_empty()).unwrap_or(0);
+        let mark = bytes[..first].iter().rposition(Vec::is_empty).filter(|_| before).map_or(0, |n| n + 1);
+        bytes.drain(..mark);
+        Ok(Aligned { from: from + mark, bytes })
     }
 
     /// The one way.
@@ -236,6 +243,11 @@ mod tests {
         assert_eq!(whole(&["a", f, f], "a\u{e9}").expect("read"), ["a", "\\xc3", "\\xa9"]);
         assert_eq!(whole(&[f, f], "\u{1f600}").expect("read"), ["\\xf0\\x9f\\x98", "\\x80"]);
         assert_eq!(whole(&[f, "\u{fffd}\u{fffd}"], "\u{1f600}").expect("read"), ["\\xf0\\x9f", "\\x98\\x80"]);
+        assert_eq!(
+            whole(&[f, "\u{fffd}\u{fffd}", f, f], "\u{20ac}\u{20ac}"),
+            Err(Unaligned::Ambiguous),
+            "the second may end in the next one"
+        );
         assert_eq!(whole(&["", "", "!"], "\u{e9}!").expect("read"), ["\\xc3", "\\xa9", "!"]);
         assert_eq!(whole(&["", "\u{e9}", "!"], "\u{e9}!").expect("a blank is nothing first"), ["", "\\xc3\\xa9", "!"]);
         assert_eq!(whole(&[f], f).expect("the character itself"), ["\\xef\\xbf\\xbd"]);
@@ -251,6 +263,7 @@ mod tests {
         let think = ["<think>", "Hi", " plan", "</think>", "\n\n", "Hi", " there", ""];
         assert_eq!(aligned(&think, "Hi there", before).expect("cut off"), (5, vec!["Hi".into(), " there".into(), String::new()]));
         assert_eq!(aligned(&think, "\n\nHi there", before).expect("cut off").1.concat(), "\\n\\nHi there");
+        assert_eq!(aligned(&["plan", "\n", "</think>", "\n", "Hi"], "Hi ", before).expect("cut off").1, ["\\n", "Hi"]);
         assert_eq!(aligned(&["plan", " Hi"], "Hi", before).expect("cut off"), (1, vec![" Hi".into()]));
         assert_eq!(aligned(&think, "Hi you", before), Err(Unaligned::Differs));
         assert_eq!(aligned(&["a", "a", "a"], "aa", before).expect("the longest end that equals it").0, 1);

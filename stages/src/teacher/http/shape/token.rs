@@ -102,7 +102,7 @@ impl Token {
     /// Whether it is written like a mark that is no text: `<|im_end|>`, `</s>`, `<think>`, or nothing at all.
     pub fn is_mark(&self) -> bool {
         let text = self.text.as_deref().unwrap_or_default();
-        let inner = text.strip_prefix('<').and_then(|t| t.strip_suffix('>'));
+        let inner = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).filter(|_| byte_piece(text).is_none());
         (self.text.is_some() && text.is_empty() && self.told().is_none_or(<[u8]>::is_empty))
             || inner.is_some_and(|t| !t.is_empty() && !t.contains(char::is_whitespace) && !t.contains(['<', '>']))
     }
@@ -206,11 +206,16 @@ fn byte_level(text: &str) -> Option<Vec<u8>> {
 
 /// `None` where a space stands as it is, which no such vocabulary has.
 fn pieces(text: &str) -> Option<Vec<u8>> {
-    let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
-    match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+    match byte_piece(text) {
         Some(byte) => Some(vec![byte]),
         None => Some(text).filter(|t| !t.contains(' ')).map(|t| t.replace('\u{2581}', " ").into_bytes()),
     }
+}
+
+/// `<0x0A>`.
+fn byte_piece(text: &str) -> Option<u8> {
+    let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2)?;
+    u8::from_str_radix(hex, 16).ok()
 }
 
 #[cfg(test)]
