@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use flow_stages::teacher::http::shape::{Call, Expect};
 use flow_stages::teacher::http::spec::Spec;
-use flow_stages::teacher::journal::Journal;
+use flow_stages::teacher::journal::{AnswerKey, Journal};
 use flow_stages::traces::{RawRow, SequenceRow, TraceReader};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
@@ -84,17 +84,20 @@ impl Project {
         let reader = TraceReader::<RawRow>::open(&self.path("out/traces")).unwrap();
         reader.sequences().unwrap().collect::<Result<_, _>>().unwrap()
     }
-    /// Which of the requests have their answers on disk.
-    fn stored(&self, cache: &str, asked: &[Value]) -> BTreeSet<String> {
-        let journal = Journal::open(&self.path(cache).join("answers")).unwrap();
+    /// Under which key the answer to a request lies.
+    fn key(&self, asked: &Value) -> AnswerKey {
         let spec: Spec = serde_json::from_value(json!({"teacher": "http", "provider": "openai", "base_url": format!("{}/v1", self.url),
             "model": "test", "endpoint": "chat", "system": null, "body": {}, "headers": {}, "ask_top_k": 8, "memory_bytes": null}))
         .unwrap();
-        let key = |body: &Value| {
-            let call = Call { path: "/chat/completions".into(), body: body.clone(), sample: 0, expect: Expect::Logprobs, most: (0, 0) };
-            call.key(&spec)
-        };
-        asked.iter().filter(|b| journal.holds(&key(b))).map(Value::to_string).collect()
+        let mut body = asked.clone();
+        // How an answer travels is in no key.
+        assert_eq!(body.as_object_mut().unwrap().remove("stream"), Some(json!(false)));
+        Call { path: "/chat/completions".into(), body, sample: 0, expect: Expect::Logprobs, most: (0, 0) }.key(&spec)
+    }
+    /// Which of the requests have their answers on disk.
+    fn stored(&self, cache: &str, asked: &[Value]) -> BTreeSet<String> {
+        let journal = Journal::open(&self.path(cache).join("answers")).unwrap();
+        asked.iter().filter(|b| journal.holds(&self.key(b))).map(Value::to_string).collect()
     }
 }
 
@@ -242,6 +245,8 @@ fn killed_at_any_moment_no_stored_answer_is_asked_for_again() {
                 teacher.asked.lock().unwrap()[from..].iter().map(Value::to_string).filter(|b| stored.contains(b)).collect();
             assert_eq!(again, [""; 0], "asked for again, round {round}, seed {}", seed());
             if ran.code == Some(0) {
+                let all = teacher.asked.lock().unwrap().clone();
+                assert_eq!(project.stored(&cache, &all).len(), PROMPTS + 2, "the probe's two answers and one for each prompt");
                 break;
             }
             if next(3) == 0 {
@@ -506,4 +511,39 @@ fn compressed_bodies_streams_and_what_is_no_json_are_read() {
     project.run(&["--cache-dir", "strange"]).expect(0);
     // The teacher's address is in the files, so that they are not the same.
     assert_eq!(project.sequences(), wanted);
+}
+
+#[test]
+fn answers_that_an_earlier_version_kept_pass_the_same_checks() {
+    let teacher = Teacher::start(Duration::ZERO);
+    let project = Project::new(&teacher.server.url());
+    project.run(&["--cache-dir", "calm"]).expect(0);
+    let asked = teacher.asked.lock().unwrap().clone();
+    let questions: Vec<&Value> = asked.iter().filter(|b| b["max_tokens"] != 1).collect();
+    let (failed, endless) = (questions[0], questions[1]);
+    // Kept as they came, without a word about any: one is a provider's failure, one says nothing of an end.
+    let journal = Journal::open(&project.path("kept").join("answers")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (n, body) in asked.iter().enumerate() {
+        let mut kept = answer(body, n as u64);
+        if body == failed {
+            kept["choices"][0] = json!({"finish_reason": "error", "message": {"content": "", "error": {"message": "gone"}}});
+        } else if body == endless {
+            kept["choices"][0]["finish_reason"] = Value::Null;
+        }
+        runtime.block_on(journal.append(project.key(body), kept.to_string().as_bytes(), 1)).unwrap();
+    }
+    drop(journal);
+    let before = teacher.asked.lock().unwrap().len();
+    project.run(&["--cache-dir", "kept"]).expect(0).says(&["1 of 40 answers are refused (1 no answers)", ": gone"]);
+    let finish = |body: &Value| {
+        let context = body["messages"][0]["content"].as_str().unwrap().as_bytes();
+        project.sequences().into_iter().find(|s| s.0.context == context).unwrap().0.finish_reason
+    };
+    assert_eq!((finish(failed), finish(endless)), ("refused: gone".into(), "unknown".into()));
+    let journal = Journal::open(&project.path("kept").join("answers")).unwrap();
+    assert_eq!(journal.get(&project.key(failed).refusal()).unwrap().unwrap().body, b"gone", "marked with its reason");
+    assert_eq!(teacher.asked.lock().unwrap().len(), before, "asked for unasked");
+    project.run(&["--cache-dir", "kept", "--reask"]).expect(0);
+    assert_eq!((teacher.asked.lock().unwrap().len(), finish(failed) != "refused: gone"), (before + 1, true));
 }

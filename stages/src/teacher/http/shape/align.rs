@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::token::{Reading, Token};
+use super::token::{Reading, Spelling, Token};
 
 /// Bytes of the longest token that is looked for where nothing is known of it.
 const LONGEST: usize = 256;
@@ -46,6 +46,9 @@ pub enum Unaligned {
 
 /// The bytes of each token, if the text determines them.
 pub fn align(tokens: &[&Token], text: &[u8], around: Around) -> Result<Aligned, Unaligned> {
+    if let Some(bytes) = as_they_read(tokens, text) {
+        return Ok(Aligned { from: 0, bytes });
+    }
     let mut search = Search { text, slack: false, blanks: false, readings: tokens.iter().map(|t| t.readings()).collect() };
     search.allow(tokens, around);
     if search.readings.iter().filter(|r| r.contains(&Reading::Any)).count() > UNKNOWN {
@@ -70,6 +73,18 @@ pub fn align(tokens: &[&Token], text: &[u8], around: Around) -> Result<Aligned, 
         }
     }
     Err(Unaligned::Differs)
+}
+
+/// The bytes that the server itself tells, where they are the text: nearly always.
+fn as_they_read(tokens: &[&Token], text: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut rest = text;
+    let mut all = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let bytes = token.spelled(Spelling::Plain)?;
+        rest = rest.strip_prefix(bytes.as_slice())?;
+        all.push(bytes);
+    }
+    rest.is_empty().then_some(all)
 }
 
 /// Ways from a token and a place in the text to the end of both, by place; two stand for more.
