@@ -21,7 +21,7 @@ use crate::teacher::{render, template};
 use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
 
 /// Answers that are looked through for the tokens that end one, before rows are made.
-const SHOWN: usize = 256;
+const SHOWN: usize = 64;
 
 /// One continuation to ask for.
 struct Wanted {

@@ -181,10 +181,9 @@ fn steps(drawn: &[Drawn], aligned: &Aligned, against: &Against<'_>) -> Decoded {
             decoded.steps.push(step);
         }
     }
-    for token in drawn.iter().flat_map(|d| &d.top).filter(|t| t.told().is_none_or(<[u8]>::is_empty)) {
-        if token.text.as_deref().is_some_and(|t| ENDS.contains(&t)) {
-            decoded.shows.ended_with(token);
-        }
+    let spelled_out = |t: &&Token| t.text.as_deref().is_some_and(|t| t.starts_with('<') && ENDS.contains(&t));
+    for token in drawn.iter().flat_map(|d| &d.top).filter(spelled_out).filter(|t| t.told().is_none_or(<[u8]>::is_empty)) {
+        decoded.shows.ended_with(token);
     }
     // A character that was not finished is known to nobody: it is shown as U+FFFD, which nobody drew.
     let unfinished =
@@ -196,7 +195,7 @@ fn steps(drawn: &[Drawn], aligned: &Aligned, against: &Against<'_>) -> Decoded {
 
 /// The spellings in which a token is what it turned out to be; none where it tells nothing about them.
 fn modes(token: &Token, bytes: &[u8]) -> Vec<Spelling> {
-    if token.told().is_some() || bytes.is_empty() || !token.is_doubtful() {
+    if token.is_simple() || token.told().is_some() || bytes.is_empty() {
         return Vec::new();
     }
     Spelling::ALL.into_iter().filter(|s| token.spelled(*s).as_deref() == Some(bytes)).collect()

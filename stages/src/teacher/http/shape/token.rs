@@ -128,10 +128,20 @@ impl Token {
         }
     }
 
-    /// Whether it reads differently from spelling to spelling.
+    /// Whether it reads the same in every spelling: letters and signs of ASCII.
+    pub fn is_simple(&self) -> bool {
+        let text = self.text.as_deref().unwrap_or_default();
+        text.bytes().all(|b| b.is_ascii_graphic()) && !["<", "token_id:", "bytes:"].iter().any(|p| text.starts_with(p))
+    }
+
+    /// Whether it reads differently in one spelling and in another.
     pub fn is_doubtful(&self) -> bool {
+        // A space stands as it is in no vocabulary.
+        if self.is_simple() || self.told().is_some() || self.text.as_deref().is_some_and(|t| t.contains(' ')) {
+            return false;
+        }
         let plain = self.spelled(Spelling::Plain);
-        self.spelled(Spelling::ByteLevel) != plain || self.spelled(Spelling::Pieces) != plain
+        [Spelling::ByteLevel, Spelling::Pieces].into_iter().filter_map(|s| self.spelled(s)).any(|other| Some(&other) != plain.as_ref())
     }
 
     /// All that its bytes may be, each once.
