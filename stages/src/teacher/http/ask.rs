@@ -171,6 +171,7 @@ impl Asker {
     pub fn ask(&self, ctx: &TaskContext, questions: &Questions<'_>) -> Result<BTreeMap<usize, String>, StageError> {
         self.journal.refresh()?;
         let mut missing = Vec::new();
+        let mut refused = BTreeMap::new();
         let mut known = HashSet::new();
         for n in 0..questions.count {
             let call = (questions.call)(n);
@@ -184,20 +185,27 @@ impl Asker {
                 missing.push(Missing { n, key });
                 continue;
             }
-            let reply = if self.counts() || self.limits.reask { self.read(&call, &key)? } else { None };
-            if let Some((reply, _)) = reply {
+            let wanted = self.counts() || self.limits.reask || self.journal.holds(&key.refusal());
+            let Some((reply, _)) = (if wanted { self.read(&call, &key)? } else { None }) else { continue };
+            if self.counts() {
                 self.budget.kept(reply.usage.unwrap_or((0, 0)));
-                if self.limits.reask && reply.answer.is_err() {
-                    missing.push(Missing { n, key: key.again() });
-                }
             }
+            match reply.answer {
+                Err(_) if self.limits.reask => missing.push(Missing { n, key: key.again() }),
+                Err(refusal) => drop(refused.insert(n, refusal.why)),
+                Ok(_) => {}
+            }
+        }
+        // Too many of them already: no more is paid for.
+        if let Some(error) = questions.too_many_refused(&refused) {
+            return Err(error);
         }
         if missing.is_empty() {
             ctx.progress(questions.count as u64, questions.count as u64, questions.unit);
             return Ok(BTreeMap::new());
         }
         self.estimate(ctx, questions, &missing);
-        self.runtime.block_on(self.work(ctx, questions, &missing))
+        self.runtime.block_on(self.work(ctx, questions, &missing, refused))
     }
 
     /// Whether what was used before matters.
@@ -225,8 +233,14 @@ impl Asker {
         ctx.log(text);
     }
 
-    async fn work(&self, ctx: &TaskContext, questions: &Questions<'_>, missing: &[Missing]) -> Result<BTreeMap<usize, String>, StageError> {
-        let (mut failed, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    async fn work(
+        &self,
+        ctx: &TaskContext,
+        questions: &Questions<'_>,
+        missing: &[Missing],
+        mut refused: BTreeMap<usize, String>,
+    ) -> Result<BTreeMap<usize, String>, StageError> {
+        let mut failed = BTreeMap::new();
         let mut next = missing.iter().copied().peekable();
         let mut flight = FuturesUnordered::new();
         let mut stop: Option<StageError> = None;
