@@ -39,6 +39,10 @@ impl Context {
         let overrides = assumed(args)?;
         let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
         let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| pipeline.root.join(".flow"));
+        if cache_dir.to_str().is_none() {
+            let problem = Problem::new(format!("the cache's path {} is not UTF-8", cache_dir.display()));
+            return Err(problem.help("give another with --cache-dir").into());
+        }
         flow_shaders::pipelines::keep_in(&cache_dir.join("pipelines"));
         let mut registry = registry.clone();
         let cache = OnceLock::new();

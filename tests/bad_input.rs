@@ -53,11 +53,20 @@ fn edited(from: &str, to: &str) -> String {
 
 #[test]
 fn pipelines_that_cannot_be_right() {
-    let cases: [(&str, String, &[&str]); 11] = [
+    let cases: [(&str, String, &[&str]); 12] = [
         ("syntax", edited("stages:", "stages: ["), &["not valid YAML", "p.yaml:"]),
         ("tab", edited("  corpus:", "\tcorpus:"), &["p.yaml:3"]),
         ("kind", edited("train.bitnet", "train.bitnett"), &["unknown kind `train.bitnett`", "p.yaml:9", "did you mean `train.bitnet`?"]),
         ("parameter", edited("tau:", "taau:"), &["unknown parameter `taau` of kind `train.bitnet`", "p.yaml:9", "did you mean `tau`?"]),
+        (
+            "earlier name",
+            edited("tau: 1.5", "recipe: { max_skipped: 5 }"),
+            &[
+                "`max_skipped_share` took the place of the parameter `max_skipped` of kind `train.bitnet`",
+                "p.yaml:9",
+                "Share of the attempted",
+            ],
+        ),
         ("input", edited("in: { traces: projected", "in: { trace: projected"), &["no input `trace`", "did you mean `traces`?"]),
         ("stage", edited("traces: traces", "traces: tracs"), &["tracs", "p.yaml:8", "did you mean `traces`?"]),
         (

@@ -38,6 +38,10 @@ impl Old {
         fs::create_dir(old.path(".git")).unwrap();
         if name == "upgrade" {
             fs::rename(old.path("cache"), old.path(".flow")).unwrap();
+            // Git keeps no empty folder.
+            for dir in ["tasks", "locks", "leases", "tmp"] {
+                fs::create_dir_all(old.path(".flow").join(dir)).unwrap();
+            }
             fs::rename(old.path("published"), old.path("out")).unwrap();
             copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/tiny-llama"), &old.path("m"));
         }

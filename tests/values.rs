@@ -142,6 +142,22 @@ fn files_are_text_in_utf8_with_or_without_a_mark() {
 }
 
 #[test]
+fn paths_that_are_no_utf8_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let project = Project::new("flow: 1\nstages:\n  s: { use: shell, with: { run: 'echo > \"$out\"' } }\n");
+    let odd = project.path("").join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::copy(project.path("p.yaml"), odd.join("p.yaml")).unwrap();
+    for (name, value) in [("FLOW_CACHE_DIR", odd.join("cache")), ("UNUSED", odd.clone())] {
+        let pipeline = if name == "UNUSED" { odd.join("p.yaml") } else { project.path("p.yaml") };
+        let mut command = std::process::Command::new(support::fixture());
+        command.arg("run").arg(pipeline).env("FLOW_DEVICE", "cpu").env_remove("FLOW_CACHE_DIR").env(name, value);
+        let ran = support::Ran::of(&command.output().unwrap()).expect(2);
+        assert!(ran.err.contains("not UTF-8"), "{}", ran.err);
+    }
+}
+
+#[test]
 fn values_of_the_environment_that_are_no_utf8_have_keys_of_their_own() {
     use std::os::unix::ffi::OsStrExt;
     let project =

@@ -39,7 +39,7 @@ fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
     if more || !args.force.is_empty() || !args.overwrite.is_empty() {
         return Ok(None);
     }
-    let Ok(file) = args.pipeline.pipeline.canonicalize() else { return Ok(None) };
+    let Some(file) = args.pipeline.pipeline.canonicalize().ok().and_then(|file| file.to_str().map(str::to_owned)) else { return Ok(None) };
     let over = &args.pipeline.overrides;
     let program = std::env::current_exe().and_then(std::fs::metadata).map(|m| flow_cache::Stat::of(&m)).ok();
     let parts = json!([file, over.vars, over.sets, over.device, threads(over.threads)?, args.targets, program]);

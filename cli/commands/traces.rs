@@ -71,6 +71,8 @@ fn show(found: &Survey) {
     row("entropy", format!("{:.3} nats", s.entropy));
     row("candidates, mean", format!("{:.1}", s.mean_candidates));
     row("drawn is a candidate", percent(s.drawn_in_top_k));
+    let taus: Vec<String> = meta.taus.iter().map(f32::to_string).collect();
+    row("tails", if taus.is_empty() { "none".into() } else { format!("at {} in {}", taus.join(", "), percent(s.exact_tail_share)) });
     row("structural", percent(s.structural_share));
     row("scaled to mass 1", s.renormalised_rows.to_string());
     print("mass of Other");

@@ -163,6 +163,11 @@ impl Pipeline {
         let shown = file.display().to_string();
         let text = read(file, &shown).map_err(|p| p.help("give the path of a pipeline file, such as pipelines/poc.yaml"))?;
         let file = file.canonicalize().map_err(|e| Problem::new(format!("cannot resolve {shown}: {e}")))?;
+        if file.to_str().is_none() {
+            // Records, tasks and keys hold paths as text: two that differ must not look alike there.
+            let problem = Problem::new(format!("the path {} is not UTF-8", file.display()));
+            return Err(problem.help("rename the folder or the file").into());
+        }
         Self::parse(&shown, &text, &file, overrides)
     }
 

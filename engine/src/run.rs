@@ -200,6 +200,7 @@ pub async fn run(
         sink: sink.clone(),
         stop: stop.clone(),
         options: options.clone(),
+        run: id.clone(),
         distrusted: Arc::default(),
     };
     let sources = options.memo.and_then(|_| memo::Sources::of(plan, &cache));

@@ -57,8 +57,15 @@ pub fn refuse_unknown(schema: &Value, value: &Value) -> Result<(), Refused> {
         if let Some(name) = map.keys().find(|k| !properties.contains_key(*k)) {
             let mut path = path.to_vec();
             path.push(name.clone());
-            let help = suggest(name, properties.keys().map(String::as_str));
-            refused = Some(Refused { path, at_key: true, message: format!("unknown parameter `{name}`"), help: Some(help) });
+            // A parameter that took another's place says so by its `x-was`.
+            let (message, help) = match properties.iter().find(|(_, p)| p.get("x-was").and_then(Value::as_str) == Some(name)) {
+                Some((now, p)) => {
+                    let what = p.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
+                    (format!("`{now}` took the place of the parameter `{name}`"), format!("`{now}`: {what}"))
+                }
+                None => (format!("unknown parameter `{name}`"), suggest(name, properties.keys().map(String::as_str))),
+            };
+            refused = Some(Refused { path, at_key: true, message, help: Some(help) });
         }
     });
     refused.map_or(Ok(()), Err)

@@ -113,7 +113,7 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         }
         "kd_loss" => {
             let s: kd_loss::Shape = p.get();
-            along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 4, 1, 0, 4])
+            along(0, &[s.vocab as usize, s.k as usize, s.k as usize, 4, 1, 0, 4, s.k as usize])
         }
         "attention" => over_cache(*p, Cached::Float),
         "attention_half" => over_cache(*p, Cached::Half),

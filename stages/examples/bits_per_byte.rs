@@ -15,7 +15,7 @@ fn main() {
     let bits = args.get(2).map_or(8, |b| b.parse().expect("4 or 8"));
     let device = flow_shaders::device::open("cpu", 0).expect("the CPU");
     let mut lm = scorer(&device, &model, 0).expect("fits");
-    lm.set_bits(bits, 1.0).expect("sets");
+    lm.set_bits(bits).expect("sets");
     let task: Task =
         serde_json::from_value(serde_json::json!({"flow": 1, "stage": "", "kind": "", "key": "", "params": null, "inputs": [],
         "outputs": {}, "state": "", "device": "cpu", "threads": 0, "provenance": []}))

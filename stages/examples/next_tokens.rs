@@ -11,7 +11,7 @@ fn main() {
     let seq = model.config.seq;
     let uses = Uses { score: Some((1, seq)), ..Uses::default() };
     let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
-    lm.set_bits(args.get(1).map_or(8, |b| b.parse().expect("4 or 8")), 1.0).expect("sets");
+    lm.set_bits(args.get(1).map_or(8, |b| b.parse().expect("4 or 8"))).expect("sets");
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
         if let Ok(text) = serde_json::from_str::<String>(&line) {

@@ -7,6 +7,7 @@ use flow_stages::model::checkpoint::Checkpoint;
 use flow_stages::model::config::{Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::TraceReader;
+use flow_stages::train::distillation::Distillation;
 use flow_stages::train::loader::Loader;
 use flow_stages::train::recipe::Recipe;
 use flow_stages::train::windows::LossWeights;
@@ -29,14 +30,14 @@ fn main() {
     let (mut loader, weights) = if source.is_dir() {
         let reader = TraceReader::open(source).expect("traces");
         let e = |n: &str, d: f32| std::env::var(n).ok().and_then(|x| x.parse().ok()).unwrap_or(d);
-        let w = LossWeights { tau: 1.0, kd: e("KD", 1.0), ce: e("CE", 0.25), format: e("FMT", 0.2) };
-        (Loader::of_traces(reader, &tokenizer, config.seq, 1.0, recipe.seed).expect("windows"), w)
+        let w = LossWeights { kd: e("KD", 1.0), ce: e("CE", 0.25), format: e("FMT", 0.2) };
+        (Loader::of_traces(reader, &tokenizer, config.seq, Distillation::new(1.0, &[]), recipe.seed).expect("windows"), w)
     } else {
         if std::env::var("TERNARY").is_err() {
             (config.weights, config.sub_norm) = (Weights::Float, std::env::var("SUB").is_ok());
         }
         let tokens = tokenizer.encode(&std::fs::read_to_string(source).expect("a text"));
-        (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 })
+        (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
     };
     let state = std::env::temp_dir().join(format!("flow-search-{}", std::process::id()));
     std::fs::create_dir_all(&state).expect("a directory");
@@ -47,14 +48,15 @@ fn main() {
     let ctx = TaskContext::new(task, std::sync::Arc::new(Quiet), Default::default());
     let device = flow_shaders::device::open("cpu", 0).expect("the CPU");
     let flip_fraction = args.get(6).map(|f| f.parse().expect("a share"));
-    let job = Job { config: config.clone(), recipe: &recipe, weights, budget_tokens: args[3].parse().expect("tokens"), flip_fraction };
+    let job =
+        Job { config: config.clone(), recipe: &recipe, weights, tau: 1.0, budget_tokens: args[3].parse().expect("tokens"), flip_fraction };
     let start = std::time::Instant::now();
     let trained = train(&job, &mut loader, &device, &ctx).expect("trains");
     let seconds = start.elapsed().as_secs_f64();
     let model = Checkpoint { config, tensors: trained.tensors.into(), extra: serde_json::Value::Null, tokenizer: None };
     let mut lm = scorer(&device, &model, 0).expect("fits");
     let mut bpb = |bits| {
-        lm.set_bits(bits, 1.0).expect("sets");
+        lm.set_bits(bits).expect("sets");
         bits_per_byte(&mut lm, &tokenizer, &text, false, &ctx).expect("scores")
     };
     println!(

@@ -11,6 +11,7 @@ use flow_stages::project::ProjectStage;
 use flow_stages::rng::Rng;
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::train::distillation::Distillation;
 use flow_stages::train::loader::Loader;
 use flow_stages::train::windows::LossWeights;
 
@@ -64,13 +65,13 @@ fn main() {
 
     let reader = TraceReader::<ProjectedRow>::open(&projected).expect("projected traces");
     let began = Instant::now();
-    let mut loader = Loader::of_traces(reader, &student, 128, 1.0, 7).expect("windows");
+    let mut loader = Loader::of_traces(reader, &student, 128, Distillation::new(1.0, &[]), 7).expect("windows");
     let counted = began.elapsed().as_secs_f64();
-    let weights = LossWeights { tau: 1.0, kd: 1.0, ce: 0.25, format: 0.2 };
+    let weights = LossWeights { kd: 1.0, ce: 0.25, format: 0.2 };
     let (began, mut cursor, mut seen) = (Instant::now(), 0, 0);
     while cursor < loader.len() {
-        let (batch, targets) = loader.batch(cursor, 8, &weights).expect("a batch");
-        std::hint::black_box(&batch.topk_logprobs);
+        let (batch, targets) = loader.step(cursor, 8, 1, &weights).expect("a batch");
+        std::hint::black_box(&batch[0].targets);
         cursor += 8;
         seen += targets;
     }

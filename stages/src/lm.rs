@@ -150,7 +150,7 @@ pub fn generate(
     let uses =
         Uses { decode: Some((how.batch, kv_len.max(read))), sampling: how.sampling, prefill, cache: how.cache.form(), ..Uses::default() };
     let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
-    lm.set_bits(how.bits, 1.0).map_err(device_error)?;
+    lm.set_bits(how.bits).map_err(device_error)?;
     let mut all = done;
     for prompts in prompts[all.len()..].chunks(how.batch) {
         all.extend(group_of(&mut lm, tokenizer, prompts, all.len(), kv_len, how)?);

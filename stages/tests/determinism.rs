@@ -45,7 +45,7 @@ fn micro(step: u64, vocab: usize, shape: &TrainShape) -> MicroBatch {
         ids: (0..rows).map(|_| token()).collect(),
         mask: (0..rows).map(|r| u32::from(r % seq <= 20)).collect(),
         topk_ids: (0..rows).flat_map(|r| [0, 1, 2, 3].map(|k| ((r * 7 + k * 50) % vocab) as i32)).collect(),
-        topk_logprobs: (0..rows).flat_map(|_| [-1.0, -1.5, -2.0, -2.5]).collect(),
+        targets: (0..rows).flat_map(|_| [-1.0, -1.5, -2.0, -2.5].map(|l| l * (1.0 / 1.3))).collect(),
         meta: labels.iter().map(|l| if *l < 0 { [0.0; 4] } else { [-1.4, 0.01, 0.0025, 0.002] }).collect(),
         labels,
     }

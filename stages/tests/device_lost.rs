@@ -13,6 +13,7 @@ use flow_shaders::device::{Device, open};
 use flow_stages::model::config::{ModelConfig, Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::train::distillation::Distillation;
 use flow_stages::train::loader::Loader;
 use flow_stages::train::recipe::Recipe;
 use flow_stages::train::windows::LossWeights;
@@ -75,7 +76,8 @@ fn a_training_goes_on_after_its_device_was_lost() {
             ..Preset::Poc.config()
         },
         recipe: &recipe,
-        weights: LossWeights { tau: 1.3, kd: 1.0, ce: 0.25, format: 0.0 },
+        weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.0 },
+        tau: 1.3,
         budget_tokens: 200,
         flip_fraction: Some(0.5),
     };
@@ -84,7 +86,7 @@ fn a_training_goes_on_after_its_device_was_lost() {
         let taking = Arc::new(Taking { device: lost_at.map(|n| (device.clone(), AtomicUsize::new(n))), said: Mutex::default() });
         let ctx = TaskContext::new(harness::task(&dir.path().join(name)), taking.clone(), Arc::new(AtomicBool::new(false)));
         let reader = TraceReader::<ProjectedRow>::open(&dir.path().join("traces")).expect("traces");
-        let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, 1.0, 3).expect("windows");
+        let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, Distillation::new(1.3, &[]), 3).expect("windows");
         let trained = train(&job, &mut loader, &device, &ctx);
         let said = taking.said.lock().expect("lock").clone();
         (trained, said)

@@ -398,11 +398,13 @@ fn loss(c: &mut Check) {
     let meta: Vec<f32> = (0..rows).flat_map(row).collect();
     let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32 };
     let mut b = Bench::new();
-    let [logits, logprobs] = ["logits", "topk_logprobs"].map(|name| b.floats(&c.golden.f32(name)));
+    let logits = b.floats(&c.golden.f32("logits"));
+    let tempered: Vec<f32> = c.golden.f32("topk_logprobs").iter().map(|l| l * (1.0 / tau)).collect();
+    let (tempered, kept) = (b.floats(&tempered), b.out(rows * k));
     let ids = b.words(bytemuck::cast_vec(c.golden.i32("topk_ids")));
     let (targets, meta, labels) = (labels.clone(), b.floats(&meta), b.words(bytemuck::cast_vec(labels)));
     let (h, losses, sum) = (b.hyper(&[(hyper::INV_TAU, 1.0 / tau)]), b.out(rows * 4), b.zeros(4));
-    b.op(&kd_loss::KD_LOSS, &[logits, ids, logprobs, meta, labels, h, losses], &shape);
+    b.op(&kd_loss::KD_LOSS, &[logits, ids, tempered, meta, labels, h, losses, kept], &shape);
     b.op(&kd_loss::LOSS_SUM, &[losses, meta, sum], &shape);
     let (kl, gradient) = double_count(c, f64::from(tau), f64::from(n), &targets);
     let corrected = |name: &str| c.golden.f64(name)[0] + if name == "kl_f64" || name == "total_f64" { kl } else { 0.0 };

@@ -53,7 +53,7 @@ fn batch(g: &Golden, seq: usize, h: &serde_json::Value) -> MicroBatch {
         mask: g.u8("pad").into_iter().map(u32::from).collect(),
         labels,
         topk_ids: g.i32("topk_ids"),
-        topk_logprobs: g.f32("topk_logprobs"),
+        targets: g.f32("topk_logprobs").iter().map(|l| l * (1.0 / f("tau"))).collect(),
         meta,
     }
 }

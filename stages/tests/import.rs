@@ -6,12 +6,15 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, LargeStringArray, ListArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int64Type};
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, LargeStringArray, ListArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use flow_engine::plugin::StageError;
 use flow_stages::project::import::ImportStage;
 use flow_stages::traces::{ProjectedRow, SequenceRow, TraceReader};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
 /// `(prompt, step, drawn, ids, logprobs)`.
@@ -43,6 +46,13 @@ fn batch(rows: &[Row]) -> RecordBatch {
 
 fn write(path: &Path, batch: &RecordBatch) {
     let mut writer = ArrowWriter::try_new(File::create(path).expect("file"), batch.schema(), None).expect("writer");
+    writer.write(batch).expect("written");
+    writer.close().expect("closed");
+}
+
+fn write_as(path: &Path, batch: &RecordBatch, compression: Compression) {
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let mut writer = ArrowWriter::try_new(File::create(path).expect("file"), batch.schema(), Some(properties)).expect("writer");
     writer.write(batch).expect("written");
     writer.close().expect("closed");
 }
@@ -138,4 +148,113 @@ fn files_that_cannot_be_read_say_which_column_or_row() {
     assert!(error.message.contains("not readable as Parquet"), "{error}");
     let error = import(dir.path().join("out").as_path(), 1.0, &dir.path().join("none")).expect_err("nothing there");
     assert!(error.message.contains("cannot read"), "{error}");
+}
+
+/// Sequences as `(prompt, sample, drawn ids)`.
+fn drawn(sequences: &[(SequenceRow, Vec<ProjectedRow>)]) -> Vec<(i64, i32, Vec<i32>)> {
+    sequences.iter().map(|(s, rows)| (s.prompt_idx, s.sample_idx, rows.iter().map(|r| r.sample_id).collect())).collect()
+}
+
+fn with_samples(batch: &RecordBatch, samples: &[i32]) -> RecordBatch {
+    let mut columns: Vec<(String, ArrayRef)> =
+        batch.schema().fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned()).collect();
+    columns.push(("sample_idx".into(), Arc::new(Int32Array::from(samples.to_vec()))));
+    RecordBatch::try_from_iter(columns).expect("batch")
+}
+
+/// One sequence over twelve files whose names say another order, each file with its pages compressed another way.
+#[test]
+fn rows_follow_their_steps_whatever_the_names_and_the_compression() {
+    let dir = tempfile::tempdir().expect("dir");
+    let all = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ];
+    for i in 0..12i64 {
+        let rows: Vec<Row> = (3 * i..3 * i + 3).map(|step| good(0, step)).collect();
+        write_as(&dir.path().join(format!("part-{}.parquet", (i * 7) % 12)), &batch(&rows), all[i as usize % all.len()]);
+    }
+    let (sequences, stats) = import(dir.path(), 0.0, &dir.path().join("out")).expect("imports");
+    assert_eq!(drawn(&sequences), [(0, 0, (70..106).collect())]);
+    assert_eq!(stats["top_k"], 2);
+}
+
+/// Rows in any order inside of files and across them; samples that are told are sequences of their own.
+#[test]
+fn rows_of_a_sequence_are_found_wherever_they_stand() {
+    let dir = tempfile::tempdir().expect("dir");
+    let file = |name: &str, rows: &[(i64, i64)], samples: &[i32]| {
+        let rows: Vec<Row> = rows.iter().map(|(prompt, step)| good(*prompt, *step)).collect();
+        write(&dir.path().join(name), &with_samples(&batch(&rows), samples));
+    };
+    file("a.parquet", &[(5, 1), (3, 0), (5, 0), (3, 2)], &[0, 0, 0, 1]);
+    file("b.parquet", &[(3, 1), (3, 0), (3, 1), (9, 0)], &[0, 1, 1, 0]);
+    let (sequences, _) = import(dir.path(), 0.0, &dir.path().join("out")).expect("imports");
+    assert_eq!(drawn(&sequences), [(3, 0, vec![70, 71]), (3, 1, vec![70, 71, 72]), (5, 0, vec![70, 71]), (9, 0, vec![70])]);
+    file("c.parquet", &[(3, 1)], &[1]);
+    let error = import(dir.path(), 0.0, &dir.path().join("twice")).expect_err("a step twice");
+    for part in ["b.parquet row 2 and ", "c.parquet row 0 are both step 1 of prompt 3 sample 1"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+}
+
+/// Without a column that tells samples, those of a prompt stand one after the other: they stay apart, files by their numbers.
+#[test]
+fn samples_that_are_not_told_stay_apart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let rows = |steps: &[i64]| batch(&steps.iter().map(|s| good(1, *s)).collect::<Vec<_>>());
+    write(&dir.path().join("part-9.parquet"), &rows(&[0, 1, 2, 0]));
+    write(&dir.path().join("part-10.parquet"), &rows(&[1, 0, 1]));
+    let (sequences, _) = import(dir.path(), 0.0, &dir.path().join("out")).expect("imports");
+    assert_eq!(drawn(&sequences), [(1, 0, vec![70, 71, 72]), (1, 1, vec![70, 71]), (1, 2, vec![70, 71])]);
+}
+
+/// Lists as other tools' Arrow types have them.
+#[test]
+fn lists_of_every_kind_are_lists() {
+    let dir = tempfile::tempdir().expect("dir");
+    let rows: Vec<Row> = (0..5).map(|step| good(2, step)).collect();
+    let plain = batch(&rows);
+    let kinds: [fn(Arc<Field>) -> DataType; 4] =
+        [|f| DataType::FixedSizeList(f, 2), DataType::ListView, DataType::LargeListView, DataType::LargeList];
+    let mut all = Vec::new();
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let schema = plain.schema();
+        let columns = schema.fields().iter().zip(plain.columns()).map(|(field, column)| {
+            let to = match field.data_type() {
+                DataType::List(item) => kind(item.clone()),
+                other => other.clone(),
+            };
+            (field.name().clone(), cast(column, &to).expect("casts"))
+        });
+        let path = dir.path().join(format!("{i}.parquet"));
+        write(&path, &RecordBatch::try_from_iter(columns.collect::<Vec<_>>()).expect("batch"));
+        all.push(import(&path, 0.0, &dir.path().join(format!("out-{i}"))).expect("imports").0);
+    }
+    assert_eq!(all[0][0].1[3].topk_ids, [73, 9]);
+    assert!(all.windows(2).all(|w| w[0] == w[1]));
+}
+
+/// More candidates than anybody's default: all of them arrive, unless fewer were asked for.
+#[test]
+fn every_candidate_arrives() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("wide.parquet");
+    let wide =
+        |step: i64| (0, step, 70, (70..370).collect::<Vec<i64>>(), (0..300).map(|i| -6.0 - f64::from(i) * 1e-3).collect::<Vec<f64>>());
+    write(&path, &batch(&[wide(0), wide(1)]));
+    let (sequences, stats) = import(&path, 0.0, &dir.path().join("out")).expect("imports");
+    assert!(sequences[0].1.iter().all(|r| r.topk_ids.len() == 300));
+    assert_eq!(stats["top_k"], 300);
+    let tokenizer = harness::golden().join("models/student-tokenizer-4096.json");
+    let inputs = [("tokenizer", "Tokenizer", tokenizer.as_path())];
+    let cut = harness::run(&ImportStage, json!({"path": path, "top_k": 20}), &inputs, &dir.path().join("cut")).expect("imports");
+    let reader = TraceReader::<ProjectedRow>::open(&cut["traces"]).expect("traces");
+    assert_eq!(reader.meta().top_k, 20);
+    assert!(reader.sequences().expect("opens").all(|s| s.expect("reads").1.iter().all(|r| r.topk_ids.len() == 20)));
 }

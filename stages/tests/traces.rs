@@ -150,3 +150,109 @@ fn bytes_of_known_ids_stand_once_and_survive_merging() {
     let error = TraceReader::<RawRow>::open(&both).and_then(|r| r.sequences()?.collect::<Result<Vec<_>, _>>()).expect_err("no table");
     assert!(error.message.contains("rows-00000.parquet") && error.message.contains("token 9"), "{error}");
 }
+
+/// Everything that training relies on is checked where a projected row is read, whoever wrote it: the message has the file,
+/// the row and the field.
+#[test]
+fn a_projected_row_that_is_wrong_is_refused_with_its_place() {
+    let good = |t: usize| ProjectedRow {
+        sample_id: t as i32,
+        sample_text: "a".into(),
+        topk_ids: vec![1, 2],
+        topk_logprobs: vec![-0.5, -2.0],
+        other_logprob: -1.359,
+        other_lse: Some(vec![-1.3, 0.1, 0.4]),
+        is_struct: false,
+        kd_weight: 1.0,
+    };
+    type Change = fn(&mut ProjectedRow);
+    let wrong: [(&str, Change); 20] = [
+        ("field `teacher_sample_id`: 50 is no token of a vocabulary of 50", |r| r.sample_id = 50),
+        ("field `teacher_sample_id`: -1 is no token", |r| r.sample_id = -1),
+        ("field `topk_ids`: 50 is no token", |r| r.topk_ids[1] = 50),
+        ("field `topk_ids`: -1 is no token", |r| r.topk_ids[0] = -1),
+        ("field `topk_ids`: 2 stands twice", |r| r.topk_ids[0] = 2),
+        ("3 `topk_ids` and 2 `topk_logprobs`", |r| r.topk_ids.push(9)),
+        ("1 `topk_ids` and 2 `topk_logprobs`", |r| r.topk_ids.truncate(1)),
+        ("field `topk_logprobs`: NaN is no logprob", |r| r.topk_logprobs[0] = f32::NAN),
+        ("field `topk_logprobs`: -inf is no logprob", |r| r.topk_logprobs[1] = f32::NEG_INFINITY),
+        ("field `topk_logprobs`: 0.5 is no logprob", |r| r.topk_logprobs[0] = 0.5),
+        ("field `other_logprob`: NaN is no logprob", |r| r.other_logprob = f32::NAN),
+        ("field `other_logprob`: inf is no logprob", |r| r.other_logprob = f32::INFINITY),
+        ("the candidates hold a mass of 1.4721", |r| r.topk_logprobs = vec![-0.1, -0.567]),
+        ("and Other 0.7408, together they must be 1", |r| r.other_logprob = -0.3),
+        ("and Other 0.0000, together they must be 1", |r| r.other_logprob = -60.0),
+        ("field `other_lse`: 2 values, meta.json names 3 temperatures", |r| r.other_lse = Some(vec![-1.0, 0.0])),
+        ("field `other_lse`: a value is not finite", |r| r.other_lse = Some(vec![-1.0, f32::NAN, 0.0])),
+        ("field `kd_weight`: NaN is no weight", |r| r.kd_weight = f32::NAN),
+        ("field `kd_weight`: -1 is no weight", |r| r.kd_weight = -1.0),
+        ("field `kd_weight`: inf is no weight", |r| r.kd_weight = f32::INFINITY),
+    ];
+    let meta = TraceMeta { vocab: 50, ..meta() };
+    let read = |change: Option<Change>| {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut writer = TraceWriter::<ProjectedRow>::create(dir.path(), &meta).expect("create");
+        // The wrong row is in the second batch of the second sequence.
+        writer.push(sequence(0), (0..9_000).map(|t| good(t % 50))).expect("push");
+        let mut rows: Vec<ProjectedRow> = (0..20).map(good).collect();
+        if let Some(change) = change {
+            change(&mut rows[7]);
+        }
+        writer.push(sequence(1), rows).expect("push");
+        writer.finish().expect("finish");
+        TraceReader::<ProjectedRow>::open(dir.path()).and_then(|r| r.sequences()?.collect::<Result<Vec<_>, _>>())
+    };
+    assert_eq!(read(None).expect("all of them are right").len(), 2);
+    for (what, change) in wrong {
+        let error = read(Some(change)).expect_err(what);
+        assert!(error.message.contains("rows-00000.parquet: not readable as traces: row 9007: "), "{what}: {error}");
+        assert!(error.message.contains(what), "{what}: {error}");
+    }
+    // A quarantined row keeps its place with whatever finite distribution it has.
+    let quarantined: Change = |r| (r.topk_logprobs, r.kd_weight) = (vec![-0.1, -0.1], 0.0);
+    assert!(read(Some(quarantined)).is_ok());
+    let none: Change = |r| (r.topk_ids, r.topk_logprobs, r.other_logprob) = (vec![], vec![], 0.0);
+    assert!(read(Some(none)).is_ok());
+}
+
+/// Metadata that say less than the rows hold are put right by the writer, and are an error where another one wrote them.
+#[test]
+fn the_widest_row_is_what_the_metadata_say() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut writer = TraceWriter::<ProjectedRow>::create(dir.path(), &TraceMeta { top_k: 2, ..meta() }).expect("create");
+    let row = |n: i32| ProjectedRow {
+        topk_ids: (0..n).collect(),
+        topk_logprobs: vec![-10.0; n as usize],
+        other_logprob: (-(n as f32) * (-10f32).exp()).ln_1p(),
+        kd_weight: 1.0,
+        ..ProjectedRow::default()
+    };
+    writer.push(sequence(0), [row(3), row(70), row(0)]).expect("push");
+    writer.finish().expect("finish");
+    let reader = TraceReader::<ProjectedRow>::open(dir.path()).expect("open");
+    assert_eq!(reader.meta().top_k, 70);
+    assert!(reader.sequences().expect("opens").all(|s| s.is_ok()));
+    let path = dir.path().join("meta.json");
+    let text = std::fs::read_to_string(&path).expect("read").replace("\"top_k\": 70", "\"top_k\": 69");
+    std::fs::write(&path, text).expect("write");
+    let error = TraceReader::<ProjectedRow>::open(dir.path()).and_then(|r| r.sequences()?.collect::<Result<Vec<_>, _>>());
+    let error = error.expect_err("wider than the metadata say");
+    assert!(error.message.contains("row 1: field `topk_ids`: 70 candidates, meta.json says at most 69"), "{error}");
+}
+
+/// What stands before a sequence goes into the student's embedding: it is looked at as well.
+#[test]
+fn a_context_beyond_the_vocabulary_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut writer = TraceWriter::<ProjectedRow>::create(dir.path(), &TraceMeta { vocab: 50, ..meta() }).expect("create");
+    let row =
+        ProjectedRow { topk_ids: vec![1], topk_logprobs: vec![-0.1], other_logprob: -2.352, kd_weight: 1.0, ..ProjectedRow::default() };
+    writer.push(SequenceRow { context_ids: Some(vec![3, 49]), ..sequence(0) }, [row.clone()]).expect("push");
+    writer.push(SequenceRow { context_ids: Some(vec![3, 51]), ..sequence(1) }, [row]).expect("push");
+    writer.finish().expect("finish");
+    let all = TraceReader::<ProjectedRow>::open(dir.path()).and_then(|r| r.sequences()?.collect::<Result<Vec<_>, _>>());
+    let error = all.expect_err("51 is no token");
+    for part in ["sequences.parquet", "row 1: field `context_ids`: 51 is no token of a vocabulary of 50"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+}

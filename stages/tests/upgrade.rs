@@ -14,6 +14,7 @@ use flow_shaders::device::open;
 use flow_stages::model::config::{ModelConfig, Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, TraceReader};
+use flow_stages::train::distillation::Distillation;
 use flow_stages::train::loader::Loader;
 use flow_stages::train::recipe::Recipe;
 use flow_stages::train::windows::LossWeights;
@@ -52,7 +53,8 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
             ..Preset::Poc.config()
         },
         recipe: &recipe,
-        weights: LossWeights { tau: 1.3, kd: 1.0, ce: 0.25, format: 0.1 },
+        weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.1 },
+        tau: 1.3,
         budget_tokens: 400,
         flip_fraction: Some(0.5),
     };
@@ -60,7 +62,8 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
     let stop = Arc::new(AtomicBool::new(false));
     let ctx = TaskContext::new(harness::task(dir), Arc::new(StopAt(AtomicUsize::new(stop_at), stop.clone())), stop);
     let reader = TraceReader::<ProjectedRow>::open(&fixture().join("traces"))?;
-    let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, 1.0, 3)?;
+    let distillation = Distillation::new(job.tau, &reader.meta().taus);
+    let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, distillation, 3)?;
     train(&job, &mut loader, &device, &ctx)
 }
 

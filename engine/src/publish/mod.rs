@@ -49,7 +49,7 @@ pub fn put(plan: &Plan, cache: &Cache, guard: &Guard<'_>, shown: &str, place: &P
     let state = State::of_artifact(cache, wanted.artifact)?;
     let entry = |states| Put {
         from: wanted.from.clone(),
-        pipeline: plan.pipeline.file.to_string_lossy().into_owned(),
+        pipeline: record::name_of(root, &plan.pipeline.file),
         run: wanted.run.to_owned(),
         states,
     };

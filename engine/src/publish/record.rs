@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -20,7 +21,7 @@ const FORMAT: u32 = 1;
 pub struct Put {
     /// The artifact, `stage.port`.
     pub from: String,
-    /// Pipeline file, as the run knew it.
+    /// Pipeline file, below the root.
     pub pipeline: String,
     /// The run that put it there.
     pub run: String,
@@ -61,7 +62,8 @@ impl Record {
     fn write(&mut self, root: &Path) -> io::Result<()> {
         self.flow = FORMAT;
         let text = serde_json::to_vec_pretty(self)?;
-        let mut file = tempfile::Builder::new().prefix(".flow-published-").tempfile_in(root)?;
+        let readable = fs::Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".flow-published-").permissions(readable).tempfile_in(root)?;
         file.write_all(&text)?;
         file.write_all(b"\n")?;
         file.as_file().sync_all()?;

@@ -94,7 +94,7 @@ fn elements_and_rows_in_parts() {
     let labels: Vec<u32> = (0..rows).map(|_| r.below(vocab) as u32).collect();
     let mut h = hyper();
     h[slots::INV_TAU] = 1f32.to_bits();
-    let buffers = [logits, ids, r.range(rows * k, -6.0, -2.0), meta, labels, h, junk(rows * 4)];
+    let buffers = [logits, ids, r.range(rows * k, -6.0, -2.0), meta, labels, h, junk(rows * 4), junk(rows * k)];
     check(&kd_loss::KD_LOSS, &buffers, &kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32 });
 }
 

@@ -1,15 +1,16 @@
 //! The distillation loss and its sums.
 
+use flow_shaders::device::{self, Opening};
 use flow_shaders::kernels::{hyper as slots, kd_loss};
 use proptest::prelude::*;
 
-use crate::harness::{Random, both, check, close, hyper, junk, size, words};
+use crate::harness::{Random, both, check, close, hyper, junk, run, size, words};
 
 proptest! {
     #![proptest_config(crate::harness::config(12))]
 
     #[test]
-    fn kd_loss_rows(rows in size(20), vocab in size(700), k in 0usize..65, inv_tau in prop_oneof![Just(1f32), 0.2f32..2.0], sharp in 0.5f32..8.0, seed: u64) {
+    fn kd_loss_rows(rows in size(20), vocab in size(700), k in prop_oneof![0usize..65, 65usize..700], inv_tau in prop_oneof![Just(1f32), 0.2f32..2.0], sharp in 0.5f32..8.0, seed: u64) {
         let mut r = Random(seed);
         let k = k.min(vocab);
         let mut ids = Vec::new();
@@ -33,7 +34,7 @@ proptest! {
         let mut h = hyper();
         h[slots::INV_TAU] = inv_tau.to_bits();
         let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32 };
-        let buffers = [z, ids, logprobs, words(&meta), labels, h, junk(rows * 4)];
+        let buffers = [z, ids, logprobs, words(&meta), labels, h, junk(rows * 4), junk((rows * k).max(1))];
         let Some((cpu, gpu)) = both(&kd_loss::KD_LOSS, &buffers, &shape) else { return Ok(()) };
         close("losses", &cpu[6], &gpu[6], 4e-6, 4e-6);
         close("gradient", &cpu[0], &gpu[0], 1e-5, 1e-6);
@@ -53,7 +54,7 @@ fn non_finite_rows_are_counted() {
         let mut z = r.floats(rows * vocab, 1.0);
         z[vocab + 77] = value.to_bits();
         z[3 * vocab] = value.to_bits();
-        let buffers = [z, ids.clone(), r.range(rows * k, -5.0, -1.0), words(&meta), vec![5; rows], hyper(), junk(rows * 4)];
+        let buffers = [z, ids.clone(), r.range(rows * k, -5.0, -1.0), words(&meta), vec![5; rows], hyper(), junk(rows * 4), junk(rows * k)];
         let Some((cpu, gpu)) = both(&kd_loss::KD_LOSS, &buffers, &shape) else { return };
         for out in [&cpu, &gpu] {
             for row in 0..rows {
@@ -68,5 +69,78 @@ fn non_finite_rows_are_counted() {
                 assert_eq!(f32::from_bits(sum[3]), 2.0);
             }
         }
+    }
+}
+
+/// Rows with `k` candidates scattered over the vocabulary, every ninth of them absent.
+fn many_candidates(rows: usize, vocab: usize, k: usize) -> [Vec<u32>; 8] {
+    let mut r = Random(17);
+    let id = |i: usize| if i % 9 == 4 { u32::MAX } else { (i * 7 % vocab) as u32 };
+    let ids: Vec<u32> = (0..rows).flat_map(|_| (0..k).map(id)).collect();
+    let meta: Vec<f32> = (0..rows).flat_map(|row| [-3.0 - (row % 7) as f32, 0.7, 0.2, 0.1]).collect();
+    let labels = (0..rows).map(|row| (row * 1_999 % vocab) as u32).collect();
+    let mut h = hyper();
+    h[slots::INV_TAU] = (1.0f32 / 1.3).to_bits();
+    let z = r.floats(rows * vocab, 2.0);
+    [z, ids, r.range(rows * k, -12.0, -4.0), words(&meta), labels, h, junk(rows * 4), junk(rows * k)]
+}
+
+/// The formulas of `kd_loss/mod.rs` in f64: (kl, ce, gradient) of a row.
+fn plain(b: &[Vec<u32>; 8], row: usize, vocab: usize, k: usize) -> (f64, f64, Vec<f64>) {
+    let float = |w: &u32| f64::from(f32::from_bits(*w));
+    let z: Vec<f64> = b[0][row * vocab..(row + 1) * vocab].iter().map(float).collect();
+    let (ids, targets) = (&b[1][row * k..(row + 1) * k], &b[2][row * k..(row + 1) * k]);
+    let meta: Vec<f64> = b[3][row * 4..row * 4 + 4].iter().map(float).collect();
+    let (label, inv_tau) = (b[4][row] as usize, float(&b[5][slots::INV_TAU]));
+    let softmax = |scale: f64| {
+        let e: Vec<f64> = z.iter().map(|z| (z * scale).exp()).collect();
+        let sum: f64 = e.iter().sum();
+        e.into_iter().map(|e| e / sum).collect::<Vec<f64>>()
+    };
+    let (p_1, p_tau) = (softmax(1.0), softmax(inv_tau));
+    let present: Vec<(usize, f64)> =
+        ids.iter().zip(targets).filter(|(id, _)| **id != u32::MAX).map(|(id, t)| (*id as usize, float(t).exp())).collect();
+    let total: f64 = present.iter().map(|x| x.1).sum::<f64>() + meta[0].exp();
+    let t_other = meta[0].exp() / total;
+    let s_other = 1.0 - present.iter().map(|(id, _)| p_tau[*id]).sum::<f64>();
+    let mut kl = t_other * (t_other / s_other).ln();
+    let mut of_token = vec![t_other / s_other; vocab];
+    for (id, t) in &present {
+        kl += t / total * (t / total / p_tau[*id]).ln();
+        of_token[*id] = t / total / p_tau[*id];
+    }
+    let gradient = (0..vocab).map(|j| {
+        let hit = f64::from(u8::from(j == label));
+        meta[1] * inv_tau * p_tau[j] * (1.0 - of_token[j]) + (meta[2] + meta[3]) * (p_1[j] - hit)
+    });
+    (kl, -p_1[label].ln(), gradient.collect())
+}
+
+/// 5,120 candidates a row, far beyond the lanes of any workgroup, on both devices and where an adapter binds so little that
+/// logits and candidates are bound in parts: the definition.
+#[test]
+fn thousands_of_candidates_are_looped_over() {
+    let (rows, vocab, k, binding) = (130, 6_000, 5_120, 2 << 20);
+    let buffers = many_candidates(rows, vocab, k);
+    let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32 };
+    let mut all = vec![run(crate::harness::cpu(), &kd_loss::KD_LOSS, &buffers, &shape)];
+    if let Some(adapter) = crate::harness::adapter() {
+        assert!(rows * k * 4 > binding, "candidates need parts");
+        let small = Opening { binding: Some(binding as u64), ..Opening::default() };
+        let small = device::open_with(&adapter.name(), small).expect("it opened before");
+        all.extend([adapter, &small].map(|device| run(device, &kd_loss::KD_LOSS, &buffers, &shape)));
+        assert!(all[1] == all[2], "parts give something else than the whole");
+    }
+    for (row, got) in (0..rows).step_by(13).flat_map(|row| all.iter().map(move |got| (row, got))) {
+        let (kl, ce, gradient) = plain(&buffers, row, vocab, k);
+        let float = |w: &u32| f64::from(f32::from_bits(*w));
+        let near = |what: &str, got: &u32, want: f64| {
+            let got = float(got);
+            assert!((got - want).abs() < 1e-5 * want.abs().max(0.1), "{what} of row {row}: {got}, by definition {want}");
+        };
+        near("KL", &got[6][4 * row], kl);
+        near("CE", &got[6][4 * row + 1], ce);
+        let of_row = &got[0][row * vocab..(row + 1) * vocab];
+        of_row.iter().zip(&gradient).for_each(|(got, want)| near("gradient", got, *want));
     }
 }

@@ -47,7 +47,7 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
         uses = Uses { score: Some((b.batch, b.prompt)), top_k: 20, ..Uses::default() };
     }
     let mut lm = Inference::new(device, config.clone(), &tensors, uses).map_err(device_error)?;
-    lm.set_bits(b.bits, 1.0).map_err(device_error)?;
+    lm.set_bits(b.bits).map_err(device_error)?;
     let load = began.elapsed().as_secs_f64();
     let mut rng = Rng::new(1, "bench prompt");
     let (mut read, mut decoded) = (Vec::new(), Vec::new());

@@ -253,6 +253,7 @@ fn rows() -> Vec<Case> {
                 Fill::Word(rows, 7),
                 hyper,
                 floats(rows * 4),
+                floats(rows * k),
             ],
         ),
         case(

@@ -107,7 +107,7 @@ fn random_batch(config: &ModelConfig, batch: usize) -> MicroBatch {
         mask: vec![1; rows],
         labels: (0..rows).map(|_| rng.below(v) as i32).collect(),
         topk_ids: (0..rows * TOP_K).map(|i| ((i % TOP_K) * part + rng.below(part)) as i32).collect(),
-        topk_logprobs: logprobs,
+        targets: logprobs,
         meta,
     }
 }

@@ -182,7 +182,7 @@ fn execute(
     let mut runs = Vec::new();
     let mut logits: Vec<Vec<f32>> = Vec::new();
     for bits in [8, 4] {
-        lm.set_bits(bits, 1.0).map_err(device_error)?;
+        lm.set_bits(bits).map_err(device_error)?;
         let start = Instant::now();
         // The last position is enough to compare, and costs no memory beside what is measured.
         let last = lm.last_logits(&ids, &mask).map_err(device_error)?;

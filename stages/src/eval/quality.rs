@@ -74,7 +74,7 @@ pub fn agreement(
     let (lm, student_tokenizer) = student;
     let t_seq = model.config.seq;
     let batch = windows_together(&model.config);
-    let keep = Keep { method: Method::TopK, top_k, draws: 0, taus: 0, batch, seq: t_seq };
+    let keep = Keep { method: Method::TopK, top_k: top_k.min(model.config.vocab), draws: 0, taus: 0, batch, seq: t_seq };
     let mut scorer = Scorer::new(device, model, tokenizer, keep, &[], 0)?;
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };

@@ -33,8 +33,8 @@ impl Bench {
         let make = |uses| Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error);
         let mut decoder = make(Uses { decode: Some((1, seq)), cache: cache.form(), ..Uses::default() })?;
         let mut scorer = make(Uses { score: Some((1, seq)), ..Uses::default() })?;
-        decoder.set_bits(bits, 1.0).map_err(device_error)?;
-        scorer.set_bits(bits, 1.0).map_err(device_error)?;
+        decoder.set_bits(bits).map_err(device_error)?;
+        scorer.set_bits(bits).map_err(device_error)?;
         Ok(Self { decoder, scorer, seq })
     }
     fn decode(&mut self) -> Result<f64, StageError> {

@@ -64,8 +64,8 @@ impl Stage for EvalStage {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &EvalParams) -> Result<Vec<String>, ParamError> {
-        if p.top_k == 0 || p.top_k > 64 {
-            return Err(ParamError { path: "top_k".into(), message: format!("{} is not between 1 and 64", p.top_k), help: None });
+        if p.top_k == 0 {
+            return Err(ParamError { path: "top_k".into(), message: "0 is not above 0".into(), help: None });
         }
         if !matches!(p.bits, None | Some(4 | 8)) {
             return Err(ParamError { path: "bits".into(), message: "is 4, 8 or null".into(), help: None });
@@ -82,9 +82,10 @@ impl Stage for EvalStage {
         let device = lm::device(ctx)?;
         let bits = p.bits.or_else(|| student.extra["activation_bits"].as_u64().map(|b| b as u32)).unwrap_or(8);
 
-        let mut lm_student = scorer(&device, &student, p.top_k)?;
+        let top_k = p.top_k.min(tokenizer.vocab_size());
+        let mut lm_student = scorer(&device, &student, top_k)?;
         let mut of_student = |bits: u32, sliding: bool| {
-            lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+            lm_student.set_bits(bits).map_err(crate::train::device_error)?;
             bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
         };
         let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(8, false)?, of_student(bits, true)?);
@@ -98,10 +99,10 @@ impl Stage for EvalStage {
             None => None,
         };
         ctx.progress(2, 4, "parts");
-        lm_student.set_bits(bits, 1.0).map_err(crate::train::device_error)?;
+        lm_student.set_bits(bits).map_err(crate::train::device_error)?;
         let part = head(&text, p.agreement_bytes);
         let agrees = match &teacher {
-            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, p.top_k)?,
+            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, top_k)?,
             None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
         };
         ctx.progress(3, 4, "parts");

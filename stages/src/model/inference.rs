@@ -126,7 +126,7 @@ impl Inference {
             }
         }
         let mut ready = Self { session, hyper: graph.hyper, config: graph.config, uses, score, decode };
-        ready.set_bits(8, 1.0)?;
+        ready.set_bits(8)?;
         Ok(ready)
     }
 
@@ -150,11 +150,11 @@ impl Inference {
         &self.config
     }
 
-    /// Activation bits of ternary linears (8 or 4), and τ of the KL.
-    pub fn set_bits(&mut self, bits: u32, tau: f32) -> Result<(), DeviceError> {
+    /// Activation bits of ternary linears (8 or 4). What is scored, drawn or compared here is at temperature 1.
+    pub fn set_bits(&mut self, bits: u32) -> Result<(), DeviceError> {
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::QMAX] = qmax(bits);
-        h[hyper::INV_TAU] = 1.0 / tau;
+        h[hyper::INV_TAU] = 1.0;
         self.session.write_f32(self.hyper, &h)
     }
 
@@ -344,7 +344,8 @@ fn build_score(g: &mut Graph, uses: &Uses, n: usize, seq: usize) -> Score {
         let shape = sample::Shape { rows: rows as u32, vocab: vocab as u32, temperature: 1.0, top_p: 1.0 };
         g.program.push(s.nll, &sample::ARGMAX, &[tape.logits, s.best], &shape);
         let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: uses.targets as u32 };
-        let buffers = [tape.logits, s.target_ids, s.target_logprobs, s.meta, s.labels, g.hyper, s.losses];
+        let kept = g.program.transient("kept", rows * uses.targets);
+        let buffers = [tape.logits, s.target_ids, s.target_logprobs, s.meta, s.labels, g.hyper, s.losses, kept];
         g.program.push(s.nll, &kd_loss::KD_LOSS, &buffers, &shape);
     }
     if k > 0 {

@@ -42,9 +42,9 @@ pub struct MicroBatch {
     pub labels: Vec<i32>,
     /// Student ids of the buckets `[rows, top_k]`, −1 when absent.
     pub topk_ids: Vec<i32>,
-    /// Their logprobs at τ = 1.
-    pub topk_logprobs: Vec<f32>,
-    /// Per row: Other's log-mass at τ (`other_logprob/τ` or the stored tail), weights of KL, CE and format.
+    /// What the teacher says of them, tempered ([`crate::train::distillation::Distillation`]).
+    pub targets: Vec<f32>,
+    /// Per row: Other's log-mass at τ, weights of KL, CE and format.
     pub meta: Vec<[f32; 4]>,
 }
 
@@ -136,7 +136,7 @@ struct Lists {
 
 struct Io {
     topk_ids: BufferId,
-    topk_logprobs: BufferId,
+    targets: BufferId,
     meta: BufferId,
     labels: BufferId,
     losses: BufferId,
@@ -285,7 +285,7 @@ impl Trainer {
         self.session.write_i32(self.io.labels, &micro.labels)?;
         if self.shape.top_k > 0 {
             self.session.write_i32(self.io.topk_ids, &micro.topk_ids)?;
-            self.session.write_f32(self.io.topk_logprobs, &micro.topk_logprobs)?;
+            self.session.write_f32(self.io.targets, &micro.targets)?;
         }
         // The weights carry the loss scale into every gradient.
         let scale = self.loss_scale();
@@ -362,7 +362,7 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
     let p = &mut graph.program;
     let io = Io {
         topk_ids: p.persistent("topk_ids", rows * shape.top_k),
-        topk_logprobs: p.persistent("topk_logprobs", rows * shape.top_k),
+        targets: p.persistent("targets", rows * shape.top_k),
         meta: p.persistent("meta", rows * 4),
         labels: p.persistent("labels", rows),
         losses: p.persistent("losses", rows * 4),
@@ -408,7 +408,8 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
 
 fn loss(graph: &mut Graph, list: ListId, io: &Io, logits: BufferId, shape: TrainShape) {
     let s = kd_loss::Shape { rows: (shape.batch * shape.seq) as u32, vocab: graph.config.vocab as u32, k: shape.top_k as u32 };
-    let buffers = [logits, io.topk_ids, io.topk_logprobs, io.meta, io.labels, graph.hyper, io.losses];
+    let kept = graph.program.transient("kept", shape.batch * shape.seq * shape.top_k);
+    let buffers = [logits, io.topk_ids, io.targets, io.meta, io.labels, graph.hyper, io.losses, kept];
     graph.program.push(list, &kd_loss::KD_LOSS, &buffers, &s);
 }
 

@@ -1,11 +1,15 @@
 //! A student distribution under construction: ids with their mass, and the rest.
 
-use crate::traces::{OTHER_FLOOR, OTHER_LEAST};
+use std::collections::HashMap;
+
+use crate::traces::{CANDIDATES_OF_A_ROW, OTHER_FLOOR, OTHER_LEAST};
 
 /// Mass by student id.
 #[derive(Clone, Debug, Default)]
 pub struct Buckets {
     items: Vec<(u32, f64)>,
+    /// Place of each id once there are too many to look through.
+    places: HashMap<u32, usize>,
 }
 
 /// Student candidates by falling logprob then id, and the mass outside them.
@@ -26,10 +30,23 @@ pub struct Cut {
 impl Buckets {
     /// Room for `n`.
     pub fn with_capacity(n: usize) -> Self {
-        Self { items: Vec::with_capacity(n) }
+        Self { items: Vec::with_capacity(n), places: HashMap::new() }
     }
     /// Adds mass to an id; equal ids merge.
     pub fn add(&mut self, id: u32, mass: f64) {
+        if self.items.len() >= CANDIDATES_OF_A_ROW {
+            if self.places.is_empty() {
+                self.places = self.items.iter().enumerate().map(|(at, i)| (i.0, at)).collect();
+            }
+            match self.places.get(&id) {
+                Some(at) => self.items[*at].1 += mass,
+                None => {
+                    self.places.insert(id, self.items.len());
+                    self.items.push((id, mass));
+                }
+            }
+            return;
+        }
         match self.items.iter_mut().find(|i| i.0 == id) {
             Some(item) => item.1 += mass,
             None => self.items.push((id, mass)),

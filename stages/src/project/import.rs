@@ -13,14 +13,14 @@ use super::stats::Tally;
 use crate::data::read_prompts;
 use crate::teacher::template::{self, Template};
 use crate::tokenizer::Tokenizer;
-use crate::traces::foreign::{ForeignRow, ForeignRows, files};
+use crate::traces::foreign::{ForeignRow, ForeignSequences};
 use crate::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
 
 /// Parameters of `kd.import`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportParams {
-    /// A Parquet file, or a directory of them (read by name).
+    /// A Parquet file, or a directory of them: rows follow `prompt_idx`, `sample_idx` and `step_idx`, whatever their files' names.
     pub path: SourcePath,
     /// Who made them, for reports.
     #[serde(default)]
@@ -28,9 +28,9 @@ pub struct ImportParams {
     /// How the prompts were put to that teacher: a text with `{prompt}`.
     #[serde(default = "poc_template")]
     pub template: String,
-    /// Candidates to keep per row.
-    #[serde(default = "top_k")]
-    pub top_k: usize,
+    /// Candidates to keep per row; all that the rows hold where null.
+    #[serde(default)]
+    pub top_k: Option<usize>,
     /// Share of invalid rows above which the stage fails.
     #[serde(default = "max_invalid")]
     pub max_invalid: f64,
@@ -38,9 +38,6 @@ pub struct ImportParams {
 
 fn poc_template() -> String {
     crate::teacher::POC_TEMPLATE.into()
-}
-fn top_k() -> usize {
-    20
 }
 fn max_invalid() -> f64 {
     0.02
@@ -52,7 +49,7 @@ pub struct ImportStage;
 impl Stage for ImportStage {
     type Params = ImportParams;
     const KIND: &'static str = "kd.import";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Reads another tool's traces over the student's vocabulary and quarantines their bad rows.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -70,8 +67,8 @@ impl Stage for ImportStage {
     fn check(&self, p: &ImportParams) -> Result<Vec<String>, ParamError> {
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
         template::check(&p.template)?;
-        if p.top_k == 0 || p.top_k > 65_536 {
-            return wrong("top_k", format!("{} is not between 1 and 65,536", p.top_k));
+        if p.top_k == Some(0) {
+            return wrong("top_k", "0 is not above 0".into());
         }
         if !(0.0..=1.0).contains(&p.max_invalid) {
             return wrong("max_invalid", format!("{} is not a share between 0 and 1", p.max_invalid));
@@ -92,7 +89,7 @@ impl Stage for ImportStage {
             tokenizer_hash: tokenizer.digest(),
             eos_id: Some(tokenizer.eos() as i32),
             vocab: tokenizer.vocab_size(),
-            top_k: p.top_k,
+            top_k: p.top_k.unwrap_or(0),
             projection: Some("import".into()),
             ..TraceMeta::default()
         };
@@ -100,7 +97,7 @@ impl Stage for ImportStage {
         let mut import = Import {
             contexts: &contexts,
             vocab: tokenizer.vocab_size() as i32,
-            projector: Projector::new(&first, Rule::Same, p.top_k, None),
+            projector: Projector::new(&first, Rule::Same, p.top_k.unwrap_or(usize::MAX), None),
             writer: TraceWriter::create(ctx.output("traces")?, &meta)?,
             tally: Tally::default(),
             waiting: Vec::new(),
@@ -108,12 +105,10 @@ impl Stage for ImportStage {
             gaps: 0,
             first_bad: None,
         };
-        for path in files(&p.path.0)? {
-            for batch in ForeignRows::open(&path)? {
-                batch?.into_iter().try_for_each(|row| import.take(row))?;
-                if ctx.should_stop() {
-                    return Err(StageError::interrupted());
-                }
+        for sequence in ForeignSequences::open(&p.path.0)? {
+            sequence?.into_iter().try_for_each(|row| import.take(row))?;
+            if ctx.should_stop() {
+                return Err(StageError::interrupted());
             }
         }
         import.finish(&p, ctx)
@@ -207,6 +202,6 @@ impl Import<'_> {
             ctx.warn(format!("{} sequences begin after step 0: steps before them were dropped where the traces were made", self.gaps));
         }
         ctx.metric("rows", tally.rows as f64);
-        crate::write_json(ctx.output("stats")?, &tally.report("import", true, p.top_k))
+        crate::write_json(ctx.output("stats")?, &tally.report("import", true, p.top_k.unwrap_or(0)))
     }
 }

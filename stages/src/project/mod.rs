@@ -24,7 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::tokenizer::Tokenizer;
-use crate::traces::{ProjectedRow, RawRow, SequenceRow, TraceReader, TraceWriter};
+use crate::traces::{CANDIDATES_OF_A_ROW, ProjectedRow, RawRow, SequenceRow, TraceReader, TraceWriter};
 
 /// How tokens of the teacher become tokens of the student.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,15 +43,15 @@ pub enum Method {
 pub struct ProjectParams {
     /// The rule. Where both tokenizers are equal rows pass unchanged.
     pub method: Method,
-    /// Student candidates to keep per row.
-    pub top_k: usize,
+    /// Student candidates to keep per row; all that the traces hold where null.
+    pub top_k: Option<usize>,
     /// Share of invalid teacher rows above which the stage fails.
     pub max_invalid: f64,
 }
 
 impl Default for ProjectParams {
     fn default() -> Self {
-        Self { method: Method::ByteAligned, top_k: 20, max_invalid: 0.02 }
+        Self { method: Method::ByteAligned, top_k: None, max_invalid: 0.02 }
     }
 }
 
@@ -67,7 +67,7 @@ type Done = Vec<(SequenceRow, Vec<ProjectedRow>, Tally)>;
 impl Stage for ProjectStage {
     type Params = ProjectParams;
     const KIND: &'static str = "kd.project";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Turns a teacher's traces into rows over the student's vocabulary.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -84,8 +84,8 @@ impl Stage for ProjectStage {
     }
     fn check(&self, p: &ProjectParams) -> Result<Vec<String>, ParamError> {
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
-        if p.top_k == 0 || p.top_k > 65_536 {
-            return wrong("top_k", format!("{} is not between 1 and 65,536", p.top_k));
+        if p.top_k == Some(0) {
+            return wrong("top_k", "0 is not above 0".into());
         }
         if !(0.0..=1.0).contains(&p.max_invalid) {
             return wrong("max_invalid", format!("{} is not a share between 0 and 1", p.max_invalid));
@@ -103,7 +103,7 @@ impl Stage for ProjectStage {
             (false, Method::ByteAligned) => Rule::ByteAligned,
             (false, Method::FirstSubtoken) => Rule::FirstSubtoken,
         };
-        let projector = Projector::new(&first, rule, p.top_k, reader.meta().eos_id);
+        let projector = Projector::new(&first, rule, p.top_k.unwrap_or(usize::MAX), reader.meta().eos_id);
         let method = match p.method {
             Method::ByteAligned => "byte_aligned",
             Method::FirstSubtoken => "first_subtoken",
@@ -112,11 +112,12 @@ impl Stage for ProjectStage {
         meta.teacher_tokenizer_hash = std::mem::replace(&mut meta.tokenizer_hash, student.digest());
         meta.vocab = student.vocab_size();
         meta.eos_id = Some(student.eos() as i32);
-        meta.top_k = p.top_k;
+        meta.top_k = p.top_k.unwrap_or(meta.top_k);
+        let top_k = meta.top_k;
         meta.projection = Some(if exact { "exact".into() } else { method.into() });
         let writer = TraceWriter::<ProjectedRow>::create(ctx.output("traces")?, &meta)?;
         let tally = stream(&reader, &projector, writer, ctx)?;
-        let stats = tally.report(method, exact, p.top_k);
+        let stats = tally.report(method, exact, top_k);
         if tally.rows == 0 {
             return Err(StageError::new(format!("{}: the traces hold no rows", path.display())).help("collect some: `kd.collect`"));
         }
@@ -156,11 +157,12 @@ fn stream(
     std::thread::scope(|scope| {
         let (send_raw, raw) = sync_channel::<Result<Raw, StageError>>(2);
         scope.spawn(move || {
-            let (mut chunk, mut rows) = (Vec::new(), 0);
+            let (mut chunk, mut rows, mut candidates) = (Vec::new(), 0, 0);
             for item in sequences {
                 match item {
                     Ok(item) => {
                         rows += item.1.len();
+                        candidates += item.1.iter().map(|r| r.topk_ids.len()).sum::<usize>();
                         chunk.push(item);
                     }
                     Err(e) => {
@@ -168,8 +170,8 @@ fn stream(
                         return;
                     }
                 }
-                if rows >= CHUNK_ROWS {
-                    rows = 0;
+                if rows >= CHUNK_ROWS || candidates >= CHUNK_ROWS * CANDIDATES_OF_A_ROW {
+                    (rows, candidates) = (0, 0);
                     // The receiver hangs up after an error of its own.
                     if send_raw.send(Ok(std::mem::take(&mut chunk))).is_err() {
                         return;

@@ -91,6 +91,9 @@ impl<'a> Projector<'a> {
     pub fn check(&self, row: &RawRow) -> Result<Settled, Invalid> {
         let vocab = self.first.student().vocab_size() as i32;
         let settled = settle(&row.topk_ids, &row.topk_logprobs)?;
+        if row.other_lse.iter().flatten().any(|l| !l.is_finite()) {
+            return Err(Invalid::NotFinite);
+        }
         match self.rule {
             Rule::Same if !row.topk_ids.iter().all(|id| (0..vocab).contains(id)) => Err(Invalid::Vocabulary),
             Rule::ByteAligned | Rule::FirstSubtoken if row.candidates_with_bytes() != row.topk_ids.len() => Err(Invalid::Length),

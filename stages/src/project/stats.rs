@@ -36,6 +36,10 @@ pub struct Tally {
     pub moved_candidates: u64,
     /// Structural student rows.
     pub structural: u64,
+    /// Rows that train by KL and hold their tail at each temperature.
+    pub exact_tails: u64,
+    /// Candidates of the widest row.
+    pub widest: usize,
     covered: f64,
     lost: f64,
     entropy: f64,
@@ -55,11 +59,13 @@ impl Tally {
     /// Counts a row that goes out, and the mass that projection moved into its Other.
     pub fn emit(&mut self, row: &ProjectedRow, source: &'static str, lost: f64) {
         self.lost += if row.kd_weight == 0.0 { 0.0 } else { lost };
+        self.exact_tails += u64::from(row.kd_weight != 0.0 && row.other_lse.is_some());
         self.count(&row.topk_logprobs, row.other_logprob, row.is_struct, row.kd_weight != 0.0, source);
     }
     /// Counts a row by its candidates; `trains` says whether it does by KL.
     pub fn count(&mut self, logprobs: &[f32], other_logprob: f32, structural: bool, trains: bool, source: &'static str) {
         self.rows += 1;
+        self.widest = self.widest.max(logprobs.len());
         *self.by_source.entry(source).or_default() += 1;
         self.structural += u64::from(structural);
         if !trains {
@@ -94,6 +100,7 @@ impl Tally {
             (&mut self.drawn_in_top_k, o.drawn_in_top_k),
             (&mut self.moved_candidates, o.moved_candidates),
             (&mut self.structural, o.structural),
+            (&mut self.exact_tails, o.exact_tails),
             (&mut self.candidates, o.candidates),
         ] {
             *a += b;
@@ -101,6 +108,7 @@ impl Tally {
         o.by_source.iter().for_each(|(k, v)| *self.by_source.entry(k).or_default() += v);
         o.invalid.iter().for_each(|(k, v)| *self.invalid.entry(k).or_default() += v);
         self.other.iter_mut().zip(o.other).for_each(|(a, b)| *a += b);
+        self.widest = self.widest.max(o.widest);
         self.covered += o.covered;
         self.lost += o.lost;
         self.entropy += o.entropy;
@@ -115,7 +123,7 @@ impl Tally {
         TraceStats {
             method: method.into(),
             exact,
-            top_k,
+            top_k: top_k.max(self.widest),
             sequences: self.sequences,
             teacher_rows: self.teacher_rows,
             rows: self.rows,
@@ -133,6 +141,7 @@ impl Tally {
             drawn_in_top_k: share(self.drawn_in_top_k, self.teacher_rows),
             spanning_share: share(self.spanning, self.rows),
             structural_share: share(self.structural, self.rows),
+            exact_tail_share: share(self.exact_tails, self.kd_rows),
             entropy: mean(self.entropy),
             other_mass: OTHER_EDGES.iter().zip(self.other).map(|(e, n)| OtherBin { up_to: *e, rows: n }).collect(),
         }
@@ -196,6 +205,8 @@ pub struct TraceStats {
     pub spanning_share: f64,
     /// Share of structural rows.
     pub structural_share: f64,
+    /// Share of the rows with KL that hold their tail's log-sum-exp at each temperature of the traces.
+    pub exact_tail_share: f64,
     /// Mean entropy over candidates and Other, nats.
     pub entropy: f64,
     /// Histogram of Other's mass.

@@ -6,7 +6,7 @@ use flow_engine::plugin::StageError;
 use serde::Serialize;
 
 use super::stats::{Tally, TraceStats};
-use crate::traces::{Invalid, Layout, ProjectedRow, RawRow, TraceMeta, TraceReader, TraceRow, layout, settle};
+use crate::traces::{Invalid, Layout, RawRow, TraceMeta, TraceReader, TraceRow, Unchecked, layout, settle};
 
 /// A row that trains nobody.
 #[derive(Clone, Debug, Serialize)]
@@ -38,9 +38,11 @@ pub struct Survey {
 /// The candidates of a row, whichever layout it has.
 pub trait Candidates: TraceRow {
     /// Ids, logprobs and Other's logprob.
-    fn candidates(&self) -> (&[i32], &[f32], f32);
+    fn distribution(&self) -> (&[i32], &[f32], f32);
     /// Whether the row was refused before.
     fn quarantined(&self) -> bool;
+    /// Whether it holds its tail at each temperature of the traces.
+    fn holds_tail(&self) -> bool;
     /// Whether the drawn token is among the candidates.
     fn drawn_is_candidate(&self) -> bool;
     /// Text of the drawn token.
@@ -48,11 +50,14 @@ pub trait Candidates: TraceRow {
 }
 
 impl Candidates for RawRow {
-    fn candidates(&self) -> (&[i32], &[f32], f32) {
+    fn distribution(&self) -> (&[i32], &[f32], f32) {
         (&self.topk_ids, &self.topk_logprobs, self.other_logprob)
     }
     fn quarantined(&self) -> bool {
         false
+    }
+    fn holds_tail(&self) -> bool {
+        self.other_lse.is_some()
     }
     fn drawn_is_candidate(&self) -> bool {
         self.topk_ids.contains(&self.sample_id) && self.sample_id >= 0 || self.candidate_bytes().any(|b| b == self.sample_bytes)
@@ -62,18 +67,21 @@ impl Candidates for RawRow {
     }
 }
 
-impl Candidates for ProjectedRow {
-    fn candidates(&self) -> (&[i32], &[f32], f32) {
-        (&self.topk_ids, &self.topk_logprobs, self.other_logprob)
+impl Candidates for Unchecked {
+    fn distribution(&self) -> (&[i32], &[f32], f32) {
+        (&self.0.topk_ids, &self.0.topk_logprobs, self.0.other_logprob)
     }
     fn quarantined(&self) -> bool {
-        self.kd_weight == 0.0
+        self.0.kd_weight == 0.0
+    }
+    fn holds_tail(&self) -> bool {
+        self.0.other_lse.is_some()
     }
     fn drawn_is_candidate(&self) -> bool {
-        self.topk_ids.contains(&self.sample_id)
+        self.0.topk_ids.contains(&self.0.sample_id)
     }
     fn text(&self) -> String {
-        self.sample_text.clone()
+        self.0.sample_text.clone()
     }
 }
 
@@ -81,7 +89,7 @@ impl Candidates for ProjectedRow {
 pub fn survey(dir: &Path, keep: usize) -> Result<Survey, StageError> {
     match layout(dir)? {
         Layout::Raw => survey_of::<RawRow>(dir, keep),
-        Layout::Projected => survey_of::<ProjectedRow>(dir, keep),
+        Layout::Projected => survey_of::<Unchecked>(dir, keep),
     }
 }
 
@@ -97,7 +105,7 @@ fn survey_of<R: Candidates>(dir: &Path, keep: usize) -> Result<Survey, StageErro
         }
         let mut one = Tally::of_sequence(rows.len());
         for (step_idx, row) in rows.iter().enumerate() {
-            let (ids, logprobs, other) = row.candidates();
+            let (ids, logprobs, other) = row.distribution();
             let reason = match settle(ids, logprobs) {
                 _ if row.quarantined() => Some("quarantined"),
                 // All mass in Other: nothing is known of this position, and nothing is wrong with it.
@@ -112,6 +120,7 @@ fn survey_of<R: Candidates>(dir: &Path, keep: usize) -> Result<Survey, StageErro
                     Some(reason.name())
                 }
             };
+            one.exact_tails += u64::from(reason.is_none() && row.holds_tail());
             one.count(logprobs, other, row.structural(), reason.is_none(), sequence.source.name());
             if let Some(reason) = reason.filter(|_| bad.len() < keep) {
                 let (prompt_idx, sample_idx) = (sequence.prompt_idx, sequence.sample_idx);
@@ -131,7 +140,7 @@ fn survey_of<R: Candidates>(dir: &Path, keep: usize) -> Result<Survey, StageErro
 pub fn head(dir: &Path, rows: usize) -> Result<Vec<String>, StageError> {
     match layout(dir)? {
         Layout::Raw => head_of::<RawRow>(dir, rows),
-        Layout::Projected => head_of::<ProjectedRow>(dir, rows),
+        Layout::Projected => head_of::<Unchecked>(dir, rows),
     }
 }
 
@@ -153,7 +162,7 @@ fn head_of<R: Candidates>(dir: &Path, limit: usize) -> Result<Vec<String>, Stage
             if lines.len() >= limit {
                 return Ok(lines);
             }
-            let (ids, logprobs, other) = row.candidates();
+            let (ids, logprobs, other) = row.distribution();
             let best: Vec<String> = ids.iter().zip(logprobs).take(4).map(|(id, l)| format!("{id}: {:.3}", l.exp())).collect();
             lines.push(format!("  {step:4}  {:16}  {}  other {:.3}", format!("{:?}", row.text()), best.join("  "), other.exp()));
         }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::{EvalReport, TrainLog};
 use crate::project::TraceStats;
+use crate::train::skipped::MAX_SKIPPED_SHARE;
 
 /// Direction of a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,18 @@ impl Criterion {
         let note = value.is_none().then(|| "not measured".to_owned());
         Self { name: name.into(), value, threshold, op, pass: Some(value.is_some_and(holds)), group: None, note }
     }
+    /// Adds what its threshold comes from.
+    #[must_use]
+    pub fn explained(mut self, note: &str) -> Self {
+        self.note = Some(self.note.map_or_else(|| note.to_owned(), |before| format!("{before}; {note}")));
+        self
+    }
+    /// Why it does not hold, in words.
+    pub fn failing(&self) -> String {
+        let value = self.value.map_or("not measured".into(), |v| format!("{v:.4}"));
+        let note = self.note.as_deref().filter(|_| self.value.is_some()).map_or(String::new(), |note| format!(" ({note})"));
+        format!("{} is {value}, must be {} {:.4}{note}", self.name, self.op.sign(), self.threshold)
+    }
     /// Marks it as not applicable here.
     #[must_use]
     pub fn unmeasured(mut self, why: &str) -> Self {
@@ -87,11 +100,13 @@ pub fn exit_criteria(stats: Option<&TraceStats>, log: Option<&TrainLog>, eval: O
     let tokens = stats.map(|s| s.tokens as f64);
     let invalid = stats.map(|s| s.invalid_share);
     let qei = eval.map(|e| &e.qei_metrics);
+    let (skipped, may_be_skipped) = log.map_or((None, 0.0), |l| l.skipped_of(MAX_SKIPPED_SHARE));
     let mut all = vec![
         no_stats(Criterion::new("kd_tokens", tokens, Op::AtLeast, 500_000.0)).group("data"),
         no_stats(Criterion::new("invalid_rows", invalid, Op::Below, 0.02)).group("data"),
         no_log(Criterion::new("seen_tokens", log.and_then(|l| l.seen_tokens), Op::AtLeast, 1_000_000.0)).group("training"),
         no_log(Criterion::new("nan_steps", log.and_then(|l| l.nan_steps), Op::AtMost, 0.0)).group("training"),
+        no_log(Criterion::new("skipped_steps", skipped, Op::AtMost, may_be_skipped)).group("training"),
         no_log(Criterion::new("flip_at", log.and_then(TrainLog::flip_share), Op::AtLeast, 0.9)).group("training"),
         no_log(Criterion::new("grad_norm_clipped", log.and_then(TrainLog::largest_clipped_norm), Op::AtMost, CLIP_LIMIT)).group("training"),
     ];

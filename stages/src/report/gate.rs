@@ -8,6 +8,17 @@ use serde_json::json;
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
 use super::parts::{Baseline, EvalReport, TrainLog, read};
 use crate::project::TraceStats;
+use crate::train::skipped::MAX_SKIPPED_SHARE;
+
+/// Whether a student must be better than a compressor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Floor {
+    /// It must, or the comparison is left out.
+    Asked(bool),
+    /// By so many bits per byte at the least; below 0, it may be worse by as many.
+    Margin(f64),
+}
 
 /// Parameters of `eval.gate`: thresholds; `null` takes one out.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,11 +34,17 @@ pub struct GateParams {
     pub quality_ratio: Option<f64>,
     /// Most held-out bits per byte of the student at its final activation bits.
     pub max_bits_per_byte: Option<f64>,
+    /// Whether the student's held-out bits per byte must be below those of the best compressor in the report: `true`, or a
+    /// margin in bits per byte (0.05: below by as much; -0.05: above by at most as much). `false` leaves the comparison out.
+    /// `null` accepts a student that a compressor beats, with a warning.
+    pub below_compressor: Option<Floor>,
     /// Least share of the token budget seen before activations flip to fewer bits; checked where `student` is wired.
     pub flip_at: Option<f64>,
     /// Least tokens that the student was trained on; checked where `student` is wired.
     pub min_seen_tokens: Option<f64>,
-    /// Most steps skipped for NaN or infinity; checked where `student` is wired.
+    /// Most skipped steps as a share of the attempted ones (one in a run of fewer than 20); checked where `student` is wired.
+    pub max_skipped_share: Option<f64>,
+    /// Most steps whose loss was NaN or infinite; checked where `student` is wired.
     pub max_nan_steps: Option<f64>,
     /// Most gradient norm after clipping; checked where `student` is wired.
     pub max_grad_norm: Option<f64>,
@@ -45,9 +62,11 @@ impl Default for GateParams {
             json_validity: None,
             quality_ratio: None,
             max_bits_per_byte: None,
+            below_compressor: None,
             flip_at: Some(0.9),
             min_seen_tokens: None,
-            max_nan_steps: Some(0.0),
+            max_skipped_share: Some(MAX_SKIPPED_SHARE),
+            max_nan_steps: None,
             max_grad_norm: Some(CLIP_LIMIT),
             max_invalid: Some(0.02),
             min_kd_tokens: None,
@@ -61,7 +80,7 @@ pub struct GateStage;
 impl Stage for GateStage {
     type Params = GateParams;
     const KIND: &'static str = "eval.gate";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Accepts or refuses a student by thresholds; a refusal ends the run with exit code 3.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -76,7 +95,18 @@ impl Stage for GateStage {
         vec![OutputPort::measured("verdict", "Verdict", "Each criterion with its value, and whether all hold (JSON).")]
     }
     fn check(&self, p: &GateParams) -> Result<Vec<String>, ParamError> {
-        for (path, value) in [("json_validity", p.json_validity), ("flip_at", p.flip_at), ("max_invalid", p.max_invalid)] {
+        let shares = [
+            ("json_validity", p.json_validity),
+            ("flip_at", p.flip_at),
+            ("max_skipped_share", p.max_skipped_share),
+            ("max_invalid", p.max_invalid),
+        ];
+        if let Some(Floor::Margin(margin)) = p.below_compressor.filter(|f| matches!(f, Floor::Margin(m) if !m.is_finite() || m.abs() > 8.0))
+        {
+            let message = format!("{margin} is no number of bits per byte");
+            return Err(ParamError { path: "below_compressor".into(), message, help: Some("true, false, or such as 0.05".into()) });
+        }
+        for (path, value) in shares {
             if let Some(v) = value.filter(|v| !(0.0..=1.0).contains(v)) {
                 return Err(ParamError { path: path.into(), message: format!("{v} is not a share between 0 and 1"), help: None });
             }
@@ -90,13 +120,13 @@ impl Stage for GateStage {
         let stats: Option<TraceStats> = ctx.input_opt("stats").map(|f| read(f, "TraceStats")).transpose()?;
         same_prompts(&report, &baseline)?;
         let (criteria, not_checked) = judge(&p, &report, log.as_ref(), stats.as_ref());
-        let accepted = criteria.iter().all(|c| c.pass == Some(true));
-        for c in criteria.iter().filter(|c| c.pass != Some(true)) {
-            let value = c.value.map_or("not measured".into(), |v| format!("{v:.4}"));
-            ctx.warn(format!("gate: {} is {value}, must be {} {}", c.name, c.op.sign(), c.threshold));
-        }
+        let reasons: Vec<String> = criteria.iter().filter(|c| c.pass != Some(true)).map(Criterion::failing).collect();
+        let warnings: Vec<String> = beaten_by(&p, &report).into_iter().collect();
+        warnings.iter().for_each(|warning| ctx.warn(warning.clone()));
         let verdict = json!({
-            "accepted": accepted,
+            "accepted": reasons.is_empty(),
+            "reasons": reasons,
+            "warnings": warnings,
             "criteria": criteria,
             "not_checked": not_checked,
             "baseline": {"teacher_digest": baseline.teacher_digest, "prompts_digest": baseline.prompts_digest, "template": baseline.template},
@@ -120,6 +150,34 @@ fn same_prompts(report: &EvalReport, baseline: &Baseline) -> Result<(), StageErr
     }
 }
 
+/// The best compressor of a report: its figure, and what it is.
+fn best_compressor(r: &EvalReport) -> Option<(f64, String)> {
+    let figures = r.compressors.iter().filter_map(|c| Some((c.bits_per_byte?, c)));
+    let (bits, best) = figures.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some((bits, format!("{}{}", best.name, if best.primed { " after the training text" } else { "" })))
+}
+
+/// A student that a compressor beats, where the gate does not say what it thinks of that.
+fn beaten_by(p: &GateParams, r: &EvalReport) -> Option<String> {
+    let (student, (bits, name)) = (r.bits_per_byte.student?, best_compressor(r)?);
+    (p.below_compressor.is_none() && student >= bits).then(|| {
+        format!("a compressor knows the text better: student {student:.3} bits per byte, {name} {bits:.3}; `below_compressor: true` refuses such a student")
+    })
+}
+
+/// The criterion that `below_compressor` asks for.
+fn floor(p: &GateParams, r: &EvalReport) -> Option<Criterion> {
+    let margin = match p.below_compressor? {
+        Floor::Asked(false) => return None,
+        Floor::Asked(true) => 0.0,
+        Floor::Margin(margin) => margin,
+    };
+    let Some((bits, name)) = best_compressor(r) else {
+        return Some(Criterion::new("below_compressor", None, Op::Below, 0.0).explained("the report holds no compressor's figure"));
+    };
+    Some(Criterion::new("below_compressor", r.bits_per_byte.student, Op::Below, bits - margin).explained(&format!("{name}: {bits:.4}")))
+}
+
 fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&TraceStats>) -> (Vec<Criterion>, Vec<&'static str>) {
     let q = &r.qei_metrics;
     let (mut criteria, mut not_checked) = (Vec::new(), Vec::new());
@@ -130,9 +188,12 @@ fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&
         ("quality_ratio", q.quality_ratio(), Op::AtLeast, p.quality_ratio),
         ("bits_per_byte", r.bits_per_byte.student, Op::AtMost, p.max_bits_per_byte),
     ];
+    let share = p.max_skipped_share;
+    let (skipped, may_be_skipped) = log.map_or((None, 0.0), |l| l.skipped_of(share.unwrap_or(0.0)));
     let of_log = [
         ("flip_at", log.and_then(TrainLog::flip_share), Op::AtLeast, p.flip_at),
         ("seen_tokens", log.and_then(|l| l.seen_tokens), Op::AtLeast, p.min_seen_tokens),
+        ("skipped_steps", skipped, Op::AtMost, share.map(|_| may_be_skipped)),
         ("nan_steps", log.and_then(|l| l.nan_steps), Op::AtMost, p.max_nan_steps),
         ("grad_norm_clipped", log.and_then(TrainLog::largest_clipped_norm), Op::AtMost, p.max_grad_norm),
     ];
@@ -149,6 +210,7 @@ fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&
             }
         }
     }
+    criteria.extend(floor(p, r));
     (criteria, not_checked)
 }
 
@@ -163,10 +225,57 @@ mod tests {
         let (criteria, not_checked) = judge(&GateParams::default(), &report, None, None);
         let pass: Vec<_> = criteria.iter().map(|c| (c.name.as_str(), c.pass)).collect();
         assert_eq!(pass, [("qei", Some(true)), ("qei_speed", Some(false))]);
-        assert_eq!(not_checked, ["flip_at", "nan_steps", "grad_norm_clipped", "invalid_rows"]);
+        assert_eq!(not_checked, ["flip_at", "skipped_steps", "grad_norm_clipped", "invalid_rows"]);
         let log = TrainLog::default();
         let (criteria, _) = judge(&GateParams::default(), &report, Some(&log), None);
         assert_eq!(criteria.iter().filter(|c| c.pass == Some(false)).count(), 4);
+    }
+
+    #[test]
+    fn skipped_steps_are_judged_by_the_rule_of_the_training() {
+        let p = GateParams::default();
+        for (skipped, steps, overflows, wanted) in
+            [(1.0, 19.0, 0.0, true), (2.0, 19.0, 0.0, false), (1.0, 49.0, 0.0, false), (1.0, 50.0, 0.0, true), (1.0, 60.0, 20.0, false)]
+        {
+            let (skipped_steps, steps, overflow_steps) = (Some(skipped), Some(steps), Some(overflows));
+            let log = TrainLog { skipped_steps, steps, overflow_steps, ..TrainLog::default() };
+            let (criteria, _) = judge(&p, &EvalReport::default(), Some(&log), None);
+            let found = criteria.iter().find(|c| c.name == "skipped_steps").expect("it is judged");
+            assert_eq!(found.pass, Some(wanted), "{skipped} of {steps:?} without {overflows}");
+        }
+    }
+
+    #[test]
+    fn a_student_that_a_compressor_beats_is_warned_of_or_refused() {
+        let compressor =
+            |name: &str, bits, primed| super::super::parts::Compressor { name: name.into(), bits_per_byte: Some(bits), primed };
+        let mut report =
+            EvalReport { compressors: vec![compressor("xz -9", 2.4, false), compressor("bzip2 -9", 1.93, true)], ..EvalReport::default() };
+        for (student, asked, refused, warned) in [
+            (2.63, None, false, true),
+            (1.93, None, false, true),
+            (1.92, None, false, false),
+            (2.63, Some(Floor::Asked(false)), false, false),
+            (2.63, Some(Floor::Asked(true)), true, false),
+            (1.93, Some(Floor::Asked(true)), true, false),
+            (1.92, Some(Floor::Asked(true)), false, false),
+            (1.92, Some(Floor::Margin(0.05)), true, false),
+            (2.05, Some(Floor::Margin(-0.2)), false, false),
+            (2.14, Some(Floor::Margin(-0.2)), true, false),
+        ] {
+            report.bits_per_byte.student = Some(student);
+            let p = GateParams { below_compressor: asked, ..GateParams::default() };
+            let found = floor(&p, &report);
+            assert_eq!(found.is_some_and(|c| c.pass == Some(false)), refused, "{student} {asked:?}");
+            assert_eq!(
+                beaten_by(&p, &report).is_some_and(|w| w.contains("bzip2 -9 after the training text 1.930")),
+                warned,
+                "{student} {asked:?}"
+            );
+        }
+        report.compressors.clear();
+        let p = GateParams { below_compressor: Some(Floor::Asked(true)), ..GateParams::default() };
+        assert_eq!(floor(&p, &report).and_then(|c| c.pass), Some(false), "without a figure nothing is known to hold");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::train::skipped;
+
 /// `TrainLog` of a training stage.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -17,12 +19,15 @@ pub struct TrainLog {
     pub parameters: Option<f64>,
     pub optimizer: Option<String>,
     pub tau: Option<f64>,
+    pub kd_scale: Option<String>,
+    pub exact_tail_share: Option<f64>,
     pub budget_tokens: Option<f64>,
     pub seen_tokens: Option<f64>,
     pub steps: Option<f64>,
     pub flip: Option<Flip>,
     pub skipped_steps: Option<f64>,
     pub nan_steps: Option<f64>,
+    pub overflow_steps: Option<f64>,
     pub trace_tokens: Option<f64>,
     pub curve: Vec<Point>,
 }
@@ -56,6 +61,11 @@ impl TrainLog {
     pub fn flip_share(&self) -> Option<f64> {
         let budget = self.budget_tokens.filter(|b| *b > 0.0)?;
         Some(self.flip?.seen_tokens? / budget)
+    }
+    /// Skipped steps and how many may be, where a share of the attempted ones may: the rule of the training loop.
+    pub fn skipped_of(&self, share: f64) -> (Option<f64>, f64) {
+        let attempted = self.steps.unwrap_or(0.0) - self.overflow_steps.unwrap_or(0.0);
+        (self.skipped_steps.filter(|_| self.steps.is_some()), skipped::allowed(attempted as u64, share))
     }
     /// Largest gradient norm after clipping.
     pub fn largest_clipped_norm(&self) -> Option<f64> {
@@ -174,6 +184,7 @@ pub struct EvalResult {
 #[serde(default)]
 pub struct Verdict {
     pub accepted: bool,
+    pub warnings: Vec<String>,
     pub criteria: Vec<super::criteria::Criterion>,
 }
 

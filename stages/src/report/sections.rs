@@ -86,6 +86,7 @@ pub fn gates(verdicts: &[(String, Verdict)], exit: &[Criterion]) -> String {
     for (stage, v) in verdicts {
         let (class, word) = if v.accepted { ("good", "accepted") } else { ("bad", "refused") };
         let _ = write!(out, "<h3>{} <span class=\"badge {class}\">{word}</span></h3>", escape(stage));
+        out.extend(v.warnings.iter().map(|warning| format!("<p class=\"bad\">Warning: {}</p>", escape(warning))));
         let rows: Vec<_> = v.criteria.iter().map(criterion_row).collect();
         out += &table(&["criterion", "#value", "#threshold", "verdict", ""], &rows);
     }
@@ -117,11 +118,14 @@ pub fn training(stage: &str, log: &TrainLog) -> String {
     facts.extend(log.parameters.map(|p| format!("{} parameters", whole(p))));
     facts.extend(log.optimizer.as_ref().map(|o| escape(o)));
     facts.extend(log.tau.map(|t| format!("τ {}", number(t))));
+    facts.extend(log.kd_scale.as_ref().map(|s| format!("KL × {}", if s == "tau2" { "τ²" } else { "1" })));
+    facts.extend(log.exact_tail_share.map(|s| format!("{} of the rows with their exact tail", percent(s))));
     facts.extend(log.steps.map(|s| format!("{} steps", whole(s))));
     facts.extend(log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))));
     facts.extend(log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))));
     facts.extend(log.skipped_steps.map(|s| format!("{} steps skipped", whole(s))));
     facts.extend(log.nan_steps.map(|s| format!("{} for NaN", whole(s))));
+    facts.extend(log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))));
     out += &facts.join(" · ");
     out += "</p><div class=\"grid2\">";
     out += &chart("Loss (nats per token)", parts, false);
@@ -242,6 +246,7 @@ pub fn traces(stage: &str, s: &TraceStats) -> String {
         vec!["mass lost to Other by projection".into(), percent(s.lost_mass)],
         vec!["drawn token among the candidates".into(), percent(s.drawn_in_top_k)],
         vec!["tokens over several teacher tokens".into(), percent(s.spanning_share)],
+        vec!["rows that hold their tail at each of `taus`".into(), percent(s.exact_tail_share)],
         vec!["structural rows".into(), percent(s.structural_share)],
         vec!["entropy over candidates and Other, nats".into(), number(s.entropy)],
     ];

@@ -4,7 +4,7 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::Device;
 
 use super::collect::{CollectParams, Precision};
-use super::method::{FULL_VOCAB, Method};
+use super::method::{self, Method};
 use super::parts::{Drawn, Parts};
 use super::scoring::{Keep, Scorer};
 use super::template::Template;
@@ -44,16 +44,17 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         return Err(StageError::new("a student is wired and no prompts are: it has nothing to continue").help("wire `prompts`"));
     }
     let vocab = teacher.config.vocab;
-    if p.method == Method::Full && vocab > FULL_VOCAB {
-        return Err(StageError::new(format!("`method: full` keeps {vocab} candidates a row; it is for vocabularies up to {FULL_VOCAB}"))
-            .help("`method: sampled` is unbiased too, and stores a dozen"));
+    if p.method == Method::Full {
+        let of_text = text.as_deref().map_or(0, |t| tokenizer.encode(t).len() as u64).min(p.text_tokens.unwrap_or(u64::MAX));
+        let of_prompts = (prompts.len() * p.samples * p.max_tokens) as u64;
+        method::check_full(tokenizer.vocab_size(), of_text + of_prompts)?;
     }
     let keep = Keep {
         method: p.method,
         top_k: match p.method {
             Method::TopK => p.top_k.min(vocab),
             Method::Sampled => p.draws.min(vocab),
-            Method::Full => vocab,
+            Method::Full => tokenizer.vocab_size(),
         },
         draws: p.draws,
         // Drawn tokens hold for τ = 1 only.

@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use flow_engine::plugin::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,9 @@ pub enum Method {
 }
 
 /// Largest vocabulary whose distributions are kept whole.
-pub const FULL_VOCAB: usize = 16_384;
+const FULL_VOCAB: usize = 16_384;
+/// Bytes of a candidate before compression: its id and its logprob.
+const CANDIDATE_BYTES: u64 = 8;
 /// Log-sum-exp of a tail that holds nothing.
 const NO_TAIL: f32 = -60.0;
 
@@ -45,6 +48,19 @@ impl Method {
             Method::Full => "full",
         }
     }
+}
+
+/// Refuses whole distributions over a vocabulary that is not small, with the disk that up to `rows` rows of them take.
+pub fn check_full(vocab: usize, rows: u64) -> Result<(), StageError> {
+    if vocab <= FULL_VOCAB {
+        return Ok(());
+    }
+    let gib = (rows * vocab as u64 * CANDIDATE_BYTES) as f64 / f64::from(1 << 30);
+    Err(StageError::new(format!(
+        "`method: full` keeps {vocab} candidates a row: up to {rows} rows of them take {gib:.1} GiB on the disk before compression, and \
+         as much again once they are projected; it is for vocabularies up to {FULL_VOCAB}"
+    ))
+    .help("`method: sampled` is unbiased too, and stores a dozen; `top_k` takes any number"))
 }
 
 /// The probabilities of a row of logits, in f64: the sums of a large vocabulary lose digits in f32.
@@ -117,6 +133,14 @@ mod tests {
             // Four standard deviations of the mean of 240,000 draws.
             assert!((m - p).abs() < 4.0 * (p * (1.0 - p) / 240_000.0).sqrt() + 1e-9, "{m} {p}");
         }
+    }
+
+    #[test]
+    fn whole_rows_of_a_large_vocabulary_are_refused_with_their_disk() {
+        assert!(check_full(16_384, u64::from(u32::MAX)).is_ok());
+        let error = check_full(32_000, 410_000).expect_err("too large");
+        assert!(error.message.contains("410000 rows") && error.message.contains("97.8 GiB"), "{error}");
+        assert!(error.help.expect("help").contains("sampled"));
     }
 
     #[test]

@@ -35,7 +35,11 @@ pub struct Keep {
 pub struct Scorer {
     lm: Inference,
     tokens: Arc<TokenTable>,
+    /// Tokens that the tokenizer has: what pads the model's vocabulary beyond them is none.
+    known: usize,
     keep: Keep,
+    /// Temperatures of the stored tail.
+    taus: Vec<f32>,
     seed: u64,
 }
 
@@ -56,7 +60,7 @@ impl Scorer {
         };
         let lm = Inference::new(device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
         let tokens = Arc::new(table(tokenizer, teacher.config.vocab));
-        Ok(Self { lm, tokens, keep, seed })
+        Ok(Self { lm, tokens, known: tokenizer.vocab_size(), keep, taus: taus[..keep.taus].to_vec(), seed })
     }
 
     /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
@@ -79,7 +83,7 @@ impl Scorer {
             let mut rng = Rng::new(self.seed, &format!("draws of prompt {} sample {}", key.0, key.1));
             let row = |(t, token): (usize, &u32)| {
                 let at = (i * self.keep.seq + t) * vocab;
-                let p = method::softmax(&logits[at..at + vocab]);
+                let p = method::softmax(&logits[at..at + self.known]);
                 let candidates = match self.keep.method {
                     Method::Sampled => method::sampled(&p, self.keep.draws, &mut rng),
                     _ => method::full(&p),
@@ -93,17 +97,27 @@ impl Scorer {
 
     fn top_row(&self, top: &TopK, r: usize, token: u32) -> RawRow {
         let (k, width) = (self.keep.top_k, 1 + self.keep.taus);
-        let ids = &top.ids[r * k..(r + 1) * k];
+        let (ids, logprobs) = (&top.ids[r * k..(r + 1) * k], &top.logprobs[r * k..(r + 1) * k]);
+        let other = &top.other[r * width..(r + 1) * width];
+        // What pads the vocabulary is no token: its mass is Other's.
+        let (known, padding): (Vec<usize>, Vec<usize>) = (0..k).partition(|i| (ids[*i] as usize) < self.known);
+        let other =
+            |i: usize, tau: f32| if padding.is_empty() { other[i] } else { joined(other[i], padding.iter().map(|p| logprobs[*p] / tau)) };
         RawRow {
             sample_id: token as i32,
             sample_bytes: self.tokens.get(token as i32).unwrap_or_default().to_vec(),
-            topk_ids: ids.iter().map(|i| *i as i32).collect(),
+            topk_ids: known.iter().map(|i| ids[*i] as i32).collect(),
             topk_bytes: CandidateBytes::Table(self.tokens.clone()),
-            topk_logprobs: top.logprobs[r * k..(r + 1) * k].iter().map(|l| l.min(0.0)).collect(),
-            other_logprob: top.other[r * width].min(0.0),
-            other_lse: (self.keep.taus > 0).then(|| top.other[r * width + 1..(r + 1) * width].to_vec()),
+            topk_logprobs: known.iter().map(|i| logprobs[*i].min(0.0)).collect(),
+            other_logprob: other(0, 1.0).min(0.0),
+            other_lse: (self.keep.taus > 0).then(|| self.taus.iter().enumerate().map(|(i, tau)| other(1 + i, *tau)).collect()),
         }
     }
+}
+
+/// The log-sum-exp of a tail and of what joins it.
+fn joined(tail: f32, others: impl Iterator<Item = f32>) -> f32 {
+    others.map(f64::from).fold(f64::from(tail).exp(), |sum, l| sum + l.exp()).ln() as f32
 }
 
 /// Bytes of every token; none for one that ends a text, and for one that only pads the model's vocabulary.

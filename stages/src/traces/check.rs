@@ -1,10 +1,18 @@
 //! What makes a row's distribution valid, and the one rule for its mass.
 
+use super::{CANDIDATES_OF_A_ROW, ProjectedRow, TraceMeta};
+
 /// Mass of Other after renormalisation.
 pub const OTHER_FLOOR: f64 = 1e-6;
 
 /// Other below this is rounding, not a tail: the row is renormalised.
 pub const OTHER_LEAST: f64 = 1e-9;
+
+/// What the candidates' mass may exceed 1 by: roundings of whoever wrote them.
+const MASS_SLACK: f64 = 1e-3;
+
+/// What candidates and Other of a projected row may miss 1 by. The loss takes their softmax: roundings do no harm.
+const SUM_SLACK: f64 = 0.02;
 
 /// Why a row is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,12 +82,12 @@ pub fn settle(ids: &[i32], logprobs: &[f32]) -> Result<Settled, Invalid> {
     if logprobs.windows(2).any(|w| w[1] > w[0] + 1e-6) {
         return Err(Invalid::Unsorted);
     }
-    if ids.iter().enumerate().any(|(i, id)| *id >= 0 && ids[..i].contains(id)) {
+    if twice(ids).is_some() {
         return Err(Invalid::Duplicate);
     }
     let mut probs: Vec<f64> = logprobs.iter().map(|l| f64::from(*l).exp()).collect();
     let sum: f64 = probs.iter().sum();
-    if sum > 1.0 + 1e-3 {
+    if sum > 1.0 + MASS_SLACK {
         return Err(Invalid::Mass);
     }
     if 1.0 - sum >= OTHER_LEAST {
@@ -88,6 +96,68 @@ pub fn settle(ids: &[i32], logprobs: &[f32]) -> Result<Settled, Invalid> {
     let scale = (1.0 - OTHER_FLOOR) / sum;
     probs.iter_mut().for_each(|p| *p *= scale);
     Ok(Settled { probs, other: OTHER_FLOOR, renormalised: true })
+}
+
+/// An id that stands twice among those that are known.
+fn twice(ids: &[i32]) -> Option<i32> {
+    if ids.len() <= CANDIDATES_OF_A_ROW {
+        return ids.iter().enumerate().find(|(i, id)| **id >= 0 && ids[..*i].contains(id)).map(|(_, id)| *id);
+    }
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|w| w[0] >= 0 && w[0] == w[1]).map(|w| w[0])
+}
+
+/// Whether an id is one of the vocabulary's; of an unknown vocabulary, every id from 0 on.
+pub(super) fn is_token(id: i32, meta: &TraceMeta) -> bool {
+    id >= 0 && (meta.vocab == 0 || (id as usize) < meta.vocab)
+}
+
+pub(super) fn no_token(id: i32, meta: &TraceMeta) -> String {
+    format!("{id} is no token of a vocabulary of {}", meta.vocab)
+}
+
+/// Checks a stored tail: one finite number for each temperature of the metadata.
+pub(super) fn tail(lse: Option<&[f32]>, meta: &TraceMeta) -> Result<(), String> {
+    match lse {
+        Some(lse) if lse.len() != meta.taus.len() => {
+            Err(format!("field `other_lse`: {} values, meta.json names {} temperatures (`taus`)", lse.len(), meta.taus.len()))
+        }
+        Some(lse) if lse.iter().any(|l| !l.is_finite()) => Err("field `other_lse`: a value is not finite".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks everything that training relies on in a projected row: what passes is looked at no more.
+pub(super) fn projected(row: &ProjectedRow, meta: &TraceMeta) -> Result<(), String> {
+    let (ids, logprobs) = (&row.topk_ids, &row.topk_logprobs);
+    if !is_token(row.sample_id, meta) {
+        return Err(format!("field `teacher_sample_id`: {}", no_token(row.sample_id, meta)));
+    }
+    if ids.len() != logprobs.len() {
+        return Err(format!("{} `topk_ids` and {} `topk_logprobs`", ids.len(), logprobs.len()));
+    }
+    if ids.len() > meta.top_k {
+        return Err(format!("field `topk_ids`: {} candidates, meta.json says at most {} (`top_k`)", ids.len(), meta.top_k));
+    }
+    if let Some(id) = ids.iter().find(|id| !is_token(**id, meta)) {
+        return Err(format!("field `topk_ids`: {}", no_token(*id, meta)));
+    }
+    if let Some(id) = twice(ids) {
+        return Err(format!("field `topk_ids`: {id} stands twice"));
+    }
+    if !(row.kd_weight.is_finite() && row.kd_weight >= 0.0) {
+        return Err(format!("field `kd_weight`: {} is no weight", row.kd_weight));
+    }
+    let logprob = |name: &str, l: f32| {
+        if l.is_finite() && l <= MASS_SLACK as f32 { Ok(f64::from(l.exp())) } else { Err(format!("field `{name}`: {l} is no logprob")) }
+    };
+    let mass = logprobs.iter().map(|l| logprob("topk_logprobs", *l)).sum::<Result<f64, String>>()?;
+    let other = logprob("other_logprob", row.other_logprob)?;
+    if row.kd_weight > 0.0 && (mass > 1.0 + MASS_SLACK || (mass + other - 1.0).abs() > SUM_SLACK) {
+        return Err(format!("the candidates hold a mass of {mass:.4} and Other {other:.4}, together they must be 1"));
+    }
+    tail(row.other_lse.as_deref(), meta)
 }
 
 #[cfg(test)]

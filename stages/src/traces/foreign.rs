@@ -1,5 +1,6 @@
 //! Traces of other tools: Parquet files with the proof of concept's columns and nothing beside them.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type};
 use flow_engine::plugin::StageError;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::RawRow;
 
@@ -20,8 +22,8 @@ const HELP: &str = "needed: prompt_idx, step_idx, teacher_sample_id (integers), 
 pub struct ForeignRow {
     /// Prompt.
     pub prompt_idx: i64,
-    /// Sample of the prompt; 0 without such a column.
-    pub sample_idx: i32,
+    /// Sample of the prompt, where the file tells.
+    pub sample_idx: Option<i32>,
     /// Step of the sample.
     pub step_idx: i32,
     /// Its file.
@@ -32,34 +34,215 @@ pub struct ForeignRow {
     pub row: RawRow,
 }
 
+/// Prompt and sample: rows with the same one are a sequence, or several where no sample is told.
+type Key = (i64, Option<i32>);
+
+impl ForeignRow {
+    fn key(&self) -> Key {
+        (self.prompt_idx, self.sample_idx)
+    }
+}
+
 /// The Parquet files of a directory by name, or the file itself.
-pub fn files(path: &Path) -> Result<Vec<PathBuf>, StageError> {
+fn files(path: &Path) -> Result<Vec<PathBuf>, StageError> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let entries = std::fs::read_dir(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-    let mut all: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "parquet")).collect();
-    all.sort();
+    let cannot = |e: std::io::Error| StageError::io("cannot read", path, &e);
+    let entries = std::fs::read_dir(path).map_err(cannot)?.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
+    let mut all: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "parquet")).collect();
+    all.sort_by_cached_key(|p| (numbered(&p.to_string_lossy()), p.clone()));
     if all.is_empty() {
         return Err(StageError::new(format!("{}: no file ends in .parquet", path.display())).help(HELP));
     }
     Ok(all)
 }
 
-/// The rows of a file, in order, a batch at a time.
-pub struct ForeignRows {
+/// A name as what it is ordered by: `part-10` comes after `part-9`.
+fn numbered(name: &str) -> Vec<(String, u128)> {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let (mut rest, mut parts) = (name, Vec::new());
+    while !rest.is_empty() {
+        let (text, after) = rest.split_at(rest.find(is_digit).unwrap_or(rest.len()));
+        let (digits, after) = after.split_at(after.find(|c| !is_digit(c)).unwrap_or(after.len()));
+        // A longer number than any counter has is ordered as a text.
+        match digits.parse() {
+            Ok(number) => parts.push((text.to_owned(), number)),
+            Err(_) => parts.push((format!("{text}{digits}"), 0)),
+        }
+        rest = after;
+    }
+    parts
+}
+
+/// All rows of a directory by prompt and sample, those of each together and by step, whatever the files' names and wherever
+/// the rows stand in them. A file in the order of its keys is read a batch at a time, from its first key on; any other one
+/// as a whole.
+pub struct ForeignSequences {
+    /// Files that are not open yet, the last one first.
+    closed: Vec<Closed>,
+    /// Open files in the order of their names.
+    open: Vec<Source>,
+}
+
+/// A file whose keys were looked at.
+struct Closed {
+    path: PathBuf,
+    /// Place among the names.
+    place: usize,
+    /// The smallest key, and whether they rise.
+    first: Key,
+    rises: bool,
+}
+
+/// A file that is being read.
+struct Source {
+    place: usize,
+    rows: VecDeque<ForeignRow>,
+    /// None where `rows` are all of them.
+    more: Option<ForeignRows>,
+}
+
+impl ForeignSequences {
+    /// Looks at the keys of a file, or of all Parquet files of a directory.
+    pub fn open(path: &Path) -> Result<Self, StageError> {
+        let mut closed = Vec::new();
+        for (place, path) in files(path)?.into_iter().enumerate() {
+            if let Some((first, rises)) = order_of(&path)? {
+                closed.push(Closed { path, place, first, rises });
+            }
+        }
+        closed.sort_by_key(|c| std::cmp::Reverse((c.first, c.place)));
+        Ok(Self { closed, open: Vec::new() })
+    }
+
+    fn advance(&mut self) -> Result<Option<Vec<ForeignRow>>, StageError> {
+        let mut key = self.closed.last().map(|c| c.first);
+        for source in &mut self.open {
+            if let Some(next) = source.peek()? {
+                key = Some(key.map_or(next, |k| k.min(next)));
+            }
+        }
+        let Some(key) = key else { return Ok(None) };
+        while let Some(file) = self.closed.pop_if(|c| c.first <= key) {
+            let at = self.open.partition_point(|s| s.place < file.place);
+            self.open.insert(at, Source::open(&file)?);
+        }
+        let mut rows = Vec::new();
+        for source in &mut self.open {
+            while source.peek()? == Some(key) {
+                rows.extend(source.rows.pop_front());
+            }
+        }
+        self.open.retain(|s| !s.rows.is_empty());
+        by_step(rows).map(Some)
+    }
+}
+
+impl Iterator for ForeignSequences {
+    type Item = Result<Vec<ForeignRow>, StageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+impl Source {
+    fn open(file: &Closed) -> Result<Self, StageError> {
+        let mut source = Self { place: file.place, rows: VecDeque::new(), more: Some(ForeignRows::open(&file.path)?) };
+        if !file.rises {
+            let batches = source.more.take().into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
+            source.rows = batches.into_iter().flatten().collect();
+            source.rows.make_contiguous().sort_by_key(ForeignRow::key);
+        }
+        Ok(source)
+    }
+
+    /// The key of the next row; None at the end.
+    fn peek(&mut self) -> Result<Option<Key>, StageError> {
+        while self.rows.is_empty() {
+            match self.more.as_mut().and_then(Iterator::next) {
+                Some(batch) => self.rows.extend(batch?),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.rows.front().map(ForeignRow::key))
+    }
+}
+
+/// The rows of a prompt and sample by step. Where no sample is told a step may come several times: these are samples one
+/// after the other, which stay as they stand.
+fn by_step(mut rows: Vec<ForeignRow>) -> Result<Vec<ForeignRow>, StageError> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|i| rows[*i].step_idx);
+    let twice = order.windows(2).find(|w| rows[w[0]].step_idx == rows[w[1]].step_idx).map(|w| (&rows[w[0]], &rows[w[1]]));
+    match twice {
+        None => rows.sort_by_key(|r| r.step_idx),
+        Some((a, b)) => {
+            if let Some(sample) = a.sample_idx {
+                let (prompt, step) = (a.prompt_idx, a.step_idx);
+                return Err(StageError::new(format!(
+                    "{} row {} and {} row {} are both step {step} of prompt {prompt} sample {sample}",
+                    a.file.display(),
+                    a.place,
+                    b.file.display(),
+                    b.place
+                ))
+                .help("take the copy out, or number the samples of a prompt in `sample_idx`"));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// The smallest key of a file and whether its keys rise; None where it has no rows. What cannot be said here of a column is
+/// said where the rows are read.
+fn order_of(path: &Path) -> Result<Option<(Key, bool)>, StageError> {
+    let builder = builder(path)?;
+    let columns = ProjectionMask::columns(builder.parquet_schema(), ["prompt_idx", "sample_idx"]);
+    let reader = builder.with_projection(columns).build().map_err(|e| unreadable(path, &e))?;
+    let (mut last, mut first, mut rises) = (None, None, true);
+    for batch in reader {
+        let batch = batch.map_err(|e| unreadable(path, &e))?;
+        for key in keys(&batch).map_err(|e| StageError::new(format!("{}: {e}", path.display())).help(HELP))? {
+            rises &= last.is_none_or(|l| l <= key);
+            first = Some(first.map_or(key, |f: Key| f.min(key)));
+            last = Some(key);
+        }
+    }
+    Ok(first.map(|first| (first, rises)))
+}
+
+fn keys(batch: &RecordBatch) -> Result<Vec<Key>, String> {
+    let prompts = column(batch, "prompt_idx", &DataType::Int64)?;
+    let samples = batch.column_by_name("sample_idx").map(|_| column(batch, "sample_idx", &DataType::Int32)).transpose()?;
+    let sample = |i: usize| samples.as_ref().map(|s| s.as_primitive::<Int32Type>().value(i));
+    Ok((0..batch.num_rows()).map(|i| (prompts.as_primitive::<Int64Type>().value(i), sample(i))).collect())
+}
+
+/// Columns are taken as Parquet has them, without the Arrow types that their writer noted beside: lists of a fixed size and
+/// views of lists are lists here.
+fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, StageError> {
+    let file = File::open(path).map_err(|e| StageError::io("cannot read", path, &e))?;
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|e| unreadable(path, &e))?;
+    Ok(builder.with_batch_size(8_192))
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> StageError {
+    StageError::new(format!("{}: not readable as Parquet: {error}", path.display())).help(HELP)
+}
+
+/// The rows of a file as they stand, a batch at a time.
+struct ForeignRows {
     path: Arc<Path>,
     reader: ParquetRecordBatchReader,
     place: u64,
 }
 
 impl ForeignRows {
-    /// Opens a file.
-    pub fn open(path: &Path) -> Result<Self, StageError> {
-        let file = File::open(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|b| b.with_batch_size(8_192).build())
-            .map_err(|e| StageError::new(format!("{}: not readable as Parquet: {e}", path.display())))?;
+    fn open(path: &Path) -> Result<Self, StageError> {
+        let reader = builder(path)?.build().map_err(|e| unreadable(path, &e))?;
         Ok(Self { path: path.into(), reader, place: 0 })
     }
 }
@@ -68,14 +251,14 @@ impl Iterator for ForeignRows {
     type Item = Result<Vec<ForeignRow>, StageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let named = |what: &str| StageError::new(format!("{}: {what}", self.path.display())).help(HELP);
         let batch = match self.reader.next()? {
             Ok(batch) => batch,
-            Err(e) => return Some(Err(named(&format!("not readable as Parquet: {e}")))),
+            Err(e) => return Some(Err(unreadable(&self.path, &e))),
         };
         let first = self.place;
         self.place += batch.num_rows() as u64;
-        Some(rows(&batch, &self.path, first).map_err(|e| named(&e)))
+        let named = |what: String| StageError::new(format!("{}: {what}", self.path.display())).help(HELP);
+        Some(rows(&batch, &self.path, first).map_err(named))
     }
 }
 
@@ -84,11 +267,10 @@ fn column(batch: &RecordBatch, name: &str, ty: &DataType) -> Result<ArrayRef, St
     let array = batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"))?;
     let number = |t: &DataType| t.is_integer() || t.is_floating();
     let fits = match (array.data_type(), ty) {
-        (DataType::List(a) | DataType::LargeList(a), DataType::List(b)) => {
+        (DataType::List(a), DataType::List(b)) => {
             a.data_type() == b.data_type()
                 || (number(a.data_type()) && number(b.data_type()) && a.data_type().is_integer() == b.data_type().is_integer())
         }
-        (DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..), DataType::Utf8) => true,
         (a, b) => a == b || (a.is_integer() && b.is_integer()) || (a.is_floating() && b.is_floating()),
     };
     let wrong = || format!("column `{name}` has type {}, expected {}", array.data_type(), plain(ty));
@@ -142,11 +324,21 @@ fn rows(batch: &RecordBatch, file: &Arc<Path>, first: u64) -> Result<Vec<Foreign
     };
     let keyed = |i: usize| ForeignRow {
         prompt_idx: prompts.value(i),
-        sample_idx: samples.as_ref().map_or(0, |s| s.as_primitive::<Int32Type>().value(i)),
+        sample_idx: samples.as_ref().map(|s| s.as_primitive::<Int32Type>().value(i)),
         step_idx: steps.value(i),
         file: file.clone(),
         place: first + i as u64,
         row: row(i),
     };
     Ok((0..batch.num_rows()).map(keyed).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_go_by_their_numbers() {
+        let mut names = ["part-10.parquet", "part-9.parquet", "b2/part-1.parquet", "b10/part-1.parquet", "part.parquet"];
+        names.sort_by_cached_key(|n| super::numbered(n));
+        assert_eq!(names, ["b2/part-1.parquet", "b10/part-1.parquet", "part-9.parquet", "part-10.parquet", "part.parquet"]);
+    }
 }

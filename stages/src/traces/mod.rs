@@ -19,11 +19,14 @@ pub use check::{Invalid, OTHER_FLOOR, OTHER_LEAST, Settled, settle};
 pub use merge::{layout, merge};
 pub use meta::{Layout, Sampling, TraceCounts, TraceMeta};
 pub use reader::{Sequences, TraceReader};
-pub use schema::TraceRow;
+pub use schema::{Door, TraceRow, Unchecked};
 pub use tokens::{CandidateBytes, TokenTable};
 pub use writer::TraceWriter;
 
 use serde::{Deserialize, Serialize};
+
+/// Candidates that sizes given in rows allow for: of wider rows (`method: full`) fewer are held at once.
+pub(crate) const CANDIDATES_OF_A_ROW: usize = 64;
 
 /// Where the tokens of a sequence come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

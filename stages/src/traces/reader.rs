@@ -12,7 +12,7 @@ use flow_engine::plugin::StageError;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::meta::MetaFile;
-use super::schema::{self, TraceRow};
+use super::schema::{self, Door, TraceRow};
 use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta};
 
 const BATCH_ROWS: usize = 8_192;
@@ -20,7 +20,7 @@ const BATCH_ROWS: usize = 8_192;
 /// A traces directory that was opened for reading.
 pub struct TraceReader<R: TraceRow> {
     dir: PathBuf,
-    file: MetaFile,
+    file: Arc<MetaFile>,
     shards: Vec<PathBuf>,
     tokens: Arc<TokenTable>,
     rows: PhantomData<R>,
@@ -34,14 +34,17 @@ impl<R: TraceRow> TraceReader<R> {
             return Err(StageError::new(format!("{}: holds {:?} traces, expected {:?} ones", dir.display(), file.meta.layout, R::LAYOUT))
                 .help("raw traces become projected ones by the kind `kd.project`"));
         }
-        let shards: Vec<PathBuf> = (0..file.counts.shards).map(|i| dir.join(format!("rows-{i:05}.parquet"))).collect();
-        if let Some(missing) = shards.iter().find(|s| !s.is_file()) {
-            return Err(
-                StageError::new(format!("{}: missing, but meta.json counts {} shards", missing.display(), shards.len())).help(ADVICE)
-            );
+        let mut shards = Vec::new();
+        for i in 0..file.counts.shards {
+            let shard = dir.join(format!("rows-{i:05}.parquet"));
+            if !shard.is_file() {
+                let what = format!("{}: missing, but meta.json counts {} shards", shard.display(), file.counts.shards);
+                return Err(StageError::new(what).help(ADVICE));
+            }
+            shards.push(shard);
         }
         let tokens = Arc::new(TokenTable::read(dir)?);
-        Ok(Self { dir: dir.to_owned(), file, shards, tokens, rows: PhantomData })
+        Ok(Self { dir: dir.to_owned(), file: Arc::new(file), shards, tokens, rows: PhantomData })
     }
     /// What holds for all rows.
     pub fn meta(&self) -> &TraceMeta {
@@ -75,6 +78,7 @@ impl<R: TraceRow> TraceReader<R> {
             next_shard: shards.start,
             shards: self.shards[shards].iter().cloned().collect(),
             tokens: self.tokens.clone(),
+            file: self.file.clone(),
             shard: None,
             of_sequence: 0,
             rows: VecDeque::new(),
@@ -83,18 +87,21 @@ impl<R: TraceRow> TraceReader<R> {
     }
 }
 
-const ADVICE: &str =
-    "the file is damaged or cut short: delete it and run the stage that makes it again (in a cache, `flow verify` heals it)";
+const ADVICE: &str = "the file is damaged, cut short, or not what docs/formats.md says of traces: delete it and run the stage that makes it again (in a \
+     cache, `flow verify` heals it), or mend the program that wrote it";
 
 struct Batches {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
+    /// Row of the file that the next batch begins with.
+    next_row: u64,
 }
 
 impl Batches {
     /// Opens a file, for some of its rows where `rows` says so.
     fn open(path: PathBuf, rows: Option<Range<usize>>) -> Result<Self, StageError> {
         let file = File::open(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
+        let next_row = rows.as_ref().map_or(0, |r| r.start as u64);
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
             .and_then(|b| {
                 let b = b.with_batch_size(BATCH_ROWS);
@@ -104,10 +111,17 @@ impl Batches {
                 }
             })
             .map_err(|e| corrupt(&path, &e.to_string()))?;
-        Ok(Self { path, reader })
+        Ok(Self { path, reader, next_row })
     }
-    fn next(&mut self) -> Option<Result<RecordBatch, StageError>> {
-        self.reader.next().map(|b| b.map_err(|e| corrupt(&self.path, &e.to_string())))
+    /// The next batch, and the row of the file that it begins with.
+    fn next(&mut self) -> Option<Result<(RecordBatch, u64), StageError>> {
+        let batch = match self.reader.next()? {
+            Ok(batch) => batch,
+            Err(e) => return Some(Err(corrupt(&self.path, &e.to_string()))),
+        };
+        let first = self.next_row;
+        self.next_row += batch.num_rows() as u64;
+        Some(Ok((batch, first)))
     }
 }
 
@@ -121,6 +135,7 @@ pub struct Sequences<R: TraceRow> {
     waiting: VecDeque<SequenceRow>,
     shards: VecDeque<PathBuf>,
     tokens: Arc<TokenTable>,
+    file: Arc<MetaFile>,
     /// Place among all shards of the next one to open.
     next_shard: usize,
     shard: Option<Batches>,
@@ -139,7 +154,8 @@ impl<R: TraceRow> Sequences<R> {
         while self.waiting.is_empty() {
             match self.sequences.next() {
                 Some(batch) => {
-                    let rows = schema::sequences(&batch?).map_err(|e| corrupt(&self.sequences.path, &e))?;
+                    let (batch, first) = batch?;
+                    let rows = schema::sequences(&batch, &self.file.meta, first).map_err(|e| corrupt(&self.sequences.path, &e))?;
                     self.waiting.extend(rows);
                 }
                 None => return self.nothing_left(),
@@ -189,9 +205,10 @@ impl<R: TraceRow> Sequences<R> {
             let Some(shard) = &mut self.shard else { return Ok(false) };
             match shard.next() {
                 Some(batch) => {
-                    let batch = batch?;
+                    let (batch, first) = batch?;
                     let keys = schema::keys(&batch).map_err(|e| corrupt(&shard.path, &e))?;
-                    let rows = R::rows(&batch, &self.tokens).map_err(|e| corrupt(&shard.path, &e))?;
+                    let door = Door { meta: &self.file.meta, tokens: &self.tokens, first };
+                    let rows = R::rows(&batch, &door).map_err(|e| corrupt(&shard.path, &e))?;
                     self.rows.extend(keys.into_iter().zip(rows));
                     if !self.rows.is_empty() {
                         return Ok(true);

@@ -11,6 +11,16 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schem
 
 use super::{ByteStrings, CandidateBytes, Layout, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, is_structural};
 
+/// What a reader knows of the directory that rows come from.
+pub struct Door<'a> {
+    /// What the directory says of all its rows.
+    pub meta: &'a TraceMeta,
+    /// Bytes that rows leave out.
+    pub tokens: &'a Arc<TokenTable>,
+    /// Row of the file that a batch begins with.
+    pub first: u64,
+}
+
 /// A row type with its Parquet columns.
 pub trait TraceRow: Sized + Send + 'static {
     /// Whose ids it holds.
@@ -21,9 +31,12 @@ pub trait TraceRow: Sized + Send + 'static {
     /// Arrays of those columns.
     #[doc(hidden)]
     fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef>;
-    /// Rows of a batch, or the column that does not fit; `tokens` has the bytes that rows leave out.
+    /// Rows of a batch, or the column that does not fit, or the row that is not what the metadata say.
     #[doc(hidden)]
-    fn rows(batch: &RecordBatch, tokens: &Arc<TokenTable>) -> Result<Vec<Self>, String>;
+    fn rows(batch: &RecordBatch, door: &Door<'_>) -> Result<Vec<Self>, String>;
+    /// Candidates that the row holds.
+    #[doc(hidden)]
+    fn candidates(&self) -> usize;
     /// Lists the ids whose bytes the row leaves out.
     #[doc(hidden)]
     fn note_tokens(&self, _table: &mut TokenTable) {}
@@ -159,21 +172,35 @@ fn column<'a>(batch: &'a RecordBatch, name: &str, ty: &DataType) -> Result<&'a A
     if same { Ok(array) } else { Err(format!("column `{name}` has type {}, expected {ty}", array.data_type())) }
 }
 
-/// The list column `name` with its values, offsets checked by arrow.
+/// A column in which every row has a value.
+fn whole<'a>(batch: &'a RecordBatch, name: &str, ty: &DataType) -> Result<&'a ArrayRef, String> {
+    let array = column(batch, name, ty)?;
+    if array.null_count() > 0 { Err(format!("column `{name}`: {} rows have no value", array.null_count())) } else { Ok(array) }
+}
+
+/// The list column `name`, whose lists have no gaps; offsets are checked by arrow.
+fn optional_lists<'a>(batch: &'a RecordBatch, name: &str, item: DataType) -> Result<&'a ListArray, String> {
+    let lists = column(batch, name, &DataType::List(element(item)))?.as_list::<i32>();
+    let gaps = lists.values().null_count();
+    if gaps > 0 { Err(format!("column `{name}`: {gaps} values of its lists are missing")) } else { Ok(lists) }
+}
+
+/// The same where every row has a list.
 fn list_column<'a>(batch: &'a RecordBatch, name: &str, item: DataType) -> Result<&'a ListArray, String> {
-    Ok(column(batch, name, &DataType::List(element(item)))?.as_list::<i32>())
+    let lists = optional_lists(batch, name, item)?;
+    if lists.null_count() > 0 { Err(format!("column `{name}`: {} rows have no list", lists.null_count())) } else { Ok(lists) }
 }
 
 fn ints(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<i32>, String> {
-    Ok(column(batch, name, &DataType::Int32)?.as_primitive::<Int32Type>().values().clone())
+    Ok(whole(batch, name, &DataType::Int32)?.as_primitive::<Int32Type>().values().clone())
 }
 
 fn longs(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<i64>, String> {
-    Ok(column(batch, name, &DataType::Int64)?.as_primitive::<Int64Type>().values().clone())
+    Ok(whole(batch, name, &DataType::Int64)?.as_primitive::<Int64Type>().values().clone())
 }
 
 fn floats(batch: &RecordBatch, name: &str) -> Result<ScalarBuffer<f32>, String> {
-    Ok(column(batch, name, &DataType::Float32)?.as_primitive::<Float32Type>().values().clone())
+    Ok(whole(batch, name, &DataType::Float32)?.as_primitive::<Float32Type>().values().clone())
 }
 
 fn range(offsets: &OffsetBuffer<i32>, i: usize) -> std::ops::Range<usize> {
@@ -186,22 +213,27 @@ pub(super) fn keys(batch: &RecordBatch) -> Result<Vec<(i64, i32, i32)>, String> 
     Ok((0..batch.num_rows()).map(|i| (p[i], s[i], t[i])).collect())
 }
 
-pub(super) fn sequences(batch: &RecordBatch) -> Result<Vec<SequenceRow>, String> {
+/// Sequences of a batch that begins with row `first` of its file.
+pub(super) fn sequences(batch: &RecordBatch, meta: &TraceMeta, first: u64) -> Result<Vec<SequenceRow>, String> {
     let (p, s) = (longs(batch, "prompt_idx")?, ints(batch, "sample_idx")?);
-    let source = column(batch, "source", &DataType::Utf8)?.as_string::<i32>();
-    let context = column(batch, "context", &DataType::Binary)?.as_binary::<i32>();
-    let finish = column(batch, "finish_reason", &DataType::Utf8)?.as_string::<i32>();
-    let ids = list_column(batch, "context_ids", DataType::Int32)?;
+    let source = whole(batch, "source", &DataType::Utf8)?.as_string::<i32>();
+    let context = whole(batch, "context", &DataType::Binary)?.as_binary::<i32>();
+    let finish = whole(batch, "finish_reason", &DataType::Utf8)?.as_string::<i32>();
+    let ids = optional_lists(batch, "context_ids", DataType::Int32)?;
     let values = ids.values().as_primitive::<Int32Type>().values();
     (0..batch.num_rows())
         .map(|i| {
             let name = source.value(i);
+            let context_ids = ids.is_valid(i).then(|| values[range(ids.offsets(), i)].to_vec());
+            if let Some(id) = context_ids.iter().flatten().find(|id| !super::check::is_token(**id, meta)) {
+                return Err(format!("row {}: field `context_ids`: {}", first + i as u64, super::check::no_token(*id, meta)));
+            }
             Ok(SequenceRow {
                 prompt_idx: p[i],
                 sample_idx: s[i],
                 source: Source::parse(name).ok_or_else(|| format!("column `source`: `{name}` is none of text, sample, on_policy"))?,
                 context: context.value(i).to_vec(),
-                context_ids: ids.is_valid(i).then(|| values[range(ids.offsets(), i)].to_vec()),
+                context_ids,
                 finish_reason: finish.value(i).to_owned(),
             })
         })
@@ -246,23 +278,24 @@ impl TraceRow for RawRow {
             repeated(&meta.tokenizer_hash, rows.len()),
         ]
     }
-    fn rows(batch: &RecordBatch, tokens: &Arc<TokenTable>) -> Result<Vec<Self>, String> {
+    fn rows(batch: &RecordBatch, door: &Door<'_>) -> Result<Vec<Self>, String> {
+        let tokens = door.tokens;
         let sample = ints(batch, "teacher_sample_id")?;
         let sample_bytes = column(batch, "sample_bytes", &DataType::Binary)?.as_binary::<i32>();
         let ids = list_column(batch, "topk_ids", DataType::Int32)?;
         let id_values = ids.values().as_primitive::<Int32Type>().values();
-        let bytes = list_column(batch, "topk_bytes", DataType::Binary)?;
+        let bytes = optional_lists(batch, "topk_bytes", DataType::Binary)?;
         let byte_values = bytes.values().as_binary::<i32>();
         let logprobs = list_column(batch, "topk_logprobs", DataType::Float32)?;
         let logprob_values = logprobs.values().as_primitive::<Float32Type>().values();
         let other = floats(batch, "other_logprob")?;
-        let lse = list_column(batch, "other_lse", DataType::Float32)?;
+        let lse = optional_lists(batch, "other_lse", DataType::Float32)?;
         let lse_values = lse.values().as_primitive::<Float32Type>().values();
         (0..batch.num_rows())
             .map(|i| {
                 let topk_ids = &id_values[range(ids.offsets(), i)];
-                let listed =
-                    |id: i32| tokens.get(id).ok_or_else(|| format!("a row names token {id}, which {} does not list", super::tokens::FILE));
+                let at = |what: String| format!("row {}: {what}", door.first + i as u64);
+                let listed = |id: i32| tokens.get(id).ok_or_else(|| at(format!("token {id} is not listed in {}", super::tokens::FILE)));
                 let topk_bytes = if bytes.is_valid(i) {
                     range(bytes.offsets(), i).map(|k| byte_values.value(k)).collect()
                 } else {
@@ -270,6 +303,9 @@ impl TraceRow for RawRow {
                     CandidateBytes::Table(tokens.clone())
                 };
                 let drawn = if sample_bytes.is_valid(i) { sample_bytes.value(i) } else { listed(sample[i])? };
+                let other_lse = lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec());
+                // At temperatures that nobody names it says nothing; projection counts the rows that have a tail.
+                let other_lse = other_lse.filter(|lse| lse.len() == door.meta.taus.len());
                 Ok(RawRow {
                     sample_id: sample[i],
                     sample_bytes: drawn.to_vec(),
@@ -277,10 +313,13 @@ impl TraceRow for RawRow {
                     topk_bytes,
                     topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
                     other_logprob: other[i],
-                    other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
+                    other_lse,
                 })
             })
             .collect()
+    }
+    fn candidates(&self) -> usize {
+        self.topk_ids.len()
     }
     fn structural(&self) -> bool {
         is_structural(&String::from_utf8_lossy(&self.sample_bytes))
@@ -326,32 +365,64 @@ impl TraceRow for ProjectedRow {
             repeated(&meta.tokenizer_hash, rows.len()),
         ]
     }
-    fn rows(batch: &RecordBatch, _: &Arc<TokenTable>) -> Result<Vec<Self>, String> {
-        let sample = ints(batch, "teacher_sample_id")?;
-        let text = column(batch, "teacher_sample_text", &DataType::Utf8)?.as_string::<i32>();
-        let ids = list_column(batch, "topk_ids", DataType::Int32)?;
-        let id_values = ids.values().as_primitive::<Int32Type>().values();
-        let logprobs = list_column(batch, "topk_logprobs", DataType::Float32)?;
-        let logprob_values = logprobs.values().as_primitive::<Float32Type>().values();
-        let other = floats(batch, "other_logprob")?;
-        let lse = list_column(batch, "other_lse", DataType::Float32)?;
-        let lse_values = lse.values().as_primitive::<Float32Type>().values();
-        let structural = column(batch, "is_struct_token", &DataType::Boolean)?.as_boolean();
-        let weight = floats(batch, "kd_weight")?;
-        Ok((0..batch.num_rows())
-            .map(|i| ProjectedRow {
-                sample_id: sample[i],
-                sample_text: text.value(i).to_owned(),
-                topk_ids: id_values[range(ids.offsets(), i)].to_vec(),
-                topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
-                other_logprob: other[i],
-                other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
-                is_struct: structural.value(i),
-                kd_weight: weight[i],
-            })
-            .collect())
+    fn rows(batch: &RecordBatch, door: &Door<'_>) -> Result<Vec<Self>, String> {
+        let rows = projected(batch)?;
+        let wrong = |(i, row)| Some(format!("row {}: {}", door.first + i as u64, super::check::projected(row, door.meta).err()?));
+        rows.iter().enumerate().find_map(wrong).map_or(Ok(rows), Err)
+    }
+    fn candidates(&self) -> usize {
+        self.topk_ids.len()
     }
     fn structural(&self) -> bool {
         self.is_struct
     }
+}
+
+/// A projected row as its file holds it, right or wrong: what looks for wrong ones reads these.
+pub struct Unchecked(pub ProjectedRow);
+
+impl TraceRow for Unchecked {
+    const LAYOUT: Layout = Layout::Projected;
+
+    fn fields() -> Vec<Field> {
+        ProjectedRow::fields()
+    }
+    fn columns(rows: &[Self], meta: &TraceMeta) -> Vec<ArrayRef> {
+        ProjectedRow::columns(&rows.iter().map(|r| r.0.clone()).collect::<Vec<_>>(), meta)
+    }
+    fn rows(batch: &RecordBatch, _: &Door<'_>) -> Result<Vec<Self>, String> {
+        Ok(projected(batch)?.into_iter().map(Unchecked).collect())
+    }
+    fn candidates(&self) -> usize {
+        self.0.candidates()
+    }
+    fn structural(&self) -> bool {
+        self.0.is_struct
+    }
+}
+
+fn projected(batch: &RecordBatch) -> Result<Vec<ProjectedRow>, String> {
+    let sample = ints(batch, "teacher_sample_id")?;
+    let text = whole(batch, "teacher_sample_text", &DataType::Utf8)?.as_string::<i32>();
+    let ids = list_column(batch, "topk_ids", DataType::Int32)?;
+    let id_values = ids.values().as_primitive::<Int32Type>().values();
+    let logprobs = list_column(batch, "topk_logprobs", DataType::Float32)?;
+    let logprob_values = logprobs.values().as_primitive::<Float32Type>().values();
+    let other = floats(batch, "other_logprob")?;
+    let lse = optional_lists(batch, "other_lse", DataType::Float32)?;
+    let lse_values = lse.values().as_primitive::<Float32Type>().values();
+    let structural = whole(batch, "is_struct_token", &DataType::Boolean)?.as_boolean();
+    let weight = floats(batch, "kd_weight")?;
+    Ok((0..batch.num_rows())
+        .map(|i| ProjectedRow {
+            sample_id: sample[i],
+            sample_text: text.value(i).to_owned(),
+            topk_ids: id_values[range(ids.offsets(), i)].to_vec(),
+            topk_logprobs: logprob_values[range(logprobs.offsets(), i)].to_vec(),
+            other_logprob: other[i],
+            other_lse: lse.is_valid(i).then(|| lse_values[range(lse.offsets(), i)].to_vec()),
+            is_struct: structural.value(i),
+            kd_weight: weight[i],
+        })
+        .collect())
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, Int32Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use flow_engine::plugin::StageError;
 use parquet::arrow::ArrowWriter;
@@ -96,6 +96,9 @@ impl TokenTable {
                 .column_by_name("bytes")
                 .and_then(|c| c.as_binary_opt::<i32>())
                 .ok_or_else(|| corrupt("no column `bytes` of bytes"))?;
+            if ids.null_count() > 0 {
+                return Err(corrupt("an id is missing"));
+            }
             for (id, bytes) in ids.values().iter().zip(bytes.iter()) {
                 if !(0..=LARGEST_ID).contains(id) {
                     return Err(corrupt(&format!("token id {id} is none")));

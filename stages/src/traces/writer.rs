@@ -14,7 +14,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::meta::MetaFile;
 use super::schema::{self, TraceRow};
-use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta, tokens};
+use super::{CANDIDATES_OF_A_ROW, SequenceRow, TokenTable, TraceCounts, TraceMeta, tokens};
 
 /// Rows gathered before a batch goes to Parquet.
 const BATCH_ROWS: usize = 8_192;
@@ -33,6 +33,11 @@ pub struct TraceWriter<R: TraceRow> {
     waiting_sequences: Vec<SequenceRow>,
     shard: Option<ArrowWriter<File>>,
     shard_rows: usize,
+    /// Candidates of the rows that wait, and of the open shard's: wide rows make smaller batches and shards.
+    waiting_candidates: usize,
+    shard_candidates: usize,
+    /// Candidates of the widest row.
+    widest: usize,
     row_schema: SchemaRef,
     keys: Vec<(i64, i32, usize)>,
     rows: Vec<R>,
@@ -77,6 +82,9 @@ impl<R: TraceRow> TraceWriter<R> {
             waiting_sequences: Vec::new(),
             shard: None,
             shard_rows: 0,
+            waiting_candidates: 0,
+            shard_candidates: 0,
+            widest: 0,
             row_schema: schema::row_schema::<R>(),
             keys: Vec::new(),
             rows: Vec::new(),
@@ -103,11 +111,17 @@ impl<R: TraceRow> TraceWriter<R> {
         self.rows[before..].iter().for_each(|r| r.note_tokens(&mut self.tokens));
         self.counts.structural_rows += self.rows[before..].iter().filter(|r| r.structural()).count() as u64;
         self.shard_rows += n;
+        let candidates: usize = self.rows[before..].iter().map(R::candidates).sum();
+        self.waiting_candidates += candidates;
+        self.shard_candidates += candidates;
+        self.widest = self.rows[before..].iter().map(R::candidates).fold(self.widest, usize::max);
         self.waiting_sequences.push(sequence);
-        if self.rows.len() >= BATCH_ROWS || self.shard_rows >= SHARD_ROWS {
+        let full = |rows: usize, candidates: usize, limit: usize| rows >= limit || candidates >= limit * CANDIDATES_OF_A_ROW;
+        let shard_is_full = full(self.shard_rows, self.shard_candidates, SHARD_ROWS);
+        if full(self.rows.len(), self.waiting_candidates, BATCH_ROWS) || shard_is_full {
             self.flush_rows()?;
         }
-        if self.shard_rows >= SHARD_ROWS {
+        if shard_is_full {
             self.close_shard()?;
         }
         if self.waiting_sequences.len() >= 1_024 {
@@ -126,7 +140,9 @@ impl<R: TraceRow> TraceWriter<R> {
         if !self.tokens.is_empty() {
             self.tokens.write(&self.dir.join(tokens::FILE))?;
         }
-        let file = MetaFile { meta: self.meta, counts: self.counts };
+        // What was announced may be less than what came: readers rely on it.
+        let meta = TraceMeta { top_k: self.meta.top_k.max(self.widest), ..self.meta };
+        let file = MetaFile { meta, counts: self.counts };
         let path = self.dir.join("meta.json");
         let text = serde_json::to_string_pretty(&file).map_err(|e| StageError::new(e.to_string()))?;
         std::fs::write(&path, text + "\n").map_err(|e| StageError::io("cannot write", &path, &e))?;
@@ -146,6 +162,7 @@ impl<R: TraceRow> TraceWriter<R> {
         let batch = schema::row_batch(&self.keys, &self.rows, &self.meta, &self.row_schema).map_err(|e| failed(&path, &e))?;
         self.keys.clear();
         self.rows.clear();
+        self.waiting_candidates = 0;
         let mut shard = match self.shard.take() {
             Some(open) => open,
             None => open(&path, &self.row_schema, &self.properties)?,
@@ -161,7 +178,7 @@ impl<R: TraceRow> TraceWriter<R> {
             shard.close().map_err(|e| failed(&path, &e))?;
             self.counts.shards += 1;
         }
-        self.shard_rows = 0;
+        (self.shard_rows, self.shard_candidates) = (0, 0);
         Ok(())
     }
 

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use flow_engine::plugin::StageError;
 
-use super::windows::{LossWeights, Windows};
+use super::distillation::Distillation;
+use super::windows::{LossWeights, Tails, Windows};
 use crate::model::trainer::MicroBatch;
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
@@ -34,8 +35,8 @@ pub struct Totals {
     pub targets: u64,
     /// Tokens at the ends of sequences that are in no window.
     pub left_out: u64,
-    /// Whether every row has its tail at τ.
-    pub exact_tail: bool,
+    /// What rows hold of their tails at τ.
+    pub tails: Tails,
 }
 
 enum Source<'a> {
@@ -48,7 +49,7 @@ struct Traces<'a> {
     reader: TraceReader<ProjectedRow>,
     tokenizer: &'a Tokenizer,
     seq: usize,
-    tau: f32,
+    distillation: Distillation,
     shards: Vec<Shard>,
 }
 
@@ -71,7 +72,7 @@ impl<'a> Loader<'a> {
     /// Windows over a text for cross-entropy.
     pub fn of_text(tokens: &[u32], seq: usize, bos: u32, seed: u64) -> Self {
         let windows = Windows::of_text(tokens, seq, bos);
-        let totals = Totals { targets: windows.targets(), left_out: 0, exact_tail: true };
+        let totals = Totals { targets: windows.targets(), ..Totals::default() };
         let (count, top_k) = (windows.len() as u64, windows.top_k());
         let pool = Pool { epoch: u64::MAX, first: 0, windows, order: Vec::new() };
         Self { source: Source::Memory, seed, windows: count, top_k, totals, pool: Some(pool) }
@@ -82,12 +83,20 @@ impl<'a> Loader<'a> {
         reader: TraceReader<ProjectedRow>,
         tokenizer: &'a Tokenizer,
         seq: usize,
-        tau: f32,
+        distillation: Distillation,
         seed: u64,
     ) -> Result<Self, StageError> {
-        let mut counting = Windows::of_rows(seq, tokenizer.bos(), &reader, tau);
+        if reader.meta().vocab != tokenizer.vocab_size() {
+            return Err(StageError::new(format!(
+                "the traces were projected onto a vocabulary of {}, the student's tokenizer has {}",
+                reader.meta().vocab,
+                tokenizer.vocab_size()
+            ))
+            .help("give `kd.project` and `train.bitnet` the same `tokenizer`; a program of its own writes `vocab` into meta.json"));
+        }
+        let mut counting = Windows::of_rows(seq, tokenizer.bos(), &reader, distillation);
         let mut shards = vec![Shard::default(); reader.shards()];
-        let mut totals = Totals { exact_tail: true, ..Totals::default() };
+        let mut totals = Totals::default();
         let mut sequences = reader.sequences()?;
         let mut n = 0;
         while let Some(item) = sequences.next() {
@@ -98,7 +107,9 @@ impl<'a> Loader<'a> {
                 }
                 n += 1;
                 shard.sequences.end = n;
-                totals.exact_tail &= counting.sequence(&sequence, &rows);
+                let tails = counting.sequence(&sequence, &rows);
+                totals.tails.rows += tails.rows;
+                totals.tails.exact += tails.exact;
                 shard.windows += counting.len() as u64;
                 totals.targets += counting.targets();
                 totals.left_out += counting.left_out();
@@ -108,7 +119,7 @@ impl<'a> Loader<'a> {
         let windows = shards.iter().map(|s| s.windows).sum();
         let top_k = counting.top_k();
         Ok(Self {
-            source: Source::Traces(Box::new(Traces { reader, tokenizer, seq, tau, shards })),
+            source: Source::Traces(Box::new(Traces { reader, tokenizer, seq, distillation, shards })),
             seed,
             windows,
             top_k,
@@ -134,17 +145,28 @@ impl<'a> Loader<'a> {
         self.totals
     }
 
-    /// The batch of windows `cursor ..`; weights sum to one over its valid rows. Gives the number of targets too.
-    pub fn batch(&mut self, cursor: u64, batch: usize, weights: &LossWeights) -> Result<(MicroBatch, u64), StageError> {
-        let mut m = MicroBatch::default();
-        for i in cursor..cursor + batch as u64 {
-            let place = i % self.windows;
-            let pool = self.pool_of(i)?;
-            let at = (place - pool.first) as usize;
-            pool.windows.append(pool.order[at] as usize, &mut m);
+    /// The micro-batches of a step from window `cursor` on, of `batch` windows each; weights sum to one over all their valid
+    /// rows. Gives the number of targets too.
+    pub fn step(
+        &mut self,
+        cursor: u64,
+        batch: usize,
+        accumulate: usize,
+        weights: &LossWeights,
+    ) -> Result<(Vec<MicroBatch>, u64), StageError> {
+        let mut micros = Vec::with_capacity(accumulate);
+        for first in (cursor..).step_by(batch).take(accumulate) {
+            let mut m = MicroBatch::default();
+            for i in first..first + batch as u64 {
+                let place = i % self.windows;
+                let pool = self.pool_of(i)?;
+                let at = (place - pool.first) as usize;
+                pool.windows.append(pool.order[at] as usize, &mut m);
+            }
+            micros.push(m);
         }
-        let seen = weights.weigh(&mut m);
-        Ok((m, seen))
+        let targets = weights.weigh(&mut micros);
+        Ok((micros, targets))
     }
 
     /// The pool that holds window `cursor`, read where it is not the one in memory.
@@ -189,7 +211,7 @@ impl Traces<'_> {
                 first += count(pool);
                 continue;
             }
-            let mut windows = Windows::of_rows(self.seq, self.tokenizer.bos(), &self.reader, self.tau);
+            let mut windows = Windows::of_rows(self.seq, self.tokenizer.bos(), &self.reader, self.distillation);
             for shard in pool {
                 for item in self.reader.part(*shard as usize, self.shards[*shard as usize].sequences.clone())? {
                     let (sequence, rows) = item?;
@@ -210,9 +232,10 @@ mod tests {
     fn an_epoch_visits_every_token_once_and_the_next_in_another_order() {
         let tokens: Vec<u32> = (10..90).collect();
         let mut loader = Loader::of_text(&tokens, 8, 0, 3);
-        let weights = LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 };
-        let mut epoch =
-            |from: u64| -> Vec<i32> { (from..from + 10).flat_map(|c| loader.batch(c, 1, &weights).expect("in memory").0.labels).collect() };
+        let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
+        let mut epoch = |from: u64| -> Vec<i32> {
+            (from..from + 10).flat_map(|c| loader.step(c, 1, 1, &weights).expect("in memory").0.remove(0).labels).collect()
+        };
         let (first, second) = (epoch(0), epoch(10));
         assert_ne!(first, second);
         for mut labels in [first, second] {

@@ -1,8 +1,10 @@
 //! Training: windows of tokens with targets, the recipe, the loop with checkpoints, and the kinds that use them.
 
+pub mod distillation;
 pub mod loader;
 pub mod recipe;
 mod run;
+pub mod skipped;
 pub mod state;
 pub mod student;
 pub mod teacher;

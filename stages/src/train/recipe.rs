@@ -4,6 +4,7 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::skipped::MAX_SKIPPED_SHARE;
 use crate::model::optimizer::{Moments, Optimizer};
 use crate::model::storage::Storage;
 use crate::model::trainer::Hyper;
@@ -69,8 +70,10 @@ pub struct Recipe {
     pub log_every: u64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Steps skipped for a non-finite gradient before the stage gives up.
-    pub max_skipped: u64,
+    /// Share of the attempted steps that may be skipped for a gradient that is not finite: judged from step 20 on and at the
+    /// end; a shorter run may skip one.
+    #[schemars(extend("x-was" = "max_skipped"))]
+    pub max_skipped_share: f64,
 }
 
 impl Default for Recipe {
@@ -97,7 +100,7 @@ impl Default for Recipe {
             seed: 1234,
             log_every: 10,
             checkpoint_every: 200,
-            max_skipped: 20,
+            max_skipped_share: MAX_SKIPPED_SHARE,
         }
     }
 }
@@ -131,6 +134,10 @@ impl Recipe {
         if self.ns_steps == 0 || self.ns_steps > 10 {
             return wrong("ns_steps", format!("{} is not between 1 and 10", self.ns_steps));
         }
+        // A run that skips every step sees no token, and would never end.
+        if !(0.0..1.0).contains(&self.max_skipped_share) {
+            return wrong("max_skipped_share", format!("{} is not a share from 0 to below 1", self.max_skipped_share));
+        }
         Ok(())
     }
 
@@ -149,7 +156,7 @@ impl Recipe {
         }
     }
 
-    /// Scalars of a step.
+    /// Scalars of a step: AdamW's t, the share of the budget seen before it.
     pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: u32) -> Hyper {
         let (rate, decays) = self.rate(progress);
         let decay = if decays { self.weight_decay } else { 0.0 };

@@ -7,6 +7,7 @@ use flow_shaders::device::{Device, DeviceError};
 
 use super::loader::Loader;
 use super::recipe::Recipe;
+use super::skipped;
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
 use super::windows::LossWeights;
 use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
@@ -21,6 +22,8 @@ pub struct Job<'a> {
     pub recipe: &'a Recipe,
     /// Weights of the loss.
     pub weights: LossWeights,
+    /// Temperature of the KL.
+    pub tau: f32,
     /// Targets to see.
     pub budget_tokens: u64,
     /// Share of the budget after which activations go to 4 bits.
@@ -81,11 +84,21 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
         }
         _ => trainer.load_with(|t| initial_values(&job.config, t, r.seed)).map_err(device_error)?,
     }
+    if (r.batch * r.accumulate) as u64 > loader.len() {
+        ctx.warn(format!(
+            "a step takes {} windows (batch {} × accumulate {}), the data has {}: a step sees some of them more than once; lower `batch` \
+             or `accumulate`, or bring more text",
+            r.batch * r.accumulate,
+            r.batch,
+            r.accumulate,
+            loader.len()
+        ));
+    }
     let start = (Instant::now(), progress.seen_tokens);
     while progress.seen_tokens < job.budget_tokens {
         let (stats, lr) = step(job, loader, &mut trainer, &mut progress)?;
         let last = progress.seen_tokens >= job.budget_tokens;
-        if progress.step.is_multiple_of(r.log_every) || last {
+        if progress.has_means() && (progress.step.is_multiple_of(r.log_every) || last) {
             point(job, &mut progress, lr);
             ctx.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens, "tokens");
             ctx.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
@@ -102,8 +115,48 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
             return Err(StageError::interrupted());
         }
     }
+    not_too_many_skipped(r, &progress)?;
+    warn_of_overshoot(job, &progress, ctx);
     ctx.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
     Ok(Trained { tensors: trainer.tensors().map_err(device_error)?, session_bytes: trainer.session_bytes(), progress })
+}
+
+/// Fails where more steps were skipped than the recipe allows.
+fn not_too_many_skipped(r: &Recipe, p: &Progress) -> Result<(), StageError> {
+    if p.skipped as f64 <= skipped::allowed(p.attempted(), r.max_skipped_share) {
+        return Ok(());
+    }
+    let rule = match p.attempted() {
+        n if n < skipped::JUDGED_FROM => "a run of fewer than 20 may skip one".to_owned(),
+        _ => format!("`max_skipped_share` allows {:.2} %", 100.0 * r.max_skipped_share),
+    };
+    Err(StageError::new(format!(
+        "step {}: {} of {} attempted steps were skipped because a gradient was not finite ({} of them with a loss that was not), at {} \
+         tokens; {rule}",
+        p.step,
+        p.skipped,
+        p.attempted(),
+        p.nan_steps,
+        p.seen_tokens
+    ))
+    .help("lower `lr` or `muon_lr`, lengthen `warmup`, or look for broken rows with `flow traces check`"))
+}
+
+/// A step is whole: one that is large beside the budget sees more than was asked for.
+fn warn_of_overshoot(job: &Job<'_>, p: &Progress, ctx: &TaskContext) {
+    let (beyond, batch) = (p.seen_tokens - job.budget_tokens, (job.recipe.batch * job.config.seq) as u64);
+    if beyond > batch || beyond > job.budget_tokens {
+        ctx.warn(format!(
+            "{} tokens were seen where the budget is {}: a step takes up to {} (batch {} × accumulate {} × {} tokens); lower `accumulate` \
+             or `batch` to meet the budget",
+            p.seen_tokens,
+            job.budget_tokens,
+            batch * job.recipe.accumulate as u64,
+            job.recipe.batch,
+            job.recipe.accumulate,
+            job.config.seq
+        ));
+    }
 }
 
 fn bits(job: &Job<'_>, progress: &Progress) -> u32 {
@@ -120,44 +173,23 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
     if due && p.flip.is_none() && job.config.weights != Weights::Float {
         p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
     }
-    let hyper = r.hyper(p.step + 1, p.seen_tokens as f64 / job.budget_tokens as f64, job.weights.tau, bits(job, p).max(4));
-    let mut micros = Vec::with_capacity(r.accumulate);
-    let mut seen = Vec::with_capacity(r.accumulate);
-    for _ in 0..r.accumulate {
-        let (micro, targets) = loader.batch(p.cursor, r.batch, &job.weights)?;
-        p.cursor += r.batch as u64;
-        micros.push(micro);
-        seen.push(targets);
-    }
-    let total: u64 = seen.iter().sum();
-    for (micro, seen) in micros.iter_mut().zip(&seen) {
-        let share = *seen as f32 / total.max(1) as f32;
-        if r.accumulate > 1 {
-            micro.meta.iter_mut().for_each(|m| m[1..].iter_mut().for_each(|w| *w *= share));
-        }
-    }
+    let hyper = r.hyper(p.updates() + 1, p.seen_tokens as f64 / job.budget_tokens as f64, job.tau, bits(job, p).max(4));
+    let (micros, targets) = loader.step(p.cursor, r.batch, r.accumulate, &job.weights)?;
+    p.cursor += (r.batch * r.accumulate) as u64;
     let stats = trainer.step(&micros, &hyper).map_err(device_error)?;
-    p.step += 1;
-    p.seen_tokens += total;
-    if stats.non_finite > 0.0 || !stats.total().is_finite() {
-        p.nan_steps += 1;
+    p.count(&stats, targets);
+    if p.overflows_in_a_row == skipped::MAX_OVERFLOWS_IN_A_ROW {
+        return Err(StageError::new(format!(
+            "step {}: {} steps in a row overflowed what float16 holds, down to a loss scale of {}, at {} tokens",
+            p.step,
+            p.overflows_in_a_row,
+            trainer.loss_scale(),
+            p.seen_tokens
+        ))
+        .help("set `storage: float32` in `recipe`, or lower `lr`"));
     }
-    if stats.overflowed {
-        p.overflows += 1;
-    } else if stats.skipped {
-        p.skipped += 1;
-        if p.skipped > r.max_skipped {
-            return Err(StageError::new(format!(
-                "step {}: {} steps had a gradient that was not finite (loss {}, at {} tokens)",
-                p.step,
-                p.skipped,
-                stats.total(),
-                p.seen_tokens
-            ))
-            .help("lower `lr` or `muon_lr`, lengthen `warmup`, or look for broken rows with `flow traces check`"));
-        }
-    } else {
-        p.add(&stats);
+    if p.attempted() >= skipped::JUDGED_FROM {
+        not_too_many_skipped(r, p)?;
     }
     Ok((stats, f64::from(hyper.lr)))
 }

@@ -68,17 +68,20 @@ pub struct Flip {
 /// Everything that the loop counts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps done.
+    /// Steps attempted: each updated the parameters, was skipped, or overflowed.
     pub step: u64,
     /// Windows taken.
     pub cursor: u64,
-    /// Targets seen.
+    /// Targets of the steps that updated the parameters.
     pub seen_tokens: u64,
     /// Steps skipped for a non-finite gradient.
     pub skipped: u64,
     /// Steps skipped because a scaled gradient passed what float16 holds.
     #[serde(default)]
     pub overflows: u64,
+    /// Those of them since the last other step.
+    #[serde(default)]
+    pub overflows_in_a_row: u64,
     /// Steps with a non-finite loss.
     pub nan_steps: u64,
     /// The flip.
@@ -92,8 +95,38 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Steps that updated the parameters: AdamW's t.
+    pub fn updates(&self) -> u64 {
+        self.step - self.skipped - self.overflows
+    }
+
+    /// Steps whose gradient could have been finite: an overflow of the loss scale is how it finds its place.
+    pub fn attempted(&self) -> u64 {
+        self.step - self.overflows
+    }
+
+    /// Counts an attempted step with its targets. One without an update is not seen: the budget and AdamW's t stay.
+    pub fn count(&mut self, s: &StepStats, targets: u64) {
+        self.step += 1;
+        self.nan_steps += u64::from(s.non_finite > 0.0 || !s.total().is_finite());
+        self.overflows_in_a_row = if s.overflowed { self.overflows_in_a_row + 1 } else { 0 };
+        if s.overflowed {
+            self.overflows += 1;
+        } else if s.skipped {
+            self.skipped += 1;
+        } else {
+            self.seen_tokens += targets;
+            self.add(s);
+        }
+    }
+
+    /// Whether a step was added since the last point.
+    pub fn has_means(&self) -> bool {
+        self.pending[6] != 0
+    }
+
     /// Adds a step to the sums.
-    pub fn add(&mut self, s: &StepStats) {
+    fn add(&mut self, s: &StepStats) {
         let add = |slot: &mut u64, v: f32| *slot = (f64::from_bits(*slot) + f64::from(v)).to_bits();
         let p = &mut self.pending;
         for (slot, v) in p.iter_mut().zip([s.total(), s.kl, s.ce, s.format, s.grad_norm]) {
@@ -144,7 +177,10 @@ pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tenso
 pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
     let bytes = std::fs::read(file(dir)).ok()?;
     let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
-    let progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
+    let progress: Progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
+    if progress.skipped + progress.overflows > progress.step {
+        return None;
+    }
     let stored = SafeTensors::deserialize(&bytes).ok()?;
     let (mut params, mut optimizer) = (Tensors::new(), Tensors::new());
     for (name, view) in stored.tensors() {
@@ -156,4 +192,34 @@ pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
         }
     }
     Some((progress, params, optimizer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(skipped: bool, overflowed: bool) -> StepStats {
+        StepStats { ce: 2.0, grad_norm: 1.0, skipped, overflowed, ..StepStats::default() }
+    }
+
+    #[test]
+    fn only_updates_are_seen_and_overflows_are_counted_apart() {
+        let mut p = Progress::default();
+        for (skipped, overflowed) in [(false, false), (true, true), (true, true), (true, false), (false, false), (true, true)] {
+            p.count(&stats(skipped, overflowed), 10);
+        }
+        assert_eq!((p.step, p.updates(), p.attempted(), p.seen_tokens), (6, 2, 3, 20));
+        assert_eq!((p.skipped, p.overflows, p.overflows_in_a_row), (1, 3, 1));
+        assert_eq!(p.take_means()[0], 2.0);
+        assert!(!p.has_means());
+    }
+
+    /// What a97e9d1 wrote beside its tensors, before overflows in a row were counted.
+    #[test]
+    fn an_earlier_record_is_read() {
+        let text = r#"{"step":7,"cursor":28,"seen_tokens":3500,"skipped":2,"overflows":1,"nan_steps":0,"flip":{"step":6,"seen_tokens":3000},
+            "curve":[],"health":[],"pending":[0,0,0,0,0,0,0]}"#;
+        let p: Progress = serde_json::from_str(text).expect("reads");
+        assert_eq!((p.updates(), p.attempted(), p.overflows_in_a_row), (4, 6, 0));
+    }
 }

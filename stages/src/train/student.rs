@@ -4,7 +4,8 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::loader::Loader;
+use super::distillation::{Distillation, KdScale};
+use super::loader::{Loader, Totals};
 use super::recipe::Recipe;
 use super::run::say_storage;
 use super::windows::LossWeights;
@@ -30,6 +31,9 @@ pub struct StudentParams {
     pub activation: Option<Activation>,
     /// Temperature of the KL.
     pub tau: f32,
+    /// What the KL is multiplied by beside its weight: `tau2`, so that `tau` does not change the balance against the
+    /// cross-entropy, or `none`.
+    pub kd_scale: KdScale,
     /// Weight of the KL over Top-K + Other.
     pub kd_weight: f32,
     /// Weight of the cross-entropy.
@@ -55,6 +59,7 @@ impl Default for StudentParams {
             weights: Weights::Absmean,
             activation: None,
             tau: 1.3,
+            kd_scale: KdScale::default(),
             kd_weight: 1.0,
             ce_weight: 0.25,
             format_weight: 0.2,
@@ -72,7 +77,7 @@ pub struct StudentStage;
 impl Stage for StudentStage {
     type Params = StudentParams;
     const KIND: &'static str = "train.bitnet";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Distils a ternary student from projected traces.";
     const HEAVY: bool = true;
 
@@ -133,21 +138,21 @@ impl Stage for StudentStage {
         config.seq = p.seq.unwrap_or(config.seq);
         config.activation = p.activation.unwrap_or(config.activation);
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), ..p.recipe.clone() };
-        let mut loader = Loader::of_traces(reader, &tokenizer, config.seq, p.tau, recipe.seed)?;
+        let distillation = Distillation::new(p.tau, &reader.meta().taus);
+        let taus = reader.meta().taus.clone();
+        let mut loader = Loader::of_traces(reader, &tokenizer, config.seq, distillation, recipe.seed)?;
         let totals = loader.totals();
         if totals.targets == 0 {
             return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
         }
-        if !totals.exact_tail {
-            ctx.warn(format!(
-                "tau = {}: the traces hold no tail at this temperature, the single Other bucket is tempered (design: too sharp)",
-                p.tau
-            ));
+        if p.kd_weight > 0.0 {
+            say_tails(&distillation, &taus, &totals, ctx);
         }
         let job = Job {
             config: config.clone(),
             recipe: &recipe,
-            weights: LossWeights { tau: p.tau, kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight },
+            weights: LossWeights { kd: p.kd_weight * p.kd_scale.factor(p.tau), ce: p.ce_weight, format: p.format_weight },
+            tau: p.tau,
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
         };
@@ -155,7 +160,8 @@ impl Stage for StudentStage {
         let progress = &trained.progress;
         let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
-            "tau": p.tau, "ce_weight": p.ce_weight, "format_weight": p.format_weight, "exact_tail": totals.exact_tail,
+            "tau": p.tau, "kd_scale": p.kd_scale, "kd_weight": p.kd_weight, "ce_weight": p.ce_weight, "format_weight": p.format_weight,
+            "kd_rows": totals.tails.rows, "exact_tail_share": totals.tails.share(),
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
             "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
             "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "curve": progress.curve, "health": progress.health,
@@ -167,4 +173,25 @@ impl Stage for StudentStage {
         checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
         crate::write_json(ctx.output("log")?, &log)
     }
+}
+
+/// Says how many rows have no exact tail at τ, why, and what adds one.
+fn say_tails(distillation: &Distillation, taus: &[f32], totals: &Totals, ctx: &TaskContext) {
+    let (tau, tails) = (distillation.tau(), totals.tails);
+    ctx.metric("exact_tail_share", tails.share());
+    if tails.exact == tails.rows {
+        return;
+    }
+    let (without, rows) = (tails.rows - tails.exact, tails.rows);
+    let share = 100.0 * (1.0 - tails.share());
+    let cause = if distillation.has_tail() {
+        "a candidate joined Other when they were projected, or they begin inside a teacher's token".to_owned()
+    } else {
+        let held: Vec<String> = [1.0].iter().chain(taus.iter().filter(|t| **t != 1.0)).map(f32::to_string).collect();
+        format!("they hold tails at {} only: take one of these, or name {tau} in `kd.collect`'s `taus`", held.join(", "))
+    };
+    ctx.warn(format!(
+        "tau = {tau}: {without} of {rows} rows ({share:.1} %) have no exact tail at this temperature ({cause}); their Other is tempered \
+         as if it were one token, which is too sharp"
+    ));
 }

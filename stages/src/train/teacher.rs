@@ -42,7 +42,7 @@ pub struct TeacherStage;
 impl Stage for TeacherStage {
     type Params = TeacherParams;
     const KIND: &'static str = "teacher.train";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Trains a full-precision language model to be the teacher.";
     const HEAVY: bool = true;
 
@@ -79,7 +79,8 @@ impl Stage for TeacherStage {
         let job = Job {
             config: config.clone(),
             recipe: &p.recipe,
-            weights: LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 },
+            weights: LossWeights { kd: 0.0, ce: 1.0, format: 0.0 },
+            tau: 1.0,
             budget_tokens: p.tokens,
             flip_fraction: None,
         };

@@ -3,6 +3,7 @@
 //! Position `t` of a window holds token `t − 1` of the stream (BOS at 0) and predicts token `t`: the row that a trace keeps
 //! for token `t` is the target of that position, nothing shifts twice. Padding has label −1 and weight 0.
 
+use super::distillation::Distillation;
 use crate::model::trainer::MicroBatch;
 use crate::traces::{ProjectedRow, SequenceRow, Source, TraceReader};
 
@@ -17,9 +18,8 @@ pub struct Windows {
     seq: usize,
     bos: u32,
     top_k: usize,
-    /// Temperature of the tail, and its place among the stored ones.
-    tau: f32,
-    tail: Option<usize>,
+    /// How rows are tempered when they are stored; windows over a text have none.
+    distillation: Option<Distillation>,
     /// `[windows, seq]` targets: token ids, −1 for none.
     labels: Vec<i32>,
     /// `[windows, seq]` inputs.
@@ -27,7 +27,7 @@ pub struct Windows {
     /// `[windows, seq]` index of the row, or [`NONE`].
     rows: Vec<u32>,
     ids: Vec<i32>,
-    logprobs: Vec<f32>,
+    targets: Vec<f32>,
     /// Other's log-mass at τ and the row's KD weight.
     other: Vec<(f32, f32)>,
     structural: Vec<bool>,
@@ -37,14 +37,28 @@ pub struct Windows {
 /// Weights of the loss's parts.
 #[derive(Clone, Copy, Debug)]
 pub struct LossWeights {
-    /// Temperature of the KL.
-    pub tau: f32,
-    /// Weight of the KL.
+    /// Weight of the KL, with what its temperature adds ([`super::distillation::KdScale`]).
     pub kd: f32,
     /// Weight of the cross-entropy.
     pub ce: f32,
     /// Weight of the format loss.
     pub format: f32,
+}
+
+/// Rows that train by KL, and those of them whose tail at τ is exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tails {
+    /// Rows that train by KL.
+    pub rows: u64,
+    /// Those whose tail is exact.
+    pub exact: u64,
+}
+
+impl Tails {
+    /// Their share; 1 where no row trains by KL.
+    pub fn share(&self) -> f64 {
+        if self.rows == 0 { 1.0 } else { self.exact as f64 / self.rows as f64 }
+    }
 }
 
 impl Windows {
@@ -61,23 +75,27 @@ impl Windows {
         w
     }
 
-    /// No windows yet, of rows of these traces; `τ` picks the stored tail where there is one.
-    pub fn of_rows(seq: usize, bos: u32, reader: &TraceReader<ProjectedRow>, tau: f32) -> Self {
-        let tail = reader.meta().taus.iter().position(|t| (*t - tau).abs() < 1e-6);
-        Self { tau, tail, ..Self::empty(seq, bos, reader.meta().top_k.max(1)) }
+    /// No windows yet, of rows of these traces.
+    pub fn of_rows(seq: usize, bos: u32, reader: &TraceReader<ProjectedRow>, distillation: Distillation) -> Self {
+        Self { distillation: Some(distillation), ..Self::empty(seq, bos, reader.meta().top_k.max(1)) }
     }
 
-    /// Adds the windows of a sequence; whether every row has its tail at τ. They begin where the teacher's began, so that
+    /// Adds the windows of a sequence; what its rows hold of their tails. They begin where the teacher's began, so that
     /// student and teacher see the same context; a prompt's tokens are no targets. What a sequence has beyond its last
     /// window is left out where it is shorter than a quarter window.
-    pub fn sequence(&mut self, sequence: &SequenceRow, rows: &[ProjectedRow]) -> bool {
+    pub fn sequence(&mut self, sequence: &SequenceRow, rows: &[ProjectedRow]) -> Tails {
         let mut tokens: Vec<(u32, bool, u32)> = Vec::with_capacity(rows.len());
         if sequence.source != Source::Text {
             tokens.extend(sequence.context_ids.iter().flatten().map(|id| (*id as u32, false, NONE)));
         }
-        let mut exact_tail = true;
+        let mut tails = Tails::default();
         for row in rows {
-            exact_tail &= self.keep(row);
+            let exact = self.keep(row);
+            // A quarantined row has no tail to be exact about.
+            if row.kd_weight > 0.0 {
+                tails.rows += 1;
+                tails.exact += u64::from(exact);
+            }
             tokens.push((row.sample_id as u32, true, self.other.len() as u32 - 1));
         }
         let seq = self.seq;
@@ -88,7 +106,7 @@ impl Windows {
                 self.push(chunk.iter().copied());
             }
         }
-        exact_tail
+        tails
     }
 
     /// Forgets all windows and keeps their memory.
@@ -97,23 +115,25 @@ impl Windows {
         self.inputs.clear();
         self.rows.clear();
         self.ids.clear();
-        self.logprobs.clear();
+        self.targets.clear();
         self.other.clear();
         self.structural.clear();
         self.left_out = 0;
     }
 
-    /// Stores a row; whether its tail at τ is exact (τ = 1, or stored).
+    /// Stores a row, tempered; whether its tail is exact.
     fn keep(&mut self, row: &ProjectedRow) -> bool {
-        let n = row.topk_ids.len().min(self.top_k);
-        self.ids.extend(&row.topk_ids[..n]);
-        self.ids.extend(std::iter::repeat_n(-1, self.top_k - n));
-        self.logprobs.extend(&row.topk_logprobs[..n]);
-        self.logprobs.extend(std::iter::repeat_n(0.0, self.top_k - n));
-        let stored = self.tail.and_then(|i| row.other_lse.as_ref().and_then(|l| l.get(i)));
-        self.other.push((stored.copied().unwrap_or(row.other_logprob / self.tau), row.kd_weight));
+        let Some(distillation) = self.distillation else { return false };
+        // No row is longer than `top_k`: the reader checked it.
+        let absent = self.top_k - row.topk_ids.len();
+        self.ids.extend(&row.topk_ids);
+        self.ids.extend(std::iter::repeat_n(-1, absent));
+        self.targets.extend(distillation.candidates(row));
+        self.targets.extend(std::iter::repeat_n(0.0, absent));
+        let tail = distillation.tail(row);
+        self.other.push((tail.lse, row.kd_weight));
         self.structural.push(row.is_struct);
-        self.tau == 1.0 || stored.is_some()
+        tail.exact
     }
 
     fn push(&mut self, tokens: impl Iterator<Item = (u32, bool, u32)>) {
@@ -166,39 +186,43 @@ impl Windows {
     fn row(&self, row: u32, m: &mut MicroBatch) {
         if row == NONE {
             m.topk_ids.extend(std::iter::repeat_n(-1, self.top_k));
-            m.topk_logprobs.extend(std::iter::repeat_n(0.0, self.top_k));
+            m.targets.extend(std::iter::repeat_n(0.0, self.top_k));
             m.meta.push([0.0; 4]);
             return;
         }
         let row = row as usize;
         m.topk_ids.extend(&self.ids[row * self.top_k..(row + 1) * self.top_k]);
-        m.topk_logprobs.extend(&self.logprobs[row * self.top_k..(row + 1) * self.top_k]);
+        m.targets.extend(&self.targets[row * self.top_k..(row + 1) * self.top_k]);
         let (other, kd) = self.other[row];
         m.meta.push([other, kd, f32::from(u8::from(self.structural[row])), 0.0]);
     }
 }
 
 impl LossWeights {
-    /// Turns the marks of a batch into weights that sum to one over its valid rows; gives the number of targets.
-    pub fn weigh(&self, m: &mut MicroBatch) -> u64 {
+    /// Turns the marks of a step's micro-batches into weights that sum to one over the valid rows of all of them; gives the
+    /// number of targets. A step is the same however it is cut into micro-batches.
+    pub fn weigh(&self, step: &mut [MicroBatch]) -> u64 {
         let valid = |l: &i32| *l >= 0;
-        let count = |f: &dyn Fn(&[f32; 4]) -> bool| m.labels.iter().zip(&m.meta).filter(|(l, x)| valid(l) && f(x)).count();
+        let of = |m: &MicroBatch, f: &dyn Fn(&[f32; 4]) -> bool| m.labels.iter().zip(&m.meta).filter(|(l, x)| valid(l) && f(x)).count();
+        let count = |f: &dyn Fn(&[f32; 4]) -> bool| step.iter().map(|m| of(m, f)).sum::<usize>();
         let (n, n_kd, n_format) = (count(&|_| true), count(&|x| x[1] > 0.0), count(&|x| x[2] > 0.0));
-        for (l, x) in m.labels.iter().zip(&mut m.meta) {
-            let [other, kd, structural, _] = *x;
-            *x = if valid(l) {
-                [
-                    other,
-                    if kd > 0.0 { self.kd * kd / n_kd as f32 } else { 0.0 },
-                    self.ce / n as f32,
-                    if structural > 0.0 { self.format / n_format as f32 } else { 0.0 },
-                ]
-            } else {
-                [0.0; 4]
-            };
+        for m in step {
+            for (l, x) in m.labels.iter().zip(&mut m.meta) {
+                let [other, kd, structural, _] = *x;
+                *x = if valid(l) {
+                    [
+                        other,
+                        if kd > 0.0 { self.kd * kd / n_kd as f32 } else { 0.0 },
+                        self.ce / n as f32,
+                        if structural > 0.0 { self.format / n_format as f32 } else { 0.0 },
+                    ]
+                } else {
+                    [0.0; 4]
+                };
+            }
+            m.mask = m.labels.iter().map(|l| u32::from(*l != PADDING)).collect();
+            m.labels.iter_mut().for_each(|l| *l = (*l).max(-1));
         }
-        m.mask = m.labels.iter().map(|l| u32::from(*l != PADDING)).collect();
-        m.labels.iter_mut().for_each(|l| *l = (*l).max(-1));
         n as u64
     }
 }
@@ -212,10 +236,10 @@ mod tests {
         let tokens: Vec<u32> = (10..33).collect();
         let w = Windows::of_text(&tokens, 8, 0);
         assert_eq!((w.len(), w.targets()), (3, 23));
-        let weights = LossWeights { tau: 1.0, kd: 0.0, ce: 1.0, format: 0.0 };
+        let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
         let mut m = MicroBatch::default();
         (0..3).for_each(|i| w.append(i, &mut m));
-        let seen = weights.weigh(&mut m);
+        let seen = weights.weigh(std::slice::from_mut(&mut m));
         assert_eq!(seen, 23);
         let mut targets: Vec<i32> = m.labels.iter().copied().filter(|l| *l >= 0).collect();
         targets.sort_unstable();

@@ -13,8 +13,9 @@ const FLOOR: f32 = -80.0;
 
 pub(crate) fn kd_loss(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
-    let [logits, ids, logprobs, meta, labels, hyper, losses] = bufs.take();
-    let (ids, logprobs, meta, labels) = (ids.i32(), logprobs.f32(), meta.f32(), labels.i32());
+    // The logits that the WGSL puts into `kept` while it works are in a thread's own memory here.
+    let [logits, ids, targets, meta, labels, hyper, losses, _] = bufs.take();
+    let (ids, targets, meta, labels) = (ids.i32(), targets.f32(), meta.f32(), labels.i32());
     let (inv_tau, vocab, k) = (hyper.f32()[hyper::INV_TAU], s.vocab as usize, s.k as usize);
     let rows = logits.f32_mut().par_chunks_mut(vocab).zip(losses.f32_mut().par_chunks_mut(4)).enumerate();
     rows.take(s.rows as usize).for_each(|(r, (z, losses))| {
@@ -24,19 +25,17 @@ pub(crate) fn kd_loss(p: &Params, bufs: Bufs<'_>) {
             return;
         }
         let meta = &meta[r * 4..r * 4 + 4];
-        let (ids, logprobs) = if k > 0 { (&ids[r * k..(r + 1) * k], &logprobs[r * k..(r + 1) * k]) } else { (&ids[..0], &logprobs[..0]) };
-        scratch::with(vocab, |e| {
-            let kd = meta[1] != 0.0 && k > 0;
-            let mut targets = [0f32; 64];
-            let row = Row { ids, logprobs, other: meta[0], w_kd: meta[1], w_ce: meta[2] + meta[3], label: labels[r] as usize, inv_tau, kd };
-            (losses[0], losses[1]) = loss_row(z, e, &row, &mut targets);
-        });
+        let row = if k > 0 { r * k..(r + 1) * k } else { 0..0 };
+        let kd = meta[1] != 0.0 && k > 0;
+        let (ids, targets) = (&ids[row.clone()], &targets[row]);
+        let row = Row { ids, targets, other: meta[0], w_kd: meta[1], w_ce: meta[2] + meta[3], label: labels[r] as usize, inv_tau, kd };
+        scratch::with(vocab, |e| scratch::with(3 * k, |of_buckets| (losses[0], losses[1]) = loss_row(z, e, &row, of_buckets)));
     });
 }
 
 struct Row<'a> {
     ids: &'a [i32],
-    logprobs: &'a [f32],
+    targets: &'a [f32],
     other: f32,
     w_kd: f32,
     w_ce: f32,
@@ -45,23 +44,22 @@ struct Row<'a> {
     kd: bool,
 }
 
-/// Teacher buckets: softmax over the present Top-K logprobs at τ and Other.
-fn teacher(row: &Row<'_>, targets: &mut [f32; 64]) -> f32 {
-    let scaled = |i: usize| row.logprobs[i] * row.inv_tau;
+/// Teacher buckets: softmax over the present targets and Other, whose probability it gives; absent buckets keep what was there.
+fn teacher(row: &Row<'_>, t: &mut [f32]) -> f32 {
     let present = |i: &usize| row.ids[*i] >= 0;
-    let top = (0..row.ids.len()).filter(present).map(scaled).fold(row.other, f32::max);
+    let top = (0..row.ids.len()).filter(present).map(|i| row.targets[i]).fold(row.other, f32::max);
     let mut total = exp(row.other - top);
     for i in (0..row.ids.len()).filter(present) {
-        targets[i] = exp(scaled(i) - top);
-        total += targets[i];
+        t[i] = exp(row.targets[i] - top);
+        total += t[i];
     }
-    targets.iter_mut().for_each(|t| *t /= total);
+    t.iter_mut().for_each(|t| *t /= total);
     exp(row.other - top) / total
 }
 
 crate::simd! {
-    /// (kl, ce) of one row; `z` becomes its gradient, `e` is scratch.
-    fn loss_row(z: &mut [f32], e: &mut [f32], row: &Row<'_>, targets: &mut [f32; 64]) -> (f32, f32) {
+    /// (kl, ce) of one row; `z` becomes its gradient, `e` is scratch, and so are three floats for each bucket.
+    fn loss_row(z: &mut [f32], e: &mut [f32], row: &Row<'_>, of_buckets: &mut [f32]) -> (f32, f32) {
         let top = max(z);
         for (e, z) in e.iter_mut().zip(&*z) {
             *e = exp(*z - top);
@@ -77,13 +75,14 @@ crate::simd! {
             z[row.label] -= row.w_ce;
             return (kl, ce);
         }
+        let (targets, rest) = of_buckets.split_at_mut(row.ids.len());
+        let (s, kept) = rest.split_at_mut(row.ids.len());
         let t_other = teacher(row, targets);
         let scale = row.w_kd * row.inv_tau;
         let same = row.inv_tau == 1.0;
         let ce_factor = row.w_ce / total;
         // Gradient of the cross-entropy first: with τ = 1 both parts share the exponentials.
         let z_label = z[row.label];
-        let mut s = [0f32; 64];
         for (i, id) in row.ids.iter().enumerate() {
             if *id >= 0 {
                 s[i] = (z[*id as usize] - top) * row.inv_tau;
@@ -104,7 +103,6 @@ crate::simd! {
         z[row.label] -= row.w_ce;
         let tau_total = if same { total } else { sum(e, |x| x) };
         let ln_total = ln(tau_total);
-        let mut kept = [0f32; 64];
         for (i, id) in row.ids.iter().enumerate() {
             if *id >= 0 {
                 kept[i] = std::mem::replace(&mut e[*id as usize], 0.0);

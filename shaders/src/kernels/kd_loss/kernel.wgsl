@@ -1,14 +1,15 @@
 // Distillation loss of one row of logits z [vocab] and its gradient in place (formulas: kd_loss/mod.rs).
 //
-// Teacher buckets t = softmax over the present topk_logprobs / tau and meta.other; student p = softmax(z / tau).
+// Teacher buckets t = softmax over the present targets (logprobs / tau) and meta.other; student p = softmax(z / tau).
 //   kl = sum_i t_i (ln t_i - ln p_i) + t_o (ln t_o - ln s_o),  s_o = sum of p outside the Top-K, ln s_o >= -80
 //   ce = ln sum_j e^z_j - z_label
 //   dz_j = w_kd / tau (p_j - t_j) in the Top-K, w_kd / tau p_j (1 - t_o / s_o) outside, + (w_ce + w_format)(softmax(z)_j - [j = label])
-// logits [rows, vocab], topk_ids, topk_logprobs [rows, k], meta_ [rows, 4] = (other, w_kd, w_ce, w_format), labels [rows],
+// logits [rows, vocab], topk_ids, targets, kept [rows, k], meta_ [rows, 4] = (other, w_kd, w_ce, w_format), labels [rows],
 // losses [rows, 4] = (kl, ce, 0, 0). One workgroup per row; sums: lane l adds l, l + LANES, ... in order, then a tree.
 //
-// The Top-K logits are taken out of the row (replaced by a huge negative value) before the sums, so that the rest is
-// summed directly, without a membership test or a difference of large numbers, and written back as gradients at the end.
+// The Top-K logits are taken out of the row into `kept` (and replaced by a huge negative value) before the sums, so that
+// the rest is summed directly, without a membership test or a difference of large numbers, and written back as gradients
+// at the end. Bucket b belongs to lane b mod LANES, which alone touches its words: any number of buckets is looped over.
 // A row with a NaN or an infinite logit gets NaN losses and a NaN gradient, found by exponent bits.
 
 struct Params {
@@ -24,11 +25,12 @@ const GONE: f32 = -1.0e30;
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> topk_ids: array<i32>;
-@group(0) @binding(3) var<storage, read> topk_logprobs: array<f32>;
+@group(0) @binding(3) var<storage, read> targets: array<f32>;
 @group(0) @binding(4) var<storage, read> meta_: array<f32>;
 @group(0) @binding(5) var<storage, read> labels: array<i32>;
 @group(0) @binding(6) var<storage, read> hyper: array<f32>;
 @group(0) @binding(7) var<storage, read_write> losses: array<f32>;
+@group(0) @binding(8) var<storage, read_write> kept: array<f32>;
 
 var<workgroup> bad: atomic<u32>;
 var<workgroup> any_bad: u32;
@@ -91,23 +93,30 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
 
     // Every lane has read the row and the label's logit before an entry is taken out.
     storageBarrier();
-    // Lane b < k holds bucket b of the Top-K: its id, logit and teacher probability.
-    var id = -1;
-    if (lane < buckets) {
-        id = topk_ids[row * p.k + lane];
-    }
-    let mine = id >= 0;
-    var z_mine = GONE;
-    var target_log = GONE;
-    if (mine) {
-        z_mine = logits[base + u32(id)];
-        target_log = topk_logprobs[row * p.k + lane] * inv_tau;
-        logits[base + u32(id)] = GONE;
+    let first = row * p.k;
+    var largest_target = GONE;
+    for (var b = first + lane; b < first + buckets; b += LANES) {
+        let id = topk_ids[b];
+        if (id >= 0) {
+            kept[b] = logits[base + u32(id)];
+            logits[base + u32(id)] = GONE;
+            largest_target = max(largest_target, targets[b]);
+        }
     }
     let other_log = meta_[4u * row];
-    let target_top = max(max_lanes(lane, target_log), other_log);
-    let target_sum = sum_lanes(lane, select(0.0, exp_low(target_log - target_top), mine)) + exp_low(other_log - target_top);
-    let target_mine = select(0.0, exp_low(target_log - target_top) / target_sum, mine);
+    let target_top = max(max_lanes(lane, largest_target), other_log);
+    var e_mine = 0.0;
+    var e_mine_tau = 0.0;
+    var target_mine = 0.0;
+    for (var b = first + lane; b < first + buckets; b += LANES) {
+        if (topk_ids[b] >= 0) {
+            let shifted = kept[b] - top;
+            e_mine += exp_low(shifted);
+            e_mine_tau += exp_low(shifted * inv_tau);
+            target_mine += exp_low(targets[b] - target_top);
+        }
+    }
+    let target_sum = sum_lanes(lane, target_mine) + exp_low(other_log - target_top);
     let target_other = exp_low(other_log - target_top) / target_sum;
 
     storageBarrier();
@@ -118,15 +127,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         rest_1 += exp_low(shifted);
         rest_tau += exp_low(shifted * inv_tau);
     }
-    let e_mine = select(0.0, exp_low(z_mine - top), mine);
-    let e_mine_tau = select(0.0, exp_low((z_mine - top) * inv_tau), mine);
     let total = sum_lanes(lane, rest_1 + e_mine);
     let rest = max(sum_lanes(lane, rest_tau), 1e-37);
     let total_tau = sum_lanes(lane, e_mine_tau) + rest;
 
     var kl_mine = 0.0;
-    if (target_mine > 0.0) {
-        kl_mine = target_mine * (log(target_mine) - ((z_mine - top) * inv_tau - log(total_tau)));
+    for (var b = first + lane; b < first + buckets; b += LANES) {
+        let target_b = exp_low(targets[b] - target_top) / target_sum;
+        if (topk_ids[b] >= 0 && target_b > 0.0) {
+            kl_mine += target_b * (log(target_b) - ((kept[b] - top) * inv_tau - log(total_tau)));
+        }
     }
     let kl_top = sum_lanes(lane, kl_mine);
     if (lane == 0u) {
@@ -151,8 +161,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         logits[base + j] = ce_factor * exp_low(shifted) - hit + rest_factor * exp_low(shifted * inv_tau);
     }
     storageBarrier();
-    if (mine) {
-        let hit = select(0.0, w_ce, id == label);
-        logits[base + u32(id)] = ce_factor * e_mine - hit + scale * (e_mine_tau / total_tau - target_mine);
+    for (var b = first + lane; b < first + buckets; b += LANES) {
+        let id = topk_ids[b];
+        if (id >= 0) {
+            let shifted = kept[b] - top;
+            let hit = select(0.0, w_ce, id == label);
+            let apart = exp_low(shifted * inv_tau) / total_tau - exp_low(targets[b] - target_top) / target_sum;
+            logits[base + u32(id)] = ce_factor * exp_low(shifted) - hit + scale * apart;
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Distillation loss of one row of logits and its gradient, in place: KL(teacher ‖ student) over Top-K + Other at
 //! temperature τ, plus cross-entropy at τ = 1.
 //!
-//! Teacher buckets: `t = softmax([topk_logprobs / τ, meta.other])` (the host puts `other_logprob / τ` or the stored
-//! tail log-sum-exp at τ into `meta.other`; `-1` ids are absent buckets). Student: `p = softmax(z / τ)`,
+//! Teacher buckets: `t = softmax([targets, meta.other])`, which the host has tempered: `targets` are logprobs / τ, `other`
+//! is the tail's log-sum-exp at τ; `-1` ids are absent buckets. Student: `p = softmax(z / τ)`,
 //! `s_i = p[topk_ids[i]]`, `s_other = Σ` of the remaining `p`, summed directly (no cancellation), `ln s_other ≥ −80`.
 //! `kl = Σ_b t_b (ln t_b − ln s_b)`; `dz_j = (w_kd/τ)(p_j − t_b(j)·p_j/s_b(j)) + (w_ce + w_format)(softmax(z)_j − [j = label])`.
 //! A row with `label < 0` gets zero gradient and zero losses; a row with `w_kd = 0` skips the KL; τ = 1/`hyper[INV_TAU]`.
@@ -14,8 +14,9 @@ use bytemuck::{Pod, Zeroable};
 use super::{LANES, MANY_LANES};
 use crate::kernel::{Kernel, Variant, grid_1d, read, update, write};
 
-/// Shapes: `logits [rows, vocab]`, `topk_ids [rows, k] i32`, `topk_logprobs [rows, k]`,
-/// `meta [rows, 4]` = (other, w_kd, w_ce, w_format), `labels [rows] i32`, `losses [rows, 4]` = (kl, ce, 0, 0).
+/// Shapes: `logits [rows, vocab]`, `topk_ids [rows, k] i32` (no id twice in a row), `targets [rows, k]`,
+/// `meta [rows, 4]` = (other, w_kd, w_ce, w_format), `labels [rows] i32`, `losses [rows, 4]` = (kl, ce, 0, 0),
+/// `kept [rows, k]` (the candidates' logits while the kernel works; nothing else reads it).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Shape {
@@ -23,17 +24,26 @@ pub struct Shape {
     pub rows: u32,
     /// Vocabulary.
     pub vocab: u32,
-    /// Buckets stored, at most 64; 0 for cross-entropy only (the buffers then hold one word).
+    /// Buckets stored, any number of them; 0 for cross-entropy only (the buffers then hold one word).
     pub k: u32,
 }
 
-/// Bindings: `logits` (becomes the gradient), `topk_ids`, `topk_logprobs`, `meta_`, `labels`, `hyper`, `losses`.
+/// Bindings: `logits` (becomes the gradient), `topk_ids`, `targets`, `meta_`, `labels`, `hyper`, `losses`, `kept`.
 /// One workgroup per row.
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
-    revision: 1,
+    revision: 2,
     wgsl: &[LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
-    bindings: &[update("logits"), read("topk_ids"), read("topk_logprobs"), read("meta_"), read("labels"), read("hyper"), write("losses")],
+    bindings: &[
+        update("logits"),
+        read("topk_ids"),
+        read("targets"),
+        read("meta_"),
+        read("labels"),
+        read("hyper"),
+        write("losses"),
+        write("kept"),
+    ],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     variants: &[Variant {
         suits: MANY_LANES.0,

@@ -17,13 +17,24 @@ pub(crate) fn topk(p: &Params, bufs: Bufs<'_>) {
     let outs = ids.u32_mut().par_chunks_mut(k).zip(logprobs.f32_mut().par_chunks_mut(k)).zip(other.f32_mut().par_chunks_mut(width));
     outs.zip(logits.f32().par_chunks(vocab)).take(s.rows as usize).for_each(|(((ids, logprobs), other), z)| {
         largest(z, ids);
-        scratch::with(vocab, |e| tail(z, ids, &s, e, logprobs, other));
+        scratch::with(vocab, |e| scratch::with(k, |kept| tail(z, ids, &s, e, kept, logprobs, other)));
     });
 }
+
+/// Up to so many the best are kept sorted while the row is read; for more the whole row is sorted.
+const FEW: usize = 64;
 
 /// The ids of the largest logits in falling order, lower ids first among equals.
 fn largest(z: &[f32], ids: &mut [u32]) {
     let k = ids.len();
+    if k > FEW {
+        let mut order: Vec<u32> = (0..z.len() as u32).collect();
+        // −0 and 0 are equal, and NaN comes first, as below.
+        let key = |i: &u32| z[*i as usize] + 0.0;
+        order.sort_unstable_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
+        ids.copy_from_slice(&order[..k]);
+        return;
+    }
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(k + 1);
     for (block, chunk) in z.chunks(64).enumerate() {
         let full = best.len() == k;
@@ -45,7 +56,7 @@ fn largest(z: &[f32], ids: &mut [u32]) {
 }
 
 crate::simd! {
-    fn tail(z: &[f32], ids: &[u32], s: &Shape, e: &mut [f32], logprobs: &mut [f32], other: &mut [f32]) {
+    fn tail(z: &[f32], ids: &[u32], s: &Shape, e: &mut [f32], kept: &mut [f32], logprobs: &mut [f32], other: &mut [f32]) {
         let top = z[ids[0] as usize];
         for (e, z) in e.iter_mut().zip(z) {
             *e = exp(z - top);
@@ -61,7 +72,6 @@ crate::simd! {
                     *e = exp((z - top) * inv);
                 }
             }
-            let mut kept = [0f32; 64];
             for (k, id) in kept.iter_mut().zip(ids) {
                 *k = std::mem::replace(&mut e[*id as usize], 0.0);
             }

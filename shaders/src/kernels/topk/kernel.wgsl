@@ -55,7 +55,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
             place = j;
         }
     }
-    var kept = NONE;
     var kept_value = NONE;
     var kept_place = p.vocab;
     var top = NONE;
@@ -75,9 +74,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         if (rank == 0u) {
             top = best;
         }
-        if (rank == lane) {
-            kept = best;
+        // Rank r is written, and read again below, by lane r mod LANES.
+        if (rank % LANES == lane) {
             ids[row * p.k + rank] = best_place;
+            logprobs[row * p.k + rank] = best;
         }
         kept_value = best;
         kept_place = best_place;
@@ -99,8 +99,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         total += exp_low(logits[base + j] - top);
     }
     let ln_total = log(sum_lanes(lane, total));
-    if (lane < p.k) {
-        logprobs[row * p.k + lane] = (kept - top) - ln_total;
+    for (var rank = row * p.k + lane; rank < (row + 1u) * p.k; rank += LANES) {
+        logprobs[rank] = (logprobs[rank] - top) - ln_total;
     }
     var taus = array<f32, 4>(1.0, p.tau_0, p.tau_1, p.tau_2);
     for (var i = 0u; i <= p.n_tau; i++) {

@@ -18,7 +18,7 @@ pub struct Shape {
     pub rows: u32,
     /// Vocabulary.
     pub vocab: u32,
-    /// Kept, at most 64 and at most vocab.
+    /// Kept, at most vocab.
     pub k: u32,
     /// Temperatures, at most 3.
     pub n_tau: u32,
@@ -29,7 +29,7 @@ pub struct Shape {
 /// Bindings: `logits`, `ids`, `logprobs`, `other`. One workgroup per row.
 pub static TOPK: Kernel = Kernel {
     name: "topk",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), write("ids"), write("logprobs"), write("other")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),

@@ -161,6 +161,7 @@ pub fn standalone(params: &Value, work: &[Work], scratch: &Path, tell: Arc<dyn E
         device: String::new(),
         threads: 1,
         provenance: Vec::new(),
+        run: String::new(),
     };
     let ctx = TaskContext::new(task, tell, Arc::new(AtomicBool::new(false)));
     let asker = Asker::open(&ctx, &spec, &limits)?;
