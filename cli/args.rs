@@ -121,6 +121,9 @@ pub struct RunArgs {
     /// Execute this stage (a name, a pattern) whatever is in the cache
     #[arg(long, value_name = "STAGE")]
     pub force: Vec<String>,
+    /// Ask hosted teachers again for the answers that were refused
+    #[arg(long, conflicts_with = "check")]
+    pub reask: bool,
     /// Execute again what is in the cache, and name the first byte that differs
     #[arg(long, conflicts_with = "force")]
     pub check: bool,

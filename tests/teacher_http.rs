@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use flow_stages::teacher::http::shape::{Call, Expect};
 use flow_stages::teacher::http::spec::Spec;
-use flow_stages::teacher::journal::Journal;
+use flow_stages::teacher::journal::{AnswerKey, Journal};
 use flow_stages::traces::{RawRow, SequenceRow, TraceReader};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
-use support::http::reply;
-use support::teacher::{Proxy, Teacher};
+use support::http::{reply, response};
+use support::teacher::{Proxy, Teacher, answer};
 
 const KEY: &str = "sk-never-to-be-written-0123456789";
 const PROMPTS: usize = 40;
@@ -84,17 +84,20 @@ impl Project {
         let reader = TraceReader::<RawRow>::open(&self.path("out/traces")).unwrap();
         reader.sequences().unwrap().collect::<Result<_, _>>().unwrap()
     }
-    /// Which of the requests have their answers on disk.
-    fn stored(&self, cache: &str, asked: &[Value]) -> BTreeSet<String> {
-        let journal = Journal::open(&self.path(cache).join("answers")).unwrap();
+    /// Under which key the answer to a request lies.
+    fn key(&self, asked: &Value) -> AnswerKey {
         let spec: Spec = serde_json::from_value(json!({"teacher": "http", "provider": "openai", "base_url": format!("{}/v1", self.url),
             "model": "test", "endpoint": "chat", "system": null, "body": {}, "headers": {}, "ask_top_k": 8, "memory_bytes": null}))
         .unwrap();
-        let key = |body: &Value| {
-            let call = Call { path: "/chat/completions".into(), body: body.clone(), sample: 0, expect: Expect::Logprobs, most: (0, 0) };
-            call.key(&spec)
-        };
-        asked.iter().filter(|b| journal.holds(&key(b))).map(Value::to_string).collect()
+        let mut body = asked.clone();
+        // How an answer travels is in no key.
+        assert_eq!(body.as_object_mut().unwrap().remove("stream"), Some(json!(false)));
+        Call { path: "/chat/completions".into(), body, sample: 0, expect: Expect::Logprobs, most: (0, 0) }.key(&spec)
+    }
+    /// Which of the requests have their answers on disk.
+    fn stored(&self, cache: &str, asked: &[Value]) -> BTreeSet<String> {
+        let journal = Journal::open(&self.path(cache).join("answers")).unwrap();
+        asked.iter().filter(|b| journal.holds(&self.key(b))).map(Value::to_string).collect()
     }
 }
 
@@ -242,6 +245,8 @@ fn killed_at_any_moment_no_stored_answer_is_asked_for_again() {
                 teacher.asked.lock().unwrap()[from..].iter().map(Value::to_string).filter(|b| stored.contains(b)).collect();
             assert_eq!(again, [""; 0], "asked for again, round {round}, seed {}", seed());
             if ran.code == Some(0) {
+                let all = teacher.asked.lock().unwrap().clone();
+                assert_eq!(project.stored(&cache, &all).len(), PROMPTS + 2, "the probe's two answers and one for each prompt");
                 break;
             }
             if next(3) == 0 {
@@ -352,4 +357,193 @@ esac
     project.run(&["spy", "traces"]).expect(0);
     let seen = fs::read_to_string(project.path("out/env")).unwrap();
     assert!(seen.contains("PATH=") && !seen.contains("TEACHER_TEST_KEY"), "{seen}");
+}
+
+/// What the stranger's server of `refused_answers_are_kept_counted_and_asked_again_on_demand` says to a prompt.
+fn strange(body: &Value, healed: bool) -> Option<String> {
+    let prompt = body["messages"][0]["content"].as_str().unwrap_or_default();
+    let one = |text: &str, bytes: Value, logprob: f64| json!({"token": text, "bytes": bytes, "logprob": logprob});
+    let token = |text: &str| {
+        let mut token = one(text, json!(text.as_bytes()), -0.25);
+        token["top_logprobs"] = json!([one(text, json!(text.as_bytes()), -0.25), one("", json!([]), -2.0), one("", Value::Null, -3.0)]);
+        token
+    };
+    let answer = |content: Value, tokens: &[&str], finish: Value, more: Value| {
+        let mut message = json!({"role": "assistant", "content": content});
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let logprobs = json!({"content": tokens.iter().map(|t| token(t)).collect::<Vec<_>>()});
+        let choice = json!({"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs});
+        json!({"id": prompt, "choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": tokens.len()}}).to_string()
+    };
+    Some(match prompt {
+        // Nothing of a text, all of a plan.
+        "Say 1 things" if !healed => answer(json!(""), &["plan", " more"], json!("length"), json!({"reasoning_content": "plan more"})),
+        "Say 2 things" if !healed => answer(json!("Other"), &["Hi", " there"], json!("stop"), json!({})),
+        "Say 3 things" => {
+            answer(json!("Hi there"), &["<think>", "plan", "</think>", "Hi", " there"], json!("stop"), json!({"reasoning": "plan"}))
+        }
+        "Say 4 things" => answer(json!("Hi"), &["Hi"], Value::Null, json!({})),
+        _ if prompt.starts_with("Say") => answer(json!("Hi there"), &["Hi", " there", "<|im_end|>"], json!("stop"), json!({})),
+        _ => return None,
+    })
+}
+
+#[test]
+fn refused_answers_are_kept_counted_and_asked_again_on_demand() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static HEALED: AtomicBool = AtomicBool::new(false);
+    let teacher = Teacher::with(Duration::ZERO, |_, body, stream| {
+        assert_eq!(body["stream"], false);
+        strange(body, HEALED.load(Ordering::Relaxed)).map(|text| reply(stream, "200 OK", "", &text))
+    });
+    let project = Project::new(&teacher.server.url());
+    let few = ["--set", "stages.traces.with.max_refused=0.04"];
+    project.run(&few).expect(1).says(&[
+        "2 of 40 answers are refused",
+        "max_refused 0.04",
+        "went into reasoning",
+        "its tokens are not its text",
+        "--reask",
+    ]);
+    // What is refused is kept, whatever the limit: nothing that was answered is asked for again.
+    let ran = project.run(&[]).expect(0);
+    ran.says(&["2 of 40 answers are refused", "1 spent on reasoning", "1 not readable"]);
+    assert_eq!(teacher.count(), PROMPTS);
+    let rows = |prompt: usize| {
+        let (sequence, rows) = project.sequences().swap_remove(prompt);
+        (sequence.finish_reason, rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes).into_owned()).collect::<Vec<_>>())
+    };
+    assert!(rows(1).0.starts_with("refused: it is empty: its 2 tokens went into reasoning") && rows(1).1.is_empty());
+    assert!(rows(2).0.starts_with("refused: its tokens are not its text: from byte 0") && rows(2).1.is_empty());
+    assert_eq!(rows(3), ("stop".into(), vec!["Hi".into(), " there".into(), String::new()]), "reasoning is not the answer");
+    assert_eq!(rows(4), ("unknown".into(), vec!["Hi".into()]), "nobody said that it ended");
+    let (_, plain) = project.sequences().swap_remove(5);
+    let candidates: Vec<usize> = plain.iter().map(|r| r.topk_ids.len()).collect();
+    assert_eq!(candidates, [1, 1, 1], "an alternative without a text is no end");
+    assert!((f64::from(plain[0].other_logprob).exp() - (1.0 - (-0.25f64).exp())).abs() < 1e-6, "its mass is Other's");
+    assert_eq!((plain[2].sample_bytes.len(), f64::from(plain[2].topk_logprobs[0])), (0, -0.25), "the end that the server tells");
+    HEALED.store(true, Ordering::Relaxed);
+    project.run(&["--force", "traces"]).expect(0);
+    assert_eq!(teacher.count(), PROMPTS, "asked again unasked");
+    project.run(&["--reask"]).expect(0);
+    assert_eq!(teacher.count(), PROMPTS + 2);
+    every_prompt_once_or_unknown(&project);
+    let healed = project.traces();
+    project.run(&["--force", "traces"]).expect(0);
+    project.run(&["--reask"]).expect(0);
+    assert_eq!((teacher.count(), project.traces()), (PROMPTS + 2, healed), "what was asked for again counts from then on");
+}
+
+fn every_prompt_once_or_unknown(project: &Project) {
+    let all = project.sequences();
+    assert_eq!(all.len(), PROMPTS);
+    assert!(all.iter().all(|s| !s.1.is_empty() && matches!(s.0.finish_reason.as_str(), "stop" | "unknown")));
+}
+
+#[test]
+fn failures_inside_a_success_are_failures() {
+    for (sent, wanted) in [
+        (
+            r#"{"id": "x", "choices": [{"finish_reason": "error", "error": {"code": 502, "message": "upstream gone"}, "message": {"content": ""}}]}"#,
+            "upstream gone",
+        ),
+        (
+            r#"{"error": {"code": 401, "message": "who are you"}}"#,
+            "refused access (key from TEACHER_TEST_KEY): 401 Unauthorized, sent as 200 OK: who are you",
+        ),
+        ("<html>a gateway</html>", "HTML came instead of JSON (200 OK, application/json, 22 bytes): `<html>a gateway</html>`"),
+        ("data: {\"choices\": [{\"delta\": {\"content\": \"Hi\"}}]}\n\n", "the stream ends before its answer does"),
+    ] {
+        static SENT: std::sync::Mutex<&str> = std::sync::Mutex::new("");
+        *SENT.lock().unwrap() = sent;
+        let teacher = Teacher::with(Duration::ZERO, |_, body, stream| {
+            (body["max_tokens"] != 1).then(|| reply(stream, "200 OK", "", *SENT.lock().unwrap()))
+        });
+        let project = Project::new(&teacher.server.url());
+        project.run(&["--set", "stages.teacher.with.attempts=2"]).expect(1).says(&[wanted]);
+        assert!(Journal::open(&project.path(".flow/answers")).unwrap().len() <= 2, "a failure was kept as an answer: {sent}");
+    }
+}
+
+#[test]
+fn a_server_that_is_down_is_told_at_once() {
+    let project = Project::new("http://127.0.0.1:1");
+    let words = ["http://127.0.0.1:1/v1 does not answer", "trying again in", "for 2 s (`outage`) in all"];
+    project.run(&["--set", "stages.teacher.with.outage=2"]).expect(1).says(&words).says(&["has not answered for"]);
+    fs::write(project.path("p.yaml"), PIPELINE.replace("concurrency: 4", "concurrency: 4, outage: 30")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flow"));
+    command.args(["teacher", "probe", "p.yaml"]).current_dir(project.dir.path()).env("TEACHER_TEST_KEY", KEY).env_remove("FLOW_CACHE_DIR");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // While it goes on trying.
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap())).map_while(Result::ok);
+    let first = lines.find(|line| line.contains("does not answer")).unwrap_or_default();
+    let waits = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(waits && first.contains("for 30 s (`outage`)"), "{first}");
+}
+
+#[test]
+fn compressed_bodies_streams_and_what_is_no_json_are_read() {
+    let calm = Teacher::start(Duration::ZERO);
+    let project = Project::new(&calm.server.url());
+    project.run(&["--cache-dir", "calm"]).expect(0);
+    let wanted = project.sequences();
+    let teacher = Teacher::with(Duration::ZERO, |_, body, stream| {
+        let whole = answer(body, body["messages"].to_string().len() as u64 + body["seed"].as_u64().unwrap_or(0));
+        let prompt = body["messages"][0]["content"].as_str().unwrap_or_default();
+        let text = whole.to_string();
+        Some(match prompt.len() % 2 + usize::from(prompt.contains('3')) {
+            0 => {
+                let packed = zstd::bulk::compress(text.as_bytes(), 1).unwrap();
+                stream.write_all(&response("200 OK", "content-encoding: zstd\r\n", &packed)).is_ok()
+            }
+            1 => {
+                let mut chunk = whole.clone();
+                chunk["choices"][0]["delta"] = chunk["choices"][0]["message"].take();
+                chunk["choices"][0].as_object_mut().unwrap().remove("message");
+                reply(stream, "200 OK", "", &format!("data: {chunk}\n\ndata: [DONE]\n\n"))
+            }
+            _ => reply(stream, "200 OK", "", &text.replace("\"index\":0", "\"index\":0,\"score\":-Infinity,\"half\":\"\\ud83d\"")),
+        })
+    });
+    let project = Project { url: teacher.server.url(), ..project };
+    project.run(&["--cache-dir", "strange"]).expect(0);
+    // The teacher's address is in the files, so that they are not the same.
+    assert_eq!(project.sequences(), wanted);
+}
+
+#[test]
+fn answers_that_an_earlier_version_kept_pass_the_same_checks() {
+    let teacher = Teacher::start(Duration::ZERO);
+    let project = Project::new(&teacher.server.url());
+    project.run(&["--cache-dir", "calm"]).expect(0);
+    let asked = teacher.asked.lock().unwrap().clone();
+    let questions: Vec<&Value> = asked.iter().filter(|b| b["max_tokens"] != 1).collect();
+    let (failed, endless) = (questions[0], questions[1]);
+    // Kept as they came, without a word about any: one is a provider's failure, one says nothing of an end.
+    let journal = Journal::open(&project.path("kept").join("answers")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (n, body) in asked.iter().enumerate() {
+        let mut kept = answer(body, n as u64);
+        if body == failed {
+            kept["choices"][0] = json!({"finish_reason": "error", "message": {"content": "", "error": {"message": "gone"}}});
+        } else if body == endless {
+            kept["choices"][0]["finish_reason"] = Value::Null;
+        }
+        runtime.block_on(journal.append(project.key(body), kept.to_string().as_bytes(), 1)).unwrap();
+    }
+    drop(journal);
+    let before = teacher.asked.lock().unwrap().len();
+    project.run(&["--cache-dir", "kept"]).expect(0).says(&["1 of 40 answers are refused (1 no answers)", ": gone"]);
+    let finish = |body: &Value| {
+        let context = body["messages"][0]["content"].as_str().unwrap().as_bytes();
+        project.sequences().into_iter().find(|s| s.0.context == context).unwrap().0.finish_reason
+    };
+    assert_eq!((finish(failed), finish(endless)), ("refused: gone".into(), "unknown".into()));
+    let journal = Journal::open(&project.path("kept").join("answers")).unwrap();
+    assert_eq!(journal.get(&project.key(failed).refusal()).unwrap().unwrap().body, b"gone", "marked with its reason");
+    assert_eq!(teacher.asked.lock().unwrap().len(), before, "asked for unasked");
+    project.run(&["--cache-dir", "kept", "--reask"]).expect(0);
+    assert_eq!((teacher.asked.lock().unwrap().len(), finish(failed) != "refused: gone"), (before + 1, true));
 }

@@ -1,5 +1,6 @@
 //! `flow run`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,7 @@ use flow_engine::stop::Stop;
 use serde_json::json;
 
 use crate::args::RunArgs;
-use crate::commands::lock;
-use crate::commands::say;
+use crate::commands::{lock, say, teacher};
 use crate::context::{Context, cache_dir_of, machine_of, threads};
 use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
@@ -35,7 +35,8 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
 
 /// Under which name this command's runs with nothing to do are remembered; `None` where it asks for more.
 fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
-    if !args.force.is_empty() || args.check || args.locked || args.profile.is_some() || !args.overwrite.is_empty() {
+    let more = args.reask || args.check || args.locked || args.profile.is_some();
+    if more || !args.force.is_empty() || !args.overwrite.is_empty() {
         return Ok(None);
     }
     let Some(file) = args.pipeline.pipeline.canonicalize().ok().and_then(|file| file.to_str().map(str::to_owned)) else { return Ok(None) };
@@ -87,6 +88,7 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         worker: Worker::Child(WorkerCommand { program, args: vec!["__task".into()], env: Vec::new() }),
         pools: context.pools(),
         force: context.stages(&args.force)?,
+        reask: if args.reask { teacher::askers(&context.plan) } else { BTreeSet::new() },
         check: args.check,
         locked: if args.locked { Some(lock::read(&context)?) } else { None },
         memo,

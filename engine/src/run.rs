@@ -60,6 +60,8 @@ pub struct RunOptions {
     pub pools: BTreeMap<String, u64>,
     /// Stages to execute whatever is in the cache.
     pub force: BTreeSet<StageId>,
+    /// Stages to execute whatever is in the cache, which ask again for answers that were refused.
+    pub reask: BTreeSet<StageId>,
     /// Execute what is in the cache again, and compare.
     pub check: bool,
     /// What `flow.lock` says of each stage; a run that would differ is refused.

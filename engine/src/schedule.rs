@@ -244,7 +244,8 @@ impl<'a> Schedule<'a> {
             return Ok(());
         }
         let options = &self.env.options;
-        let forced = options.force.contains(&id);
+        let reask = options.reask.contains(&id);
+        let forced = options.force.contains(&id) || reask;
         let found = cache.lookup_leased(&key, &self.env.lease)?;
         let (what, causes) = match found {
             Lookup::Hit(entry) if options.check && !forced => (What::Check(entry), vec!["checked (--check)".to_owned()]),
@@ -253,6 +254,7 @@ impl<'a> Schedule<'a> {
                 self.done(id, entry, true);
                 return Ok(());
             }
+            _ if reask => (What::Force, vec!["asks again for what was refused (--reask)".to_owned()]),
             _ if forced => (What::Force, vec!["forced (--force)".to_owned()]),
             Lookup::Hit(_) => {
                 self.env.distrust(&key)?;
@@ -270,7 +272,7 @@ impl<'a> Schedule<'a> {
         self.in_flight.insert(key, (id, Vec::new()));
         self.causes.insert(id, causes.clone());
         let inputs = self.named(id, inputs);
-        let operational = stage.inputs.iter().map(|wire| self.plan.stage(wire.from).operational()).collect();
+        let operational = stage.inputs.iter().map(|wire| self.operational(wire.from, reask)).collect();
         let job = Job {
             stage: stage.clone(),
             key,
@@ -288,6 +290,15 @@ impl<'a> Schedule<'a> {
         self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));
         self.jobs.insert(id, job);
         Ok(())
+    }
+
+    /// What a stage's readers are told beside its artifacts: its unkeyed parameters, and what this run is to do again.
+    fn operational(&self, maker: StageId, reask: bool) -> serde_json::Value {
+        let mut value = self.plan.stage(maker).operational();
+        if let (serde_json::Value::Object(fields), true) = (&mut value, reask) {
+            fields.insert("reask".into(), true.into());
+        }
+        value
     }
 
     /// Output ports of a stage that the run itself or a person reads: verdicts, summaries and what is published.

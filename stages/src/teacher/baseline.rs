@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::template::{self, Template};
-use super::{POC_TEMPLATE, json_validity};
+use super::{MAX_REFUSED, POC_TEMPLATE, check_share, json_validity};
 use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
 use crate::lm::{self, Generation, KvCache, generate};
@@ -23,6 +23,9 @@ pub struct BaselineParams {
     pub max_prompts: Option<usize>,
     /// A baseline that prompts, teacher and template must equal; others are refused.
     pub locked: Option<SourceFile>,
+    /// Share of answers that may be refused (filtered, empty after reasoning, not readable) before the stage fails; of hosted teachers only.
+    #[schemars(extend("x-key" = false))]
+    pub max_refused: f64,
     /// How keys and values are held while a teacher that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub kv_cache: KvCache,
@@ -30,7 +33,14 @@ pub struct BaselineParams {
 
 impl Default for BaselineParams {
     fn default() -> Self {
-        Self { template: POC_TEMPLATE.into(), max_tokens: 128, max_prompts: None, locked: None, kv_cache: KvCache::default() }
+        Self {
+            template: POC_TEMPLATE.into(),
+            max_tokens: 128,
+            max_prompts: None,
+            locked: None,
+            max_refused: MAX_REFUSED,
+            kv_cache: KvCache::default(),
+        }
     }
 }
 
@@ -59,6 +69,7 @@ impl Stage for BaselineStage {
         if p.max_tokens == 0 {
             return Err(ParamError { path: "max_tokens".into(), message: "must be above 0".into(), help: None });
         }
+        check_share("max_refused", p.max_refused)?;
         Ok(Vec::new())
     }
     fn run(&self, p: BaselineParams, ctx: &TaskContext) -> Result<(), StageError> {

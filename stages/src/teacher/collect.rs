@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::method::Method;
-use super::{POC_TEMPLATE, template};
+use super::{MAX_REFUSED, POC_TEMPLATE, check_share, template};
 use crate::lm::KvCache;
 use crate::traces::Sampling;
 
@@ -57,6 +57,9 @@ pub struct CollectParams {
     /// Share of prompts that may fail before the stage does; of hosted teachers only.
     #[schemars(extend("x-key" = false))]
     pub max_failed: f64,
+    /// Share of answers that may be refused (filtered, empty after reasoning, not readable) before the stage fails; of hosted teachers only.
+    #[schemars(extend("x-key" = false))]
+    pub max_refused: f64,
     /// How keys and values are held while a model that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub kv_cache: KvCache,
@@ -83,6 +86,7 @@ impl Default for CollectParams {
             seed: 1234,
             stop: Vec::new(),
             max_failed: 0.02,
+            max_refused: MAX_REFUSED,
             kv_cache: KvCache::default(),
             batch: 64,
         }
@@ -148,9 +152,8 @@ impl Stage for CollectStage {
         if p.samples == 0 || p.max_tokens == 0 || p.batch == 0 {
             return wrong("samples", "samples, max_tokens and batch must be above 0".into());
         }
-        if !(0.0..=1.0).contains(&p.max_failed) {
-            return wrong("max_failed", format!("{} is not a share between 0 and 1", p.max_failed));
-        }
+        check_share("max_failed", p.max_failed)?;
+        check_share("max_refused", p.max_refused)?;
         Ok(Vec::new())
     }
     fn run(&self, p: CollectParams, ctx: &TaskContext) -> Result<(), StageError> {

@@ -13,7 +13,20 @@ mod parts;
 pub mod scoring;
 pub mod template;
 
+use flow_engine::plugin::ParamError;
+
 use crate::data::Prompt;
+
+/// Share of a hosted teacher's answers that may be refused, unless a pipeline says otherwise.
+const MAX_REFUSED: f64 = 0.05;
+
+/// Refuses a parameter that is no share.
+fn check_share(path: &str, share: f64) -> Result<(), ParamError> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    Err(ParamError { path: path.into(), message: format!("{share} is not a share between 0 and 1"), help: None })
+}
 
 /// The template of the PoC.
 pub const POC_TEMPLATE: &str = "<|user|>\n{prompt}\n\n<|assistant|>\n";

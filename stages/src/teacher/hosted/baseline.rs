@@ -3,6 +3,7 @@
 use flow_engine::plugin::{StageError, TaskContext};
 use serde_json::{Value, json};
 
+use super::refusals::Refusals;
 use crate::data::Prompt;
 use crate::teacher::baseline::BaselineParams;
 use crate::teacher::http::ask::{Asker, Questions};
@@ -24,14 +25,23 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
         call: &request,
         label: &|n| format!("prompt {}", prompts[n].id),
         max_failed: 0.0,
+        max_refused: p.max_refused,
         unit: "prompts",
     };
     asker.ask(ctx, &questions)?;
+    let mut refusals = Refusals::of(&questions);
     let mut answers = Vec::with_capacity(prompts.len());
     for (n, prompt) in prompts.iter().enumerate() {
         let kept = asker.answer(&request(n))?;
-        answers.push(kept.ok_or_else(|| StageError::new(format!("prompt {}: its answer is not kept", prompt.id)).help("run again"))?);
+        let (reply, millis) =
+            kept.ok_or_else(|| StageError::new(format!("prompt {}: its answer is not kept", prompt.id)).help("run again"))?;
+        let said = match reply.answer {
+            Ok(answer) => Said { finish: answer.finish.to_string(), answer: Some(answer), usage: reply.usage, millis },
+            Err(refusal) => Said { finish: refusals.add(n, refusal), answer: None, usage: reply.usage, millis },
+        };
+        answers.push(said);
     }
+    refusals.tell(ctx)?;
     let decode = decode_rate(&answers);
     if let Some(rate) = decode {
         ctx.metric("decode_tokens_per_second", rate);
@@ -39,11 +49,12 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
     let results: Vec<Value> = prompts
         .iter()
         .zip(&answers)
-        .map(|(q, (a, _))| {
-            json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": a.text, "tokens": a.usage.map(|u| u.1), "finish_reason": a.finish})
+        .map(|(q, a)| {
+            json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": a.text().unwrap_or_default(), "tokens": a.usage.map(|u| u.1),
+                   "finish_reason": a.finish})
         })
         .collect();
-    let sum = |of: fn((u64, u64)) -> u64| answers.iter().filter_map(|a| a.0.usage).map(of).sum::<u64>();
+    let sum = |of: fn((u64, u64)) -> u64| answers.iter().filter_map(|a| a.usage).map(of).sum::<u64>();
     Ok(json!({
         "teacher": asker.spec(),
         "parameters": null,
@@ -53,16 +64,35 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
         "prefill_tokens_per_second": null,
         "memory_bytes": asker.spec().memory_bytes,
         "memory_measured": asker.spec().memory_bytes.map(|_| "given by a person: `memory_bytes` of teacher.http"),
-        "json_validity": json_validity(prompts.iter().zip(answers.iter().map(|a| a.0.text.as_str()))),
+        "json_validity": json_validity(prompts.iter().zip(&answers).filter_map(|(q, a)| Some((q, a.text()?)))),
         "usage": {"prompt_tokens": sum(|u| u.0), "completion_tokens": sum(|u| u.1)},
         "results": results,
     }))
 }
 
+/// What came for a prompt.
+struct Said {
+    /// Nothing where it is refused.
+    answer: Option<Answer>,
+    finish: String,
+    usage: Option<(u64, u64)>,
+    millis: u32,
+}
+
+impl Said {
+    fn text(&self) -> Option<&str> {
+        self.answer.as_ref().map(|a| a.text.as_str())
+    }
+    /// Tokens a second, as the server says, else over the time of the request.
+    fn rate(&self) -> Option<f64> {
+        let of_request = || self.usage.filter(|u| u.1 > 0 && self.millis > 0).map(|u| u.1 as f64 * 1e3 / f64::from(self.millis));
+        self.answer.as_ref().and_then(|a| a.decode_rate.or_else(of_request))
+    }
+}
+
 /// Tokens a second: the median over the answers.
-fn decode_rate(answers: &[(Answer, u32)]) -> Option<f64> {
-    let of_request = |a: &Answer, millis: u32| a.usage.filter(|u| u.1 > 0 && millis > 0).map(|u| u.1 as f64 * 1e3 / f64::from(millis));
-    let mut rates: Vec<f64> = answers.iter().filter_map(|(a, millis)| a.decode_rate.or_else(|| of_request(a, *millis))).collect();
+fn decode_rate(answers: &[Said]) -> Option<f64> {
+    let mut rates: Vec<f64> = answers.iter().filter_map(Said::rate).collect();
     rates.sort_by(f64::total_cmp);
     rates.get(rates.len() / 2).copied()
 }

@@ -2,21 +2,26 @@
 //! from what is kept. So they are the same however often and wherever the asking was interrupted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use flow_engine::plugin::{StageError, TaskContext};
 
-use super::rows::{row, rows_of};
+use super::refusals::Refusals;
+use super::rows::rows_of;
+use super::scores::Scores;
 use super::text;
 use crate::data::{read_prompts, read_text};
 use crate::teacher::collect::{CollectParams, Precision};
 use crate::teacher::http::ask::{Asker, Questions};
-use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::probe::{Found, Logprobs, probe};
-use crate::teacher::http::shape::{Call, Draw, Scored, call, score_calls, score_of};
+use crate::teacher::http::shape::{Call, Draw, Reply, call};
 use crate::teacher::http::spec::Endpoint;
 use crate::teacher::method::Method;
 use crate::teacher::{render, template};
 use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+
+/// Answers that are looked through for the tokens that end one, before rows are made.
+const SHOWN: usize = 64;
 
 /// One continuation to ask for.
 struct Wanted {
@@ -45,14 +50,14 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
         ));
     }
     let mut wanted = of_prompts(p, ctx, asker)?;
-    let mut windows = Vec::new();
+    let mut windows: Vec<Arc<str>> = Vec::new();
     let given = ctx.input_opt("text").map(read_text).transpose()?;
     // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
     let first = wanted.last().map_or(0, |w| w.prompt_idx + 1);
     let scoring = asker.spec().preset().scoring.filter(|_| asker.spec().ask_top_k > 0);
     if let Some(given) = &given {
         match scoring {
-            Some(_) => windows = text::to_score(given, p.text_tokens),
+            Some(_) => windows = text::to_score(given, p.text_tokens).into_iter().map(Arc::from).collect(),
             None => {
                 wanted.extend(text::to_continue(given, p.text_tokens, p.max_tokens).into_iter().zip(first..).map(|(beginning, n)| Wanted {
                     prompt_idx: n,
@@ -64,16 +69,14 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
         }
     }
     let mut writer = TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta(p, asker, &found))?;
-    let failed = continuations(p, ctx, asker, &wanted, &mut writer)?;
+    let mut without = continuations(p, ctx, asker, &wanted, &mut writer)?;
     if let Some(scoring) = scoring.filter(|_| !windows.is_empty()) {
-        scores(p, ctx, asker, scoring, &windows, first, &mut writer)?;
+        without.extend(Scores { p, ctx, asker, scoring, windows: &windows, first }.write(&mut writer)?);
     }
     let counts = writer.finish()?;
     if counts.rows == 0 {
-        return Err(StageError::new("the teacher gave no token").help("see the failures in the log, and `max_tokens`"));
-    }
-    if !failed.is_empty() {
-        ctx.warn(format!("{} of {} prompts failed; `finish_reason` in sequences.parquet says why", failed.len(), wanted.len()));
+        let why = if without.is_empty() { "all answers are empty".into() } else { without.join("; ") };
+        return Err(StageError::new(format!("the teacher gave no token: {why}")).help("correct what the messages say; see `max_tokens`"));
     }
     ctx.metric("rows", counts.rows as f64);
     Ok(())
@@ -134,13 +137,14 @@ pub(super) fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
 
+/// Asks for continuations and writes their rows; the first reasons why some have none.
 fn continuations(
     p: &CollectParams,
     ctx: &TaskContext,
     asker: &Asker,
     wanted: &[Wanted],
     writer: &mut TraceWriter<RawRow>,
-) -> Result<BTreeMap<usize, String>, StageError> {
+) -> Result<Vec<String>, StageError> {
     let label = |n: usize| {
         let w: &Wanted = &wanted[n];
         if p.samples > 1 { format!("prompt {} sample {}", w.prompt_idx, w.sample_idx) } else { format!("prompt {}", w.prompt_idx) }
@@ -150,111 +154,43 @@ fn continuations(
         call: &|n| request(p, asker, &wanted[n]),
         label: &label,
         max_failed: p.max_failed,
+        max_refused: p.max_refused,
         unit: "answers",
     };
     let failed = asker.ask(ctx, &questions)?;
+    for w in wanted.iter().take(SHOWN) {
+        if let Some((Reply { answer: Ok(answer), .. }, _)) = asker.answer(&request(p, asker, w))? {
+            asker.learn(&answer);
+        }
+    }
     // A request that failed may have been wanted several times.
     let reasons: BTreeMap<_, _> = failed.iter().map(|(n, why)| (request(p, asker, &wanted[*n]).key(asker.spec()), why)).collect();
-    for w in wanted {
+    let mut refusals = Refusals::of(&questions);
+    for (n, w) in wanted.iter().enumerate() {
         let call = request(p, asker, w);
-        let mut sequence = SequenceRow {
+        let (rows, finish_reason) = match asker.answer(&call)? {
+            // A text that ends an answer looks like the model's own end.
+            Some((Reply { answer: Ok(answer), .. }, _)) => (rows_of(&answer, p.top_k, p.stop.is_empty()), answer.finish.to_string()),
+            Some((Reply { answer: Err(refusal), .. }, _)) => (Vec::new(), refusals.add(n, refusal)),
+            None => {
+                let why = reasons.get(&call.key(asker.spec())).map_or("no answer was kept", |w| w.as_str());
+                (Vec::new(), format!("error: {why}"))
+            }
+        };
+        let sequence = SequenceRow {
             prompt_idx: w.prompt_idx,
             sample_idx: w.sample_idx,
             source: Source::Sample,
             context: w.context.clone().into_bytes(),
             context_ids: None,
-            finish_reason: String::new(),
-        };
-        let rows = match asker.answer(&call)? {
-            Some((answer, _)) => {
-                // A text that ends an answer looks like the model's own end.
-                let rows = rows_of(&answer, p.top_k, p.stop.is_empty());
-                sequence.finish_reason = answer.finish;
-                rows
-            }
-            None => {
-                let why = reasons.get(&call.key(asker.spec())).map_or("no answer was kept", |w| w.as_str());
-                sequence.finish_reason = format!("error: {why}");
-                Vec::new()
-            }
+            finish_reason,
         };
         writer.push(sequence, rows)?;
     }
-    Ok(failed)
-}
-
-/// Scores windows of given text.
-fn scores(
-    p: &CollectParams,
-    ctx: &TaskContext,
-    asker: &Asker,
-    scoring: Scoring,
-    windows: &[&str],
-    first: i64,
-    writer: &mut TraceWriter<RawRow>,
-) -> Result<(), StageError> {
-    let tokens = if scoring == Scoring::Steps { tokenized(p, ctx, asker, windows)? } else { vec![Scored::default(); windows.len()] };
-    let mut calls: Vec<(usize, usize)> = Vec::new();
-    for (w, scored) in tokens.iter().enumerate() {
-        let n = if scoring == Scoring::Steps { scored.tokens.len().saturating_sub(1) } else { 1 };
-        calls.extend((0..n).map(|i| (w, i)));
+    refusals.tell(ctx)?;
+    if !failed.is_empty() {
+        ctx.warn(format!("{} of {} prompts failed; `finish_reason` in sequences.parquet says why", failed.len(), wanted.len()));
     }
-    let one = |(w, i): (usize, usize)| score_calls(asker.spec(), scoring, windows[w], &tokens[w]).swap_remove(i);
-    let questions = Questions {
-        count: calls.len(),
-        call: &|n| one(calls[n]),
-        label: &|n| format!("window {} of the text", calls[n].0),
-        max_failed: p.max_failed,
-        unit: if scoring == Scoring::Steps { "tokens of the text" } else { "windows" },
-    };
-    let failed: BTreeMap<usize, String> = asker.ask(ctx, &questions)?.into_iter().map(|(n, why)| (calls[n].0, why)).collect();
-    for (w, window) in windows.iter().enumerate() {
-        let mut sequence = SequenceRow {
-            prompt_idx: first + w as i64,
-            sample_idx: 0,
-            source: Source::Text,
-            context: Vec::new(),
-            context_ids: None,
-            finish_reason: "text".into(),
-        };
-        let bodies = score_calls(asker.spec(), scoring, window, &tokens[w])
-            .iter()
-            .map(|c| Ok(asker.kept(c)?.map(|k| k.0)))
-            .collect::<Result<Option<Vec<_>>, StageError>>()?;
-        let rows: Vec<RawRow> = match bodies {
-            Some(bodies) => {
-                let steps = score_of(scoring, &tokens[w], &bodies)
-                    .map_err(|e| StageError::new(format!("window {w} of the text: {e}")).help("set `provider` to what the server is"))?;
-                steps.iter().map(|s| row(s, p.top_k)).collect()
-            }
-            None => {
-                sequence.finish_reason = format!("error: {}", failed.get(&w).map_or("no answer was kept", |w| w.as_str()));
-                Vec::new()
-            }
-        };
-        // What no distribution came for stands before the first row.
-        let scored: usize = rows.iter().map(|r| r.sample_bytes.len()).sum();
-        sequence.context = window.as_bytes()[..window.len().saturating_sub(scored)].to_vec();
-        writer.push(sequence, rows)?;
-    }
-    Ok(())
-}
-
-/// The server's own tokens of each window.
-fn tokenized(p: &CollectParams, ctx: &TaskContext, asker: &Asker, windows: &[&str]) -> Result<Vec<Scored>, StageError> {
-    let questions = Questions {
-        count: windows.len(),
-        call: &|n| Scored::tokenize(windows[n]),
-        label: &|n| format!("window {n} of the text"),
-        max_failed: p.max_failed,
-        unit: "windows",
-    };
-    asker.ask(ctx, &questions)?;
-    windows
-        .iter()
-        .map(|w| match asker.kept(&Scored::tokenize(w))? {
-            Some((body, _)) => Scored::read_tokens(&body).map_err(|e| StageError::new(e).help("set `provider` to what the server is")),
-            None => Ok(Scored::default()),
-        })
-        .collect()
+    let failed = failed.iter().take(3).map(|(n, why)| format!("{}: {why}", label(*n)));
+    Ok(failed.chain(refusals.reasons()).collect())
 }

@@ -2,8 +2,12 @@
 
 pub mod baseline;
 pub mod collect;
+mod refusals;
 mod rows;
+mod scores;
 mod text;
+
+pub use rows::rows_of;
 
 use flow_engine::plugin::{StageError, TaskContext};
 

@@ -1,24 +1,19 @@
 //! Rows of traces from the tokens of an answer.
 
-use crate::teacher::http::shape::{Answer, Step};
+use crate::teacher::http::shape::{Answer, Finish, Step};
 use crate::traces::{OTHER_FLOOR, OTHER_LEAST, RawRow};
 
-/// Some servers write -9999 where they have no value.
-const NO_VALUE: f64 = -9000.0;
-
-/// The rows of an answer. One that ended by itself has a last row with empty bytes (EOS). llama.cpp tells how likely
-/// the end was; where nobody does, the row has no distribution and trains by cross-entropy alone.
+/// The rows of an answer. One that ended by itself has a last row with empty bytes (EOS). Some servers tell how likely the
+/// end was; where nobody does, the row has no distribution and trains by cross-entropy alone.
 pub fn rows_of(answer: &Answer, top_k: usize, ends: bool) -> Vec<RawRow> {
-    let told = answer.finish == "stop" && answer.steps.last().is_some_and(|s| s.bytes.is_empty());
-    let mut rows: Vec<RawRow> = if answer.steps.is_empty() {
-        words(&answer.text).map(hard).collect()
-    } else {
-        let (last, all) = (answer.steps.len() - 1, answer.steps.iter().enumerate());
-        // A token without bytes in the middle is the server's own mark.
-        all.filter(|(n, s)| !s.bytes.is_empty() || (told && *n == last)).map(|(_, s)| row(s, top_k)).collect()
+    let mut rows: Vec<RawRow> = match answer.steps.as_slice() {
+        [] => words(&answer.text).map(hard).collect(),
+        steps => steps.iter().map(|s| row(s, top_k)).collect(),
     };
-    if ends && answer.finish == "stop" && !told {
-        rows.push(RawRow { sample_id: -1, other_logprob: 0.0, ..RawRow::default() });
+    match &answer.end {
+        Some(end) => rows.push(row(end, top_k)),
+        None if ends && answer.finish == Finish::Stop => rows.push(RawRow { sample_id: -1, other_logprob: 0.0, ..RawRow::default() }),
+        None => {}
     }
     rows
 }
@@ -30,8 +25,7 @@ pub fn row(step: &Step, top_k: usize) -> RawRow {
     let alternatives = step.top.iter().map(|(b, id, l)| (b, *id, *l));
     let listed = |bytes: &[u8], id: Option<i32>| step.top.iter().any(|t| t.0 == bytes && (t.1 == id || id.is_none() || t.1.is_none()));
     let missing = drawn.filter(|d| !listed(d.0, d.1));
-    for (bytes, id, logprob) in alternatives.chain(missing).filter(|a| a.2.is_finite() && a.2 > NO_VALUE) {
-        let logprob = logprob.min(0.0);
+    for (bytes, id, logprob) in alternatives.chain(missing) {
         match merged.iter_mut().find(|m| m.0 == bytes.as_slice()) {
             Some(same) => {
                 let (high, low) = (same.2.max(logprob), same.2.min(logprob));
@@ -110,23 +104,26 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_none_and_rounding_do_no_harm() {
-        let r = row(&step("a", Some(1e-7), &[("a", None, 1e-7), ("b", None, -9999.0), ("c", None, f64::NAN), ("d", None, -150.0)]), 9);
+    fn rounding_and_missing_values_do_no_harm() {
+        let r = row(&step("a", Some(0.0), &[("a", None, 0.0), ("d", None, -150.0)]), 9);
         assert_eq!(texts(&r), ["a", "d"]);
         assert!(r.other_logprob.is_finite() && settle(&r.topk_ids, &r.topk_logprobs).expect("valid").renormalised);
-        let r = row(&step("a", Some(-9999.0), &[("b", None, -0.5)]), 9);
-        assert_eq!(texts(&r), ["b"]);
+        assert_eq!(texts(&row(&step("a", None, &[("b", None, -0.5)]), 9)), ["b"]);
+        let bare = row(&step("a", None, &[]), 9);
+        assert_eq!((texts(&bare).len(), bare.other_logprob, bare.sample_bytes), (0, 0.0, b"a".to_vec()));
     }
 
     #[test]
     fn an_answer_without_logprobs_is_words() {
-        let answer = Answer { text: "One  two\nthree ".into(), finish: "stop".into(), ..Answer::default() };
+        let answer = Answer { text: "One  two\nthree ".into(), finish: Finish::Stop, ..Answer::default() };
         let rows = rows_of(&answer, 20, true);
         let words: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(&r.sample_bytes).into_owned()).collect();
         assert_eq!(words, ["One", "  two", "\nthree", " ", ""]);
-        assert_eq!(rows_of(&Answer { finish: "length".into(), ..answer }, 20, true).len(), 4);
-        let steps = vec![step("a", Some(-0.1), &[]), step("", Some(-0.2), &[("", Some(2), -0.2), ("b", None, -2.0)])];
-        let answer = Answer { text: "a".into(), steps, finish: "stop".into(), ..Answer::default() };
+        for finish in [Finish::Length, Finish::Unknown, Finish::Other("x".into())] {
+            assert_eq!(rows_of(&Answer { finish, ..answer.clone() }, 20, true).len(), 4, "only an end makes a row of one");
+        }
+        let end = Some(step("", Some(-0.2), &[("", Some(2), -0.2), ("b", None, -2.0)]));
+        let answer = Answer { text: "a".into(), steps: vec![step("a", Some(-0.1), &[])], end, finish: Finish::Stop, ..Answer::default() };
         let rows = rows_of(&answer, 20, true);
         assert_eq!((rows.len(), rows[1].topk_ids.len()), (2, 2), "an end that was told is a row like any other");
     }

@@ -7,9 +7,10 @@ use flow_engine::plugin::StageError;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
+use super::encoding;
 use super::pace::{LONGEST, asked_to_wait};
 use super::preset::Shape;
-use super::shape::{self, Answer, Call};
+use super::shape::{self, Call, Failed, Failure, Manner, Reply};
 use super::spec::{Limits, Spec, is_local};
 
 /// What a server may send at most for one answer.
@@ -35,12 +36,12 @@ pub struct Client {
 /// What came of a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// An answer that can be used: its body, what was read in it, and how long it took.
+    /// An answer, to be kept whether it can be used or is refused.
     Answer {
         /// As it came.
         body: Vec<u8>,
         /// As it was understood.
-        answer: Box<Answer>,
+        reply: Box<Reply>,
         /// Milliseconds.
         millis: u32,
     },
@@ -52,9 +53,11 @@ pub enum Outcome {
         wait: Option<Duration>,
         /// How the server is.
         trouble: Trouble,
+        /// Whether what was asked for is missing, as it would be next time.
+        bare: bool,
     },
     /// This request will never be answered.
-    Refused(String),
+    Never(String),
     /// No request will be answered.
     Stop(StageError),
 }
@@ -128,20 +131,33 @@ impl Client {
     }
 
     /// Asks once.
-    pub async fn send(&self, call: &Call) -> Outcome {
+    pub async fn send(&self, call: &Call, manner: &Manner) -> Outcome {
         let started = Instant::now();
-        let body = call.body.to_string().into_bytes();
-        match self.exchange(Method::POST, &call.url(&self.spec), Some(body)).await {
-            Err(outcome) => outcome,
-            Ok((status, headers, body)) if status.is_success() => match shape::read(&self.spec, call.expect, &body) {
-                Ok(answer) => {
-                    let millis = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
-                    Outcome::Answer { body: self.scrub_bytes(body), answer: Box::new(answer), millis }
-                }
-                Err(why) => Outcome::Again { why: self.scrub(&why), wait: self.wait(&headers), trouble: Trouble::Said },
-            },
-            Ok((status, headers, body)) => self.judge(status, &headers, &body),
+        let sent = call.sent(&self.spec).to_string().into_bytes();
+        let (status, headers, body) = match self.exchange(Method::POST, &call.url(&self.spec), Some(sent)).await {
+            Ok((status, headers, body)) if status.is_success() => (status, headers, body),
+            Ok((status, headers, body)) => return self.judge(status, &headers, &said(status, &headers, &body)),
+            Err(outcome) => return outcome,
+        };
+        match shape::read(&self.spec, manner, call, &body) {
+            Ok(reply) => {
+                let millis = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                Outcome::Answer { body, reply: Box::new(reply), millis }
+            }
+            Err(failure) => self.failed(status, &headers, &body, failure),
         }
+    }
+
+    /// What a failure in a successful exchange means.
+    fn failed(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], failure: Failure) -> Outcome {
+        if let Some(inside) = failure.status.and_then(|s| StatusCode::from_u16(s).ok()) {
+            return self.judge(inside, headers, &format!("{inside}, sent as {status}: {}", failure.why));
+        }
+        let why = match failure.kind {
+            Failed::NoJson => format!("{} ({}): `{}`", failure.why, kind_of(status, headers, body), beginning(body)),
+            Failed::Said | Failed::Bare => failure.why,
+        };
+        Outcome::Again { why, wait: self.wait(headers), trouble: Trouble::Said, bare: failure.kind == Failed::Bare }
     }
 
     /// Names of the models that the server lists; `None` where it lists none.
@@ -152,7 +168,7 @@ impl Client {
             return Ok(None);
         }
         if !status.is_success() {
-            return Err(self.judge(status, &headers, &body));
+            return Err(self.judge(status, &headers, &said(status, &headers, &body)));
         }
         let Ok(value) = serde_json::from_slice::<serde_json::Value>(&body) else { return Ok(None) };
         let list = value["data"].as_array().or(value["models"].as_array()).or(value.as_array());
@@ -165,18 +181,20 @@ impl Client {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
-        let again = |why: String, trouble| Outcome::Again { why: self.scrub(&why), wait: None, trouble };
+        let again = |why: String, trouble| Outcome::Again { why: self.scrub(&why), wait: None, trouble, bare: false };
         let work = async {
             let mut response = request.send().await.map_err(|e| {
                 let trouble = if e.is_connect() { Trouble::Unreachable } else { Trouble::Failed };
                 again(chain(&e.without_url()), trouble)
             })?;
             let (status, headers) = (response.status(), response.headers().clone());
+            // A server that streams takes its time between the pieces.
+            let streams = header(&headers, "content-type").starts_with("text/event-stream");
             let mut bytes = Vec::new();
             let broke = |e: reqwest::Error| again(format!("the answer broke off: {}", chain(&e.without_url())), Trouble::Failed);
             let mut began: Option<Instant> = None;
             loop {
-                let left = began.map_or(Duration::MAX, |at| BODY.saturating_sub(at.elapsed()));
+                let left = began.filter(|_| !streams).map_or(Duration::MAX, |at| BODY.saturating_sub(at.elapsed()));
                 let Ok(chunk) = tokio::time::timeout(left, response.chunk()).await else {
                     return Err(again(format!("the answer was not whole {} s after it began", BODY.as_secs()), Trouble::Failed));
                 };
@@ -189,7 +207,10 @@ impl Client {
                     return Err(again(format!("more than {} MiB came as one answer", MOST_BYTES >> 20), Trouble::Said));
                 }
             }
-            Ok((status, headers, bytes))
+            let bytes =
+                encoding::decoded(header(&headers, "content-encoding"), bytes, MOST_BYTES).map_err(|why| again(why, Trouble::Failed))?;
+            // Before anything of it is cut, shown or kept.
+            Ok((status, headers, self.scrub_bytes(bytes)))
         };
         match tokio::time::timeout(self.timeout, work).await {
             Ok(result) => result,
@@ -203,9 +224,7 @@ impl Client {
     }
 
     /// What a status other than success means.
-    fn judge(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
-        let message = self.scrub(&shape::error_message(body));
-        let said = format!("{status}{}{message}", if message.is_empty() { "" } else { ": " });
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
         let host = &self.spec.base_url;
         match status.as_u16() {
             401 | 403 => {
@@ -225,7 +244,7 @@ impl Client {
                 StageError::new(format!("{host} has no model `{}` or no such endpoint: {said}", self.spec.model))
                     .help("correct `model`, `base_url` (it usually ends in /v1) or `endpoint`; `flow teacher probe` lists the models"),
             ),
-            429 if message.contains("insufficient_quota") || String::from_utf8_lossy(body).contains("insufficient_quota") => Outcome::Stop(
+            429 if said.contains(QUOTA) => Outcome::Stop(
                 StageError::new(format!("{host}: the account's quota is spent: {said}"))
                     .help("top it up and run again: what was answered is kept"),
             ),
@@ -236,13 +255,13 @@ impl Client {
                     return Outcome::Stop(StageError::new(text).help("run again then: what was answered is kept"));
                 }
                 let works = matches!(status.as_u16(), 408 | 409 | 429);
-                Outcome::Again { why: said, wait, trouble: if works { Trouble::Said } else { Trouble::Failed } }
+                Outcome::Again { why: said.into(), wait, trouble: if works { Trouble::Said } else { Trouble::Failed }, bare: false }
             }
             300..400 => Outcome::Stop(
                 StageError::new(format!("{host} sends requests elsewhere: {said}")).help("give the address that it names as `base_url`"),
             ),
-            400..500 => Outcome::Refused(said),
-            _ => Outcome::Again { why: said, wait: self.wait(headers), trouble: Trouble::Failed },
+            400..500 => Outcome::Never(said.into()),
+            _ => Outcome::Again { why: said.into(), wait: self.wait(headers), trouble: Trouble::Failed, bare: false },
         }
     }
 
@@ -262,6 +281,38 @@ impl Client {
             _ => body,
         }
     }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// What a server says in an answer that is none.
+fn said(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    match shape::error_message(body) {
+        // A word that decides is not always in the message.
+        Some(message) if !message.contains(QUOTA) && String::from_utf8_lossy(body).contains(QUOTA) => {
+            format!("{status}: {message} ({QUOTA})")
+        }
+        Some(message) => format!("{status}: {message}"),
+        None if body.trim_ascii().is_empty() => status.to_string(),
+        None => format!("{}: `{}`", kind_of(status, headers, body), beginning(body)),
+    }
+}
+
+/// What providers call an account without money.
+const QUOTA: &str = "insufficient_quota";
+
+/// Status, type and size of a body.
+fn kind_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    let kind = Some(header(headers, "content-type")).filter(|k| !k.is_empty()).unwrap_or("no content type");
+    format!("{status}, {kind}, {} bytes", body.len())
+}
+
+/// The first 200 bytes of a body, on one line.
+fn beginning(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(200)]).split_whitespace().collect::<Vec<_>>().join(" ");
+    if body.len() > 200 { text + "…" } else { text }
 }
 
 fn header_name(name: &str) -> Result<HeaderName, StageError> {

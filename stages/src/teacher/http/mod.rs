@@ -1,12 +1,14 @@
 //! `teacher.http`: a teacher behind an API. The stage itself asks nothing: its artifact says who is asked and how.
 //!
 //! Reading order: [`preset`] what is known of providers, [`spec`] what is asked where and under which limits, [`shape`]
-//! requests and answers, [`client`] one request, [`pace`] when the next may go, [`budget`] what may be spent, [`ask`]
-//! many requests until all are answered and kept, [`probe`] what a teacher really gives.
+//! requests and answers, [`client`] one request and its compressed body (`encoding`), [`pace`] when the next may go,
+//! [`budget`] what may be spent, [`ask`] many requests until all are answered and kept, [`probe`] what a teacher really
+//! gives.
 
 pub mod ask;
 pub mod budget;
 pub mod client;
+mod encoding;
 pub mod pace;
 pub mod preset;
 pub mod probe;
@@ -160,6 +162,7 @@ impl HttpParams {
             headers: self.headers.clone(),
             ask_top_k: self.ask_top_k.unwrap_or(preset.most),
             memory_bytes: self.memory_bytes,
+            reading: spec::READING,
         })
     }
     /// How it may be asked.
@@ -177,8 +180,8 @@ const RESERVED: [&str; 8] = ["model", "messages", "prompt", "stream", "logprobs"
 impl Stage for HttpTeacherStage {
     type Params = HttpParams;
     const KIND: &'static str = "teacher.http";
-    // Raised also where a preset's address, most alternatives or fields change.
-    const REVISION: u32 = 1;
+    // Raised also where a preset's address, most alternatives or fields change, and with `spec::READING`.
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Names a teacher behind an API: provider, model, limits and prices. Asks nothing itself.";
 
     fn inputs(&self) -> Vec<InputPort> {

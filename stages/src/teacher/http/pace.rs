@@ -31,13 +31,28 @@ struct State {
     failures: u32,
     /// When an answer last came.
     heard: Instant,
+    /// Whether one ever did.
+    ever: bool,
+    /// Whether it was told that none comes.
+    told: bool,
+}
+
+/// What it means that no answer came.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// The teacher counts as away.
+    pub away: bool,
+    /// Since it was heard.
+    pub since: Duration,
+    /// Nobody was told yet.
+    pub news: bool,
 }
 
 impl Pace {
     /// With these limits a minute.
     pub fn new(limits: &Limits) -> Self {
         let now = Instant::now();
-        let state = State { requests: now, tokens: now, pause: now, failures: 0, heard: now };
+        let state = State { requests: now, tokens: now, pause: now, failures: 0, heard: now, ever: false, told: false };
         Self {
             state: Mutex::new(state),
             one_at_a_time: Turn::new(()),
@@ -91,18 +106,24 @@ impl Pace {
         state.pause = state.pause.max(until);
     }
 
-    /// An answer came, of whatever kind.
-    pub fn heard(&self) {
+    /// An answer came, of whatever kind. Gives how long it was waited for, if that was told.
+    pub fn heard(&self) -> Option<Duration> {
         let mut state = self.state();
+        let waited = state.heard.elapsed();
         state.failures = 0;
+        state.ever = true;
         state.heard = Instant::now();
+        std::mem::take(&mut state.told).then_some(waited)
     }
 
-    /// No answer came. Tells whether the teacher counts as away, and since when it was not heard.
-    pub fn silent(&self) -> (bool, Duration) {
+    /// No answer came. That is told at once where nobody is there to give one (`unreachable`) or nobody ever was.
+    pub fn silent(&self, unreachable: bool) -> Silence {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
-        (state.failures >= OPEN_AFTER, state.heard.elapsed())
+        let away = state.failures >= OPEN_AFTER;
+        let news = !state.told && (unreachable || away || !state.ever);
+        state.told |= news;
+        Silence { away, since: state.heard.elapsed(), news }
     }
 }
 
@@ -225,6 +246,16 @@ mod tests {
         pace.pause(Duration::from_millis(400));
         pace.admit(1).await;
         assert!(start.elapsed() >= Duration::from_millis(649));
+    }
+
+    #[test]
+    fn silence_is_told_once_and_at_once() {
+        let pace = Pace::new(&Limits::default());
+        assert_eq!([1, 2, 9].map(|_| pace.silent(false).news), [true, false, false], "never heard");
+        assert!(pace.heard().is_some() && pace.heard().is_none());
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|_| pace.silent(false).news), [false, false, false, false, true, false]);
+        pace.heard();
+        assert_eq!([1, 2].map(|_| pace.silent(true).news), [true, false], "nobody there");
     }
 
     #[test]

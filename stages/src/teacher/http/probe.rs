@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use flow_engine::plugin::{EventSink, Stage as _, StageError, Task, TaskContext, TaskEvent};
+use flow_engine::plugin::{EventSink, Stage as _, StageError, Task, TaskContext};
 use serde_json::Value;
 
 use super::ask::{Asker, Questions};
 use super::client::Outcome;
 use super::preset::{Offered, Provider, When};
-use super::shape::{Answer, Call, Draw, call};
+use super::shape::{Answer, Call, Draw, Expect, Reply, call};
 use super::spec::{Endpoint, Limits};
 use super::{HttpParams, HttpTeacherStage};
 
@@ -56,22 +56,38 @@ fn calls(asker: &Asker) -> [Call; 2] {
     // Two temperatures: if a logprob changes with them, it is of the tempered distribution.
     [1.0, 0.25].map(|temperature| {
         let draw = Draw { max_tokens: 1, temperature, top_p: 1.0, seed: Some(0), stop: Vec::new(), logprobs: true };
-        call(asker.spec(), "Count from one to ten: one, two,", 0, &draw)
+        let call = call(asker.spec(), "Count from one to ten: one, two,", 0, &draw);
+        // A token of reasoning tells as much as one of an answer.
+        Call { expect: if asker.spec().ask_top_k > 0 { Expect::Probe } else { call.expect }, ..call }
     })
 }
 
-/// Asks for one token at two temperatures, unless that is known already; says what to change where it cannot work.
+/// Asks for one token at two temperatures, unless that is known already; says what to change where it cannot work. What
+/// the answers show of the teacher, its later answers are read by.
 pub fn probe(asker: &Asker, ctx: &TaskContext) -> Result<Found, StageError> {
     let calls = calls(asker);
     // Without logprobs there is nothing about temperatures to learn.
     let count = if asker.spec().ask_top_k == 0 { 1 } else { calls.len() };
-    let questions = Questions { count, call: &|n| calls[n].clone(), label: &|_| "the probe".into(), max_failed: 1.0, unit: "probes" };
+    let questions =
+        Questions { count, call: &|n| calls[n].clone(), label: &|_| "the probe".into(), max_failed: 1.0, max_refused: 1.0, unit: "probes" };
     let failed = asker.ask(ctx, &questions)?;
-    let answers = calls[..count].iter().map(|c| asker.answer(c)).collect::<Result<Vec<_>, _>>()?;
-    let Some((Some((first, millis)), rest)) = answers.split_first() else { return Err(unusable(asker, &failed)) };
+    let (mut answers, mut why) = (Vec::new(), failed.into_values().next());
+    for call in &calls[..count] {
+        match asker.answer(call)? {
+            Some((Reply { answer: Ok(answer), usage, .. }, millis)) => {
+                asker.learn(&answer);
+                answers.push((answer, usage, millis));
+            }
+            Some((Reply { answer: Err(refusal), .. }, _)) => why = why.or(Some(refusal.why)),
+            None => {}
+        }
+    }
+    let Some(((first, usage, millis), rest)) = answers.split_first() else {
+        return Err(unusable(asker, &why.unwrap_or_else(|| "no answer was kept".into())));
+    };
     let logprobs = match (first.steps.first(), rest.first()) {
         (None, _) => Logprobs::None,
-        (Some(_), Some(Some((second, _)))) if changed(first, second) => Logprobs::AfterTemperature,
+        (Some(_), Some((second, ..))) if changed(first, second) => Logprobs::AfterTemperature,
         _ => Logprobs::BeforeTemperature,
     };
     let step = first.steps.first();
@@ -80,7 +96,7 @@ pub fn probe(asker: &Asker, ctx: &TaskContext) -> Result<Found, StageError> {
         alternatives: step.map_or(0, |s| s.top.len()),
         ids: step.is_some_and(|s| s.top.iter().any(|t| t.1.is_some())),
         millis: *millis,
-        usage: first.usage,
+        usage: *usage,
     })
 }
 
@@ -93,8 +109,8 @@ fn changed(a: &Answer, b: &Answer) -> bool {
 }
 
 /// The probe came to nothing: which setting to change.
-fn unusable(asker: &Asker, failed: &BTreeMap<usize, String>) -> StageError {
-    let (spec, why) = (asker.spec(), failed.values().next().cloned().unwrap_or_else(|| "no answer was kept".into()));
+fn unusable(asker: &Asker, why: &str) -> StageError {
+    let spec = asker.spec();
     let error = StageError::new(format!("{} gives no usable answer: {why}", spec.words()));
     if why.contains("logprob") {
         let help = match (spec.preset().offered, spec.provider) {
@@ -124,15 +140,9 @@ pub struct Work {
     pub params: Value,
 }
 
-struct Quiet;
-
-impl EventSink for Quiet {
-    fn emit(&self, _: TaskEvent) {}
-}
-
 /// `flow teacher probe`: asks the teacher of a `teacher.http` stage with these parameters, keeps nothing beyond `scratch`,
-/// and says line by line what it gives and what the stages that read it may cost.
-pub fn standalone(params: &Value, work: &[Work], scratch: &Path) -> Result<Vec<String>, StageError> {
+/// and says line by line what it gives and what the stages that read it may cost. What is waited for is told meanwhile.
+pub fn standalone(params: &Value, work: &[Work], scratch: &Path, tell: Arc<dyn EventSink>) -> Result<Vec<String>, StageError> {
     let params: HttpParams = serde_json::from_value(params.clone()).map_err(|e| StageError::new(e.to_string()))?;
     let spec = params.spec().map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
     let limits = params.limits()?;
@@ -153,7 +163,7 @@ pub fn standalone(params: &Value, work: &[Work], scratch: &Path) -> Result<Vec<S
         provenance: Vec::new(),
         run: String::new(),
     };
-    let ctx = TaskContext::new(task, Arc::new(Quiet), Arc::new(AtomicBool::new(false)));
+    let ctx = TaskContext::new(task, tell, Arc::new(AtomicBool::new(false)));
     let asker = Asker::open(&ctx, &spec, &limits)?;
     let mut lines = report(&asker, &ctx)?;
     lines.extend(work.iter().map(|w| estimate(w, &limits)));
@@ -194,7 +204,7 @@ pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageErro
         }
         Ok(None) => lines.push("model         the server lists none".into()),
         Err(Outcome::Stop(e)) => return Err(e),
-        Err(Outcome::Again { why, .. } | Outcome::Refused(why)) => lines.push(format!("model         the list did not come: {why}")),
+        Err(Outcome::Again { why, .. } | Outcome::Never(why)) => lines.push(format!("model         the list did not come: {why}")),
         Err(Outcome::Answer { .. }) => {}
     }
     let found = probe(asker, ctx)?;
@@ -209,6 +219,10 @@ pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageErro
     if found.logprobs != Logprobs::None {
         let ids = if found.ids { "with token ids" } else { "without token ids" };
         lines.push(format!("alternatives  {} of {} asked for, {ids}", found.alternatives, spec.ask_top_k));
+    }
+    let ends = asker.manner().ends();
+    if !ends.is_empty() {
+        lines.push(format!("ends with     {}", ends.join(", ")));
     }
     let endpoint = if spec.endpoint == Endpoint::Chat { "chat" } else { "completions" };
     let scoring = if preset.scoring.is_some() { "given text can be scored" } else { "given text is continued, not scored" };

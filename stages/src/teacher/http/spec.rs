@@ -45,7 +45,13 @@ pub struct Spec {
     pub ask_top_k: usize,
     /// Memory of the hosted model in bytes, as a person says.
     pub memory_bytes: Option<u64>,
+    /// By which rules its answers are read: what was made by others is made again, from the kept answers.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub reading: u32,
 }
+
+/// The rules by which answers are read now. Raised where the same answer gives other rows.
+pub const READING: u32 = 2;
 
 /// File in a teacher's directory that tells a hosted one.
 pub const FILE: &str = "teacher.json";
@@ -71,7 +77,7 @@ impl Spec {
     }
     /// What traces and baselines are locked to: everything that decides an answer.
     pub fn digest(&self) -> String {
-        let decides = Self { memory_bytes: None, ..self.clone() };
+        let decides = Self { memory_bytes: None, reading: 0, ..self.clone() };
         let value = flow_engine::key::canonical(&serde_json::to_value(&decides).unwrap_or_default());
         blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
     }
@@ -145,6 +151,8 @@ pub struct Limits {
     pub backoff_max: f64,
     /// Seconds without any answer after which a stage gives up.
     pub outage: f64,
+    /// Whether this run asks again for what is refused; no parameter of a stage.
+    pub reask: bool,
 }
 
 impl Default for Limits {
@@ -166,6 +174,7 @@ impl Default for Limits {
             backoff: 0.5,
             backoff_max: 60.0,
             outage: 300.0,
+            reask: false,
         }
     }
 }

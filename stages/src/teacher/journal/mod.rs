@@ -6,6 +6,9 @@
 //! lock on; it takes over one that nobody holds, and cuts a torn last frame off first. Everybody reads all segments. A
 //! damaged frame loses its own answer: reading goes on at the next whole one.
 //!
+//! A refused answer stays where it is; why it is refused lies under a key made of its own ([`AnswerKey::refusal`]), and
+//! so does the answer that a person asked for in its place ([`AnswerKey::again`]).
+//!
 //! An answer counts when [`Journal::append`] returns: its frame is on disk then. Frames that wait are written and
 //! synced together.
 
@@ -30,6 +33,21 @@ use writer::{Own, Waiting, write};
 /// Digest of what was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AnswerKey(pub [u8; 32]);
+
+impl AnswerKey {
+    fn derived(&self, what: &str) -> Self {
+        let mut hash = blake3::Hasher::new();
+        Self(*hash.update(format!("flow-answer {what}\n").as_bytes()).update(&self.0).finalize().as_bytes())
+    }
+    /// Under which the answer lies that was asked for in the place of a refused one.
+    pub fn again(&self) -> Self {
+        self.derived("again 1")
+    }
+    /// Under which it is written why an answer is refused.
+    pub fn refusal(&self) -> Self {
+        self.derived("refused 1")
+    }
+}
 
 /// A kept answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +119,13 @@ impl Journal {
     /// Whether an answer is kept.
     pub fn holds(&self, key: &AnswerKey) -> bool {
         self.shelf.read().unwrap_or_else(PoisonError::into_inner).index.contains_key(key)
+    }
+
+    /// Where the answer lies that counts: the last one that was asked for.
+    pub fn latest(&self, key: AnswerKey) -> AnswerKey {
+        let shelf = self.shelf.read().unwrap_or_else(PoisonError::into_inner);
+        let again = |key: &AnswerKey| Some(key.again()).filter(|next| shelf.index.contains_key(next));
+        std::iter::successors(Some(key), again).last().unwrap_or(key)
     }
 
     /// Reads what other processes have appended since.
@@ -251,6 +276,20 @@ mod tests {
         append(&again, 400..401);
         whole(&again, 0..401);
         assert!(!segment(dir.path(), 2).exists(), "a segment that nobody holds is taken over");
+    }
+
+    #[test]
+    fn the_last_answer_that_was_asked_for_counts() {
+        let dir = tempfile::tempdir().expect("directory");
+        let journal = Journal::open(dir.path()).expect("open");
+        assert_eq!(journal.latest(key(0)), key(0));
+        append(&journal, 0..1);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        for next in [key(0).refusal(), key(0).again(), key(0).again().again()] {
+            runtime.block_on(journal.append(next, b"x", 1)).expect("append");
+        }
+        assert_eq!(journal.latest(key(0)), key(0).again().again());
+        assert_eq!(journal.latest(key(1)), key(1));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Draw, finish};
+use super::reply::{Failure, Raw};
+use super::{Draw, ended};
 use crate::teacher::http::spec::Spec;
 
 pub fn request(spec: &Spec, prompt: &str, draw: &Draw) -> (String, Value) {
@@ -18,28 +19,33 @@ pub fn request(spec: &Spec, prompt: &str, draw: &Draw) -> (String, Value) {
     ("/messages".into(), body)
 }
 
-pub fn answer(value: &Value) -> Result<Answer, String> {
-    let parts = value["content"].as_array().ok_or("the answer has no `content`")?;
+pub fn answer(value: &Value) -> Result<Raw, Failure> {
+    let parts = value["content"].as_array().ok_or_else(|| Failure::said("the answer has no `content`"))?;
     let usage = &value["usage"];
-    Ok(Answer {
-        text: parts.iter().filter_map(|p| p["text"].as_str()).collect(),
-        finish: finish(value["stop_reason"].as_str()),
+    let is = |kind: &str| parts.iter().any(|p| p["type"] == kind);
+    let mut raw = Raw {
+        text: Some(parts.iter().filter_map(|p| p["text"].as_str()).collect()),
+        reasoning: is("thinking") || is("redacted_thinking"),
+        instead: is("tool_use").then_some("a tool's call"),
         usage: usage["input_tokens"].as_u64().zip(usage["output_tokens"].as_u64()),
         id: value["id"].as_str().map(str::to_owned),
-        ..Answer::default()
-    })
+        ..Raw::default()
+    };
+    ended(&mut raw, value["stop_reason"].as_str());
+    Ok(raw)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::teacher::http::shape::Finish;
 
     #[test]
-    fn texts_are_joined() {
-        let value = json!({"id": "m", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    fn texts_are_joined_and_thoughts_are_none() {
+        let value = json!({"id": "m", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
             "stop_reason": "max_tokens", "usage": {"input_tokens": 2, "output_tokens": 3}});
         let a = answer(&value).expect("answer");
-        assert_eq!((a.text.as_str(), a.finish.as_str(), a.usage), ("ab", "length", Some((2, 3))));
-        assert!(answer(&json!({"type": "error"})).is_err());
+        assert_eq!((a.text.as_deref(), a.finish, a.usage, a.reasoning), (Some("ab"), Finish::Length, Some((2, 3)), true));
+        assert!(answer(&json!({"type": "message"})).is_err());
     }
 }

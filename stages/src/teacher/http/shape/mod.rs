@@ -1,15 +1,30 @@
 //! Requests and answers in the shapes of the providers.
+//!
+//! Reading order of what comes back: `json` and `stream` make an object of a body, `failure` finds the errors among
+//! them, `openai`, `anthropic`, `gemini` and `scoring` read tokens out of it, `token` knows what a token's bytes may be,
+//! `align` which of them the text allows, `decode` makes steps of that, and `reply` is the door: what passes it is true.
 
+mod align;
 mod anthropic;
+mod decode;
+mod failure;
 mod gemini;
+mod json;
 mod openai;
+mod reply;
 mod scoring;
+mod stream;
+mod token;
 
-pub use scoring::{Scored, score_calls, score_of};
+pub use decode::Manner;
+pub use reply::{Answer, Failed, Failure, Finish, Refusal, Refused, Reply, read};
+pub use scoring::{Pieces, score_call};
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::preset::Shape;
+use super::preset::{Scoring, Shape};
 use super::spec::Spec;
 use crate::teacher::journal::AnswerKey;
 
@@ -49,14 +64,20 @@ pub struct Call {
 }
 
 /// What makes an answer whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
     /// A text.
     Text,
     /// A text with logprobs.
     Logprobs,
-    /// JSON of another shape, which its reader checks.
-    Json,
+    /// Logprobs, of whatever.
+    Probe,
+    /// The pieces of this text (`/tokenize`).
+    Pieces(Arc<str>),
+    /// The distributions of this text's tokens.
+    Scored(Scoring, Arc<str>),
+    /// The distribution that this token of a given text came from.
+    Next(Step),
 }
 
 impl Call {
@@ -64,6 +85,28 @@ impl Call {
     pub fn key(&self, spec: &Spec) -> AnswerKey {
         let parts = json!([spec.preset().name, spec.base_url, self.path, spec.model, self.body, self.sample]);
         AnswerKey(*blake3::hash(format!("flow-answer 1\n{}", flow_engine::key::canonical(&parts)).as_bytes()).as_bytes())
+    }
+    /// What is sent: the body, and what only says how the answer shall travel. That is in no key.
+    pub fn sent(&self, spec: &Spec) -> Value {
+        let mut body = self.body.clone();
+        let generates = spec.preset().shape != Shape::Gemini && !matches!(self.expect, Expect::Pieces(_));
+        if let Value::Object(fields) = &mut body
+            && generates
+        {
+            // Some servers stream unless they are told not to.
+            fields.insert("stream".into(), false.into());
+        }
+        body
+    }
+    /// Texts that end an answer.
+    pub fn stops(&self) -> Vec<String> {
+        let fields = [&self.body["stop"], &self.body["stop_sequences"], &self.body["generationConfig"]["stopSequences"]];
+        let texts = |v: &Value| match v {
+            Value::String(one) => vec![one.clone()],
+            Value::Array(all) => all.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        };
+        fields.into_iter().flat_map(texts).collect()
     }
     /// Where it goes.
     pub fn url(&self, spec: &Spec) -> String {
@@ -74,34 +117,17 @@ impl Call {
     }
 }
 
-/// One token of an answer.
+/// One token of an answer or of a given text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
-    /// Its bytes.
+    /// Its bytes; none if it ended the answer.
     pub bytes: Vec<u8>,
     /// Its id, where the teacher tells it.
     pub id: Option<i32>,
     /// Its logprob, where the teacher tells it.
     pub logprob: Option<f64>,
-    /// Alternatives: bytes, id, logprob; as they came.
+    /// Alternatives that can be read: bytes (none for an end), id, logprob.
     pub top: Vec<(Vec<u8>, Option<i32>, f64)>,
-}
-
-/// An answer that can be used.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    /// The text.
-    pub text: String,
-    /// Its tokens, where logprobs came.
-    pub steps: Vec<Step>,
-    /// `stop`, `length`, `content_filter`, or the provider's own word.
-    pub finish: String,
-    /// Tokens of prompt and answer, as billed.
-    pub usage: Option<(u64, u64)>,
-    /// The provider's name of this answer.
-    pub id: Option<String>,
-    /// Tokens a second of decoding, where the server measures it.
-    pub decode_rate: Option<f64>,
 }
 
 /// The request for an answer to a prompt.
@@ -138,96 +164,37 @@ fn merge(to: &mut Value, from: &Value) {
     }
 }
 
-/// The answer in a body, or what is wrong with it.
-pub fn read(spec: &Spec, expect: Expect, body: &[u8]) -> Result<Answer, String> {
-    let value: Value = serde_json::from_slice(body).map_err(|e| not_json(body, &e))?;
-    if expect == Expect::Json {
-        return Ok(Answer { usage: openai::usage(&value), ..Answer::default() });
-    }
-    let answer = match spec.preset().shape {
-        Shape::OpenAi => openai::answer(&value)?,
-        Shape::Anthropic => anthropic::answer(&value)?,
-        Shape::Gemini => gemini::answer(&value)?,
-    };
-    if expect == Expect::Logprobs {
-        whole(&answer)?;
-    }
-    Ok(answer)
+/// The message in an error's body, shortened; nothing where none is found.
+pub fn error_message(body: &[u8]) -> Option<String> {
+    let value = json::parse(body).ok()?;
+    let value = if value.is_array() { &value[0] } else { &value };
+    let error = &value["error"];
+    let found = error["message"].as_str().or(error.as_str()).or(value["message"].as_str()).or(value["detail"].as_str());
+    Some(shortened(found.map_or_else(|| value.to_string(), str::to_owned).as_str()))
 }
 
-/// Refuses an answer whose logprobs are missing, or cover only part of the text.
-fn whole(answer: &Answer) -> Result<(), String> {
-    if answer.text.is_empty() || answer.finish == "content_filter" {
-        return Ok(());
+/// A message, on one line and not too long.
+fn shortened(message: &str) -> String {
+    let mut text = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = text.char_indices().nth(300) {
+        text.truncate(end);
+        text.push('…');
     }
-    if answer.steps.is_empty() {
-        return Err(NO_LOGPROBS.into());
-    }
-    if let Some(n) = answer.steps.iter().position(|s| s.logprob.is_none() && s.top.is_empty()) {
-        return Err(format!("no logprob came for token {n}"));
-    }
-    let covered: usize = answer.steps.iter().map(|s| s.bytes.len()).sum();
-    if covered < answer.text.trim().len() {
-        return Err(format!("logprobs came for {covered} of {} bytes", answer.text.len()));
-    }
-    Ok(())
+    text
 }
 
-fn not_json(body: &[u8], error: &serde_json::Error) -> String {
-    let start = String::from_utf8_lossy(&body[..body.len().min(200)]).trim_start().to_lowercase();
-    if start.starts_with("<!doctype") || start.starts_with("<html") || start.starts_with('<') {
-        return "HTML came instead of JSON".into();
-    }
-    match error.classify() {
-        serde_json::error::Category::Eof => format!("the JSON ends after {} bytes", body.len()),
-        _ => format!("no JSON came: {error}"),
-    }
-}
-
-/// The message in an error's body, shortened.
-pub fn error_message(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let found = serde_json::from_slice::<Value>(body).ok().and_then(|v| {
-        let v = if v.is_array() { v[0].clone() } else { v };
-        let error = &v["error"];
-        error["message"].as_str().or(error.as_str()).or(v["message"].as_str()).or(v["detail"].as_str()).map(str::to_owned)
-    });
-    let mut message = found.unwrap_or_else(|| text.split_whitespace().collect::<Vec<_>>().join(" "));
-    if let Some((end, _)) = message.char_indices().nth(300) {
-        message.truncate(end);
-        message.push('…');
-    }
-    message
-}
-
-/// Bytes of a token: the list where it is given, else the text, in which a provider may write `bytes:\xe2\x80`.
-fn token_bytes(text: Option<&str>, bytes: &Value) -> Vec<u8> {
-    if let Some(list) = bytes.as_array() {
-        return list.iter().filter_map(|b| b.as_u64().and_then(|b| u8::try_from(b).ok())).collect();
-    }
-    let text = text.unwrap_or_default();
-    let Some(escaped) = text.strip_prefix("bytes:").filter(|e| e.contains("\\x")) else { return text.as_bytes().to_vec() };
-    let mut out = Vec::new();
-    let mut rest = escaped;
-    while !rest.is_empty() {
-        if let Some(byte) = rest.strip_prefix("\\x").and_then(|hex| hex.get(..2)).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            out.push(byte);
-            rest = &rest[4..];
-        } else {
-            let end = rest.char_indices().nth(1).map_or(rest.len(), |(i, _)| i);
-            out.extend_from_slice(&rest.as_bytes()[..end]);
-            rest = &rest[end..];
+/// Writes down why an answer ended: the common word for it, or that it was not let through.
+fn ended(raw: &mut reply::Raw, word: Option<&str>) {
+    let word = word.unwrap_or_default();
+    raw.finish = match word.to_ascii_lowercase().as_str() {
+        "" | "null" | "unknown" | "finish_reason_unspecified" => Finish::Unknown,
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" | "completed" => Finish::Stop,
+        "length" | "max_tokens" | "max_output_tokens" | "model_length" | "model_context_window_exceeded" => Finish::Length,
+        "content_filter" | "safety" | "recitation" | "refusal" | "prohibited_content" | "blocklist" | "spii" | "image_safety"
+        | "sensitive" => {
+            raw.filtered = Some(format!("the provider filtered it (`{word}`)"));
+            Finish::Unknown
         }
-    }
-    out
-}
-
-/// The common word for why an answer ended.
-fn finish(word: Option<&str>) -> String {
-    match word.unwrap_or("stop").to_ascii_lowercase().as_str() {
-        "stop" | "eos" | "end_turn" | "stop_sequence" | "completed" => "stop".into(),
-        "length" | "max_tokens" => "length".into(),
-        "content_filter" | "safety" | "recitation" | "refusal" | "prohibited_content" | "blocklist" | "spii" => "content_filter".into(),
-        other => other.into(),
-    }
+        other => Finish::Other(other.into()),
+    };
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Draw, Step, finish, token_bytes};
+use super::reply::{Failure, Raw};
+use super::token::{self, Drawn, Token};
+use super::{Draw, ended};
 use crate::teacher::http::preset::Asked;
 use crate::teacher::http::spec::{Endpoint, Spec};
 
@@ -42,32 +44,37 @@ pub fn request(spec: &Spec, prompt: &str, draw: &Draw) -> (String, Value) {
     (path.into(), body)
 }
 
-pub fn answer(value: &Value) -> Result<Answer, String> {
-    let Some(choices) = value["choices"].as_array() else {
-        let error = &value["error"];
-        return Err(match error["message"].as_str().or(error.as_str()) {
-            Some(message) => format!("an error came as an answer: {message}"),
-            None => "the answer has no `choices`".into(),
-        });
-    };
-    let choice = choices.first().ok_or("the answer's `choices` are empty")?;
+pub fn answer(value: &Value) -> Result<Raw, Failure> {
+    let choices = value["choices"].as_array().ok_or_else(|| Failure::said("the answer has no `choices`"))?;
+    let choice = choices.first().ok_or_else(|| Failure::said("the answer's `choices` are empty"))?;
     let message = &choice["message"];
-    let text = message["content"].as_str().or(choice["text"].as_str());
-    let refused = message["refusal"].as_str();
-    let mut answer = Answer {
-        text: text.unwrap_or_default().into(),
-        steps: steps(&choice["logprobs"])?,
-        finish: finish(choice["finish_reason"].as_str()),
+    let some = |field: &str| message[field].as_str().or(choice[field].as_str()).is_some_and(|t| !t.is_empty());
+    let (text, thought) = text(if message["content"].is_null() { &choice["text"] } else { &message["content"] });
+    let details = &value["usage"]["completion_tokens_details"]["reasoning_tokens"];
+    let calls = |field: &str| message[field].as_array().is_some_and(|c| !c.is_empty());
+    let mut raw = Raw {
+        text,
+        drawn: drawn(&choice["logprobs"])?,
+        reasoning: thought || some("reasoning_content") || some("reasoning") || details.as_u64().is_some_and(|n| n > 0),
+        instead: (calls("tool_calls") || message["function_call"].is_object()).then_some("a tool's call"),
         usage: usage(value),
         id: value["id"].as_str().map(str::to_owned),
         decode_rate: value["timings"]["predicted_per_second"].as_f64().filter(|r| r.is_finite() && *r > 0.0),
+        ..Raw::default()
     };
-    if text.is_none() && refused.is_some() {
-        answer.finish = "content_filter".into();
-    } else if text.is_none() && answer.finish != "content_filter" {
-        return Err("the answer has no text".into());
+    ended(&mut raw, choice["finish_reason"].as_str().or(choice["finish_reason"]["type"].as_str()));
+    if let Some(words) = message["refusal"].as_str().filter(|_| raw.text.as_deref().is_none_or(str::is_empty)) {
+        raw.filtered = Some(format!("the model refused: {}", super::shortened(words)));
     }
-    Ok(answer)
+    Ok(raw)
+}
+
+/// The text of a message, which some send as parts, and whether one of them is a thought.
+fn text(content: &Value) -> (Option<String>, bool) {
+    let Some(parts) = content.as_array() else { return (content.as_str().map(str::to_owned), false) };
+    let is_text = |p: &&Value| p["type"].is_null() || p["type"] == "text";
+    let texts = parts.iter().filter(is_text).filter_map(|p| p["text"].as_str().or(p.as_str()));
+    (Some(texts.collect()), parts.iter().any(|p| p["type"] == "thinking" || p["type"] == "reasoning"))
 }
 
 pub fn usage(value: &Value) -> Option<(u64, u64)> {
@@ -76,77 +83,68 @@ pub fn usage(value: &Value) -> Option<(u64, u64)> {
 }
 
 /// Tokens of either form of `logprobs`.
-pub fn steps(logprobs: &Value) -> Result<Vec<Step>, String> {
+pub fn drawn(logprobs: &Value) -> Result<Vec<Drawn>, Failure> {
     if let Some(content) = logprobs["content"].as_array() {
-        return Ok(content.iter().map(step).collect());
+        let of = |t: &Value| Drawn { token: read(t), top: t["top_logprobs"].as_array().into_iter().flatten().map(read).collect() };
+        return Ok(content.iter().map(of).collect());
     }
     let Some(tokens) = logprobs["tokens"].as_array() else { return Ok(Vec::new()) };
-    let logprobs_of = logprobs["token_logprobs"].as_array().ok_or("`logprobs.tokens` without `token_logprobs`")?;
-    if logprobs_of.len() != tokens.len() {
-        return Err(format!("{} tokens with {} logprobs", tokens.len(), logprobs_of.len()));
+    let values = logprobs["token_logprobs"].as_array().ok_or_else(|| Failure::said("`logprobs.tokens` without `token_logprobs`"))?;
+    if values.len() != tokens.len() {
+        return Err(Failure::said(format!("{} tokens with {} logprobs", tokens.len(), values.len())));
     }
-    let id = |n: usize| logprobs["token_ids"][n].as_i64().and_then(|i| i32::try_from(i).ok());
-    Ok((0..tokens.len())
-        .map(|n| Step {
-            bytes: token_bytes(tokens[n].as_str(), &Value::Null),
-            id: id(n),
-            logprob: logprobs_of[n].as_f64(),
-            top: by_text(&logprobs["top_logprobs"][n]),
-        })
-        .collect())
+    let one = |n: usize| Drawn {
+        token: Token { id: token::id(&logprobs["token_ids"][n]), ..Token::text(tokens[n].as_str(), token::logprob(&values[n])) },
+        top: by_text(&logprobs["top_logprobs"][n]),
+    };
+    Ok((0..tokens.len()).map(one).collect())
 }
 
 /// Alternatives as `{text: logprob}`.
-pub fn by_text(top: &Value) -> Vec<(Vec<u8>, Option<i32>, f64)> {
+fn by_text(top: &Value) -> Vec<Token> {
     let entries = top.as_object().into_iter().flatten();
-    entries.filter_map(|(text, l)| Some((token_bytes(Some(text), &Value::Null), None, l.as_f64()?))).collect()
+    entries.map(|(text, l)| Token::text(Some(text), token::logprob(l))).collect()
 }
 
-fn step(token: &Value) -> Step {
-    let id = |v: &Value| v["id"].as_i64().and_then(|i| i32::try_from(i).ok());
-    let bytes = |v: &Value| token_bytes(v["token"].as_str(), &v["bytes"]);
-    let top = token["top_logprobs"].as_array().into_iter().flatten();
-    Step {
-        bytes: bytes(token),
-        id: id(token),
-        logprob: token["logprob"].as_f64(),
-        top: top.filter_map(|t| Some((bytes(t), id(t), t["logprob"].as_f64()?))).collect(),
-    }
+/// `{token, bytes, logprob, id}`.
+pub fn read(v: &Value) -> Token {
+    Token { bytes: token::bytes(&v["bytes"]), id: token::id(&v["id"]), ..Token::text(v["token"].as_str(), token::logprob(&v["logprob"])) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::teacher::http::shape::Finish;
 
     #[test]
     fn both_forms_of_logprobs_are_read() {
-        let chat = json!({"choices": [{"finish_reason": "length", "message": {"content": "hé"}, "logprobs": {"content": [
+        let chat = json!({"choices": [{"finish_reason": "length", "message": {"content": "h\u{e9}"}, "logprobs": {"content": [
             {"token": "h", "bytes": [104], "logprob": -0.5, "top_logprobs": [{"token": "h", "bytes": [104], "logprob": -0.5, "id": 7}]},
             {"token": "\u{fffd}", "bytes": [195], "logprob": null, "top_logprobs": []},
         ]}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}, "id": "a"});
         let a = answer(&chat).expect("answer");
-        assert_eq!((a.text.as_str(), a.finish.as_str(), a.usage, a.steps.len()), ("hé", "length", Some((3, 2)), 2));
-        assert_eq!(a.steps[0].top, [(vec![104], Some(7), -0.5)]);
-        assert_eq!((a.steps[1].bytes.as_slice(), a.steps[1].logprob), (&[195][..], None));
+        assert_eq!((a.text.as_deref(), a.finish, a.usage, a.drawn.len()), (Some("h\u{e9}"), Finish::Length, Some((3, 2)), 2));
+        assert_eq!((a.drawn[0].top[0].id, a.drawn[0].top[0].logprob), (Some(7), Some(-0.5)));
+        assert_eq!((a.drawn[1].token.told(), a.drawn[1].token.logprob), (Some(&[195][..]), None));
         let legacy = json!({"choices": [{"text": " a", "logprobs": {"tokens": [" a", "bytes:\\xe2\\x80"], "token_logprobs": [-1, -2.0],
             "top_logprobs": [{" a": -1.0, " b": -1.5}, null], "token_ids": [4, 5]}}]});
         let a = answer(&legacy).expect("answer");
-        assert_eq!(a.steps[0].top.len(), 2);
-        assert_eq!((a.steps[1].bytes.as_slice(), a.steps[1].id), (&[0xe2, 0x80][..], Some(5)));
+        assert_eq!((a.drawn[0].top.len(), a.finish, a.drawn[1].token.id), (2, Finish::Unknown, Some(5)));
     }
 
     #[test]
-    fn answers_that_are_none_are_told() {
-        for (body, wanted) in [
-            (json!({}), "no `choices`"),
-            (json!({"choices": []}), "empty"),
-            (json!({"error": {"message": "overloaded"}}), "overloaded"),
-            (json!({"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}), "no text"),
-        ] {
-            let error = answer(&body).expect_err("must refuse");
-            assert!(error.contains(wanted), "{error}");
+    fn parts_of_a_message_are_told_apart() {
+        let content = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Hi"}]);
+        let a = answer(&json!({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})).expect("answer");
+        assert_eq!((a.text.as_deref(), a.reasoning, a.finish), (Some("Hi"), true, Finish::Stop));
+        let a =
+            answer(&json!({"choices": [{"message": {"content": null, "refusal": "I cannot"}, "finish_reason": "stop"}]})).expect("answer");
+        assert!(a.filtered.expect("refused").contains("I cannot"));
+        let a = answer(&json!({"choices": [{"message": {"content": null, "tool_calls": [{}]}, "finish_reason": "tool_calls"}]}))
+            .expect("answer");
+        assert_eq!((a.instead, a.finish), (Some("a tool's call"), Finish::Other("tool_calls".into())));
+        for (body, wanted) in [(json!({}), "no `choices`"), (json!({"choices": []}), "empty")] {
+            assert!(answer(&body).expect_err("must refuse").why.contains(wanted));
         }
-        let filtered = json!({"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]});
-        assert_eq!(answer(&filtered).expect("an answer").finish, "content_filter");
     }
 }

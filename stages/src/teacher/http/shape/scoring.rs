@@ -1,162 +1,208 @@
 //! Scoring of given text where a server can: what a window of text is asked as, and the steps in the answers.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::{Call, Expect, Step, openai, token_bytes};
+use super::align::Around;
+use super::decode::{Against, Manner, decode};
+use super::reply::{Failure, Refusal, Refused};
+use super::token::{self, Drawn, Token};
+use super::{Call, Expect, Step, openai};
 use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::spec::Spec;
 
-/// A window as the server cut it: the tokens of its text.
+/// A window as the server cut it (llama.cpp): its tokens, by id and bytes.
 #[derive(Clone, Debug, Default)]
-pub struct Scored {
-    /// Ids and bytes, from `/tokenize` (llama.cpp); empty where the scoring answer itself tells them.
-    pub tokens: Vec<(i32, Vec<u8>)>,
-}
+pub struct Pieces(pub Vec<Step>);
 
-impl Scored {
+impl Pieces {
     /// What `/tokenize` is asked for a window.
-    pub fn tokenize(text: &str) -> Call {
-        let body = json!({"content": text, "with_pieces": true, "add_special": false});
-        Call { path: "//tokenize".into(), body, sample: 0, expect: Expect::Json, most: (0, 0) }
+    pub fn call(text: &Arc<str>) -> Call {
+        let body = json!({"content": text.as_ref(), "with_pieces": true, "add_special": false});
+        Call { path: "//tokenize".into(), body, sample: 0, expect: Expect::Pieces(text.clone()), most: (0, 0) }
     }
-    /// Its answer.
-    pub fn read_tokens(body: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-        let tokens = value["tokens"].as_array().ok_or("`/tokenize` gave no `tokens`")?;
-        let read = |t: &Value| {
-            let id = t["id"].as_i64().and_then(|i| i32::try_from(i).ok())?;
-            Some((id, token_bytes(t["piece"].as_str(), &t["piece"])))
-        };
-        Ok(Self { tokens: tokens.iter().map(|t| read(t).ok_or("`/tokenize` gave no pieces")).collect::<Result<_, _>>()? })
+
+    /// How many of its tokens can be asked for: the first one has nothing before it.
+    pub fn after_first(&self) -> usize {
+        self.0.len().saturating_sub(1)
+    }
+
+    /// The request for the distribution of the token that so many and one others stand before.
+    pub fn next(&self, spec: &Spec, n: usize) -> Call {
+        let before: Vec<Option<i32>> = self.0[..=n].iter().map(|s| s.id).collect();
+        let body = json!({"prompt": before, "n_predict": 1, "n_probs": spec.ask_top_k.max(1), "temperature": 0.0, "cache_prompt": true});
+        Call { path: "//completion".into(), body, sample: 0, expect: Expect::Next(self.0[n + 1].clone()), most: (1, 1) }
     }
 }
 
-/// The requests that score a window: one, or one a token.
-pub fn score_calls(spec: &Spec, scoring: Scoring, text: &str, window: &Scored) -> Vec<Call> {
+/// The request that scores a window, where one does.
+pub fn score_call(spec: &Spec, scoring: Scoring, text: &Arc<str>) -> Option<Call> {
     let k = spec.ask_top_k.max(1);
-    let most = (text.len() as u64 + 64, 1);
-    let one = |path: &str, body: Value| Call { path: path.into(), body, sample: 0, expect: Expect::Json, most };
-    match scoring {
-        Scoring::PromptLogprobs => vec![one(
+    let (path, body) = match scoring {
+        Scoring::PromptLogprobs => (
             "/completions",
-            json!({"model": spec.model, "prompt": text, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": k}),
-        )],
-        Scoring::Echo => vec![one(
+            json!({"model": spec.model, "prompt": text.as_ref(), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": k}),
+        ),
+        Scoring::Echo => (
             "/completions",
-            json!({"model": spec.model, "prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": true, "logprobs": k}),
-        )],
-        Scoring::Generate => vec![one(
+            json!({"model": spec.model, "prompt": text.as_ref(), "max_tokens": 1, "temperature": 0.0, "echo": true, "logprobs": k}),
+        ),
+        Scoring::Generate => (
             "//generate",
-            json!({"text": text, "sampling_params": {"max_new_tokens": 1, "temperature": 0.0}, "return_logprob": true,
+            json!({"text": text.as_ref(), "sampling_params": {"max_new_tokens": 1, "temperature": 0.0}, "return_logprob": true,
                    "logprob_start_len": 0, "top_logprobs_num": k, "return_text_in_logprobs": true}),
-        )],
-        // The first token has nothing before it that could be asked.
-        Scoring::Steps => (1..window.tokens.len())
-            .map(|t| {
-                let before: Vec<i32> = window.tokens[..t].iter().map(|x| x.0).collect();
-                let body = json!({"prompt": before, "n_predict": 1, "n_probs": k, "temperature": 0.0, "cache_prompt": true});
-                Call { path: "//completion".into(), body, sample: 0, expect: Expect::Json, most: (1, 1) }
-            })
-            .collect(),
+        ),
+        Scoring::Steps => return None,
+    };
+    let most = (text.len() as u64 + 64, 1);
+    Some(Call { path: path.into(), body, sample: 0, expect: Expect::Scored(scoring, text.clone()), most })
+}
+
+/// The steps of a given text in an answer; `None` where the call asks for something else.
+pub fn read(expect: &Expect, manner: &Manner, value: &Value) -> Option<Result<Result<Vec<Step>, Refusal>, Failure>> {
+    match expect {
+        Expect::Scored(scoring, text) => Some(scored(*scoring, value).map(|forms| of_text(&forms, text, manner))),
+        Expect::Pieces(text) => Some(pieces(value).map(|drawn| of_text(&[drawn], text, manner))),
+        Expect::Next(step) => Some(next(step, value, manner).map(|step| Ok(vec![step]))),
+        Expect::Text | Expect::Logprobs | Expect::Probe => None,
     }
 }
 
-/// The steps of a window, from the answers to its requests.
-pub fn score_of(scoring: Scoring, window: &Scored, answers: &[Vec<u8>]) -> Result<Vec<Step>, String> {
-    let values = answers.iter().map(|a| serde_json::from_slice::<Value>(a).map_err(|e| e.to_string())).collect::<Result<Vec<_>, _>>()?;
-    let first = values.first().unwrap_or(&Value::Null);
-    let steps = match scoring {
-        Scoring::PromptLogprobs => prompt_logprobs(&first["choices"][0]["prompt_logprobs"])?,
-        Scoring::Echo => echo(first)?,
-        Scoring::Generate => generate(&first["meta_info"])?,
-        Scoring::Steps => {
-            window.tokens.iter().skip(1).zip(&values).map(|((id, bytes), v)| completion(*id, bytes, v)).collect::<Result<_, _>>()?
+/// The steps of the first form of an answer whose tokens are the text. The first token of a text has no distribution:
+/// where it stands at the beginning it is left out.
+fn of_text(forms: &[Vec<Drawn>], text: &str, manner: &Manner) -> Result<Vec<Step>, Refusal> {
+    let against = Against { text, around: Around { begin: true, ..Around::default() }, stops: &[], manner };
+    let mut why = String::new();
+    for drawn in forms {
+        match decode(drawn, &against) {
+            Ok(decoded) => return Ok(decoded.steps),
+            Err(e) => why = e,
         }
+    }
+    Err(Refusal { kind: Refused::Unreadable, why })
+}
+
+/// The tokens of a scored text, in the forms that they may have.
+fn scored(scoring: Scoring, value: &Value) -> Result<Vec<Vec<Drawn>>, Failure> {
+    let forms = match scoring {
+        Scoring::PromptLogprobs => vec![prompt_logprobs(&value["choices"][0]["prompt_logprobs"])?],
+        Scoring::Echo => echo(value)?,
+        Scoring::Generate => vec![generate(&value["meta_info"])?],
+        Scoring::Steps => Vec::new(),
     };
-    if steps.is_empty() && window.tokens.len() != 1 { Err("no logprobs of the text came".into()) } else { Ok(steps) }
+    if forms.iter().flatten().any(|d| d.token.logprob.is_some()) { Ok(forms) } else { Err(Failure::bare("no logprobs of the text came")) }
 }
 
 /// vLLM: a list with `{id: {logprob, rank, decoded_token}}` for each token of the prompt, `null` for the first; the
 /// text's own token comes first.
-fn prompt_logprobs(list: &Value) -> Result<Vec<Step>, String> {
-    let list = list.as_array().ok_or("no `prompt_logprobs` came: is the server vLLM, started with enough `--max-logprobs`?")?;
-    let mut steps = Vec::new();
-    for entry in list.iter().filter_map(Value::as_object) {
-        let mut top = Vec::new();
-        for (id, one) in entry {
-            let id = id.parse::<i32>().ok();
-            let logprob = one["logprob"].as_f64().ok_or("a `prompt_logprobs` entry without `logprob`")?;
-            top.push((token_bytes(one["decoded_token"].as_str(), &Value::Null), id, logprob));
-        }
-        if let Some((bytes, id, logprob)) = top.first().cloned() {
-            steps.push(Step { bytes, id, logprob: Some(logprob), top });
-        }
-    }
-    Ok(steps)
+fn prompt_logprobs(list: &Value) -> Result<Vec<Drawn>, Failure> {
+    let missing = || Failure::bare("no `prompt_logprobs` came: is the server vLLM, started with enough `--max-logprobs`?");
+    let one = |(id, one): (&String, &Value)| Token {
+        id: id.parse().ok(),
+        ..Token::text(one["decoded_token"].as_str(), token::logprob(&one["logprob"]))
+    };
+    let of = |entry: &Value| {
+        let top: Vec<Token> = entry.as_object().into_iter().flatten().map(one).collect();
+        Drawn { token: top.first().cloned().unwrap_or_default(), top }
+    };
+    Ok(list.as_array().ok_or_else(missing)?.iter().map(of).collect())
 }
 
-/// Together: the prompt's own tokens in `prompt[0].logprobs`; elsewhere they come before the generated ones.
-fn echo(value: &Value) -> Result<Vec<Step>, String> {
+/// Together: the prompt's own tokens in `prompt[0].logprobs`; elsewhere they come before the generated ones, if any.
+fn echo(value: &Value) -> Result<Vec<Vec<Drawn>>, Failure> {
     let own = &value["prompt"][0]["logprobs"];
-    let mut steps = openai::steps(if own.is_object() { own } else { &value["choices"][0]["logprobs"] })?;
-    if !own.is_object() {
-        steps.pop();
+    if own.is_object() {
+        return Ok(vec![openai::drawn(own)?]);
     }
-    steps.retain(|s| s.logprob.is_some());
-    Ok(steps)
+    let all = openai::drawn(&value["choices"][0]["logprobs"])?;
+    Ok(vec![all[..all.len().saturating_sub(1)].to_vec(), all])
 }
 
 /// SGLang: `[logprob, id, text]` for each token, and lists of them.
-fn generate(meta: &Value) -> Result<Vec<Step>, String> {
-    let tokens = meta["input_token_logprobs"].as_array().ok_or("no `input_token_logprobs` came: is the server SGLang?")?;
-    let read =
-        |v: &Value| Some((token_bytes(v[2].as_str(), &Value::Null), v[1].as_i64().and_then(|i| i32::try_from(i).ok()), v[0].as_f64()?));
-    Ok(tokens
-        .iter()
-        .enumerate()
-        .filter_map(|(n, t)| {
-            let (bytes, id, logprob) = read(t)?;
-            let top = meta["input_top_logprobs"][n].as_array().into_iter().flatten().filter_map(read).collect();
-            Some(Step { bytes, id, logprob: Some(logprob), top })
-        })
-        .collect())
+fn generate(meta: &Value) -> Result<Vec<Drawn>, Failure> {
+    let missing = || Failure::bare("no `input_token_logprobs` came: is the server SGLang?");
+    let tokens = meta["input_token_logprobs"].as_array().ok_or_else(missing)?;
+    let read = |v: &Value| Token { id: token::id(&v[1]), ..Token::text(v[2].as_str(), token::logprob(&v[0])) };
+    let top = |n: usize| meta["input_top_logprobs"][n].as_array().into_iter().flatten().map(read).collect();
+    Ok(tokens.iter().enumerate().map(|(n, t)| Drawn { token: read(t), top: top(n) }).collect())
+}
+
+/// llama.cpp: `{id, piece}`, where a piece that is no text is a list of bytes.
+fn pieces(value: &Value) -> Result<Vec<Drawn>, Failure> {
+    let tokens = value["tokens"].as_array().ok_or_else(|| Failure::bare("`/tokenize` gave no `tokens`: is the server llama.cpp's?"))?;
+    let read = |t: &Value| {
+        let id = token::id(&t["id"]).filter(|_| t["piece"].is_string() || t["piece"].is_array())?;
+        let token = Token { bytes: token::bytes(&t["piece"]), id: Some(id), ..Token::text(t["piece"].as_str(), None) };
+        Some(Drawn { token, top: Vec::new() })
+    };
+    tokens.iter().map(|t| read(t).ok_or_else(|| Failure::bare("`/tokenize` gave no pieces"))).collect()
 }
 
 /// llama.cpp: the distribution after a prefix; the text's own token among the alternatives, or not.
-fn completion(id: i32, bytes: &[u8], value: &Value) -> Result<Step, String> {
-    let probabilities = &value["completion_probabilities"][0];
-    let list = probabilities["top_logprobs"].as_array().ok_or("no `completion_probabilities` came: is the server llama.cpp's?")?;
-    let read = |t: &Value| {
-        let id = t["id"].as_i64().and_then(|i| i32::try_from(i).ok());
-        Some((token_bytes(t["token"].as_str(), &t["bytes"]), id, t["logprob"].as_f64()?))
-    };
-    let top: Vec<_> = list.iter().filter_map(read).collect();
-    let logprob = top.iter().find(|t| t.1 == Some(id)).map(|t| t.2);
-    Ok(Step { bytes: bytes.to_vec(), id: Some(id), logprob, top })
+fn next(step: &Step, value: &Value, manner: &Manner) -> Result<Step, Failure> {
+    let missing = || Failure::bare("no `completion_probabilities` came: is the server llama.cpp's?");
+    let list = value["completion_probabilities"][0]["top_logprobs"].as_array().ok_or_else(missing)?;
+    let top: Vec<Token> = list.iter().map(openai::read).collect();
+    let logprob = top.iter().find(|t| t.id == step.id).and_then(|t| t.logprob);
+    let token = Token { bytes: Some(step.bytes.clone()), id: step.id, logprob, text: None };
+    let against = Against { text: &String::from_utf8_lossy(&step.bytes), around: Around::default(), stops: &[], manner };
+    let decoded = decode(&[Drawn { token, top }], &against).unwrap_or_default();
+    decoded.steps.into_iter().next().ok_or_else(|| Failure::said("the text's own token cannot be read"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn steps(scoring: Scoring, value: &Value) -> Vec<Step> {
-        score_of(scoring, &Scored::default(), &[value.to_string().into_bytes()]).expect("steps")
+    fn steps(scoring: Scoring, text: &str, value: &Value) -> Result<Vec<Step>, Refusal> {
+        read(&Expect::Scored(scoring, text.into()), &Manner::default(), value).expect("a scoring").expect("an answer")
     }
 
     #[test]
     fn every_server_s_own_form_is_read() {
         let vllm = json!({"choices": [{"prompt_logprobs": [null, {"5": {"logprob": -2.0, "decoded_token": " b"}, "4": {"logprob": -0.5, "decoded_token": " a"}}]}]});
         let together = json!({"prompt": [{"logprobs": {"tokens": ["x", " b"], "token_logprobs": [null, -2.0], "top_logprobs": [null, {" a": -0.5}]}}]});
+        let echo = json!({"choices": [{"logprobs": {"tokens": ["x", " b", " c"], "token_logprobs": [null, -2.0, -1.0], "top_logprobs": [null, {" a": -0.5}, null]}}]});
         let sglang = json!({"meta_info": {"input_token_logprobs": [[null, 1, "x"], [-2.0, 5, " b"]], "input_top_logprobs": [null, [[-0.5, 4, " a"]]]}});
-        for (scoring, value) in [(Scoring::PromptLogprobs, vllm), (Scoring::Echo, together), (Scoring::Generate, sglang)] {
-            let steps = steps(scoring, &value);
-            assert_eq!((steps.len(), steps[0].bytes.as_slice(), steps[0].logprob), (1, &b" b"[..], Some(-2.0)), "{scoring:?}");
-            assert!(steps[0].top.iter().any(|t| t.0 == b" a" && t.2 == -0.5), "{scoring:?}");
+        for (scoring, value) in
+            [(Scoring::PromptLogprobs, vllm), (Scoring::Echo, together), (Scoring::Echo, echo), (Scoring::Generate, sglang)]
+        {
+            let steps = steps(scoring, "x b", &value).expect("steps");
+            assert_eq!((steps.len(), steps[1].bytes.as_slice(), steps[1].logprob), (2, &b" b"[..], Some(-2.0)), "{scoring:?}");
+            assert!(steps[1].top.iter().any(|t| t.0 == b" a" && t.2 == -0.5), "{scoring:?}");
+            assert_eq!((steps[0].bytes.as_slice(), steps[0].logprob), (&b"x"[..], None), "{scoring:?}");
         }
-        let window = Scored { tokens: vec![(1, b"x".to_vec()), (5, b" b".to_vec())] };
-        let answer =
-            json!({"completion_probabilities": [{"top_logprobs": [{"id": 4, "token": " a", "bytes": [32, 97], "logprob": -0.5}]}]});
-        let steps = score_of(Scoring::Steps, &window, &[answer.to_string().into_bytes()]).expect("steps");
-        assert_eq!((steps[0].id, steps[0].logprob, steps[0].top.len()), (Some(5), None, 1));
+    }
+
+    #[test]
+    fn tokens_are_compared_with_the_text_that_was_given() {
+        let sglang = |text: &str| json!({"meta_info": {"input_token_logprobs": [[null, 1, "<s>"], [-1.0, 2, "Hi"], [-2.0, 5, text]], "input_top_logprobs": []}});
+        for (spelled, text) in [("\u{120}b", "Hi b"), ("\u{fffd}", "Hi b"), (" b", "Hi b")] {
+            let read = steps(Scoring::Generate, text, &sglang(spelled));
+            match spelled {
+                "\u{fffd}" => assert!(read.expect_err("refused").why.contains("its tokens are not its text")),
+                _ => assert_eq!(read.expect("read").iter().flat_map(|s| s.bytes.clone()).collect::<Vec<_>>(), text.as_bytes()),
+            }
+        }
+        let wrong = steps(Scoring::Generate, "Hi you", &sglang(" b")).expect_err("another text");
+        assert!(wrong.why.contains("from byte"), "{}", wrong.why);
+    }
+
+    #[test]
+    fn a_window_is_scored_token_by_token() {
+        let window: Arc<str> = "x b".into();
+        let value = json!({"tokens": [{"id": 1, "piece": "x"}, {"id": 5, "piece": [32, 98]}]});
+        let steps = read(&Pieces::call(&window).expect, &Manner::default(), &value).expect("pieces").expect("came").expect("read");
+        let spec: Spec =
+            serde_json::from_value(json!({"teacher": "http", "provider": "llama.cpp", "base_url": "http://h/v1", "model": "m",
+            "endpoint": "chat", "system": null, "body": {}, "headers": {}, "ask_top_k": 8, "memory_bytes": null}))
+            .expect("spec");
+        let pieces = Pieces(steps);
+        let call = pieces.next(&spec, 0);
+        assert_eq!((pieces.after_first(), &call.body["prompt"]), (1, &json!([1])));
+        let answer = json!({"completion_probabilities": [{"top_logprobs": [{"id": 4, "token": " a", "bytes": [32, 97], "logprob": -0.5}, {"id": 2, "token": "", "bytes": [], "logprob": -1.5}]}]});
+        let steps = read(&call.expect, &Manner::default(), &answer).expect("next").expect("came").expect("read");
+        assert_eq!((steps[0].id, steps[0].logprob, steps[0].top.len()), (Some(5), None, 1), "an empty alternative is no end");
     }
 }
