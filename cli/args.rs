@@ -98,6 +98,9 @@ pub struct OverrideArgs {
     /// CPU threads (default: all cores)
     #[arg(long, env = "FLOW_THREADS", value_name = "N")]
     pub threads: Option<usize>,
+    /// Take --var and --set of the pipeline's last run, before those that are given here
+    #[arg(long)]
+    pub last: bool,
 }
 
 #[derive(Args)]
@@ -124,6 +127,9 @@ pub struct RunArgs {
     /// Refuse to differ from flow.lock
     #[arg(long)]
     pub locked: bool,
+    /// Replace this published place whatever is there now
+    #[arg(long, value_name = "PATH")]
+    pub overwrite: Vec<PathBuf>,
     /// Write a Chrome trace of the run, and print its critical path
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
@@ -155,6 +161,9 @@ pub struct GcArgs {
     /// Only say what would go
     #[arg(long)]
     pub dry_run: bool,
+    /// Remove without asking, for scripts
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Args)]
@@ -353,14 +362,10 @@ fn activation_bits(text: &str) -> Result<u32, String> {
 
 #[derive(Args)]
 pub struct CompareArgs {
-    /// Pipeline file whose project's runs are meant
-    pub pipeline: PathBuf,
-    /// Run id, or `last`, `last~1`, …
-    #[arg(default_value = "last~1")]
-    pub before: String,
-    /// Run id, or `last`, `last~1`, …
-    #[arg(default_value = "last")]
-    pub after: String,
+    /// Pipeline file (default: the one that ran last in this project), then two runs as `flow log` numbers them: an id,
+    /// `last`, `last~1`, … (default: last~1 last)
+    #[arg(value_name = "PIPELINE | RUN", num_args = 0..=3)]
+    pub what: Vec<String>,
     /// Cache directory (default: .flow in the project)
     #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -378,6 +383,9 @@ pub struct LockArgs {
     /// Also copy the first output of the one stage that is named, such as a teacher's baseline
     #[arg(long, value_name = "PATH")]
     pub to: Option<PathBuf>,
+    /// Replace this path whatever is there now
+    #[arg(long, value_name = "PATH")]
+    pub overwrite: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -486,13 +494,16 @@ pub struct GetArgs {
     /// Where to put the copy
     #[arg(long, value_name = "PATH")]
     pub to: PathBuf,
+    /// Replace this path whatever is there now
+    #[arg(long, value_name = "PATH")]
+    pub overwrite: Vec<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct LogArgs {
-    /// Pipeline file whose project's runs are meant
-    pub pipeline: PathBuf,
-    /// How many
+    /// Pipeline file (default: all of this project)
+    pub pipeline: Option<PathBuf>,
+    /// How many of each pipeline
     #[arg(short, long, default_value_t = 20)]
     pub count: usize,
     /// Cache directory (default: .flow in the project)
@@ -504,7 +515,7 @@ pub struct LogArgs {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    flow_engine::units::amount_of(text).ok_or_else(|| "expected a size such as 500MiB or 20GiB".into())
+    flow_engine::units::size_of(text).ok_or_else(|| "expected a size with its unit, such as 500MiB or 20GiB".into())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -12,10 +12,14 @@ use flow_engine::command::external;
 use flow_engine::key::MachineId;
 use flow_engine::pipeline::{Overrides, Pipeline, RemoteDecl, project_root};
 use flow_engine::plan::{Plan, StageId};
-use flow_engine::preview::{Decision, preview};
+use flow_engine::preview::{self, Decision};
 use flow_engine::problem::Problem;
+use flow_engine::publish;
+
+use serde_json::Value;
 
 use crate::args::PipelineArgs;
+use crate::commands::say;
 use crate::failure::Failure;
 use crate::machine;
 
@@ -32,9 +36,13 @@ pub struct Context {
 
 impl Context {
     pub fn load(registry: &Registry, args: &PipelineArgs) -> Result<Self, Failure> {
-        let overrides = Overrides { vars: args.overrides.vars.clone(), sets: args.overrides.sets.clone() };
+        let overrides = assumed(args)?;
         let pipeline = Pipeline::load(&args.pipeline, &overrides)?;
         let cache_dir = args.overrides.cache_dir.clone().unwrap_or_else(|| pipeline.root.join(".flow"));
+        if cache_dir.to_str().is_none() {
+            let problem = Problem::new(format!("the cache's path {} is not UTF-8", cache_dir.display()));
+            return Err(problem.help("give another with --cache-dir").into());
+        }
         flow_shaders::pipelines::keep_in(&cache_dir.join("pipelines"));
         let mut registry = registry.clone();
         let cache = OnceLock::new();
@@ -70,15 +78,34 @@ impl Context {
 
     /// What a run of these stages would do.
     pub fn preview(&self, selected: &[StageId], force: &BTreeSet<StageId>) -> Result<Vec<(StageId, Decision)>, Failure> {
-        Ok(preview(&self.plan, &*self.cache()?, selected, force, self.machine().as_ref())?)
+        Ok(preview::preview(&self.plan, &*self.cache()?, selected, force, self.machine().as_ref())?)
     }
 
     /// The decision for one stage, with what it needs taken into account.
     pub fn decision(&self, id: StageId) -> Result<Decision, Failure> {
-        let mut selected = self.plan.ancestors(id);
-        selected.push(id);
-        let found = self.preview(&selected, &BTreeSet::new())?.pop();
-        found.map(|(_, decision)| decision).ok_or_else(|| Failure::Broken("a plan without its own stage".into()))
+        Ok(preview::decision(&self.plan, &*self.cache()?, id, self.machine().as_ref())?)
+    }
+
+    /// Refuses what would replace anything that `flow` did not publish.
+    pub fn check_places(&self, selected: &[StageId], overwrite: &[PathBuf]) -> Result<(), Failure> {
+        for path in overwrite {
+            let named = |to: &str| {
+                Path::new(to).components().eq(path.components())
+                    || std::path::absolute(path).is_ok_and(|p| p == self.plan.pipeline.root.join(to))
+            };
+            if !self.plan.publish.iter().any(|(to, ..)| named(to)) {
+                let places = self.plan.publish.iter().map(|(to, ..)| format!("`{to}`")).collect::<Vec<_>>().join(", ");
+                let help = if places.is_empty() { "the file has no `publish:`".into() } else { format!("published are {places}") };
+                return Err(Problem::new(format!("--overwrite {}: nothing is published there", path.display())).help(help).into());
+            }
+        }
+        if self.plan.publish.is_empty() {
+            return Ok(());
+        }
+        let cache = self.cache()?;
+        let machine = self.machine();
+        let decide = |id| preview::decision(&self.plan, &cache, id, machine.as_ref());
+        Ok(publish::check(&self.plan, &cache, selected, overwrite, &decide)?)
     }
 
     /// The stages that names or patterns mean.
@@ -94,6 +121,69 @@ impl Context {
     pub fn machine(&self) -> Arc<dyn Fn() -> MachineId + Send + Sync> {
         machine_of(self.device.clone(), self.threads, self.cache_dir.clone())
     }
+}
+
+/// `--var` and `--set` of the command line, after those of the last run where `--last` asks for them.
+pub fn assumed(args: &PipelineArgs) -> Result<Overrides, Failure> {
+    let given = Overrides { vars: args.overrides.vars.clone(), sets: args.overrides.sets.clone() };
+    if !args.overrides.last {
+        return Ok(given);
+    }
+    let missing = || Problem::new(format!("--last: no run of {} is recorded", args.pipeline.display())).help("`flow log` lists the runs");
+    let (_, last) = last_values(args)?.ok_or_else(missing)?;
+    // What is given here wins over what was given then.
+    let over = |then: Vec<(String, String)>, now: &[(String, String)]| {
+        let kept = then.into_iter().filter(|(name, _)| now.iter().all(|(other, _)| other != name));
+        kept.chain(now.iter().cloned()).collect()
+    };
+    Ok(Overrides { vars: over(last.vars, &given.vars), sets: over(last.sets, &given.sets) })
+}
+
+/// Id and values of the pipeline's last run.
+fn last_values(args: &PipelineArgs) -> Result<Option<(String, Overrides)>, Failure> {
+    let dir = cache_dir_of(&args.pipeline, args.overrides.cache_dir.as_ref())?;
+    if !dir.join("index.db").exists() {
+        return Ok(None);
+    }
+    let cache = Cache::open(&dir)?;
+    let found = runs_of(&cache, &args.pipeline, 1)?.pop();
+    let pairs = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+    Ok(found
+        .map(|run| (run["id"].as_str().unwrap_or_default().to_owned(), Overrides { vars: pairs(&run["vars"]), sets: pairs(&run["sets"]) })))
+}
+
+/// The records of a pipeline's runs, the newest first.
+pub fn runs_of(cache: &Cache, pipeline: &Path, most: usize) -> Result<Vec<Value>, Failure> {
+    let file = pipeline.canonicalize().ok().map(|f| f.to_string_lossy().into_owned());
+    let mut runs = cache.runs(ALL_RUNS)?;
+    runs.retain(|run| run["pipeline"].as_str() == file.as_deref());
+    runs.truncate(most);
+    Ok(runs)
+}
+
+/// More runs than any cache records.
+pub const ALL_RUNS: usize = 1 << 40;
+
+/// Says which values a command looks at results with, where there is more than one answer.
+pub fn say_assumed(args: &PipelineArgs) -> Result<(), Failure> {
+    let values = |o: &Overrides| {
+        let vars = o.vars.iter().map(|(name, value)| format!("--var {name}={value}"));
+        vars.chain(o.sets.iter().map(|(name, value)| format!("--set {name}={value}"))).collect::<Vec<_>>().join(" ")
+    };
+    let (now, last) = (values(&assumed(args)?), last_values(args)?.map(|(id, o)| (id, values(&o))));
+    let own = if now.is_empty() { "the file's own values" } else { &now };
+    match last {
+        Some((id, then)) if then != now => {
+            let then = if then.is_empty() { "the file's own values" } else { &then };
+            say(&format!(
+                "with {own}; the last run ({id}) was with {then}{}",
+                if args.overrides.last { "" } else { " (--last takes these)" }
+            ));
+        }
+        _ if !now.is_empty() => say(&format!("with {own}")),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The machine's identity, found out once and only when it is asked for.
@@ -129,10 +219,20 @@ pub fn cache_dir_of(pipeline: &Path, given: Option<&PathBuf>) -> Result<PathBuf,
     Ok(project_root(file.parent().unwrap_or(Path::new("."))).join(".flow"))
 }
 
+/// The cache directory of the project that the current directory belongs to.
+pub fn cache_dir_here() -> Result<PathBuf, Failure> {
+    let here = std::env::current_dir().map_err(|e| Failure::Broken(format!("current directory: {e}")))?;
+    Ok(project_root(&here).join(".flow"))
+}
+
 /// Opens a remote cache. Object stores take their credentials and endpoints from the environment;
 /// `FLOW_REMOTE_TIMEOUT` is how many seconds an answer may take.
 pub fn open_remote(url: &str, read_only: bool) -> Result<Remote, Failure> {
-    let remote = Remote::open(url, read_only, std::env::vars())?;
+    let remote = Remote::open(
+        url,
+        read_only,
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )?;
     match std::env::var("FLOW_REMOTE_TIMEOUT") {
         Err(_) => Ok(remote),
         Ok(text) => match text.parse::<f64>() {

@@ -5,6 +5,8 @@ use flow_engine::problem::{Problem, Problems};
 use miette::{GraphicalReportHandler, GraphicalTheme, NarratableReportHandler};
 use std::io::IsTerminal;
 
+use crate::commands::say;
+
 /// A failure with its exit code.
 pub enum Failure {
     /// The pipeline or the command line is wrong: 2.
@@ -40,12 +42,12 @@ impl Failure {
         match self {
             Self::Wrong(problems) => {
                 for problem in &problems.list {
-                    eprintln!("{}", render(problem));
+                    say(&format!("{}", render(problem)));
                 }
                 2
             }
             Self::Broken(message) => {
-                eprintln!("error: {message}");
+                say(&format!("error: {message}"));
                 4
             }
         }

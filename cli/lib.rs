@@ -1,7 +1,7 @@
 //! The command line of `flow`, over any registry of kinds.
 //!
 //! [`main`] parses arguments (`args`), runs one command (`commands`) in its context (`context`: plan, cache,
-//! options; `machine`: who measures), shows what happens (`display`, `profile`) and reports failures (`failure`).
+//! options; `machine`: who measures; `signals`), shows what happens (`display`, `profile`) and reports failures (`failure`).
 //! `flow` itself passes the built-in kinds; the tests pass small ones.
 mod args;
 mod commands;
@@ -10,6 +10,7 @@ mod display;
 mod failure;
 mod machine;
 mod profile;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use flow_cache::Cache;
 use flow_engine::key::MachineId;
 use flow_shaders::device::{DeviceInfo, DeviceKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::display::bytes;
+use crate::failure::Failure;
 
 /// Which device `choice` means here. Listing adapters loads drivers, so its answer is kept in the cache
 /// directory for as long as the machine is not restarted and what could change the answer stays the same.
@@ -79,15 +83,56 @@ fn circumstances(choice: &str) -> Option<Value> {
     Some(serde_json::json!([choice, boot, nvidia, names("/dev/dri"), icds, environment, format!("{executable:?}")]))
 }
 
-fn resolve(choice: &str, devices: &[DeviceInfo]) -> Adapter {
-    let of = |d: &DeviceInfo| Adapter { device: d.name.clone(), driver: d.driver.clone() };
+/// Refuses a device that this machine does not have, before anything is computed.
+pub fn check_device(choice: &str) -> Result<(), Failure> {
+    if ["cpu", "auto", ""].contains(&choice) {
+        return Ok(());
+    }
+    let devices = flow_shaders::device::list();
+    if find(choice, &devices).is_some() {
+        return Ok(());
+    }
+    let names: Vec<_> = devices.iter().map(|d| format!("{} ({})", d.name, d.backend)).collect();
+    Err(Failure::Broken(format!(
+        "no device matches `{choice}`; there are: {}\n  help: --device auto, cpu, or part of one of these names",
+        names.join(", ")
+    )))
+}
+
+/// What a run needs at the least to begin: its index and the first result's files.
+const ROOM: u64 = 32 << 10;
+
+/// Refuses a cache on a full disk, before anything is computed for it.
+pub fn check_room(cache: &Cache) -> Result<(), Failure> {
+    let tmp = cache.layout().tmp();
+    let dir = cache.layout().root().display().to_string();
+    let probe = tempfile::tempfile_in(&tmp)
+        .map_err(|e| Failure::Broken(format!("the cache {dir} cannot be written: {e}\n  help: give another with --cache-dir")))?;
+    let Err(error) = rustix::fs::fallocate(&probe, rustix::fs::FallocateFlags::empty(), 0, ROOM) else { return Ok(()) };
+    if ![rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT].contains(&error) {
+        // A file system without `fallocate`: the first write tells.
+        return Ok(());
+    }
+    let held = cache.usage().map(|usage| usage.objects.bytes + usage.tasks.bytes + usage.scraps.bytes).unwrap_or(0);
+    Err(Failure::Broken(format!(
+        "the disk is full where the cache {dir} lies ({error})\n  help: the cache holds {}; `flow cache du` shows of what, `flow gc` removes what no recent run needs, --cache-dir gives another place",
+        bytes(held)
+    )))
+}
+
+fn find<'a>(choice: &str, devices: &'a [DeviceInfo]) -> Option<&'a DeviceInfo> {
     let adapters = || devices.iter().filter(|d| d.backend != "cpu");
-    let found = match choice {
+    match choice {
         "auto" | "" => adapters().find(|d| is_real(d)),
         "gpu" => adapters().find(|d| is_real(d)).or_else(|| adapters().next()),
         name => adapters().find(|d| d.name.to_lowercase().contains(&name.to_lowercase())),
-    };
-    found.map_or_else(|| Adapter { device: if choice == "auto" { "cpu".into() } else { choice.into() }, driver: String::new() }, of)
+    }
+}
+
+fn resolve(choice: &str, devices: &[DeviceInfo]) -> Adapter {
+    let of = |d: &DeviceInfo| Adapter { device: d.name.clone(), driver: d.driver.clone() };
+    find(choice, devices)
+        .map_or_else(|| Adapter { device: if choice == "auto" { "cpu".into() } else { choice.into() }, driver: String::new() }, of)
 }
 
 fn is_real(device: &DeviceInfo) -> bool {

@@ -1,6 +1,7 @@
 //! `run --profile`: a Chrome trace of what ran when, and the critical path.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -33,6 +34,9 @@ impl Default for Profile {
     }
 }
 
+/// How a trace begins.
+const BEGINNING: &[u8; 38] = br#"{"displayTimeUnit":"ms","traceEvents":"#;
+
 impl Profile {
     /// A sink that notes and passes on.
     pub fn beside(self: Arc<Self>, next: Arc<dyn RunSink>) -> impl RunSink {
@@ -62,6 +66,15 @@ impl Profile {
         }
     }
 
+    /// Whether a file may become a trace: there is none, or an earlier trace.
+    pub fn may_replace(file: &Path) -> bool {
+        let mut start = [0; BEGINNING.len()];
+        match std::fs::File::open(file) {
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+            Ok(mut there) => there.read_exact(&mut start).is_ok() && start == *BEGINNING,
+        }
+    }
+
     /// Writes the trace event format that Chrome's and Perfetto's viewers read; a lane per stage that ran at once.
     pub fn write(&self, file: &Path) -> std::io::Result<()> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +94,10 @@ impl Profile {
                 "ts": micros(span.from), "dur": micros(to - span.from), "args": { "kind": span.kind, "ok": span.ok },
             }));
         }
-        std::fs::write(file, serde_json::to_vec(&json!({ "displayTimeUnit": "ms", "traceEvents": events }))?)
+        let mut text = BEGINNING.to_vec();
+        serde_json::to_writer(&mut text, &events)?;
+        text.push(b'}');
+        std::fs::write(file, text)
     }
 
     /// The chain of executed stages that nothing could have shortened by running more at once.

@@ -205,6 +205,13 @@ fn a_full_disk_is_a_clean_failure_and_the_cache_stays_whole() {
     assert!(first.contains("No space left on device"), "{first}");
     let last: serde_json::Value = serde_json::from_str(project.read("second").lines().last().unwrap()).unwrap();
     assert_eq!((&last["executed"], &last["reused"]), (&serde_json::json!(["big"]), &serde_json::json!(["small"])));
+    // A disk on which not even the index fits is told before the first stage.
+    let script = format!(
+        "head -c 4000000 /dev/zero > rest; {flow} run {root}/full.yaml --cache-dir cache > {root}/none 2>&1; echo $? > {root}/code"
+    );
+    on_small_disk(&disk, "200k", &script).unwrap();
+    let said = project.read("none");
+    assert!(project.read("code") == "4\n" && !said.contains("runs:") && !said.contains("panicked"), "{said}");
 }
 
 #[test]

@@ -195,7 +195,9 @@ fn a_run_with_nothing_to_do_sees_every_change() {
     assert_eq!(run("1"), 0);
     assert!(project.path("out/s").exists(), "what is published is put back");
     project.write("out/s", "changed by hand");
-    assert_eq!(run("1"), 0);
+    project.flow_with(&["run", "p.yaml", "--json"], &[("X", "1")]).expect(2);
+    assert_eq!(project.read("out/s"), "changed by hand");
+    project.flow_with(&["run", "p.yaml", "--overwrite", "out/s"], &[("X", "1")]).expect(0);
     assert!(!project.read("out/s").contains("by hand"));
     for object in project.files(".flow/objects") {
         fs::remove_file(object).unwrap();

@@ -223,7 +223,7 @@ fn bad_input_touches_no_cache() {
     project.flow(&["run", "p.yaml", "--bogus"]).expect(2);
     fs::write(project.path("p.yaml"), b"flow: 1\nname: \xff\n").unwrap();
     let ran = project.run(&[]).expect(2);
-    assert!(ran.err.contains("not UTF-8 (line 2)"), "{}", ran.err);
+    assert!(ran.err.contains("not UTF-8 at byte 14 (line 2)"), "{}", ran.err);
 }
 
 #[test]

@@ -10,11 +10,12 @@ use crate::files;
 use crate::lock::KeyLock;
 
 impl Cache {
-    /// Copies an artifact to `to`, replacing what is there; says whether anything had to be written.
-    pub fn export(&self, artifact: &Artifact, to: &Path) -> Result<bool, CacheError> {
+    /// Copies an artifact to `to`; says whether anything had to be written. What is there is replaced if `allow`, asked
+    /// immediately before, agrees.
+    pub fn export<E: From<CacheError>>(&self, artifact: &Artifact, to: &Path, allow: impl FnOnce() -> Result<(), E>) -> Result<bool, E> {
         self.fetch(artifact)?;
         if let Some((digest, _)) = self.check_artifact(artifact)? {
-            return Err(CacheError::Damaged { digest });
+            return Err(CacheError::Damaged { digest }.into());
         }
         if self.is_at(artifact, to) {
             return Ok(false);
@@ -39,6 +40,7 @@ impl Cache {
         } else {
             files::copy(&self.layout().object(&artifact.digest), &new, 0o644)?;
         }
+        allow()?;
         // A rename replaces a file by a file at once; anything else has to step aside first.
         let step_aside = artifact.tree || to.is_dir();
         if step_aside && fs::symlink_metadata(to).is_ok() {

@@ -95,7 +95,9 @@ impl Cache {
         report.fits = self.select(&mut actions, options, &mut keep)?;
         report.runs = runs.len() as u64;
         report.held_actions = actions.values().filter(|a| a.held).count() as u64;
-        let named: BTreeSet<Digest> = actions.values().flat_map(|a| a.entry.outputs.values().map(|o| o.digest)).collect();
+        // With the files of every directory: their entries go, so that they are not on their way into one because they are young.
+        let mut named = Objects::default();
+        actions.values().flat_map(|a| a.entry.outputs.values()).for_each(|artifact| self.reach(artifact, &mut named));
         let (live, dead): (Vec<_>, Vec<_>) = actions.into_iter().partition(|(_, a)| a.live);
         report.kept_actions = live.len() as u64;
         for batch in dead.chunks(BATCH) {
@@ -234,11 +236,11 @@ impl Cache {
         }
     }
 
-    fn sweep(&self, keep: &Objects, named: &BTreeSet<Digest>, dry_run: bool, report: &mut GcReport) -> Result<(), CacheError> {
+    fn sweep(&self, keep: &Objects, named: &Objects, dry_run: bool, report: &mut GcReport) -> Result<(), CacheError> {
         let mut candidates = Vec::new();
         for (digest, path) in self.objects()? {
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-            if keep.sizes.contains_key(&digest) || (!named.contains(&digest) && is_young(&meta)) {
+            if keep.sizes.contains_key(&digest) || (!named.sizes.contains_key(&digest) && is_young(&meta)) {
                 report.kept_objects.add(meta.len());
             } else {
                 candidates.push((digest, path, meta.len()));

@@ -24,6 +24,7 @@ pub mod materialise;
 pub mod object;
 pub mod pin;
 pub mod remote;
+pub mod tree;
 pub mod usage;
 pub mod verify;
 

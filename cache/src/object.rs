@@ -11,6 +11,7 @@ use crate::digest::{Artifact, Digest};
 use crate::error::CacheError;
 use crate::files::{self, Stat};
 use crate::manifest::{Entry, Manifest, check_path};
+use crate::tree;
 
 /// What was found under an object's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,36 +195,26 @@ impl Cache {
 
     /// The artifact that a file or directory outside the cache would be; unchanged files are not read again.
     pub fn digest_source(&self, path: &Path) -> Result<Artifact, CacheError> {
-        let meta = fs::metadata(path).map_err(CacheError::io("read", path))?;
+        let meta = tree::look(path)?;
         if !meta.is_dir() {
             let digest = self.digest_file(path, &meta)?;
             return Ok(Artifact { digest, tree: false, size: meta.len() });
         }
         let mut entries = Vec::new();
-        self.digest_tree(path, "", &mut entries)?;
+        for found in tree::files_below(path)? {
+            check_path(&found.name).map_err(|why| CacheError::NotStorable { path: found.path.clone(), why })?;
+            let executable = found.meta.permissions().mode() & 0o100 != 0;
+            let digest = self.digest_file(&found.path, &found.meta)?;
+            entries.push(Entry { path: found.name, digest, size: found.meta.len(), executable });
+        }
         let manifest = Manifest::new(entries);
         Ok(Artifact { digest: Digest::of(manifest.encode().as_bytes()), tree: true, size: manifest.size() })
     }
 
     /// The digest of one source file, and whether it is executable.
     pub fn digest_source_file(&self, path: &Path) -> Result<(Digest, bool), CacheError> {
-        let meta = fs::metadata(path).map_err(CacheError::io("read", path))?;
+        let meta = tree::look(path)?;
         Ok((self.digest_file(path, &meta)?, meta.permissions().mode() & 0o100 != 0))
-    }
-
-    fn digest_tree(&self, dir: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), CacheError> {
-        for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
-            let path = item.map_err(CacheError::io("list", dir))?.path();
-            let name = child_name(prefix, &path)?;
-            let meta = fs::metadata(&path).map_err(CacheError::io("stat", &path))?;
-            if meta.is_dir() {
-                self.digest_tree(&path, &name, entries)?;
-            } else {
-                let executable = meta.permissions().mode() & 0o100 != 0;
-                entries.push(Entry { path: name, digest: self.digest_file(&path, &meta)?, size: meta.len(), executable });
-            }
-        }
-        Ok(())
     }
 
     fn digest_file(&self, path: &Path, meta: &fs::Metadata) -> Result<Digest, CacheError> {

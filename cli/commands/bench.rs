@@ -11,7 +11,7 @@ use flow_stages::model::storage::Storage;
 use serde_json::Value;
 
 use crate::args::{BenchCommand, BenchTrainArgs, KvForm};
-use crate::commands::print;
+use crate::commands::{print, say};
 use crate::failure::Failure;
 
 pub fn bench(command: &BenchCommand) -> Result<u8, Failure> {
@@ -56,7 +56,7 @@ fn training(a: &BenchTrainArgs) -> Result<TrainBench, Failure> {
 }
 
 fn failed(e: &StageError) -> u8 {
-    eprintln!("error: {e}{}", e.help.as_ref().map_or(String::new(), |h| format!("\n  help: {h}")));
+    say(&format!("error: {e}{}", e.help.as_ref().map_or(String::new(), |h| format!("\n  help: {h}"))));
     1
 }
 

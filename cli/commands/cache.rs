@@ -1,29 +1,26 @@
 //! `flow gc`, `flow verify`, `flow cache …`.
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use flow_cache::{Cache, GcOptions, Pin};
+use flow_cache::{Cache, GcOptions, GcReport, Pin};
 use flow_engine::Registry;
-use flow_engine::pipeline::project_root;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 use serde_json::json;
 
 use crate::args::{CacheArgs, CacheCommand, GcArgs, PipelineArgs, VerifyArgs};
-use crate::commands::print;
-use crate::context::{Context, open_remote, threads};
+use crate::commands::{print, say};
+use crate::context::{Context, cache_dir_here, open_remote, threads};
 use crate::display::{ago, bytes};
 use crate::failure::Failure;
 
 fn open(args: &CacheArgs) -> Result<Cache, Failure> {
     let dir = match &args.cache_dir {
         Some(dir) => dir.clone(),
-        None => {
-            let here = std::env::current_dir().map_err(|e| Failure::Broken(format!("current directory: {e}")))?;
-            project_root(&here).join(".flow")
-        }
+        None => cache_dir_here()?,
     };
     if !dir.is_dir() {
         let problem = Problem::new(format!("there is no cache at {}", dir.display()));
@@ -34,11 +31,38 @@ fn open(args: &CacheArgs) -> Result<Cache, Failure> {
 
 pub fn gc(args: &GcArgs) -> Result<u8, Failure> {
     let cache = open(&args.cache)?;
-    let report = cache.gc(&GcOptions { max_size: args.max_size, keep_runs: args.keep_runs, dry_run: args.dry_run })?;
+    let options = GcOptions { max_size: args.max_size, keep_runs: args.keep_runs, dry_run: args.dry_run };
+    if !args.dry_run && !args.yes && !agreed(args, &cache.gc(&GcOptions { dry_run: true, ..options })?)? {
+        print("nothing was removed");
+        return Ok(0);
+    }
+    show(args, &cache.gc(&options)?, args.dry_run);
+    Ok(0)
+}
+
+/// Shows what would go, and asks; where nobody can answer, nothing goes.
+fn agreed(args: &GcArgs, report: &GcReport) -> Result<bool, Failure> {
+    if report.actions + report.objects.count + report.runs + report.scraps == 0 {
+        return Ok(true);
+    }
+    let asking = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !args.cache.json;
+    if !asking {
+        let what =
+            format!("{} results and {} objects ({}) would be removed", report.actions, report.objects.count, bytes(report.objects.bytes));
+        return Err(Problem::new(what).help("--yes removes them without asking, --dry-run only says what would go").into());
+    }
+    show(args, report, true);
+    let _ = write!(std::io::stderr(), "remove? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|e| Failure::Broken(format!("read the answer: {e}")))?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+}
+
+fn show(args: &GcArgs, report: &GcReport, would: bool) {
     if args.cache.json {
         print(&json!(report).to_string());
     } else {
-        let word = if args.dry_run { "would remove" } else { "removed" };
+        let word = if would { "would remove" } else { "removed" };
         print(&format!(
             "{word} {} results, {} objects ({}), {} run records, {} scraps",
             report.actions,
@@ -55,10 +79,9 @@ pub fn gc(args: &GcArgs) -> Result<u8, Failure> {
             bytes(report.kept_objects.bytes)
         ));
         if !report.fits {
-            eprintln!("warning: what pins and running processes hold is larger than the size that was asked for");
+            say("warning: what pins and running processes hold is larger than the size that was asked for");
         }
     }
-    Ok(0)
 }
 
 pub fn verify(args: &VerifyArgs) -> Result<u8, Failure> {
@@ -70,7 +93,7 @@ pub fn verify(args: &VerifyArgs) -> Result<u8, Failure> {
     let lost = report.damaged.iter().any(|d| !report.healed.contains(d));
     let whole = !lost && report.missing.is_empty() && report.bad_entries.is_empty();
     if let Some(trouble) = cache.trouble() {
-        eprintln!("warning: {trouble}");
+        say(&format!("warning: {trouble}"));
     }
     if args.cache.json {
         print(&json!(report).to_string());

@@ -1,6 +1,7 @@
-//! `flow compare PIPELINE RUN RUN`: parameters, metrics, artifacts and times side by side.
+//! `flow compare [PIPELINE] RUN RUN`: parameters, metrics, artifacts and times side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use flow_cache::{ActionKey, Cache};
 use flow_engine::explain::{leaves, show};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
 use crate::commands::print;
-use crate::context::cache_dir_of;
+use crate::context::{ALL_RUNS, cache_dir_here, cache_dir_of, runs_of};
 use crate::display::seconds;
 use crate::failure::Failure;
 
@@ -21,10 +22,18 @@ struct Row {
 }
 
 pub fn compare(args: &CompareArgs) -> Result<u8, Failure> {
-    let cache = Cache::open(&cache_dir_of(&args.pipeline, args.cache_dir.as_ref())?)?;
-    let file = args.pipeline.canonicalize().ok().map(|f| f.to_string_lossy().into_owned());
-    let runs: Vec<Value> = cache.runs(1000)?.into_iter().filter(|r| r["pipeline"].as_str() == file.as_deref()).collect();
-    let (before, after) = (find(&cache, &runs, &args.before)?, find(&cache, &runs, &args.after)?);
+    let (pipeline, before, after) = meant(&args.what)?;
+    let dir = match &pipeline {
+        Some(pipeline) => cache_dir_of(pipeline, args.cache_dir.as_ref())?,
+        None => args.cache_dir.clone().map_or_else(cache_dir_here, Ok)?,
+    };
+    let cache = Cache::open(&dir)?;
+    let newest = || Ok::<_, Failure>(cache.runs(1)?.first().and_then(|run| Some(PathBuf::from(run["pipeline"].as_str()?))));
+    let runs = match pipeline.map_or_else(newest, |pipeline| Ok(Some(pipeline)))? {
+        Some(pipeline) => runs_of(&cache, &pipeline, ALL_RUNS)?,
+        None => Vec::new(),
+    };
+    let (before, after) = (find(&cache, &runs, &before)?, find(&cache, &runs, &after)?);
     let (old, new) = (rows(&cache, &before)?, rows(&cache, &after)?);
     let mut out = Vec::new();
     for stage in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
@@ -57,6 +66,22 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// The pipeline, if one is named, and the two runs.
+fn meant(what: &[String]) -> Result<(Option<PathBuf>, String, String), Failure> {
+    let is_file = |text: &String| Path::new(text).is_file();
+    let (pipeline, runs) = match what.split_first() {
+        Some((first, rest)) if is_file(first) || rest.len() == 2 => (Some(PathBuf::from(first)), rest),
+        _ => (None, what),
+    };
+    let (before, after) = match runs {
+        [] => ("last~1", "last"),
+        [before] => (before.as_str(), "last"),
+        [before, after] => (before.as_str(), after.as_str()),
+        _ => return Err(Problem::new("more than two runs").help("flow compare [PIPELINE] last~1 last").into()),
+    };
+    Ok((pipeline, before.to_owned(), after.to_owned()))
+}
+
 /// Stage, what differs of it, and the two values.
 type Line = (String, String, Option<String>, Option<String>);
 
@@ -66,7 +91,7 @@ fn word(value: &Value) -> &str {
 
 /// A run by id or by `last~N`; a run that found everything as another left it has that one's stages.
 fn find(cache: &Cache, runs: &[Value], name: &str) -> Result<Value, Failure> {
-    let missing = || Problem::new(format!("there is no run `{name}` of this pipeline")).help("`flow log PIPELINE` lists the runs");
+    let missing = || Problem::new(format!("there is no run `{name}` of this pipeline")).help("`flow log` lists the runs");
     let mut run = match name.strip_prefix("last") {
         Some("") => runs.first().cloned(),
         Some(rest) => rest.strip_prefix('~').and_then(|n| n.parse::<usize>().ok()).and_then(|n| runs.get(n).cloned()),

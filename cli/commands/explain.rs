@@ -9,11 +9,12 @@ use serde_json::json;
 
 use crate::args::ExplainArgs;
 use crate::commands::print;
-use crate::context::Context;
+use crate::context::{Context, say_assumed};
 use crate::display::{ago, seconds};
 use crate::failure::Failure;
 
 pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
+    say_assumed(&args.pipeline)?;
     let context = Context::load(registry, &args.pipeline)?;
     let id = context.plan.find(&args.stage)?;
     let decision = context.decision(id)?;

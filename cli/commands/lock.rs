@@ -11,8 +11,8 @@ use flow_engine::run::LockedStage;
 use serde::{Deserialize, Serialize};
 
 use crate::args::LockArgs;
-use crate::commands::print;
-use crate::context::Context;
+use crate::commands::{get, print};
+use crate::context::{Context, say_assumed};
 use crate::failure::Failure;
 
 /// The whole file: pipeline (relative to the project root) → stage → key and digests of its pure outputs.
@@ -49,6 +49,7 @@ pub fn read(context: &Context) -> Result<BTreeMap<String, LockedStage>, Failure>
 }
 
 pub fn lock(registry: &Registry, args: &LockArgs) -> Result<u8, Failure> {
+    say_assumed(&args.pipeline)?;
     let context = Context::load(registry, &args.pipeline)?;
     let selected = context.plan.select(&args.targets)?;
     let mut locked = BTreeMap::new();
@@ -85,7 +86,7 @@ pub fn lock(registry: &Registry, args: &LockArgs) -> Result<u8, Failure> {
         if let Decision::Reuse { entry, .. } = context.decision(id)?
             && let Some(artifact) = entry.outputs.get(&port)
         {
-            context.cache()?.export(artifact, to)?;
+            get::put(&context, &*context.cache()?, (artifact, &format!("{stage}.{port}")), to, &args.overwrite)?;
             print(&format!("{stage}.{port} → {}", to.display()));
         }
     }

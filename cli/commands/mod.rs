@@ -28,9 +28,9 @@ use crate::failure::Failure;
 /// Runs a command and gives the exit code.
 pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, &args.force, args.json),
+        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, &args.force, &args.overwrite, args.json),
         Command::Run(args) => run::run(registry, &args),
-        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, &args.force, args.json),
+        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, &args.force, &[], args.json),
         Command::Explain(args) => explain::explain(registry, &args),
         Command::Status(args) => status::status(registry, &args),
         Command::Graph(args) => graph::graph(registry, &args),
@@ -54,7 +54,9 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Bench(command) => bench::bench(&command),
         Command::Init(args) => init::init(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut crate::args::Cli::command(), "flow", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
             Ok(0)
         }
         Command::Task { dir } => Ok(flow_engine::worker::main(registry, &dir)),
@@ -65,4 +67,10 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
 pub fn print(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The same on standard error.
+pub fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

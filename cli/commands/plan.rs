@@ -1,5 +1,7 @@
 //! `flow plan`, `flow run --dry-run`: what would be executed, and why.
 
+use std::path::PathBuf;
+
 use flow_engine::Registry;
 use flow_engine::events::{PlannedExecution, RunEvent};
 use flow_engine::preview::Decision;
@@ -10,10 +12,18 @@ use crate::context::Context;
 use crate::display::json;
 use crate::failure::Failure;
 
-pub fn plan(registry: &Registry, args: &PipelineArgs, targets: &[String], force: &[String], as_json: bool) -> Result<u8, Failure> {
+pub fn plan(
+    registry: &Registry,
+    args: &PipelineArgs,
+    targets: &[String],
+    force: &[String],
+    overwrite: &[PathBuf],
+    as_json: bool,
+) -> Result<u8, Failure> {
     json::guard(as_json, || {
         let context = Context::load(registry, args)?;
         let selected = context.plan.select(targets)?;
+        context.check_places(&selected, overwrite)?;
         let decisions = context.preview(&selected, &context.stages(force)?)?;
         let name = |id| context.plan.stage(id).name.clone();
         let (mut execute, mut reuse) = (Vec::new(), Vec::new());

@@ -6,16 +6,20 @@ use std::time::Duration;
 use flow_cache::{ActionFile, Cache, Commit, Uploader};
 use flow_engine::Registry;
 use flow_engine::memo::{self, Memo};
+use flow_engine::problem::Problem;
 use flow_engine::run::{RunOptions, RunOutcome, Worker, WorkerCommand, run as run_plan};
 use flow_engine::stop::Stop;
 use serde_json::json;
 
 use crate::args::RunArgs;
 use crate::commands::lock;
+use crate::commands::say;
 use crate::context::{Context, cache_dir_of, machine_of, threads};
 use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
+use crate::machine;
 use crate::profile::Profile;
+use crate::signals::Listening;
 
 pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
     json_lines::guard(args.json, || {
@@ -31,10 +35,10 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
 
 /// Under which name this command's runs with nothing to do are remembered; `None` where it asks for more.
 fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
-    if !args.force.is_empty() || args.check || args.locked || args.profile.is_some() {
+    if !args.force.is_empty() || args.check || args.locked || args.profile.is_some() || !args.overwrite.is_empty() {
         return Ok(None);
     }
-    let Ok(file) = args.pipeline.pipeline.canonicalize() else { return Ok(None) };
+    let Some(file) = args.pipeline.pipeline.canonicalize().ok().and_then(|file| file.to_str().map(str::to_owned)) else { return Ok(None) };
     let over = &args.pipeline.overrides;
     let program = std::env::current_exe().and_then(std::fs::metadata).map(|m| flow_cache::Stat::of(&m)).ok();
     let parts = json!([file, over.vars, over.sets, over.device, threads(over.threads)?, args.targets, program]);
@@ -65,7 +69,14 @@ fn show(args: &RunArgs, outcome: &RunOutcome, root: &std::path::Path) -> u8 {
 fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;
     let selected = context.plan.select(&args.targets)?;
+    context.check_places(&selected, &args.overwrite)?;
+    if let Some(file) = args.profile.as_ref().filter(|file| !Profile::may_replace(file)) {
+        let problem = Problem::new(format!("--profile {}: a file is there that is no trace of a run", file.display()));
+        return Err(problem.help("give another path").into());
+    }
     let cache = context.cache()?;
+    machine::check_device(&context.device)?;
+    machine::check_room(&cache)?;
     let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
     let uploader = upload(&cache);
     let options = RunOptions {
@@ -79,6 +90,7 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         check: args.check,
         locked: if args.locked { Some(lock::read(&context)?) } else { None },
         memo,
+        overwrite: args.overwrite.clone(),
         committed: uploader.as_ref().map(|uploader| {
             let uploader = uploader.clone();
             let submit = move |c: Commit| uploader.submit(ActionFile { entry: c.entry, parts: c.parts });
@@ -93,21 +105,22 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
     let width = selected.iter().map(|id| context.plan.stage(*id).name.len()).max().unwrap_or(0);
     let sink = display::choose(args.json, args.quiet, width);
     let profile = args.profile.as_ref().map(|_| Arc::new(Profile::default()));
+    let listening = Listening::of(&stop, !args.json);
     let outcome = runtime.block_on(async {
-        tokio::spawn(on_interrupt(stop.clone(), args.json));
-        tokio::spawn(on_terminate(stop.clone()));
         let sink: Arc<dyn flow_engine::events::RunSink> = match &profile {
             Some(profile) => Arc::new(profile.clone().beside(sink.clone())),
             None => sink.clone(),
         };
         run_plan(&context.plan, cache.clone(), &selected, options, sink, stop.clone()).await
-    })?;
+    });
+    drop(listening);
+    let outcome = outcome?;
     sink.close();
     finish_upload(args, uploader, &cache);
     if let (Some(profile), Some(file)) = (profile, &args.profile) {
         profile.write(file).map_err(|e| Failure::Broken(format!("write {}: {e}", file.display())))?;
         if !args.json {
-            eprintln!("{}", profile.critical_path(&context.plan, outcome.seconds));
+            say(&format!("{}", profile.critical_path(&context.plan, outcome.seconds)));
         }
     }
     Ok(show(args, &outcome, &context.plan.pipeline.root))
@@ -128,30 +141,12 @@ fn finish_upload(args: &RunArgs, uploader: Option<Arc<Uploader>>, cache: &Cache)
     let quiet = args.json || args.quiet;
     match summary {
         Some(Some(s)) if s.actions > 0 && !quiet => {
-            eprintln!("remote cache: sent {} results, {} objects, {}", s.actions, s.objects, display::bytes(s.bytes));
+            say(&format!("remote cache: sent {} results, {} objects, {}", s.actions, s.objects, display::bytes(s.bytes)));
         }
-        Some(None) => eprintln!("warning: the remote cache did not take everything within {} s", UPLOAD.as_secs()),
+        Some(None) => say(&format!("warning: the remote cache did not take everything within {} s", UPLOAD.as_secs())),
         _ => {}
     }
     if let Some(trouble) = cache.trouble() {
-        eprintln!("warning: {trouble}");
-    }
-}
-
-async fn on_interrupt(stop: Arc<Stop>, quiet: bool) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        stop.ask();
-        if !quiet {
-            let word = if stop.level() > 1 { "killing" } else { "stopping at the next checkpoint; Ctrl-C again kills" };
-            eprintln!("\n{word}");
-        }
-    }
-}
-
-async fn on_terminate(stop: Arc<Stop>) {
-    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        while signal.recv().await.is_some() {
-            stop.ask();
-        }
+        say(&format!("warning: {trouble}"));
     }
 }

@@ -1,18 +1,20 @@
 //! `flow status PIPELINE`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use flow_engine::Registry;
 use flow_engine::preview::Decision;
+use flow_engine::publish;
 use serde_json::json;
 
 use crate::args::StatusArgs;
 use crate::commands::print;
-use crate::context::Context;
+use crate::context::{Context, say_assumed};
 use crate::display::{ago, seconds};
 use crate::failure::Failure;
 
 pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
+    say_assumed(&args.pipeline)?;
     let context = Context::load(registry, &args.pipeline)?;
     let decisions = context.preview(context.plan.order(), &BTreeSet::new())?;
     let width = decisions.iter().map(|(id, _)| context.plan.stage(*id).name.len()).max().unwrap_or(0);
@@ -41,8 +43,15 @@ pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
             }
         }
     }
+    let cache = context.cache()?;
+    let by_stage: HashMap<_, _> = decisions.into_iter().collect();
+    let decide = |id| Ok(by_stage.get(&id).cloned().unwrap_or(Decision::Execute { key: None, parts: None, causes: Vec::new() }));
+    let strays = publish::strays(&context.plan, &cache, &|_| false, &decide)?;
     if args.json {
-        print(&json!({ "stages": rows }).to_string());
+        print(&json!({ "stages": rows, "of_another_run": strays, "vars": context.plan.pipeline.overrides.vars, "sets": context.plan.pipeline.overrides.sets }).to_string());
+    }
+    for stray in strays.iter().filter(|_| !args.json) {
+        print(&format!("of another run: {} ({}, run {}): {}", stray.path, stray.from, stray.run, stray.why));
     }
     Ok(0)
 }

@@ -7,7 +7,7 @@ use flow_stages::teacher::http::HttpTeacherStage;
 use flow_stages::teacher::http::probe::{Work, standalone};
 
 use crate::args::ProbeArgs;
-use crate::commands::print;
+use crate::commands::{print, say};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -37,7 +37,7 @@ pub fn probe(registry: &Registry, args: &ProbeArgs) -> Result<u8, Failure> {
         match standalone(&stage.params, &work, scratch.path()) {
             Ok(lines) => lines.iter().for_each(|line| print(&format!("  {line}"))),
             Err(e) => {
-                eprintln!("{}: {e}{}", stage.name, e.help.as_ref().map_or(String::new(), |h| format!("\n  help: {h}")));
+                say(&format!("{}: {e}{}", stage.name, e.help.as_ref().map_or(String::new(), |h| format!("\n  help: {h}"))));
                 return Ok(1);
             }
         }

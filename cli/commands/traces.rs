@@ -7,7 +7,7 @@ use flow_stages::traces::merge;
 use serde_json::json;
 
 use crate::args::TracesCommand;
-use crate::commands::print;
+use crate::commands::{print, say};
 use crate::failure::Failure;
 
 /// Bad rows that `check` names.
@@ -99,6 +99,6 @@ fn check(found: &Survey, max_invalid: f64) {
     let s = &found.stats;
     print(&format!("{} rows, invalid: {}", s.rows, refused(s)));
     if s.invalid_share > max_invalid {
-        eprintln!("error: more than {} % of the rows are invalid", 100.0 * max_invalid);
+        say(&format!("error: more than {} % of the rows are invalid", 100.0 * max_invalid));
     }
 }

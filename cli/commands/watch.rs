@@ -9,6 +9,7 @@ use flow_engine::plan::SourceOf;
 
 use crate::args::RunArgs;
 use crate::commands::run;
+use crate::commands::say;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -24,7 +25,7 @@ pub fn watch(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
         if code == 130 {
             return Ok(code);
         }
-        eprintln!("watching {} files; Ctrl-C ends", before.len());
+        say(&format!("watching {} files; Ctrl-C ends", before.len()));
         while seen(registry, args) == before {
             std::thread::sleep(EVERY);
         }

@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_engine::events::{RunEvent, RunSink};
 
+use crate::commands::say;
+
 /// The display of a run.
 pub enum Display {
     Json,
@@ -32,7 +34,7 @@ impl RunSink for Display {
                     RunEvent::StageFailed { .. } | RunEvent::GateRefused { .. } | RunEvent::StageChecked { difference: Some(_), .. }
                 ) && let Some(line) = line_of(&event, *width)
                 {
-                    eprintln!("{line}");
+                    say(&line);
                 }
             }
         }

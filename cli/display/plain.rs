@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use flow_engine::events::RunEvent;
 
+use crate::commands::say;
 use crate::display::line_of;
 
 /// Progress is worth a line this often.
@@ -24,7 +25,7 @@ impl Plain {
     pub fn show(&self, event: &RunEvent) {
         let width = self.width;
         if let Some(line) = line_of(event, width) {
-            eprintln!("{line}");
+            say(&line);
         }
         if let RunEvent::StageProgress { stage, done, total, unit } = event {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +33,7 @@ impl Plain {
             if last.elapsed() >= EVERY {
                 *last = Instant::now();
                 let percent = if *total > 0 { 100.0 * *done as f64 / *total as f64 } else { 0.0 };
-                eprintln!("{stage:width$}  {done} of {total} {unit} ({percent:.0} %)");
+                say(&format!("{stage:width$}  {done} of {total} {unit} ({percent:.0} %)"));
             }
         }
     }

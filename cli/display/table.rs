@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flow_engine::run::RunOutcome;
 
-use crate::commands::print;
+use crate::commands::{print, say};
 use crate::display::seconds;
 
 /// Prints stages, headline figures, warnings and published paths.
@@ -42,16 +42,20 @@ pub fn print_outcome(outcome: &RunOutcome, root: &Path, quiet: bool) {
         let here = std::env::current_dir().unwrap_or_else(|_| root.to_owned());
         print(&path.strip_prefix(&here).unwrap_or(path).display().to_string());
     }
+    for stray in &outcome.strays {
+        say(&format!("of another run: {} ({}, run {}): {}", stray.path, stray.from, stray.run, stray.why));
+    }
     for (stage, warning) in &outcome.warnings {
-        eprintln!("warning: {stage}: {warning}");
+        say(&format!("warning: {stage}: {warning}"));
     }
     for error in &outcome.publish_errors {
-        eprintln!("error: {error}");
+        say(&format!("error: {error}"));
     }
     for stage in &outcome.withheld {
-        eprintln!("withheld: {stage}");
+        say(&format!("withheld: {stage}"));
     }
     for stage in &outcome.refused {
-        eprintln!("gate `{stage}` refused");
+        let reasons = outcome.reasons.get(stage).map(|r| r.join("; ")).filter(|r| !r.is_empty());
+        say(&format!("gate `{stage}` refused{}", reasons.map_or(String::new(), |r| format!(": {r}"))));
     }
 }

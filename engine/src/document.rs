@@ -1,17 +1,17 @@
-//! YAML text as values with their places.
+//! YAML text as [`Node`]s with their places.
 //!
-//! Values come from `serde_yaml`. Places are only needed when something is wrong: they come then from the event
-//! parser `saphyr-parser` over the same text, matched by path.
+//! One walk over the events of `saphyr-parser` builds the values, so that each scalar keeps the text and the style in which it was
+//! written. Places are only needed when something is wrong: a second walk notes them then, by path.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use miette::NamedSource;
-use saphyr_parser::{Event, Parser, Span};
-use serde_json::{Map, Value};
 
+use crate::node::{Fields, Node, Scalar};
 use crate::problem::Problem;
+use crate::walk::{Place, Walk};
 
 /// A path into the document: mapping keys and sequence indices.
 pub type Path = [String];
@@ -28,19 +28,13 @@ macro_rules! path {
     ($($part:expr),* $(,)?) => { $crate::document::path_of(&[$(&$part as &dyn std::fmt::Display),*]) };
 }
 
-#[derive(Clone, Debug, Default)]
-struct Place {
-    key: Option<Range<usize>>,
-    value: Range<usize>,
-}
-
 /// A parsed file: its values and where each of them is.
 #[derive(Clone, Debug)]
 pub struct Document {
     name: String,
     text: Arc<str>,
     /// The values.
-    pub root: Value,
+    pub root: Node,
     places: OnceLock<HashMap<Vec<String>, Place>>,
     overrides: Vec<(Vec<String>, String)>,
 }
@@ -48,33 +42,19 @@ pub struct Document {
 impl Document {
     /// Parses `text`; `name` is how the file is called in messages.
     pub fn parse(name: &str, text: &str) -> Result<Self, Problem> {
-        let mut document = Self { name: name.into(), text: text.into(), root: Value::Null, places: OnceLock::new(), overrides: Vec::new() };
-        let mut yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| {
-            // The event parser knows the place of most mistakes better.
-            match Walk::new(text).walk() {
-                Ok(_) => document.yaml_problem(&e),
-                Err((message, span, help)) => document.at_bytes(message, span).maybe_help(help),
-            }
-        })?;
-        if text.contains("<<") {
-            yaml.apply_merge().map_err(|e| document.yaml_problem(&e))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut document =
+            Self { name: name.into(), text: text.into(), root: Node::null(), places: OnceLock::new(), overrides: Vec::new() };
+        match Walk::new(text).values() {
+            Ok(root) => document.root = root,
+            Err((message, span, help)) => return Err(document.at_bytes(message, span).maybe_help(help)),
         }
-        document.root = to_json(yaml, &mut Vec::new()).map_err(|(path, message)| document.at_value(&path, message))?;
         Ok(document)
     }
 
     /// How the file is called in messages.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    fn yaml_problem(&self, error: &serde_yaml::Error) -> Problem {
-        let text = error.to_string();
-        // The place is shown in the file itself.
-        let message = text.split(" at line ").next().unwrap_or(&text);
-        let (message, position) = message.split_once(" at position ").unwrap_or((message, ""));
-        let at = position.parse().ok().or_else(|| error.location().map(|l| l.index())).unwrap_or(0);
-        self.at_bytes(format!("not valid YAML: {message}"), at..at + 1)
     }
 
     fn at_bytes(&self, message: impl Into<String>, span: Range<usize>) -> Problem {
@@ -111,7 +91,7 @@ impl Document {
         if let Some((_, origin)) = self.overrides.iter().find(|(o, _)| path.starts_with(o)) {
             return Problem::new(format!("{message} (set by `{origin}`)"));
         }
-        let places = self.places.get_or_init(|| Walk::new(&self.text).walk().unwrap_or_default());
+        let places = self.places.get_or_init(|| Walk::new(&self.text).places().unwrap_or_default());
         for len in (0..=path.len()).rev() {
             if let Some(place) = places.get(&path[..len]) {
                 let span = if len == path.len() { pick(place) } else { place.key.clone().unwrap_or(place.value.clone()) };
@@ -122,25 +102,20 @@ impl Document {
     }
 
     /// Sets the value at `path` as `origin` (a command-line argument) says; mappings on the way are made.
-    pub fn set(&mut self, path: &Path, value: Value, origin: &str) -> Result<(), Problem> {
+    pub fn set(&mut self, path: &Path, value: Node, origin: &str) -> Result<(), Problem> {
         let mut slot = &mut self.root;
         for part in path {
+            if let Node::Scalar(_) = slot {
+                *slot = Node::Map(Fields::new());
+            }
             slot = match slot {
-                Value::Array(items) => {
+                Node::List(items) => {
                     let len = items.len();
-                    part.parse::<usize>()
-                        .ok()
-                        .and_then(|i| items.get_mut(i))
-                        .ok_or_else(|| Problem::new(format!("`{origin}`: the list has {len} items, no item `{part}`")))?
+                    let item = part.parse::<usize>().ok().and_then(|i| items.get_mut(i));
+                    item.ok_or_else(|| Problem::new(format!("`{origin}`: the list has {len} items, no item `{part}`")))?
                 }
-                Value::Object(map) => map.entry(part.clone()).or_insert(Value::Null),
-                other => {
-                    *other = Value::Object(Map::new());
-                    match other {
-                        Value::Object(map) => map.entry(part.clone()).or_insert(Value::Null),
-                        _ => return Err(Problem::new(format!("`{origin}` does not fit"))),
-                    }
-                }
+                Node::Map(fields) => fields.entry(part.clone()).or_insert_with(Node::null),
+                Node::Scalar(_) => return Err(Problem::new(format!("`{origin}` does not fit"))),
             };
         }
         *slot = value;
@@ -170,170 +145,19 @@ fn clipped_len(before: &str) -> usize {
     before.split('\n').map(|l| clipped_line(l) + 1).sum::<usize>() - 1
 }
 
-/// One YAML scalar, list or mapping from the command line.
-pub fn parse_value(text: &str) -> Result<Value, Problem> {
-    let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|e| Problem::new(format!("`{text}` is not valid YAML: {e}")))?;
-    to_json(yaml, &mut Vec::new()).map_err(|(_, message)| Problem::new(message))
+/// A value of the command line: exactly the text, unless it is written as a list (`[`), a mapping (`{`) or in quotes.
+pub fn parse_value(text: &str) -> Result<Node, Problem> {
+    if text.starts_with(['[', '{', '"', '\'']) {
+        return Walk::new(text).values().map_err(|(message, ..)| {
+            Problem::new(format!("`{text}`: {message}")).help("a value that begins with `[`, `{` or a quote is read as YAML")
+        });
+    }
+    Ok(typed_text(text))
 }
 
-fn to_json(yaml: serde_yaml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<String>, String)> {
-    use serde_yaml::Value as Y;
-    Ok(match yaml {
-        Y::Null => Value::Null,
-        Y::Bool(b) => b.into(),
-        Y::String(s) => s.into(),
-        Y::Number(n) => match (n.as_u64(), n.as_i64(), n.as_f64().and_then(serde_json::Number::from_f64)) {
-            (Some(u), _, _) => u.into(),
-            (_, Some(i), _) => i.into(),
-            (_, _, Some(f)) => Value::Number(f),
-            _ => return Err((path.clone(), format!("`{n}` is not a number that a parameter can hold"))),
-        },
-        Y::Sequence(items) => {
-            let mut out = Vec::new();
-            for (i, item) in items.into_iter().enumerate() {
-                path.push(i.to_string());
-                out.push(to_json(item, path)?);
-                path.pop();
-            }
-            Value::Array(out)
-        }
-        Y::Mapping(map) => {
-            let mut out = Map::new();
-            for (key, value) in map {
-                let key = match key {
-                    Y::String(s) => s,
-                    Y::Number(n) => n.to_string(),
-                    Y::Bool(b) => b.to_string(),
-                    _ => return Err((path.clone(), "a key must be a plain word".into())),
-                };
-                path.push(key.clone());
-                let value = to_json(value, path)?;
-                path.pop();
-                out.insert(key, value);
-            }
-            Value::Object(out)
-        }
-        Y::Tagged(tagged) => return Err((path.clone(), format!("YAML tags such as `{}` mean nothing here", tagged.tag))),
-    })
-}
-
-/// No pipeline nests deeper, and the stack is finite.
-const DEEPEST: usize = 100;
-
-type WalkError = (String, Range<usize>, Option<String>);
-
-/// Walks the events once and notes where each path is.
-struct Walk<'a> {
-    text: &'a str,
-    /// Byte offset of each character, where the text is not plain ASCII.
-    bytes: Option<Vec<usize>>,
-    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    places: HashMap<Vec<String>, Place>,
-    path: Vec<String>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(text: &'a str) -> Self {
-        let bytes = (!text.is_ascii()).then(|| text.char_indices().map(|(i, _)| i).collect());
-        Self { text, bytes, parser: Parser::new_from_str(text), places: HashMap::new(), path: Vec::new() }
-    }
-
-    fn byte(&self, chars: usize) -> usize {
-        match &self.bytes {
-            Some(bytes) => bytes.get(chars).copied().unwrap_or(self.text.len()),
-            None => chars.min(self.text.len()),
-        }
-    }
-
-    fn range(&self, span: &Span) -> Range<usize> {
-        let (start, end) = (self.byte(span.start.index()), self.byte(span.end.index()));
-        let text = self.text.get(start..end).unwrap_or_default();
-        // A block value ends where the next token starts; a place is one line at most.
-        let shown = text.lines().next().unwrap_or_default().trim_end();
-        start..start + shown.len().max(1).min(self.text.len().saturating_sub(start))
-    }
-
-    fn next(&mut self) -> Result<(Event<'a>, Span), WalkError> {
-        match self.parser.next_event() {
-            Some(Ok(event)) => Ok(event),
-            Some(Err(e)) => {
-                let at = self.byte(e.marker().index());
-                Err((format!("not valid YAML: {}", e.info()), at..at + 1, yaml_help(self.text, at)))
-            }
-            None => Ok((Event::StreamEnd, Span::default())),
-        }
-    }
-
-    fn walk(mut self) -> Result<HashMap<Vec<String>, Place>, WalkError> {
-        let mut documents = 0;
-        loop {
-            let (event, span) = self.next()?;
-            match event {
-                Event::StreamEnd => return Ok(self.places),
-                Event::DocumentStart(_) => {
-                    documents += 1;
-                    if documents > 1 {
-                        return Err(("a pipeline is one YAML document, this is a second".into(), self.range(&span), None));
-                    }
-                }
-                Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
-                other => self.value(other, &span, None)?,
-            }
-        }
-    }
-
-    fn value(&mut self, event: Event<'a>, span: &Span, key: Option<Range<usize>>) -> Result<(), WalkError> {
-        let value = self.range(span);
-        if self.path.len() > DEEPEST {
-            return Err((format!("more than {DEEPEST} levels of nesting"), value, None));
-        }
-        self.places.insert(self.path.clone(), Place { key, value });
-        match event {
-            Event::MappingStart(..) => loop {
-                let (event, span) = self.next()?;
-                let name = match event {
-                    Event::MappingEnd => return Ok(()),
-                    Event::Scalar(text, ..) => text.into_owned(),
-                    _ => return Err(("a key must be a plain word".into(), self.range(&span), None)),
-                };
-                let key = self.range(&span);
-                if name == "<<" {
-                    // A merge key may come several times, and its value is not where it is written.
-                    let (event, span) = self.next()?;
-                    self.path.push(name);
-                    self.value(event, &span, Some(key))?;
-                    self.path.pop();
-                    continue;
-                }
-                self.path.push(name);
-                if self.places.contains_key(&self.path) {
-                    let name = self.path.last().cloned().unwrap_or_default();
-                    return Err((format!("key `{name}` is given twice"), key, Some("remove or rename one of the two".into())));
-                }
-                let (event, span) = self.next()?;
-                self.value(event, &span, Some(key))?;
-                self.path.pop();
-            },
-            Event::SequenceStart(..) => {
-                for i in 0.. {
-                    let (event, span) = self.next()?;
-                    if matches!(event, Event::SequenceEnd) {
-                        break;
-                    }
-                    self.path.push(i.to_string());
-                    self.value(event, &span, None)?;
-                    self.path.pop();
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn yaml_help(text: &str, at: usize) -> Option<String> {
-    let line = text.get(..at)?.rsplit('\n').next()?;
-    line.contains('\t').then(|| "YAML indents with spaces, never with tabs".into())
+/// A scalar that is exactly this text; nothing typed is the empty text.
+pub fn typed_text(text: &str) -> Node {
+    Node::Scalar(Scalar { text: text.into(), plain: !text.is_empty() })
 }
 
 #[cfg(test)]
@@ -368,7 +192,7 @@ mod tests {
     #[test]
     fn aliases_and_merges_are_values() {
         let document = Document::parse("p.yaml", "x: &x { a: 1 }\ny: { <<: *x, b: 2 }\nz: *x\n").unwrap();
-        assert_eq!(document.root["y"], serde_json::json!({"b": 2, "a": 1}));
-        assert_eq!(document.root["z"]["a"], 1);
+        assert_eq!(document.root.get("y").map(Node::shown), Some(serde_json::json!({"b": 2, "a": 1})));
+        assert_eq!(document.root.get("z").map(Node::shown), Some(serde_json::json!({"a": 1})));
     }
 }

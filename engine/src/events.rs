@@ -1,5 +1,7 @@
 //! What a run tells while it runs: one typed stream, which every display consumes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A stage that would run, and why.
@@ -156,6 +158,8 @@ pub enum RunEvent {
         /// Whether it had to be written.
         written: bool,
     },
+    /// A published place holds what another run put there, and the plan would put something else.
+    OfAnotherRun(crate::publish::Stray),
     /// What a dry run found.
     Planned {
         /// Stages that would run.
@@ -177,6 +181,9 @@ pub enum RunEvent {
         skipped: Vec<String>,
         /// Gates that refused.
         refused: Vec<String>,
+        /// Why each of them did.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        reasons: BTreeMap<String, Vec<String>>,
         /// Stages that a refused gate withholds.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         withheld: Vec<String>,

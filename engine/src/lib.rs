@@ -1,6 +1,6 @@
 //! Pipelines, plans, action keys, scheduling and the plugin contract of `flow`.
 //!
-//! Data goes one way: a file is parsed ([`document`], [`vars`], [`pipeline`]), linked against the kinds of a
+//! Data goes one way: a file is parsed ([`text`], [`document`] of [`node`]s, [`vars`], [`pipeline`]), linked against the kinds of a
 //! [`registry`] into a typed DAG (`link`, [`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
 //! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]; [`memo`] remembers a run with
 //! nothing to do). What happens is told
@@ -17,6 +17,7 @@ pub mod graph;
 pub mod key;
 mod link;
 pub mod memo;
+pub mod node;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;
@@ -32,8 +33,11 @@ pub mod schema;
 pub mod sources;
 pub mod stop;
 mod tail;
+pub mod text;
+pub mod typed;
 pub mod units;
 pub mod vars;
+mod walk;
 pub mod worker;
 
 pub use registry::Registry;

@@ -16,6 +16,7 @@ use crate::problem::{Problem, Problems, nearest, suggest};
 use crate::registry::{Kind, Refused, Registry, show_path};
 use crate::schema::{self, Mark};
 use crate::sources;
+use crate::typed;
 
 /// Names for a message.
 pub(crate) fn quoted(names: &[String]) -> String {
@@ -74,26 +75,29 @@ pub(crate) struct Linker<'a> {
     registry: &'a Registry,
     /// Index of a stage by name.
     by_name: HashMap<&'a str, usize>,
-    /// Kinds in the order of the stages, `None` where they are unknown.
+    /// Kinds in the order of the stages, with the parameters read by their types; `None` where either is wrong.
     kinds: Vec<Option<Arc<dyn Kind>>>,
+    raw: Vec<Value>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Linker<'a> {
     pub fn new(pipeline: &'a Pipeline, registry: &'a Registry) -> Self {
         let by_name = pipeline.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
-        Self { pipeline, registry, by_name, kinds: Vec::new(), problems: Vec::new() }
+        Self { pipeline, registry, by_name, kinds: Vec::new(), raw: Vec::new(), problems: Vec::new() }
     }
 
     pub fn link(mut self) -> Result<Linked, Problems> {
         for decl in &self.pipeline.stages {
-            let kind = self.kind(decl);
+            let (kind, raw) = self.kind(decl).unzip();
             self.kinds.push(kind);
+            self.raw.push(raw.unwrap_or_default());
         }
         let mut stages = Vec::new();
         for (i, decl) in self.pipeline.stages.iter().enumerate() {
+            let raw = std::mem::take(&mut self.raw[i]);
             if let Some(kind) = self.kinds[i].clone()
-                && let Some(stage) = self.stage(decl, &kind)
+                && let Some(stage) = self.stage(decl, &kind, raw)
             {
                 stages.push(stage);
             }
@@ -117,7 +121,8 @@ impl<'a> Linker<'a> {
         if self.problems.is_empty() { Ok((stages, publish, targets)) } else { Err(Problems { list: self.problems }) }
     }
 
-    fn kind(&mut self, decl: &StageDecl) -> Option<Arc<dyn Kind>> {
+    /// The kind of a stage, and its parameters by the kind's types.
+    fn kind(&mut self, decl: &StageDecl) -> Option<(Arc<dyn Kind>, Value)> {
         let Some(kind) = self.registry.get(&decl.kind) else {
             let help = match nearest(&decl.kind, self.registry.names()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -128,8 +133,9 @@ impl<'a> Linker<'a> {
             return None;
         };
         let inputs: Vec<_> = decl.inputs.iter().map(|(port, refs, list)| (port.clone(), *list || self.several(refs))).collect();
-        match kind.shape(&inputs, &decl.with) {
-            Ok(shaped) => Some(shaped.unwrap_or_else(|| kind.clone())),
+        let read = typed::read(kind.schema(), &decl.with);
+        match read.and_then(|raw| Ok((kind.shape(&inputs, &raw)?.unwrap_or_else(|| kind.clone()), raw))) {
+            Ok(found) => Some(found),
             Err(refused) => {
                 self.problems.push(refusal(decl, kind.as_ref(), refused));
                 None
@@ -142,7 +148,7 @@ impl<'a> Linker<'a> {
         references.iter().any(|r| self.pipeline.groups.contains_key(&r.stage))
     }
 
-    fn stage(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Option<PlannedStage> {
+    fn stage(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>, raw: Value) -> Option<PlannedStage> {
         let inputs = self.wires(decl, kind);
         let after = decl.after.iter().flat_map(|r| self.outputs(&decl.document, r)).map(|(id, _)| id).collect();
         let mut requires = Vec::new();
@@ -156,7 +162,7 @@ impl<'a> Linker<'a> {
                 requires.push((id, port));
             }
         }
-        let params = match self.params(decl, kind) {
+        let params = match self.params(decl, kind, raw) {
             Ok(params) => params,
             Err(problem) => {
                 self.problems.push(problem);
@@ -181,9 +187,8 @@ impl<'a> Linker<'a> {
         })
     }
 
-    fn params(&self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Result<Params, Problem> {
+    fn params(&self, decl: &StageDecl, kind: &Arc<dyn Kind>, mut raw: Value) -> Result<Params, Problem> {
         let place = |path: &[String]| [decl.place(&["with"]), path.to_vec()].concat();
-        let mut raw = decl.with.clone();
         for (path, mark) in schema::marks(kind.schema(), &raw) {
             let Some(slot) = pointer(&mut raw, &path) else { continue };
             let text = slot.as_str().unwrap_or_default();

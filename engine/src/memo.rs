@@ -18,6 +18,7 @@ use crate::events::{RunEvent, RunSink};
 use crate::key::MachineId;
 use crate::pipeline::PluginDecl;
 use crate::plan::{Plan, Source, SourceOf, StageId};
+use crate::publish::place::State as Place;
 use crate::record;
 use crate::run::{RunOptions, RunOutcome, StageReport, measures};
 use crate::schedule::State;
@@ -122,6 +123,7 @@ impl Memo {
             stages: self.stages.iter().map(report).collect(),
             reused: names,
             refused: self.refused.iter().map(|(stage, _)| stage.clone()).collect(),
+            reasons: self.refused.iter().cloned().collect(),
             withheld: self.withheld.clone(),
             headline: self.headline.clone(),
             published: self.published.iter().map(|(to, ..)| self.root.join(to)).collect(),
@@ -135,7 +137,7 @@ impl Memo {
 }
 
 fn published(cache: &Cache, path: &Path, artifact: &Artifact) -> bool {
-    cache.digest_source(path).is_ok_and(|there| there.digest == artifact.digest && there.tree == artifact.tree)
+    matches!(Place::at(cache, path), Ok(Some(there)) if there.is(artifact))
 }
 
 /// The sources of a plan with what is in them now.
@@ -168,6 +170,9 @@ pub(crate) fn remember(
     (outcome, before): (&RunOutcome, Option<Sources>),
 ) -> Result<(), CacheError> {
     let (Some(name), Some(before)) = (&options.memo, before) else { return Ok(()) };
+    if !outcome.strays.is_empty() || outcome.publish_refused {
+        return Ok(());
+    }
     let whole = outcome.failed.is_empty() && outcome.skipped.is_empty() && outcome.publish_errors.is_empty() && outcome.checked.is_empty();
     if !whole || outcome.interrupted {
         return Ok(());
@@ -186,7 +191,7 @@ pub(crate) fn remember(
         refused: outcome.refused.iter().map(|s| (s.clone(), outcome.reasons.get(s).cloned().unwrap_or_default())).collect(),
         withheld: outcome.withheld.clone(),
         record: json!({
-            "format": 1, "pipeline": plan.pipeline.file.to_string_lossy(), "name": plan.pipeline.name, "like": outcome.run,
+            "format": 1, "pipeline": plan.pipeline.file.to_string_lossy(), "name": plan.pipeline.name, "like": outcome.run, "vars": plan.pipeline.overrides.vars, "sets": plan.pipeline.overrides.sets,
             "reused": outcome.executed.len() + outcome.reused.len(), "ok": outcome.ok(), "interrupted": false,
             "refused": outcome.refused, "stages": [],
         }),

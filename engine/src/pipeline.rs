@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
-use crate::document::{Document, parse_value};
+use crate::document::{Document, parse_value, typed_text};
+use crate::node::{Fields, Node};
 use crate::path;
 use crate::problem::{Problem, Problems, suggest};
 use crate::reader::{self, STAGE_KEYS};
+use crate::text;
 
 /// What the command line changes in the file.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +58,8 @@ pub struct StageDecl {
     pub kind: String,
     /// `in:`: port, artifacts, whether they were written as a list.
     pub inputs: Vec<(String, Vec<PortRef>, bool)>,
-    /// `with:`, variables replaced.
-    pub with: Value,
+    /// `with:`, variables replaced; a mapping.
+    pub with: Node,
     /// `after:`.
     pub after: Vec<PortRef>,
     /// `requires:`: gates that must accept.
@@ -132,6 +132,8 @@ pub struct Pipeline {
     pub targets: Vec<PortRef>,
     /// `publish:`: path and artifact.
     pub publish: Vec<(String, PortRef)>,
+    /// What the command line changed.
+    pub overrides: Overrides,
 }
 
 /// The nearest ancestor of `dir` that holds `.flow/` or `.git/`, else `dir`.
@@ -150,8 +152,8 @@ impl Part {
     pub fn dir(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new("."))
     }
-    pub fn map(&self, key: &str) -> Option<&Map<String, Value>> {
-        self.document.root.get(key).and_then(Value::as_object)
+    pub fn map(&self, key: &str) -> Option<&Fields> {
+        self.document.root.get(key).and_then(Node::fields)
     }
 }
 
@@ -161,6 +163,11 @@ impl Pipeline {
         let shown = file.display().to_string();
         let text = read(file, &shown).map_err(|p| p.help("give the path of a pipeline file, such as pipelines/poc.yaml"))?;
         let file = file.canonicalize().map_err(|e| Problem::new(format!("cannot resolve {shown}: {e}")))?;
+        if file.to_str().is_none() {
+            // Records, tasks and keys hold paths as text: two that differ must not look alike there.
+            let problem = Problem::new(format!("the path {} is not UTF-8", file.display()));
+            return Err(problem.help("rename the folder or the file").into());
+        }
         Self::parse(&shown, &text, &file, overrides)
     }
 
@@ -170,29 +177,27 @@ impl Pipeline {
         let mut open = vec![file.to_owned()];
         include(0, &mut parts, &mut open)?;
         apply(&mut parts, overrides)?;
-        reader::read(parts)
+        Ok(Self { overrides: overrides.clone(), ..reader::read(parts)? })
     }
 }
 
 fn read(file: &Path, shown: &str) -> Result<String, Problem> {
     let bytes = std::fs::read(file).map_err(|e| Problem::new(format!("cannot read the pipeline {shown}: {e}")))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let row = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        Problem::new(format!("{shown} is not UTF-8 (line {row})")).help("save the file as UTF-8")
-    })
+    text::utf8(bytes).map_err(|e| Problem::new(format!("{shown} {e}")).help(e.help()))
 }
 
 /// Reads what part `of` includes, depth first; `open` are the files being read, to find one that includes itself.
 fn include(of: usize, parts: &mut Vec<Part>, open: &mut Vec<PathBuf>) -> Result<(), Problem> {
-    let names: Vec<(Vec<String>, Value)> = match parts[of].document.root.get("include") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Array(items)) => items.iter().enumerate().map(|(i, v)| (path!["include", i], v.clone())).collect(),
+    let names: Vec<(Vec<String>, Node)> = match parts[of].document.root.get("include") {
+        None => return Ok(()),
+        Some(nothing) if nothing.is_null() => return Ok(()),
+        Some(Node::List(items)) => items.iter().enumerate().map(|(i, v)| (path!["include", i], v.clone())).collect(),
         Some(one) => vec![(path!["include"], one.clone())],
     };
     for (at, name) in names {
         let document = &parts[of].document;
-        let Value::String(name) = name else { return Err(document.at_value(&at, "`include` names files")) };
-        let file = parts[of].dir().join(&name);
+        let Some(name) = name.text() else { return Err(document.at_value(&at, "`include` names files")) };
+        let file = parts[of].dir().join(name);
         let real = file.canonicalize().map_err(|e| {
             document
                 .at_value(&at, format!("cannot include {}: {e}", file.display()))
@@ -204,7 +209,7 @@ fn include(of: usize, parts: &mut Vec<Part>, open: &mut Vec<PathBuf>) -> Result<
         if parts.iter().any(|p| p.file == real) {
             continue;
         }
-        let shown = Path::new(document.name()).parent().unwrap_or(Path::new("")).join(&name).display().to_string();
+        let shown = Path::new(document.name()).parent().unwrap_or(Path::new("")).join(name).display().to_string();
         let text = read(&real, &shown)?;
         parts.push(Part { document: Document::parse(&shown, &text)?, file: real.clone(), text: text.into() });
         open.push(real);
@@ -217,12 +222,15 @@ fn include(of: usize, parts: &mut Vec<Part>, open: &mut Vec<PathBuf>) -> Result<
 fn apply(parts: &mut [Part], overrides: &Overrides) -> Result<(), Problem> {
     for (name, text) in &overrides.vars {
         let origin = format!("--var {name}={text}");
-        let known: Vec<_> = parts.iter().filter_map(|p| p.map("vars")).flat_map(|m| m.keys().cloned()).collect();
-        if !known.contains(name) {
-            let help = suggest(name, known.iter().map(String::as_str));
-            return Err(Problem::new(format!("`{origin}`: the pipeline has no variable `{name}`")).help(help));
-        }
-        parts[0].document.set(&path!["vars", name], parse_value(text)?, &origin)?;
+        let declared = parts.iter().filter_map(|p| p.map("vars")).find_map(|m| m.get(name));
+        let Some(declared) = declared else {
+            let known = parts.iter().filter_map(|p| p.map("vars")).flat_map(|m| m.keys().map(String::as_str));
+            return Err(Problem::new(format!("`{origin}`: the pipeline has no variable `{name}`")).help(suggest(name, known)));
+        };
+        // A variable that is a text stays one whatever is typed: `--var message=[x]` is no list.
+        let scalar = matches!(declared, Node::Scalar(_)) && !declared.is_null();
+        let value = if scalar { typed_text(text) } else { parse_value(text)? };
+        parts[0].document.set(&path!["vars", name], value, &origin)?;
     }
     for (target, text) in &overrides.sets {
         let origin = format!("--set {target}={text}");

@@ -1,6 +1,7 @@
 //! The typed DAG: every stage with its kind, canonical parameters and wired inputs; it cannot hold a cycle.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +72,12 @@ impl Source {
                 }
                 json!({ "files": files })
             }
-            SourceOf::Env(name) => json!({ "env": std::env::var(name).ok() }),
+            SourceOf::Env(name) => match std::env::var_os(name).map(std::ffi::OsString::into_string) {
+                None => json!({ "env": null }),
+                Some(Ok(text)) => json!({ "env": text }),
+                // JSON holds no other bytes than UTF-8; two such values must not share a key.
+                Some(Err(bytes)) => json!({ "env_bytes": hex(bytes.as_bytes()) }),
+            },
         }))
     }
     /// How it is called in messages.
@@ -281,6 +287,10 @@ fn wildcard(pattern: &str, name: &str) -> bool {
         ends = next;
     }
     ends.contains(&name.len())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A JSON pointer of a path.

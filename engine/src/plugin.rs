@@ -260,6 +260,9 @@ pub struct Task {
     pub threads: usize,
     /// Ancestors in the DAG, topological order; empty where every output is pure.
     pub provenance: Vec<Provenance>,
+    /// The run that executes it; empty where every output is pure, as these are no function of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub run: String,
 }
 
 /// What a task tells while it runs; one JSON object per line in `events.jsonl`.

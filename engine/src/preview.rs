@@ -36,6 +36,14 @@ impl Decision {
     }
 }
 
+/// The decision for one stage, with what it needs taken into account.
+pub fn decision(plan: &Plan, cache: &Cache, id: StageId, machine: &dyn Fn() -> MachineId) -> Result<Decision, CacheError> {
+    let mut selected = plan.ancestors(id);
+    selected.push(id);
+    let found = preview(plan, cache, &selected, &BTreeSet::new(), machine)?.pop();
+    Ok(found.map_or(Decision::Execute { key: None, parts: None, causes: Vec::new() }, |(_, decision)| decision))
+}
+
 /// The decision for each selected stage, in topological order.
 pub fn preview(
     plan: &Plan,

@@ -1,17 +1,16 @@
 //! Documents → declarations. Goes on after a problem, so that all are told at once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Component, Path};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use crate::document::Document;
+use crate::node::{Fields, Meaning, Node, Scalar};
 use crate::path;
-use crate::pipeline::{Part, Pipeline, PluginDecl, PortRef, RemoteDecl, StageDecl, project_root};
+use crate::pipeline::{Overrides, Part, Pipeline, PluginDecl, PortRef, RemoteDecl, StageDecl, project_root};
 use crate::problem::{Problem, Problems, nearest, suggest};
 use crate::units;
-use crate::vars::{self, substitute};
+use crate::vars::substitute;
 
 const TOP_KEYS: [&str; 10] = ["flow", "name", "vars", "include", "plugins", "stages", "targets", "publish", "pools", "remote"];
 const INCLUDED_KEYS: [&str; 5] = ["flow", "vars", "include", "plugins", "stages"];
@@ -19,7 +18,7 @@ pub(crate) const STAGE_KEYS: [&str; 10] = ["use", "in", "with", "matrix", "after
 
 /// Reads the parts of a pipeline, the main file first.
 pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
-    let mut vars = Map::new();
+    let mut vars = Fields::new();
     for part in parts.iter().rev() {
         vars.extend(part.map("vars").into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
     }
@@ -38,6 +37,7 @@ pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
         remote: None,
         targets: Vec::new(),
         publish: Vec::new(),
+        overrides: Overrides::default(),
     };
     let mut problems = Vec::new();
     for (i, part) in parts.into_iter().enumerate() {
@@ -47,6 +47,7 @@ pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
         problems.extend(reader.problems);
     }
     problems.extend(misspelt_pools(&out));
+    problems.extend(coinciding_names(&out));
     if problems.is_empty() { Ok(out) } else { Err(Problems { list: problems }) }
 }
 
@@ -66,10 +67,21 @@ fn misspelt_pools(pipeline: &Pipeline) -> Vec<Problem> {
     problems
 }
 
+/// Two stages of one name: cells of a matrix whose values look alike.
+fn coinciding_names(pipeline: &Pipeline) -> Vec<Problem> {
+    let mut seen = HashSet::new();
+    let twice = pipeline.stages.iter().filter(|stage| !seen.insert(stage.name.as_str()));
+    let problem = |stage: &StageDecl| {
+        let message = format!("two cells of the matrix are called `{}`", stage.name);
+        stage.document.at_key(&stage.place(&["matrix"]), message).help("remove one of the two values, or write it otherwise")
+    };
+    twice.map(problem).collect()
+}
+
 struct Reader<'a> {
     document: Arc<Document>,
     dir: Arc<Path>,
-    vars: &'a Map<String, Value>,
+    vars: &'a Fields,
     problems: Vec<Problem>,
 }
 
@@ -84,38 +96,39 @@ impl Reader<'_> {
         self.problems.push(problem);
     }
 
-    fn unknown_keys(&mut self, map: &Map<String, Value>, at: &[String], known: &[&str], what: &str) {
+    fn unknown_keys(&mut self, map: &Fields, at: &[String], known: &[&str], what: &str) {
         for key in map.keys().filter(|k| !known.contains(&k.as_str())) {
             let path = [at, std::slice::from_ref(key)].concat();
             self.wrong_key(&path, format!("unknown key `{key}` {what}"), suggest(key, known.iter().copied()));
         }
     }
 
-    fn map<'v>(&mut self, value: Option<&'v Value>, at: &[String], what: &str) -> impl Iterator<Item = (&'v String, &'v Value)> + use<'v> {
+    fn map<'v>(&mut self, value: Option<&'v Node>, at: &[String], what: &str) -> impl Iterator<Item = (&'v String, &'v Node)> + use<'v> {
         let map = match value {
-            Some(Value::Object(map)) => Some(map),
-            None | Some(Value::Null) => None,
-            _ => {
+            Some(Node::Map(map)) => Some(map),
+            Some(other) if !other.is_null() => {
                 self.wrong(at, format!("{what} must be a mapping"));
                 None
             }
+            _ => None,
         };
         map.into_iter().flatten()
     }
 
-    fn resolved(&mut self, vars: &Map<String, Value>, at: &[String], value: &Value) -> Value {
+    fn resolved(&mut self, vars: &Fields, at: &[String], value: Option<&Node>) -> Node {
+        let Some(value) = value else { return Node::null() };
         match substitute(&self.document, vars, &mut at.to_vec(), value) {
             Ok(value) => value,
             Err(problem) => {
                 self.problems.push(problem);
-                Value::Null
+                Node::null()
             }
         }
     }
 
     fn file(&mut self, main: bool, out: &mut Pipeline) {
         let document = self.document.clone();
-        let Value::Object(top) = &document.root else {
+        let Node::Map(top) = &document.root else {
             return self.wrong(&[], "a pipeline is a mapping with `flow: 1` and `stages:`");
         };
         if main {
@@ -124,18 +137,18 @@ impl Reader<'_> {
             self.unknown_keys(top, &[], &INCLUDED_KEYS, "in an included file");
         }
         match top.get("flow") {
-            Some(Value::Number(n)) if n.as_u64() == Some(1) => {}
-            Some(other) => self.wrong(&path!["flow"], format!("this version of flow reads format 1, not {other}")),
+            Some(Node::Scalar(s)) if s.meaning() == Meaning::Whole(1.into()) => {}
+            Some(other) => self.wrong(&path!["flow"], format!("this version of flow reads format 1, not {}", other.shown())),
             None if !main => {}
             None => {
                 let problem = document.at_value(&[], "the file does not say `flow: 1`").help("put `flow: 1` on its first line");
                 self.problems.push(problem);
             }
         }
-        if top.get("vars").is_some_and(|v| !v.is_object() && !v.is_null()) {
+        if top.get("vars").is_some_and(|v| v.fields().is_none() && !v.is_null()) {
             self.wrong(&path!["vars"], "`vars` must be a mapping");
         }
-        if main && top.get("stages").is_none_or(Value::is_null) && out.files.len() == 1 {
+        if main && top.get("stages").is_none_or(Node::is_null) && out.files.len() == 1 {
             self.wrong(&path!["stages"], "a pipeline needs `stages:` with at least one stage");
         }
         let elsewhere: HashMap<String, String> =
@@ -159,13 +172,13 @@ impl Reader<'_> {
     }
 
     /// What only the main file says.
-    fn rest(&mut self, top: &Map<String, Value>, out: &mut Pipeline) {
-        match top.get("name") {
-            Some(Value::String(name)) => out.name.clone_from(name),
+    fn rest(&mut self, top: &Fields, out: &mut Pipeline) {
+        match top.get("name").map(Node::text) {
+            Some(Some(name)) => name.clone_into(&mut out.name),
             None => {}
-            Some(_) => self.wrong(&path!["name"], "`name` must be a text"),
+            Some(None) => self.wrong(&path!["name"], "`name` must be a text"),
         }
-        let targets = self.resolved(self.vars, &path!["targets"], top.get("targets").unwrap_or(&Value::Null));
+        let targets = self.resolved(self.vars, &path!["targets"], top.get("targets"));
         out.targets = self.references(&targets, &path!["targets"]).0;
         for (to, value) in self.map(top.get("publish"), &path!["publish"], "`publish`") {
             let at = path!["publish", to];
@@ -174,46 +187,66 @@ impl Reader<'_> {
                 let problem = self.document.at_key(&at, format!("`{to}` is not a path inside the project"));
                 self.problems.push(problem);
             }
-            match self.resolved(self.vars, &at, value) {
-                Value::String(text) => out.publish.push((to.clone(), PortRef::parse(&text, at))),
-                _ => self.wrong(&at, "expected `stage` or `stage.port`"),
+            match self.resolved(self.vars, &at, Some(value)).text() {
+                Some(text) => out.publish.push((to.clone(), PortRef::parse(text, at))),
+                None => self.wrong(&at, "expected `stage` or `stage.port`"),
+            }
+        }
+        for (i, (to, _)) in out.publish.iter().enumerate() {
+            let parts = |path: &str| Path::new(path).components().filter(|c| *c != Component::CurDir).collect::<PathBuf>();
+            let above = |(other, _): &&(String, PortRef)| parts(to).starts_with(parts(other));
+            if let Some((other, _)) = out.publish.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p).find(above) {
+                let message = format!("`{to}` lies at or in `{other}`, which is published too");
+                let problem = self.document.at_key(&path!["publish", to], message).help("give each artifact a path of its own");
+                self.problems.push(problem);
             }
         }
         out.pools = self.amounts(top.get("pools"), &path!["pools"], "`pools`");
-        let remote = self.resolved(self.vars, &path!["remote"], top.get("remote").unwrap_or(&Value::Null));
-        out.remote = match &remote {
-            Value::Null => None,
-            Value::String(url) => Some(RemoteDecl { url: url.clone(), read_only: false }),
-            Value::Object(map) => {
-                self.unknown_keys(map, &path!["remote"], &["url", "read_only"], "in `remote`");
-                match (map.get("url"), map.get("read_only").unwrap_or(&Value::Bool(false))) {
-                    (Some(Value::String(url)), Value::Bool(read_only)) => Some(RemoteDecl { url: url.clone(), read_only: *read_only }),
-                    _ => {
-                        self.wrong(&path!["remote"], "`remote` needs `url`, such as s3://bucket/prefix, and may say `read_only: true`");
-                        None
-                    }
-                }
-            }
-            _ => {
-                self.wrong(&path!["remote"], "`remote` is a mapping with `url`");
-                None
-            }
-        };
+        out.remote = self.remote(top);
     }
 
-    fn plugin(&mut self, name: &str, value: &Value) -> Option<PluginDecl> {
+    fn remote(&mut self, top: &Fields) -> Option<RemoteDecl> {
+        let at = path!["remote"];
+        let remote = self.resolved(self.vars, &at, top.get("remote"));
+        if let Some(url) = remote.text() {
+            return Some(RemoteDecl { url: url.to_owned(), read_only: false });
+        }
+        let Node::Map(map) = &remote else {
+            if !remote.is_null() {
+                self.wrong(&at, "`remote` is a mapping with `url`");
+            }
+            return None;
+        };
+        self.unknown_keys(map, &at, &["url", "read_only"], "in `remote`");
+        let read_only = match map.get("read_only") {
+            None => Some(false),
+            Some(Node::Scalar(s)) => match s.meaning() {
+                Meaning::Bool(b) => Some(b),
+                _ => None,
+            },
+            Some(_) => None,
+        };
+        match (map.get("url").and_then(Node::text), read_only) {
+            (Some(url), Some(read_only)) => Some(RemoteDecl { url: url.to_owned(), read_only }),
+            _ => {
+                self.wrong(&at, "`remote` needs `url`, such as s3://bucket/prefix, and may say `read_only: true`");
+                None
+            }
+        }
+    }
+
+    fn plugin(&mut self, name: &str, value: &Node) -> Option<PluginDecl> {
         let at = path!["plugins", name];
-        let value = self.resolved(self.vars, &at, value);
-        let Value::Object(map) = &value else {
+        let value = self.resolved(self.vars, &at, Some(value));
+        let Node::Map(map) = &value else {
             self.wrong(&at, "a plugin is a mapping with `command` and `files`");
             return None;
         };
         self.unknown_keys(map, &at, &["command", "files"], &format!("in plugin `{name}`"));
-        let texts = |value: Option<&Value>| match value {
+        let texts = |value: Option<&Node>| match value {
             None => Some(Vec::new()),
-            Some(Value::String(one)) => Some(vec![one.clone()]),
-            Some(Value::Array(items)) => items.iter().map(|v| v.as_str().map(str::to_owned)).collect(),
-            _ => None,
+            Some(Node::List(items)) => items.iter().map(|v| v.text().map(str::to_owned)).collect(),
+            Some(one) => one.text().map(|text| vec![text.to_owned()]),
         };
         match (texts(map.get("command")).filter(|c| !c.is_empty()), texts(map.get("files"))) {
             (Some(command), Some(files)) => {
@@ -231,12 +264,12 @@ impl Reader<'_> {
     }
 
     /// Adds the stage `name`, or all that its matrix gives.
-    fn stages(&mut self, name: &str, value: &Value, out: &mut Pipeline) {
+    fn stages(&mut self, name: &str, value: &Node, out: &mut Pipeline) {
         let at = path!["stages", name];
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
             self.wrong_key(&at, format!("`{name}` cannot be a stage's name"), "use letters, digits, `_` and `-`");
         }
-        let Value::Object(map) = value else {
+        let Node::Map(map) = value else {
             return self.wrong(&at, format!("stage `{name}` must be a mapping with `use:`"));
         };
         self.unknown_keys(map, &at, &STAGE_KEYS, &format!("in stage `{name}`"));
@@ -251,8 +284,8 @@ impl Reader<'_> {
         let mut group = Vec::new();
         for choice in self.choices(name, matrix, map) {
             let mut vars = self.vars.clone();
-            let label: Vec<_> = choice.iter().map(|(axis, value)| format!("{axis}={}", vars::text_of(value))).collect();
-            vars.extend(choice);
+            let label: Vec<_> = choice.iter().map(|(axis, value)| format!("{axis}={}", value.text)).collect();
+            vars.extend(choice.into_iter().map(|(axis, value)| (axis, Node::Scalar(value))));
             let full = format!("{name}[{}]", label.join(","));
             let decl = self.stage(name, &full, map, &vars);
             if self.problems.len() > before {
@@ -265,20 +298,19 @@ impl Reader<'_> {
     }
 
     /// Every combination of a matrix, the last axis fastest.
-    fn choices(&mut self, name: &str, matrix: &Value, stage: &Map<String, Value>) -> Vec<Vec<(String, Value)>> {
+    fn choices(&mut self, name: &str, matrix: &Node, stage: &Fields) -> Vec<Vec<(String, Scalar)>> {
         let at = path!["stages", name, "matrix"];
-        let matrix = self.resolved(self.vars, &at, matrix);
+        let matrix = self.resolved(self.vars, &at, Some(matrix));
         let mut all = vec![Vec::new()];
-        let rest = Value::Object(stage.iter().filter(|(k, _)| *k != "matrix").map(|(k, v)| (k.clone(), v.clone())).collect()).to_string();
         for (axis, values) in self.map(Some(&matrix), &at, "`matrix`") {
             let place = path!["stages", name, "matrix", axis];
-            let scalars = values.as_array().filter(|v| !v.is_empty() && v.iter().all(|x| !x.is_array() && !x.is_object()));
-            let Some(values) = scalars else {
+            let Some(values) = scalars(values) else {
                 self.wrong(&place, format!("axis `{axis}` needs a list of at least one plain value"));
-                all.iter_mut().for_each(|choice| choice.push((axis.clone(), Value::Null)));
+                all.iter_mut().for_each(|choice| choice.push((axis.clone(), Scalar::text(""))));
                 continue;
             };
-            if !rest.contains(&format!("${{{axis}}}")) {
+            let used = format!("${{{axis}}}");
+            if !stage.iter().any(|(field, value)| field != "matrix" && value.mentions(&used)) {
                 let help = format!("write `${{{axis}}}` where its value belongs, or remove the axis");
                 self.wrong_key(&place, format!("stage `{name}` does not use its axis `{axis}`"), help);
             }
@@ -291,16 +323,16 @@ impl Reader<'_> {
     }
 
     /// One stage; `key` is its key in the file, `name` its own.
-    fn stage(&mut self, key: &str, name: &str, map: &Map<String, Value>, vars: &Map<String, Value>) -> Option<StageDecl> {
+    fn stage(&mut self, key: &str, name: &str, map: &Fields, vars: &Fields) -> Option<StageDecl> {
         let at = path!["stages", key];
         let sub = |field: &str| path!["stages", key, field];
-        let mut fields = Map::new();
+        let mut fields = Fields::new();
         for (field, value) in map.iter().filter(|(f, _)| *f != "matrix") {
-            fields.insert(field.clone(), self.resolved(vars, &sub(field), value));
+            fields.insert(field.clone(), self.resolved(vars, &sub(field), Some(value)));
         }
-        let kind = match fields.get("use") {
-            Some(Value::String(kind)) => kind.clone(),
-            Some(_) => {
+        let kind = match fields.get("use").map(Node::text) {
+            Some(Some(kind)) => kind.to_owned(),
+            Some(None) => {
                 self.wrong(&sub("use"), "`use` names a kind, such as `data.text`");
                 return None;
             }
@@ -315,20 +347,13 @@ impl Reader<'_> {
             let (references, list) = self.references(value, &path!["stages", key, "in", port]);
             inputs.push((port.clone(), references, list));
         }
-        let with = match fields.get("with") {
-            Some(Value::Object(map)) => Value::Object(map.clone()),
-            None | Some(Value::Null) => Value::Object(Map::new()),
-            _ => {
-                self.wrong(&sub("with"), "`with` must be a mapping");
-                Value::Object(Map::new())
-            }
-        };
-        let after = self.references(fields.get("after").unwrap_or(&Value::Null), &sub("after")).0;
-        let requires = self.references(fields.get("requires").unwrap_or(&Value::Null), &sub("requires")).0;
+        let with = Node::Map(self.map(fields.get("with"), &sub("with"), "`with`").map(|(k, v)| (k.clone(), v.clone())).collect());
+        let after = fields.get("after").map(|value| self.references(value, &sub("after")).0).unwrap_or_default();
+        let requires = fields.get("requires").map(|value| self.references(value, &sub("requires")).0).unwrap_or_default();
         let resources = self.amounts(fields.get("resources"), &sub("resources"), "`resources`");
         let retries = match fields.get("retries") {
             None => 0,
-            Some(value) => value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or_else(|| {
+            Some(value) => count(value).and_then(|n| u32::try_from(n).ok()).unwrap_or_else(|| {
                 self.wrong(&sub("retries"), "`retries` is a whole number, 0 or more");
                 0
             }),
@@ -344,7 +369,7 @@ impl Reader<'_> {
         Some(StageDecl { name, document, at, dir, kind, inputs, with, after, requires, resources, retries, timeout })
     }
 
-    fn amounts(&mut self, value: Option<&Value>, at: &[String], what: &str) -> BTreeMap<String, u64> {
+    fn amounts(&mut self, value: Option<&Node>, at: &[String], what: &str) -> BTreeMap<String, u64> {
         let mut out = BTreeMap::new();
         for (pool, value) in self.map(value, at, what) {
             match units::amount(value) {
@@ -361,25 +386,43 @@ impl Reader<'_> {
     }
 
     /// `a.b`, or a list of such; says whether it was a list.
-    fn references(&mut self, value: &Value, at: &[String]) -> (Vec<PortRef>, bool) {
+    fn references(&mut self, value: &Node, at: &[String]) -> (Vec<PortRef>, bool) {
         match value {
-            Value::Null => (Vec::new(), false),
-            Value::String(text) => (vec![PortRef::parse(text, at.to_vec())], false),
-            Value::Array(items) => {
+            Node::List(items) => {
                 let mut out = Vec::new();
                 for (i, item) in items.iter().enumerate() {
                     let at = [at, &[i.to_string()]].concat();
-                    match item {
-                        Value::String(text) => out.push(PortRef::parse(text, at)),
-                        _ => self.wrong(&at, "expected `stage` or `stage.port`"),
+                    match item.text() {
+                        Some(text) => out.push(PortRef::parse(text, at)),
+                        None => self.wrong(&at, "expected `stage` or `stage.port`"),
                     }
                 }
                 (out, true)
             }
-            _ => {
-                self.wrong(at, "expected `stage` or `stage.port`");
-                (Vec::new(), false)
+            one => {
+                let text = one.text().map(|text| PortRef::parse(text, at.to_vec()));
+                if text.is_none() && !one.is_null() {
+                    self.wrong(at, "expected `stage` or `stage.port`");
+                }
+                (text.into_iter().collect(), false)
             }
         }
+    }
+}
+
+/// The plain values of an axis: at least one, none of them a list or a mapping.
+fn scalars(values: &Node) -> Option<Vec<Scalar>> {
+    let Node::List(items) = values else { return None };
+    let scalar = |item: &Node| match item {
+        Node::Scalar(scalar) => Some(scalar.clone()),
+        _ => None,
+    };
+    items.iter().map(scalar).collect::<Option<Vec<_>>>().filter(|values| !values.is_empty())
+}
+
+fn count(value: &Node) -> Option<u64> {
+    match value {
+        Node::Scalar(scalar) => scalar.count()?.as_u64(),
+        _ => None,
     }
 }

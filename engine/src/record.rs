@@ -67,6 +67,8 @@ pub(crate) fn write(
         "id": outcome.run,
         "pipeline": pipeline,
         "name": plan.pipeline.name,
+        "vars": plan.pipeline.overrides.vars,
+        "sets": plan.pipeline.overrides.sets,
         "started": started,
         "seconds": outcome.seconds,
         "ok": outcome.ok(),

@@ -17,7 +17,8 @@ use crate::key::MachineId;
 use crate::memo;
 use crate::plan::{Plan, StageId};
 use crate::plugin::Purity;
-use crate::publish;
+use crate::preview;
+use crate::publish::{self, Stray};
 use crate::record;
 use crate::schedule::{Schedule, Settled, State};
 use crate::stop::Stop;
@@ -65,6 +66,8 @@ pub struct RunOptions {
     pub locked: Option<BTreeMap<String, LockedStage>>,
     /// Under which name a run with nothing to do is remembered ([`crate::memo`]).
     pub memo: Option<Digest>,
+    /// Published places that are replaced whatever is there.
+    pub overwrite: Vec<PathBuf>,
     /// Told of every action that was committed.
     pub committed: Option<Arc<dyn Fn(Commit) + Send + Sync>>,
 }
@@ -118,6 +121,10 @@ pub struct RunOutcome {
     pub published: Vec<PathBuf>,
     /// Problems with publishing.
     pub publish_errors: Vec<String>,
+    /// Whether one of them is a place that is not flow's.
+    pub publish_refused: bool,
+    /// Published places that are of another run.
+    pub strays: Vec<Stray>,
     /// Warnings of all stages: stage and text.
     pub warnings: Vec<(String, String)>,
     /// Whether a person asked to stop.
@@ -144,6 +151,7 @@ impl RunOutcome {
             failed: self.failed.clone(),
             skipped: self.skipped.clone(),
             refused: self.refused.clone(),
+            reasons: self.reasons.clone(),
             withheld: self.withheld.clone(),
             different: self.different().map(str::to_owned).collect(),
             interrupted: self.interrupted,
@@ -156,6 +164,8 @@ impl RunOutcome {
             130
         } else if !self.failed.is_empty() || !self.skipped.is_empty() || self.different().next().is_some() {
             1
+        } else if self.publish_refused {
+            2
         } else if !self.publish_errors.is_empty() {
             4
         } else if !self.refused.is_empty() {
@@ -188,6 +198,7 @@ pub async fn run(
         sink: sink.clone(),
         stop: stop.clone(),
         options: options.clone(),
+        run: id.clone(),
         distrusted: Arc::default(),
     };
     let sources = options.memo.and_then(|_| memo::Sources::of(plan, &cache));
@@ -212,7 +223,12 @@ pub async fn run(
         }
     }
     read_outputs(plan, &cache, selected, &states, sink.as_ref(), &mut outcome)?;
-    publish::publish(plan, &cache, &states, sink.as_ref(), &mut outcome);
+    publish::publish(plan, &cache, &states, &options.overwrite, sink.as_ref(), &mut outcome)?;
+    let decide = |id| preview::decision(plan, &cache, id, options.machine.as_ref());
+    outcome.strays = publish::strays(plan, &cache, &|place| outcome.published.iter().any(|p| p == place), &decide)?;
+    for stray in &outcome.strays {
+        sink.emit(RunEvent::OfAnotherRun(stray.clone()));
+    }
     drop(lease);
     outcome.seconds = began.elapsed().as_secs_f64();
     record::write(plan, &cache, selected, &states, &outcome, started)?;

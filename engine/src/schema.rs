@@ -94,7 +94,7 @@ pub fn check(schema: &Value, value: &Value) -> Result<(), Refused> {
     }
 }
 
-fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
+pub(crate) fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     let name = schema.get("$ref")?.as_str()?.strip_prefix('#')?;
     root.pointer(name)
 }
@@ -149,7 +149,7 @@ fn walk(
 }
 
 /// Whether a branch of a union could be the one that `value` means: by type, constants and required keys.
-fn plausible(root: &Value, branch: &Value, value: &Value) -> bool {
+pub(crate) fn plausible(root: &Value, branch: &Value, value: &Value) -> bool {
     let branch = resolve(root, branch).unwrap_or(branch);
     let is = |name: &str| match name {
         "null" => value.is_null(),
@@ -314,8 +314,9 @@ fn input_schema(inputs: &[InputPort]) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required })
 }
 
-/// A parameter may be `${var}` whatever its type, and no parameter is required twice over.
+/// A parameter may be `${var}` whatever its type; a text may look like a number, and a count may be grouped or scaled.
 fn allow_variables(schema: &mut Value) {
+    as_typed(schema);
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for property in properties.values_mut() {
         let of = property.take();
@@ -324,6 +325,33 @@ fn allow_variables(schema: &mut Value) {
         if let Some(description) = description {
             property["description"] = description;
         }
+    }
+}
+
+/// An editor's YAML reader gives plain scalars a type before it asks the schema.
+fn as_typed(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            let free = ["enum", "const", "pattern"].iter().all(|word| !map.contains_key(*word));
+            match map.get("type") {
+                Some(Value::String(name)) if name == "string" && free => {
+                    map.insert("type".into(), json!(["string", "number", "boolean"]));
+                }
+                Some(Value::String(name)) if name == "integer" => {
+                    let mut whole = map.clone();
+                    whole.retain(|word, _| word != "description");
+                    let description = map.remove("description");
+                    let written = json!({ "type": "string", "pattern": "^[0-9][0-9_]*(\\.[0-9]+)?[kKMGBT]?$" });
+                    *map = Map::from_iter([("anyOf".to_owned(), json!([whole, written]))]);
+                    map.extend(description.map(|text| ("description".to_owned(), text)));
+                    return;
+                }
+                _ => {}
+            }
+            map.values_mut().for_each(as_typed);
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_typed),
+        _ => {}
     }
 }
 

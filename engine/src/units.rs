@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use crate::node::Node;
 
-/// A count, or bytes with a unit: `4`, `4GiB`, `1.5 GB`.
-pub fn amount(value: &Value) -> Option<u64> {
+/// A count, or bytes with a unit: `4`, `1_000`, `4GiB`, `1.5 GB`.
+pub fn amount(value: &Node) -> Option<u64> {
     match value {
-        Value::Number(n) => n.as_u64(),
-        Value::String(text) => amount_of(text),
+        Node::Scalar(scalar) => scalar.count().map_or_else(|| amount_of(&scalar.text), |n| n.as_u64()),
         _ => None,
     }
 }
@@ -16,8 +15,17 @@ pub fn amount(value: &Value) -> Option<u64> {
 /// [`amount`] of a text.
 pub fn amount_of(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
-    let unit: u64 = match unit {
-        "" => 1,
+    scaled(number, if unit.is_empty() { 1 } else { unit_bytes(unit)? })
+}
+
+/// Bytes with a unit: `500MiB`, `20 GB`; a number alone says nothing of what it counts.
+pub fn size_of(text: &str) -> Option<u64> {
+    let (number, unit) = split(text)?;
+    scaled(number, if unit == "B" { 1 } else { unit_bytes(unit)? })
+}
+
+fn unit_bytes(unit: &str) -> Option<u64> {
+    Some(match unit {
         "kB" | "KB" | "k" => 1000,
         "MB" | "M" => 1_000_000,
         "GB" | "G" => 1_000_000_000,
@@ -27,31 +35,54 @@ pub fn amount_of(text: &str) -> Option<u64> {
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
         _ => return None,
-    };
-    Some((number * unit as f64) as u64)
+    })
+}
+
+fn scaled(number: f64, unit: u64) -> Option<u64> {
+    let amount = number * unit as f64;
+    (amount < u64::MAX as f64).then_some(amount as u64)
 }
 
 /// A number of seconds, or such as `90s`, `10m`, `2h`, `1d`.
-pub fn duration(value: &Value) -> Option<Duration> {
-    let seconds = match value {
-        Value::Number(n) => n.as_f64()?,
-        Value::String(text) => {
-            let (number, unit) = split(text)?;
-            number
-                * match unit {
-                    "" | "s" => 1.0,
-                    "m" => 60.0,
-                    "h" => 3600.0,
-                    "d" => 86_400.0,
-                    _ => return None,
-                }
-        }
+pub fn duration(value: &Node) -> Option<Duration> {
+    let Node::Scalar(scalar) = value else { return None };
+    let (number, unit) = match scalar.count() {
+        Some(n) => (n.as_f64()?, ""),
+        None => split(&scalar.text)?,
+    };
+    let unit = match unit {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
         _ => return None,
     };
+    let seconds = number * unit;
     (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
 }
 
 fn split(text: &str) -> Option<(f64, &str)> {
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     Some((text[..at].parse().ok()?, text[at..].trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::typed_text;
+
+    #[test]
+    fn sizes_need_a_unit_and_amounts_do_not() {
+        assert_eq!((amount_of("20"), size_of("20")), (Some(20), None));
+        assert_eq!((size_of("20 B"), size_of("1.5GiB"), size_of("2k")), (Some(20), Some(3 << 29), Some(2000)));
+        assert_eq!((size_of("99999999TiB"), size_of("GiB"), size_of("-1GiB"), size_of("1 GiBs")), (None, None, None, None));
+        assert_eq!((amount(&typed_text("1_000")), amount(&typed_text("1e3")), amount(&typed_text("-1"))), (Some(1000), Some(1000), None));
+    }
+
+    #[test]
+    fn durations() {
+        let seconds = |text: &str| duration(&typed_text(text)).map(|d| d.as_secs_f64());
+        assert_eq!((seconds("90s"), seconds("1.5"), seconds("2h"), seconds("1_000")), (Some(90.0), Some(1.5), Some(7200.0), Some(1000.0)));
+        assert_eq!((seconds("0"), seconds("-1s"), seconds("1w"), seconds("1M")), (None, None, None, Some(1e6)));
+    }
 }

@@ -141,6 +141,7 @@ fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
         withheld: Vec::new(),
         device: "cpu".into(),
         threads: 1,
+        run: "20260131T235959.123Z-4711".into(),
         provenance: vec![
             one("corpus", "data.text", &[], 0.01),
             one("tokenizer", "tokenizer.bpe", &["corpus"], 1.2),
@@ -192,6 +193,7 @@ fn the_page_holds_everything_and_nothing_from_outside() {
         "2 min 13 s",
         "poc-teacher",
         "locked baseline",
+        "run 20260131T235959.123Z-4711",
     ] {
         assert!(page.to_lowercase().contains(&wanted.to_lowercase()), "{wanted}");
     }

@@ -91,6 +91,15 @@ impl Project {
     pub fn flow_with(&self, args: &[&str], vars: &[(&str, &str)]) -> Ran {
         Ran::of(&self.command(args).envs(vars.iter().copied()).output().unwrap())
     }
+    /// The same with one variable set to any bytes, or not set.
+    pub fn flow_in(&self, args: &[&str], name: &str, value: Option<&std::ffi::OsStr>) -> Ran {
+        let mut command = self.command(args);
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+        Ran::of(&command.output().unwrap())
+    }
     /// `flow run p.yaml --json` and more.
     pub fn run(&self, more: &[&str]) -> Ran {
         self.flow(&[&["run", "p.yaml", "--json"], more].concat())
@@ -98,6 +107,11 @@ impl Project {
     /// Starts `flow run p.yaml --json` and leaves it running.
     pub fn start(&self) -> Child {
         self.command(&["run", "p.yaml", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+    /// The same with more arguments and environment.
+    pub fn start_with(&self, more: &[&str], vars: &[(&str, &str)]) -> Child {
+        let mut command = self.command(&[&["run", "p.yaml", "--json"], more].concat());
+        command.envs(vars.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
     /// How a started run ended.
     pub fn wait(child: Child) -> Ran {

@@ -51,8 +51,6 @@ struct Params {
 #[serde(untagged)]
 enum EnvValue {
     Text(String),
-    Number(serde_json::Number),
-    Bool(bool),
     Inherited(Inherited),
 }
 
@@ -235,8 +233,6 @@ impl Kind for Shell {
         for (name, value) in &params.env {
             match value {
                 EnvValue::Text(text) => command.env(name, text),
-                EnvValue::Number(n) => command.env(name, n.to_string()),
-                EnvValue::Bool(b) => command.env(name, b.to_string()),
                 EnvValue::Inherited(i) if i.secret => command.env(name, ctx.secret(name)?),
                 EnvValue::Inherited(_) => match std::env::var_os(name) {
                     Some(value) => command.env(name, value),

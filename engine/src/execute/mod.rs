@@ -32,6 +32,8 @@ pub(crate) struct Env {
     pub sink: Arc<dyn RunSink>,
     pub stop: Arc<Stop>,
     pub options: Arc<RunOptions>,
+    /// Its id.
+    pub run: String,
     /// Actions that the remote cache knows and could not give.
     pub distrusted: Arc<Mutex<HashSet<ActionKey>>>,
 }
@@ -316,6 +318,7 @@ fn draft(job: &Job, env: &Env, dir: &Path) -> Task {
         device: env.options.device.clone(),
         threads: env.options.threads,
         provenance: job.provenance.clone(),
+        run: if job.stage.is_measured() { env.run.clone() } else { String::new() },
     }
 }
 

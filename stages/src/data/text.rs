@@ -28,7 +28,7 @@ pub struct TextStage;
 impl Stage for TextStage {
     type Params = TextParams;
     const KIND: &'static str = "data.text";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Reads a text and holds a part of it out for evaluation.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -69,12 +69,7 @@ impl Stage for TextStage {
 /// Reads a text, or says at which byte and line it is not one.
 pub fn read_text(path: &Path) -> Result<String, StageError> {
     let bytes = std::fs::read(path).map_err(|e| StageError::io("cannot read the text", path, &e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
-        StageError::new(format!("{}: not UTF-8 at byte {at} (line {line})", path.display()))
-            .help("convert the file, for example with `iconv -f latin1 -t utf-8`")
-    })?;
+    let text = flow_engine::text::utf8(bytes).map_err(|e| StageError::new(format!("{} {e}", path.display())).help(e.help()))?;
     if text.trim().is_empty() {
         return Err(
             StageError::new(format!("{}: the text is empty ({} bytes)", path.display(), text.len())).help("give a file that holds text")

@@ -64,6 +64,18 @@ impl Criterion {
         let note = value.is_none().then(|| "not measured".to_owned());
         Self { name: name.into(), value, threshold, op, pass: Some(value.is_some_and(holds)), group: None, note }
     }
+    /// Adds what its threshold comes from.
+    #[must_use]
+    pub fn explained(mut self, note: &str) -> Self {
+        self.note = Some(self.note.map_or_else(|| note.to_owned(), |before| format!("{before}; {note}")));
+        self
+    }
+    /// Why it does not hold, in words.
+    pub fn failing(&self) -> String {
+        let value = self.value.map_or("not measured".into(), |v| format!("{v:.4}"));
+        let note = self.note.as_deref().filter(|_| self.value.is_some()).map_or(String::new(), |note| format!(" ({note})"));
+        format!("{} is {value}, must be {} {:.4}{note}", self.name, self.op.sign(), self.threshold)
+    }
     /// Marks it as not applicable here.
     #[must_use]
     pub fn unmeasured(mut self, why: &str) -> Self {

@@ -10,6 +10,16 @@ use super::parts::{Baseline, EvalReport, TrainLog, read};
 use crate::project::TraceStats;
 use crate::train::skipped::MAX_SKIPPED_SHARE;
 
+/// Whether a student must be better than a compressor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Floor {
+    /// It must, or the comparison is left out.
+    Asked(bool),
+    /// By so many bits per byte at the least; below 0, it may be worse by as many.
+    Margin(f64),
+}
+
 /// Parameters of `eval.gate`: thresholds; `null` takes one out.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -24,6 +34,10 @@ pub struct GateParams {
     pub quality_ratio: Option<f64>,
     /// Most held-out bits per byte of the student at its final activation bits.
     pub max_bits_per_byte: Option<f64>,
+    /// Whether the student's held-out bits per byte must be below those of the best compressor in the report: `true`, or a
+    /// margin in bits per byte (0.05: below by as much; -0.05: above by at most as much). `false` leaves the comparison out.
+    /// `null` accepts a student that a compressor beats, with a warning.
+    pub below_compressor: Option<Floor>,
     /// Least share of the token budget seen before activations flip to fewer bits; checked where `student` is wired.
     pub flip_at: Option<f64>,
     /// Least tokens that the student was trained on; checked where `student` is wired.
@@ -48,6 +62,7 @@ impl Default for GateParams {
             json_validity: None,
             quality_ratio: None,
             max_bits_per_byte: None,
+            below_compressor: None,
             flip_at: Some(0.9),
             min_seen_tokens: None,
             max_skipped_share: Some(MAX_SKIPPED_SHARE),
@@ -86,6 +101,11 @@ impl Stage for GateStage {
             ("max_skipped_share", p.max_skipped_share),
             ("max_invalid", p.max_invalid),
         ];
+        if let Some(Floor::Margin(margin)) = p.below_compressor.filter(|f| matches!(f, Floor::Margin(m) if !m.is_finite() || m.abs() > 8.0))
+        {
+            let message = format!("{margin} is no number of bits per byte");
+            return Err(ParamError { path: "below_compressor".into(), message, help: Some("true, false, or such as 0.05".into()) });
+        }
         for (path, value) in shares {
             if let Some(v) = value.filter(|v| !(0.0..=1.0).contains(v)) {
                 return Err(ParamError { path: path.into(), message: format!("{v} is not a share between 0 and 1"), help: None });
@@ -100,13 +120,13 @@ impl Stage for GateStage {
         let stats: Option<TraceStats> = ctx.input_opt("stats").map(|f| read(f, "TraceStats")).transpose()?;
         same_prompts(&report, &baseline)?;
         let (criteria, not_checked) = judge(&p, &report, log.as_ref(), stats.as_ref());
-        let accepted = criteria.iter().all(|c| c.pass == Some(true));
-        for c in criteria.iter().filter(|c| c.pass != Some(true)) {
-            let value = c.value.map_or("not measured".into(), |v| format!("{v:.4}"));
-            ctx.warn(format!("gate: {} is {value}, must be {} {}", c.name, c.op.sign(), c.threshold));
-        }
+        let reasons: Vec<String> = criteria.iter().filter(|c| c.pass != Some(true)).map(Criterion::failing).collect();
+        let warnings: Vec<String> = beaten_by(&p, &report).into_iter().collect();
+        warnings.iter().for_each(|warning| ctx.warn(warning.clone()));
         let verdict = json!({
-            "accepted": accepted,
+            "accepted": reasons.is_empty(),
+            "reasons": reasons,
+            "warnings": warnings,
             "criteria": criteria,
             "not_checked": not_checked,
             "baseline": {"teacher_digest": baseline.teacher_digest, "prompts_digest": baseline.prompts_digest, "template": baseline.template},
@@ -128,6 +148,34 @@ fn same_prompts(report: &EvalReport, baseline: &Baseline) -> Result<(), StageErr
         Some(r) => Err(StageError::new(format!("the report answers prompt {} (`{}`), which the baseline does not hold", r.id, r.prompt))
             .help("wire the baseline that `eval.student` was given")),
     }
+}
+
+/// The best compressor of a report: its figure, and what it is.
+fn best_compressor(r: &EvalReport) -> Option<(f64, String)> {
+    let figures = r.compressors.iter().filter_map(|c| Some((c.bits_per_byte?, c)));
+    let (bits, best) = figures.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some((bits, format!("{}{}", best.name, if best.primed { " after the training text" } else { "" })))
+}
+
+/// A student that a compressor beats, where the gate does not say what it thinks of that.
+fn beaten_by(p: &GateParams, r: &EvalReport) -> Option<String> {
+    let (student, (bits, name)) = (r.bits_per_byte.student?, best_compressor(r)?);
+    (p.below_compressor.is_none() && student >= bits).then(|| {
+        format!("a compressor knows the text better: student {student:.3} bits per byte, {name} {bits:.3}; `below_compressor: true` refuses such a student")
+    })
+}
+
+/// The criterion that `below_compressor` asks for.
+fn floor(p: &GateParams, r: &EvalReport) -> Option<Criterion> {
+    let margin = match p.below_compressor? {
+        Floor::Asked(false) => return None,
+        Floor::Asked(true) => 0.0,
+        Floor::Margin(margin) => margin,
+    };
+    let Some((bits, name)) = best_compressor(r) else {
+        return Some(Criterion::new("below_compressor", None, Op::Below, 0.0).explained("the report holds no compressor's figure"));
+    };
+    Some(Criterion::new("below_compressor", r.bits_per_byte.student, Op::Below, bits - margin).explained(&format!("{name}: {bits:.4}")))
 }
 
 fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&TraceStats>) -> (Vec<Criterion>, Vec<&'static str>) {
@@ -162,6 +210,7 @@ fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&
             }
         }
     }
+    criteria.extend(floor(p, r));
     (criteria, not_checked)
 }
 
@@ -194,6 +243,39 @@ mod tests {
             let found = criteria.iter().find(|c| c.name == "skipped_steps").expect("it is judged");
             assert_eq!(found.pass, Some(wanted), "{skipped} of {steps:?} without {overflows}");
         }
+    }
+
+    #[test]
+    fn a_student_that_a_compressor_beats_is_warned_of_or_refused() {
+        let compressor =
+            |name: &str, bits, primed| super::super::parts::Compressor { name: name.into(), bits_per_byte: Some(bits), primed };
+        let mut report =
+            EvalReport { compressors: vec![compressor("xz -9", 2.4, false), compressor("bzip2 -9", 1.93, true)], ..EvalReport::default() };
+        for (student, asked, refused, warned) in [
+            (2.63, None, false, true),
+            (1.93, None, false, true),
+            (1.92, None, false, false),
+            (2.63, Some(Floor::Asked(false)), false, false),
+            (2.63, Some(Floor::Asked(true)), true, false),
+            (1.93, Some(Floor::Asked(true)), true, false),
+            (1.92, Some(Floor::Asked(true)), false, false),
+            (1.92, Some(Floor::Margin(0.05)), true, false),
+            (2.05, Some(Floor::Margin(-0.2)), false, false),
+            (2.14, Some(Floor::Margin(-0.2)), true, false),
+        ] {
+            report.bits_per_byte.student = Some(student);
+            let p = GateParams { below_compressor: asked, ..GateParams::default() };
+            let found = floor(&p, &report);
+            assert_eq!(found.is_some_and(|c| c.pass == Some(false)), refused, "{student} {asked:?}");
+            assert_eq!(
+                beaten_by(&p, &report).is_some_and(|w| w.contains("bzip2 -9 after the training text 1.930")),
+                warned,
+                "{student} {asked:?}"
+            );
+        }
+        report.compressors.clear();
+        let p = GateParams { below_compressor: Some(Floor::Asked(true)), ..GateParams::default() };
+        assert_eq!(floor(&p, &report).and_then(|c| c.pass), Some(false), "without a figure nothing is known to hold");
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
         Some(false) => "<span class=\"badge bad\">gate: refused</span>",
         None => "",
     };
-    let provenance = &ctx.task().provenance;
+    let (provenance, run) = (&ctx.task().provenance, &ctx.task().run);
     let mut sections: Vec<(&str, String)> = Vec::new();
     if let Some(e) = parts.eval() {
         sections.push(("Quality", sections::quality(e)));
@@ -125,10 +125,11 @@ fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>{title}</title><style>{}</style></head><body><main><header><h1>{title}</h1>{badge}</header>{}{body}\
-         <footer>flow {}. The page needs nothing else; figures come from this run's artifacts.</footer></main></body></html>\n",
+         <footer>flow {}{}. The page needs nothing else; figures come from the artifacts that this run made or found.</footer></main></body></html>\n",
         include_str!("style.css"),
         sections::cards(parts.eval(), parts.student()),
         env!("CARGO_PKG_VERSION"),
+        if run.is_empty() { String::new() } else { format!(", run {}", escape(run)) },
         title = escape(title),
     )
 }
@@ -144,6 +145,7 @@ fn summary(parts: &Parts, ctx: &TaskContext) -> Value {
         .map(|p| json!({"stage": p.stage, "kind": p.kind, "seconds": p.seconds, "reused": p.reused, "device": p.device}))
         .collect();
     json!({
+        "run": ctx.task().run,
         "accepted": parts.accepted(),
         "exit_criteria": criteria,
         "passed": count(Some(true)),

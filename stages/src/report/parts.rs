@@ -184,6 +184,7 @@ pub struct EvalResult {
 #[serde(default)]
 pub struct Verdict {
     pub accepted: bool,
+    pub warnings: Vec<String>,
     pub criteria: Vec<super::criteria::Criterion>,
 }
 

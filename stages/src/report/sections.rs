@@ -86,6 +86,7 @@ pub fn gates(verdicts: &[(String, Verdict)], exit: &[Criterion]) -> String {
     for (stage, v) in verdicts {
         let (class, word) = if v.accepted { ("good", "accepted") } else { ("bad", "refused") };
         let _ = write!(out, "<h3>{} <span class=\"badge {class}\">{word}</span></h3>", escape(stage));
+        out.extend(v.warnings.iter().map(|warning| format!("<p class=\"bad\">Warning: {}</p>", escape(warning))));
         let rows: Vec<_> = v.criteria.iter().map(criterion_row).collect();
         out += &table(&["criterion", "#value", "#threshold", "verdict", ""], &rows);
     }

@@ -56,8 +56,11 @@ fn read_json(path: &Path) -> Result<Option<Value>, StageError> {
 /// `chat_template.jinja`, or the field of `tokenizer_config.json`: a text, or a list of named ones.
 fn chat_template(dir: &Path, settings: &Value) -> Result<Option<String>, StageError> {
     let path = dir.join(CHAT_TEMPLATE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => return Ok(Some(text)),
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let text = flow_engine::text::utf8(bytes);
+            return text.map(Some).map_err(|e| StageError::new(format!("{} {e}", path.display())).help(e.help()));
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(StageError::io("cannot read", &path, &e)),
     }

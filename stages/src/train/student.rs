@@ -113,8 +113,9 @@ impl Stage for StudentStage {
         if let Some(f) = p.flip_fraction.filter(|f| !(0.0..=1.0).contains(f)) {
             return wrong("flip_fraction", format!("{f} is not a share between 0 and 1"));
         }
-        if p.budget_tokens == 0 || p.layers == Some(0) || p.seq == Some(0) {
-            return wrong("budget_tokens", "must be above 0".into());
+        let counts = [("budget_tokens", p.budget_tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
+        if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
+            return wrong(name, "must be above 0".into());
         }
         Ok(Vec::new())
     }

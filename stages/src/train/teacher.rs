@@ -60,8 +60,9 @@ impl Stage for TeacherStage {
     }
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
-        if p.tokens == 0 || p.layers == Some(0) || p.seq == Some(0) {
-            return Err(ParamError { path: "tokens".into(), message: "must be above 0".into(), help: None });
+        let counts = [("tokens", p.tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
+        if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
+            return Err(ParamError { path: (*name).into(), message: "must be above 0".into(), help: None });
         }
         Ok(Vec::new())
     }

@@ -102,6 +102,7 @@ pub fn task(dir: &Path) -> Task {
         device: "cpu".into(),
         threads: 2,
         provenance: Vec::new(),
+        run: String::new(),
     }
 }
 

@@ -151,6 +151,7 @@ pub fn standalone(params: &Value, work: &[Work], scratch: &Path) -> Result<Vec<S
         device: String::new(),
         threads: 1,
         provenance: Vec::new(),
+        run: String::new(),
     };
     let ctx = TaskContext::new(task, Arc::new(Quiet), Arc::new(AtomicBool::new(false)));
     let asker = Asker::open(&ctx, &spec, &limits)?;

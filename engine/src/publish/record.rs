@@ -1,0 +1,92 @@
+//! `.flow-published.json` in the project root: what `flow` put where, so that it replaces nothing else. It does not depend on
+//! the cache: a cache may be deleted, and what was published is still known.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::place::State;
+
+/// Name of the record.
+pub const NAME: &str = ".flow-published.json";
+const FORMAT: u32 = 1;
+
+/// What was put at one place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Put {
+    /// The artifact, `stage.port`.
+    pub from: String,
+    /// Pipeline file, below the root.
+    pub pipeline: String,
+    /// The run that put it there.
+    pub run: String,
+    /// What it is. Two while one takes the place of the other, so that a kill in between leaves nothing unknown.
+    pub states: Vec<State>,
+}
+
+/// The whole record.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Record {
+    flow: u32,
+    /// Place (below the root, else absolute) → what was put there.
+    pub places: BTreeMap<String, Put>,
+}
+
+fn broken(why: &str) -> io::Error {
+    let help = "move it away to start a new record (published places are then adopted or refused)";
+    io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {help}"))
+}
+
+impl Record {
+    /// Reads the record of a project; a project without one has nothing published.
+    pub fn read(root: &Path) -> io::Result<Self> {
+        let path = root.join(NAME);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(e),
+        };
+        let record: Self = serde_json::from_slice(&bytes).map_err(|e| broken(&format!("not a record of what flow published ({e})")))?;
+        if record.flow != FORMAT {
+            return Err(broken(&format!("format {}, and this flow reads {FORMAT}", record.flow)));
+        }
+        Ok(record)
+    }
+
+    /// Replaces the record, durably.
+    fn write(&mut self, root: &Path) -> io::Result<()> {
+        self.flow = FORMAT;
+        let text = serde_json::to_vec_pretty(self)?;
+        let readable = fs::Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().prefix(".flow-published-").permissions(readable).tempfile_in(root)?;
+        file.write_all(&text)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(root.join(NAME)).map_err(|e| e.error)?;
+        File::open(root)?.sync_all()
+    }
+
+    /// Changes the record while no other process does.
+    pub fn change(root: &Path, with: impl FnOnce(&mut Self)) -> io::Result<()> {
+        let turn = File::open(root)?;
+        while let Err(e) = flock(&turn, FlockOperation::LockExclusive) {
+            if e != rustix::io::Errno::INTR {
+                return Err(e.into());
+            }
+        }
+        let mut record = Self::read(root)?;
+        with(&mut record);
+        record.write(root)
+    }
+}
+
+/// How a place is called in the record: relative to the root where it lies below.
+pub fn name_of(root: &Path, place: &Path) -> String {
+    let place = place.strip_prefix(root).unwrap_or(place);
+    place.components().collect::<PathBuf>().to_string_lossy().into_owned()
+}
