@@ -53,7 +53,7 @@ fn edited(from: &str, to: &str) -> String {
 
 #[test]
 fn pipelines_that_cannot_be_right() {
-    let cases: [(&str, String, &[&str]); 12] = [
+    let cases: [(&str, String, &[&str]); 15] = [
         ("syntax", edited("stages:", "stages: ["), &["not valid YAML", "p.yaml:"]),
         ("tab", edited("  corpus:", "\tcorpus:"), &["p.yaml:3"]),
         ("kind", edited("train.bitnet", "train.bitnett"), &["unknown kind `train.bitnett`", "p.yaml:9", "did you mean `train.bitnet`?"]),
@@ -75,6 +75,13 @@ fn pipelines_that_cannot_be_right() {
             &["takes ProjectedTraces", "`tokenizer.tokenizer` is", "p.yaml:9", "projected.traces"],
         ),
         ("type", edited("tau: 1.5", "tau: warm"), &["`with.tau`", "p.yaml:9", "flow kinds train.bitnet"]),
+        ("no layers", edited("tau: 1.5", "layers: 0"), &["`with.layers`", "must be above 0", "p.yaml:9"]),
+        ("no window", edited("tau: 1.5", "seq: 0"), &["`with.seq`", "must be above 0", "p.yaml:9"]),
+        (
+            "no layers of a teacher",
+            edited("tokenizer: tokenizer } }\n  traces", "tokenizer: tokenizer }, with: { layers: 0 } }\n  traces"),
+            &["`with.layers`", "p.yaml:6"],
+        ),
         ("range", edited("path: text.txt", "path: text.txt, holdout: 0.9"), &["holdout", "0.9", "p.yaml:3"]),
         (
             "cycle",
@@ -98,6 +105,11 @@ fn a_pipeline_file_that_is_not_there() {
 fn texts_that_cannot_be_read() {
     let text = |bytes: &[u8]| run(GOOD, bytes, PROMPTS.as_bytes(), "corpus");
     refused("empty", text(b""), 1, 0, &["text.txt", "the text is empty", "give a file that holds text"]);
+    let utf16: Vec<u8> = TEXT.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    refused("utf-16", text(&utf16), 1, 0, &["text.txt", "UTF-16", "iconv"]);
+    refused("gzip", text(&[0x1f, 0x8b, 8, 0, 0xff]), 1, 0, &["text.txt", "gzip", "gunzip"]);
+    let (ran, entries) = run(GOOD, format!("\u{feff}{TEXT}").as_bytes(), format!("\u{feff}{PROMPTS}").as_bytes(), "corpus");
+    assert_eq!((ran.expect(0).code, entries), (Some(0), 1), "a byte-order mark is skipped");
     refused("latin1", text(b"# One\ncaf\xe9 au lait\n"), 1, 0, &["text.txt", "not UTF-8 at byte 9 (line 2)", "iconv"]);
 }
 
@@ -105,6 +117,8 @@ fn texts_that_cannot_be_read() {
 fn prompts_with_a_bad_line() {
     let prompts = |more: &str| run(GOOD, TEXT.as_bytes(), format!("{PROMPTS}{more}\n").as_bytes(), "prompts");
     let advice = "each line is a JSON object like";
+    let (ran, _) = run(GOOD, TEXT.as_bytes(), format!("\u{feff}{PROMPTS}").as_bytes(), "prompts");
+    ran.expect(0);
     refused("not JSON", prompts("{\"id\": 2"), 1, 0, &["prompts.jsonl line 3", "not JSON", advice]);
     refused("no prompt", prompts("{\"id\": 2, \"kind\": \"prose\"}"), 1, 0, &["prompts.jsonl line 3", "prompt", advice]);
     refused("same id", prompts("{\"id\": 1, \"kind\": \"prose\", \"prompt\": \"c\"}"), 1, 0, &["prompts.jsonl line 3", "1"]);

@@ -31,7 +31,7 @@ kept: |+
   text
 
 numbers: [0, -7, +3, 1.5, -2.5e3, .5, 0x1F, 0o17, 18446744073709551615]
-words: [true, False, null, ~, , yes, on, 12:30, 2026-11-27, 1_000]
+words: [true, False, null, ~, yes, on, 12:30, 2026-11-27, 1_000]
 nested:
   - a: 1
     b: [x, {y: z}]
