@@ -92,9 +92,10 @@ pub fn check_device(choice: &str) -> Result<(), Failure> {
     if find(choice, &devices).is_some() {
         return Ok(());
     }
-    let names: Vec<_> = devices.iter().map(|d| format!("{} ({})", d.name, d.backend)).collect();
+    let adapters = devices.iter().filter(|d| d.backend != "cpu").map(|d| format!("`{}`", d.name));
+    let names: Vec<_> = adapters.chain(["`cpu`".to_owned()]).collect();
     Err(Failure::Broken(format!(
-        "no device matches `{choice}`; there are: {}\n  help: --device auto, cpu, or part of one of these names",
+        "no device matches `{choice}`; there are: {}\n  help: --device auto, or one of these or a part of its name; `flow devices` describes them",
         names.join(", ")
     )))
 }

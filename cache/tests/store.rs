@@ -232,6 +232,15 @@ fn a_copy_outside_is_no_link_and_an_identical_one_is_left_alone() {
     assert!(export(&cache, &tree, &out).unwrap(), "a directory replaces a file");
     assert!(!export(&cache, &tree, &out).unwrap());
     assert!(export(&cache, &artifact, &out).unwrap(), "and a file a directory");
+    // What a killed process left beside the place goes, also where there is nothing to write.
+    for written in [false, true] {
+        let name = flow_cache::Digest::of(out.file_name().unwrap().as_encoded_bytes()).short();
+        let left = out.parent().unwrap().join(format!(".flow-{name}.0"));
+        std::fs::create_dir_all(left.join("old/deep")).unwrap();
+        std::fs::write(left.join("old/deep/file"), "of a killed process").unwrap();
+        assert_eq!(export(&cache, if written { &tree } else { &artifact }, &out).unwrap(), written);
+        assert!(!left.exists());
+    }
     assert_eq!(fs::read_dir(fixture.path("out")).unwrap().count(), 1, "no temporary names stay");
 }
 

@@ -37,7 +37,7 @@ struct Tell;
 impl EventSink for Tell {
     fn emit(&self, event: TaskEvent) {
         if let TaskEvent::Log { message } | TaskEvent::Warning { message } = event {
-            eprintln!("  {message}");
+            say(&format!("  {message}"));
         }
     }
 }

@@ -213,6 +213,25 @@ fn full_rows_are_exact_and_sampled_ones_are_in_the_mean() {
     assert!(farthest_of_top > 3.0, "the bar would let biased rows pass: {farthest_of_top}");
 }
 
+/// Whole rows of a vocabulary of 49,152 are refused before anything is scored, with the disk that they would take.
+#[test]
+fn whole_rows_of_a_large_vocabulary_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokenizer = common::golden_dir().join("models/smollm2-tokenizer.json");
+    let config = ModelConfig { vocab: 49_152, dim: 8, heads: 1, head_dim: 8, mlp: 8, ..config(0, SEQ, Weights::Float) };
+    let tensors = tensors(&config, 1, 0.1);
+    let all = tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
+    checkpoint::save(&dir.path().join("teacher"), &config, all, Some(&tokenizer), &json!({})).expect("a teacher");
+    let (teacher, text) = (dir.path().join("teacher"), harness::corpus());
+    let wired = [("teacher", "Teacher", teacher.as_path()), ("text", "Text", &text)];
+    let params = json!({"method": "full", "text_tokens": 100_000});
+    let error = harness::run(&CollectStage, params, &wired, &dir.path().join("out")).expect_err("too large");
+    for part in ["keeps 49152 candidates a row", "up to 100000 rows", "take 36.6 GiB on the disk"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+    assert!(!dir.path().join("out/traces").exists() && error.help.is_some());
+}
+
 /// What traces of a test are made of: windows of 16 tokens.
 const WINDOW: usize = 16;
 

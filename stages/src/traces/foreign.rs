@@ -1,7 +1,6 @@
 //! Traces of other tools: Parquet files with the proof of concept's columns and nothing beside them.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +8,9 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type};
 use flow_engine::plugin::StageError;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::RawRow;
+use super::parquet::{Batches, Part, Wrong};
 
 const HELP: &str = "needed: prompt_idx, step_idx, teacher_sample_id (integers), teacher_sample_text (string), topk_ids (list of \
                     integers), topk_logprobs (list of numbers), other_logprob (number); sample_idx where a prompt has several";
@@ -198,13 +196,11 @@ fn by_step(mut rows: Vec<ForeignRow>) -> Result<Vec<ForeignRow>, StageError> {
 /// The smallest key of a file and whether its keys rise; None where it has no rows. What cannot be said here of a column is
 /// said where the rows are read.
 fn order_of(path: &Path) -> Result<Option<(Key, bool)>, StageError> {
-    let builder = builder(path)?;
-    let columns = ProjectionMask::columns(builder.parquet_schema(), ["prompt_idx", "sample_idx"]);
-    let reader = builder.with_projection(columns).build().map_err(|e| unreadable(path, &e))?;
+    let part = Part { columns: Some(&["prompt_idx", "sample_idx"]), plain_types: true, ..Part::default() };
+    let mut file = Batches::open(path, part, unreadable)?;
     let (mut last, mut first, mut rises) = (None, None, true);
-    for batch in reader {
-        let batch = batch.map_err(|e| unreadable(path, &e))?;
-        for key in keys(&batch).map_err(|e| StageError::new(format!("{}: {e}", path.display())).help(HELP))? {
+    while let Some(keys) = file.next(|batch, _| keys(batch)) {
+        for key in keys? {
             rises &= last.is_none_or(|l| l <= key);
             first = Some(first.map_or(key, |f: Key| f.min(key)));
             last = Some(key);
@@ -220,30 +216,21 @@ fn keys(batch: &RecordBatch) -> Result<Vec<Key>, String> {
     Ok((0..batch.num_rows()).map(|i| (prompts.as_primitive::<Int64Type>().value(i), sample(i))).collect())
 }
 
-/// Columns are taken as Parquet has them, without the Arrow types that their writer noted beside: lists of a fixed size and
-/// views of lists are lists here.
-fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, StageError> {
-    let file = File::open(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|e| unreadable(path, &e))?;
-    Ok(builder.with_batch_size(8_192))
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> StageError {
-    StageError::new(format!("{}: not readable as Parquet: {error}", path.display())).help(HELP)
+fn unreadable(path: &Path, wrong: &Wrong) -> StageError {
+    let what = match wrong {
+        Wrong::Parquet(what) => format!("not readable as Parquet: {what}"),
+        Wrong::Content(what) => what.clone(),
+    };
+    StageError::new(format!("{}: {what}", path.display())).help(HELP)
 }
 
 /// The rows of a file as they stand, a batch at a time.
-struct ForeignRows {
-    path: Arc<Path>,
-    reader: ParquetRecordBatchReader,
-    place: u64,
-}
+struct ForeignRows(Batches, Arc<Path>);
 
 impl ForeignRows {
     fn open(path: &Path) -> Result<Self, StageError> {
-        let reader = builder(path)?.build().map_err(|e| unreadable(path, &e))?;
-        Ok(Self { path: path.into(), reader, place: 0 })
+        let part = Part { plain_types: true, ..Part::default() };
+        Ok(Self(Batches::open(path, part, unreadable)?, path.into()))
     }
 }
 
@@ -251,14 +238,8 @@ impl Iterator for ForeignRows {
     type Item = Result<Vec<ForeignRow>, StageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = match self.reader.next()? {
-            Ok(batch) => batch,
-            Err(e) => return Some(Err(unreadable(&self.path, &e))),
-        };
-        let first = self.place;
-        self.place += batch.num_rows() as u64;
-        let named = |what: String| StageError::new(format!("{}: {what}", self.path.display())).help(HELP);
-        Some(rows(&batch, &self.path, first).map_err(named))
+        let path = &self.1;
+        self.0.next(|batch, first| rows(batch, path, first))
     }
 }
 

@@ -10,6 +10,7 @@ mod check;
 pub mod foreign;
 mod merge;
 mod meta;
+mod parquet;
 mod reader;
 mod schema;
 mod tokens;

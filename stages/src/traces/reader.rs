@@ -1,21 +1,17 @@
 //! Reads traces sequence by sequence.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use flow_engine::plugin::StageError;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::meta::MetaFile;
+use super::parquet::{Batches, Part, Wrong};
 use super::schema::{self, Door, TraceRow};
 use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta};
-
-const BATCH_ROWS: usize = 8_192;
 
 /// A traces directory that was opened for reading.
 pub struct TraceReader<R: TraceRow> {
@@ -73,7 +69,7 @@ impl<R: TraceRow> TraceReader<R> {
 
     fn part_of(&self, shards: Range<usize>, sequences: Range<usize>) -> Result<Sequences<R>, StageError> {
         Ok(Sequences {
-            sequences: Batches::open(self.dir.join("sequences.parquet"), Some(sequences))?,
+            sequences: Batches::open(&self.dir.join("sequences.parquet"), Part { rows: Some(sequences), ..Part::default() }, unreadable)?,
             waiting: VecDeque::new(),
             next_shard: shards.start,
             shards: self.shards[shards].iter().cloned().collect(),
@@ -90,42 +86,12 @@ impl<R: TraceRow> TraceReader<R> {
 const ADVICE: &str = "the file is damaged, cut short, or not what docs/formats.md says of traces: delete it and run the stage that makes it again (in a \
      cache, `flow verify` heals it), or mend the program that wrote it";
 
-struct Batches {
-    path: PathBuf,
-    reader: ParquetRecordBatchReader,
-    /// Row of the file that the next batch begins with.
-    next_row: u64,
+/// [`corrupt`] of a file that is being read.
+pub(super) fn unreadable(path: &Path, wrong: &Wrong) -> StageError {
+    corrupt(path, &wrong.to_string())
 }
 
-impl Batches {
-    /// Opens a file, for some of its rows where `rows` says so.
-    fn open(path: PathBuf, rows: Option<Range<usize>>) -> Result<Self, StageError> {
-        let file = File::open(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
-        let next_row = rows.as_ref().map_or(0, |r| r.start as u64);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|b| {
-                let b = b.with_batch_size(BATCH_ROWS);
-                match rows {
-                    Some(rows) => b.with_offset(rows.start).with_limit(rows.len()).build(),
-                    None => b.build(),
-                }
-            })
-            .map_err(|e| corrupt(&path, &e.to_string()))?;
-        Ok(Self { path, reader, next_row })
-    }
-    /// The next batch, and the row of the file that it begins with.
-    fn next(&mut self) -> Option<Result<(RecordBatch, u64), StageError>> {
-        let batch = match self.reader.next()? {
-            Ok(batch) => batch,
-            Err(e) => return Some(Err(corrupt(&self.path, &e.to_string()))),
-        };
-        let first = self.next_row;
-        self.next_row += batch.num_rows() as u64;
-        Some(Ok((batch, first)))
-    }
-}
-
-pub(super) fn corrupt(path: &Path, what: &str) -> StageError {
+fn corrupt(path: &Path, what: &str) -> StageError {
     StageError::new(format!("{}: not readable as traces: {what}", path.display())).help(ADVICE)
 }
 
@@ -152,12 +118,9 @@ impl<R: TraceRow> Sequences<R> {
 
     fn advance(&mut self) -> Result<Option<(SequenceRow, Vec<R>)>, StageError> {
         while self.waiting.is_empty() {
-            match self.sequences.next() {
-                Some(batch) => {
-                    let (batch, first) = batch?;
-                    let rows = schema::sequences(&batch, &self.file.meta, first).map_err(|e| corrupt(&self.sequences.path, &e))?;
-                    self.waiting.extend(rows);
-                }
+            let meta = &self.file.meta;
+            match self.sequences.next(|batch, first| schema::sequences(batch, meta, first)) {
+                Some(rows) => self.waiting.extend(rows?),
                 None => return self.nothing_left(),
             }
         }
@@ -172,7 +135,7 @@ impl<R: TraceRow> Sequences<R> {
                 break;
             }
             if *step != rows.len() as i32 {
-                let path = self.shard.as_ref().map_or(self.sequences.path.as_path(), |s| &s.path);
+                let path = self.shard.as_ref().unwrap_or(&self.sequences).path();
                 return Err(corrupt(path, &format!("prompt {p} sample {s}: step_idx {step} where {} was expected", rows.len())));
             }
             // Rows are read from one shard at a time, the last that was opened.
@@ -187,7 +150,7 @@ impl<R: TraceRow> Sequences<R> {
             return Ok(None);
         }
         let key = self.rows.front().map(|r| r.0).unwrap_or_default();
-        Err(corrupt(&self.sequences.path, &format!("prompt {} sample {} has rows but no sequence here", key.0, key.1)))
+        Err(corrupt(self.sequences.path(), &format!("prompt {} sample {} has rows but no sequence here", key.0, key.1)))
     }
 
     /// Reads more rows; false when there are none.
@@ -196,20 +159,21 @@ impl<R: TraceRow> Sequences<R> {
             if self.shard.is_none() {
                 match self.shards.pop_front() {
                     Some(path) => {
-                        self.shard = Some(Batches::open(path, None)?);
+                        self.shard = Some(Batches::open(&path, Part::default(), unreadable)?);
                         self.next_shard += 1;
                     }
                     None => return Ok(false),
                 }
             }
             let Some(shard) = &mut self.shard else { return Ok(false) };
-            match shard.next() {
-                Some(batch) => {
-                    let (batch, first) = batch?;
-                    let keys = schema::keys(&batch).map_err(|e| corrupt(&shard.path, &e))?;
-                    let door = Door { meta: &self.file.meta, tokens: &self.tokens, first };
-                    let rows = R::rows(&batch, &door).map_err(|e| corrupt(&shard.path, &e))?;
-                    self.rows.extend(keys.into_iter().zip(rows));
+            let (meta, tokens) = (&self.file.meta, &self.tokens);
+            let rows = shard.next(|batch, first| {
+                let rows = R::rows(batch, &Door { meta, tokens, first })?;
+                Ok(schema::keys(batch)?.into_iter().zip(rows).collect::<Vec<_>>())
+            });
+            match rows {
+                Some(rows) => {
+                    self.rows.extend(rows?);
                     if !self.rows.is_empty() {
                         return Ok(true);
                     }

@@ -8,10 +8,10 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int32Array, RecordBatc
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use flow_engine::plugin::StageError;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use super::parquet::{Batches, Part};
 use super::{ByteStrings, RawRow};
 
 /// File of a traces directory that holds the table.
@@ -79,34 +79,30 @@ impl TokenTable {
     pub(super) fn read(dir: &Path) -> Result<Self, StageError> {
         let path = dir.join(FILE);
         let mut table = Self::default();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(table),
-            Err(e) => return Err(StageError::io("cannot read", &path, &e)),
-        };
-        let corrupt = |what: &str| super::reader::corrupt(&path, what);
-        let batches = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| corrupt(&e.to_string()))?;
-        for batch in batches {
-            let batch = batch.map_err(|e| corrupt(&e.to_string()))?;
-            let ids = batch
-                .column_by_name("id")
-                .and_then(|c| c.as_primitive_opt::<Int32Type>())
-                .ok_or_else(|| corrupt("no column `id` of integers"))?;
-            let bytes = batch
-                .column_by_name("bytes")
-                .and_then(|c| c.as_binary_opt::<i32>())
-                .ok_or_else(|| corrupt("no column `bytes` of bytes"))?;
-            if ids.null_count() > 0 {
-                return Err(corrupt("an id is missing"));
-            }
-            for (id, bytes) in ids.values().iter().zip(bytes.iter()) {
-                if !(0..=LARGEST_ID).contains(id) {
-                    return Err(corrupt(&format!("token id {id} is none")));
-                }
-                table.insert(*id as u32, bytes.unwrap_or_default());
-            }
+        if !path.exists() {
+            return Ok(table);
+        }
+        let mut file = Batches::open(&path, Part::default(), super::reader::unreadable)?;
+        while let Some(listed) = file.next(|batch, _| table.list(batch)) {
+            listed?;
         }
         Ok(table)
+    }
+
+    /// Lists the tokens of a batch.
+    fn list(&mut self, batch: &RecordBatch) -> Result<(), String> {
+        let ids = batch.column_by_name("id").and_then(|c| c.as_primitive_opt::<Int32Type>()).ok_or("no column `id` of integers")?;
+        let bytes = batch.column_by_name("bytes").and_then(|c| c.as_binary_opt::<i32>()).ok_or("no column `bytes` of bytes")?;
+        if ids.null_count() > 0 {
+            return Err("an id is missing".into());
+        }
+        for (id, bytes) in ids.values().iter().zip(bytes.iter()) {
+            if !(0..=LARGEST_ID).contains(id) {
+                return Err(format!("token id {id} is none"));
+            }
+            self.insert(*id as u32, bytes.unwrap_or_default());
+        }
+        Ok(())
     }
 }
 
