@@ -423,6 +423,7 @@ fn refused_answers_are_kept_counted_and_asked_again_on_demand() {
     assert!((f64::from(plain[0].other_logprob).exp() - (1.0 - (-0.25f64).exp())).abs() < 1e-6, "its mass is Other's");
     assert_eq!((plain[2].sample_bytes.len(), f64::from(plain[2].topk_logprobs[0])), (0, -0.25), "the end that the server tells");
     HEALED.store(true, Ordering::Relaxed);
+    project.run(&["--dry-run", "--reask"]).expect(0).says(&["would execute 1 of 3 stages", "asks again for what was refused (--reask)"]);
     project.run(&["--force", "traces"]).expect(0);
     assert_eq!(teacher.count(), PROMPTS, "asked again unasked");
     project.run(&["--reask"]).expect(0);

@@ -28,9 +28,11 @@ use crate::failure::Failure;
 /// Runs a command and gives the exit code.
 pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Run(args) if args.dry_run => plan::plan(registry, &args.pipeline, &args.targets, &args.force, &args.overwrite, args.json),
+        Command::Run(args) if args.dry_run => {
+            plan::plan(registry, &args.pipeline, &args.targets, &args.force, &args.overwrite, args.reask, args.json)
+        }
         Command::Run(args) => run::run(registry, &args),
-        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, &args.force, &[], args.json),
+        Command::Plan(args) => plan::plan(registry, &args.pipeline, &args.targets, &args.force, &[], false, args.json),
         Command::Explain(args) => explain::explain(registry, &args),
         Command::Status(args) => status::status(registry, &args),
         Command::Graph(args) => graph::graph(registry, &args),

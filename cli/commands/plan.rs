@@ -1,13 +1,15 @@
 //! `flow plan`, `flow run --dry-run`: what would be executed, and why.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use flow_engine::Registry;
 use flow_engine::events::{PlannedExecution, RunEvent};
 use flow_engine::preview::Decision;
+use flow_engine::run::REASKED;
 
 use crate::args::PipelineArgs;
-use crate::commands::print;
+use crate::commands::{print, teacher};
 use crate::context::Context;
 use crate::display::json;
 use crate::failure::Failure;
@@ -18,17 +20,23 @@ pub fn plan(
     targets: &[String],
     force: &[String],
     overwrite: &[PathBuf],
+    reask: bool,
     as_json: bool,
 ) -> Result<u8, Failure> {
     json::guard(as_json, || {
         let context = Context::load(registry, args)?;
         let selected = context.plan.select(targets)?;
         context.check_places(&selected, overwrite)?;
-        let decisions = context.preview(&selected, &context.stages(force)?)?;
+        let again = if reask { teacher::askers(&context.plan) } else { BTreeSet::new() };
+        let forced = context.stages(force)?.union(&again).copied().collect();
+        let decisions = context.preview(&selected, &forced)?;
         let name = |id| context.plan.stage(id).name.clone();
         let (mut execute, mut reuse) = (Vec::new(), Vec::new());
         for (id, decision) in decisions {
             match decision {
+                Decision::Execute { .. } if again.contains(&id) => {
+                    execute.push(PlannedExecution { stage: name(id), causes: vec![REASKED.into()] });
+                }
                 Decision::Execute { causes, .. } => execute.push(PlannedExecution { stage: name(id), causes }),
                 Decision::Reuse { .. } => reuse.push(name(id)),
             }

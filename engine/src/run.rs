@@ -43,6 +43,9 @@ pub enum Worker {
     Child(WorkerCommand),
 }
 
+/// Why a stage in [`RunOptions::reask`] is executed.
+pub const REASKED: &str = "asks again for what was refused (--reask)";
+
 /// How to run.
 #[derive(Clone)]
 pub struct RunOptions {

@@ -19,7 +19,7 @@ use crate::explain;
 use crate::key::KeyParts;
 use crate::plan::{Plan, StageId};
 use crate::plugin::{Provenance, Purity};
-use crate::run::read_json;
+use crate::run::{REASKED, read_json};
 
 /// Where a stage is.
 pub(crate) enum State {
@@ -254,7 +254,7 @@ impl<'a> Schedule<'a> {
                 self.done(id, entry, true);
                 return Ok(());
             }
-            _ if reask => (What::Force, vec!["asks again for what was refused (--reask)".to_owned()]),
+            _ if reask => (What::Force, vec![REASKED.to_owned()]),
             _ if forced => (What::Force, vec!["forced (--force)".to_owned()]),
             Lookup::Hit(_) => {
                 self.env.distrust(&key)?;
