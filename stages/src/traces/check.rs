@@ -101,7 +101,16 @@ pub fn settle(ids: &[i32], logprobs: &[f32]) -> Result<Settled, Invalid> {
 /// An id that stands twice among those that are known.
 fn twice(ids: &[i32]) -> Option<i32> {
     if ids.len() <= CANDIDATES_OF_A_ROW {
-        return ids.iter().enumerate().find(|(i, id)| **id >= 0 && ids[..*i].contains(id)).map(|(_, id)| *id);
+        // Ids with other last bits than all before them are new without a look at each.
+        let mut seen = [0u64; 4];
+        for (i, id) in ids.iter().enumerate().filter(|(_, id)| **id >= 0) {
+            let (word, bit) = ((id >> 6 & 3) as usize, 1 << (id & 63));
+            if seen[word] & bit != 0 && ids[..i].contains(id) {
+                return Some(*id);
+            }
+            seen[word] |= bit;
+        }
+        return None;
     }
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
@@ -149,13 +158,18 @@ pub(super) fn projected(row: &ProjectedRow, meta: &TraceMeta) -> Result<(), Stri
     if !(row.kd_weight.is_finite() && row.kd_weight >= 0.0) {
         return Err(format!("field `kd_weight`: {} is no weight", row.kd_weight));
     }
-    let logprob = |name: &str, l: f32| {
-        if l.is_finite() && l <= MASS_SLACK as f32 { Ok(f64::from(l.exp())) } else { Err(format!("field `{name}`: {l} is no logprob")) }
-    };
-    let mass = logprobs.iter().map(|l| logprob("topk_logprobs", *l)).sum::<Result<f64, String>>()?;
-    let other = logprob("other_logprob", row.other_logprob)?;
-    if row.kd_weight > 0.0 && (mass > 1.0 + MASS_SLACK || (mass + other - 1.0).abs() > SUM_SLACK) {
-        return Err(format!("the candidates hold a mass of {mass:.4} and Other {other:.4}, together they must be 1"));
+    let is_logprob = |l: &f32| l.is_finite() && *l <= MASS_SLACK as f32;
+    if let Some(l) = logprobs.iter().find(|l| !is_logprob(l)) {
+        return Err(format!("field `topk_logprobs`: {l} is no logprob"));
+    }
+    if !is_logprob(&row.other_logprob) {
+        return Err(format!("field `other_logprob`: {} is no logprob", row.other_logprob));
+    }
+    if row.kd_weight > 0.0 {
+        let (mass, other) = (logprobs.iter().map(|l| f64::from(l.exp())).sum::<f64>(), f64::from(row.other_logprob.exp()));
+        if mass > 1.0 + MASS_SLACK || (mass + other - 1.0).abs() > SUM_SLACK {
+            return Err(format!("the candidates hold a mass of {mass:.4} and Other {other:.4}, together they must be 1"));
+        }
     }
     tail(row.other_lse.as_deref(), meta)
 }

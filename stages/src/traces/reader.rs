@@ -167,13 +167,11 @@ impl<R: TraceRow> Sequences<R> {
             }
             let Some(shard) = &mut self.shard else { return Ok(false) };
             let (meta, tokens) = (&self.file.meta, &self.tokens);
-            let rows = shard.next(|batch, first| {
-                let rows = R::rows(batch, &Door { meta, tokens, first })?;
-                Ok(schema::keys(batch)?.into_iter().zip(rows).collect::<Vec<_>>())
-            });
+            let rows = shard.next(|batch, first| Ok((schema::keys(batch)?, R::rows(batch, &Door { meta, tokens, first })?)));
             match rows {
-                Some(rows) => {
-                    self.rows.extend(rows?);
+                Some(read) => {
+                    let (keys, rows) = read?;
+                    self.rows.extend(keys.into_iter().zip(rows));
                     if !self.rows.is_empty() {
                         return Ok(true);
                     }
