@@ -117,7 +117,8 @@ fn texts_that_cannot_be_read() {
 fn prompts_with_a_bad_line() {
     let prompts = |more: &str| run(GOOD, TEXT.as_bytes(), format!("{PROMPTS}{more}\n").as_bytes(), "prompts");
     let advice = "each line is a JSON object like";
-    let (ran, _) = run(GOOD, TEXT.as_bytes(), format!("\u{feff}{PROMPTS}").as_bytes(), "prompts");
+    let one = edited("prompts.jsonl }", "prompts.jsonl, eval: 1 }");
+    let (ran, _) = run(&one, TEXT.as_bytes(), format!("\u{feff}{PROMPTS}").as_bytes(), "prompts");
     ran.expect(0);
     refused("not JSON", prompts("{\"id\": 2"), 1, 0, &["prompts.jsonl line 3", "not JSON", advice]);
     refused("no prompt", prompts("{\"id\": 2, \"kind\": \"prose\"}"), 1, 0, &["prompts.jsonl line 3", "prompt", advice]);
