@@ -327,6 +327,9 @@ mod tests {
         assert_eq!(a.spec().expect("spec"), b.spec().expect("spec"));
         let c = params(json!({"memory_bytes": 5}));
         assert_eq!(a.spec().expect("spec").digest(), c.spec().expect("spec").digest());
+        let earlier = Spec { reading: 0, ..a.spec().expect("spec") };
+        assert_eq!(earlier.digest(), a.spec().expect("spec").digest(), "a lock of an earlier version holds");
+        assert!(serde_json::to_value(&earlier).expect("JSON").get("reading").is_none());
         assert_ne!(a.spec().expect("spec").digest(), params(json!({"model": "n"})).spec().expect("spec").digest());
         assert_eq!(b.limits().expect("limits").key_variable(), Some("A_KEY"));
     }
