@@ -42,7 +42,7 @@ impl Failure {
         match self {
             Self::Wrong(problems) => {
                 for problem in &problems.list {
-                    say(&format!("{}", render(problem)));
+                    say(&render(problem));
                 }
                 2
             }

@@ -122,7 +122,7 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
     if let (Some(profile), Some(file)) = (profile, &args.profile) {
         profile.write(file).map_err(|e| Failure::Broken(format!("write {}: {e}", file.display())))?;
         if !args.json {
-            say(&format!("{}", profile.critical_path(&context.plan, outcome.seconds)));
+            say(&profile.critical_path(&context.plan, outcome.seconds));
         }
     }
     Ok(show(args, &outcome, &context.plan.pipeline.root))
