@@ -383,3 +383,38 @@ fn damaged_answers_are_read_refused_or_failures_but_never_a_panic() {
     }
     assert!(n == 0 || read_some > 0 || n < 100);
 }
+
+fn said(text: &str) -> Value {
+    json!({"token": text, "logprob": -0.25, "bytes": text.as_bytes(), "top_logprobs": [{"token": text, "logprob": -0.25, "bytes": text.as_bytes()}]})
+}
+
+#[test]
+fn an_answer_ends_where_a_stop_text_ends_it() {
+    let mut call = question("openai");
+    call.body["stop"] = json!(["END", "\n\n"]);
+    for (content, tokens) in
+        [("Hi there", &["Hi", " there", "END"][..]), ("Hi there", &["Hi", " there", " E", "ND"]), ("Hi there.", &["Hi", " there", ".\n\n"])]
+    {
+        let tokens: Vec<Value> = tokens.iter().map(|t| said(t)).collect();
+        let sent = body(content, &tokens, "stop", &json!({})).to_string();
+        let reply = read(&spec("openai"), &Manner::default(), &call, sent.as_bytes()).expect("no failure");
+        let answer = reply.answer.unwrap_or_else(|refusal| panic!("{content:?}: {}", refusal.why));
+        let bytes: Vec<u8> = rows(&answer).iter().flat_map(|row| row.sample_bytes.clone()).collect();
+        assert_eq!(core(&String::from_utf8(bytes).expect("text")), content);
+    }
+    // Without such a text the same tokens say more than a person read.
+    let sent = body("Hi there", &[said("Hi"), said(" there"), said("END")], "stop", &json!({})).to_string();
+    let reply = read(&spec("openai"), &Manner::default(), &question("openai"), sent.as_bytes()).expect("no failure");
+    assert_eq!(reply.answer.expect_err("refused").kind, Refused::Unreadable);
+}
+
+#[test]
+fn a_token_of_reasoning_serves_a_probe_and_no_answer() {
+    let sent = body("", &[said("Two")], "length", &json!({"reasoning_content": "Two"})).to_string();
+    let asked = |expect| {
+        let call = Call { expect, ..question("openai") };
+        read(&spec("openai"), &Manner::default(), &call, sent.as_bytes()).expect("no failure").answer
+    };
+    assert_eq!(asked(Expect::Probe).expect("a token").steps.len(), 1);
+    assert_eq!(asked(Expect::Logprobs).expect_err("no text").kind, Refused::Reasoning);
+}
