@@ -154,15 +154,10 @@ fn last_values(args: &PipelineArgs) -> Result<Option<(String, Overrides)>, Failu
 
 /// The records of a pipeline's runs, the newest first.
 pub fn runs_of(cache: &Cache, pipeline: &Path, most: usize) -> Result<Vec<Value>, Failure> {
-    let file = pipeline.canonicalize().ok().map(|f| f.to_string_lossy().into_owned());
-    let mut runs = cache.runs(ALL_RUNS)?;
-    runs.retain(|run| run["pipeline"].as_str() == file.as_deref());
-    runs.truncate(most);
-    Ok(runs)
+    // A pipeline file that is gone may still have runs under the path that it had.
+    let file = pipeline.canonicalize().unwrap_or_else(|_| pipeline.to_owned());
+    Ok(cache.runs_of(&file.to_string_lossy(), most)?)
 }
-
-/// More runs than any cache records.
-pub const ALL_RUNS: usize = 1 << 40;
 
 /// Says which values a command looks at results with, where there is more than one answer.
 pub fn say_assumed(args: &PipelineArgs) -> Result<(), Failure> {

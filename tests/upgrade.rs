@@ -93,6 +93,19 @@ fn a_cache_serves_every_stage_whose_recipe_is_the_same() {
 }
 
 #[test]
+fn what_it_published_is_taken_over_where_nobody_changed_it() {
+    let old = Old::of("upgrade");
+    old.flow(&["run", "p.yaml"]).expect(0);
+    let record: Value = serde_json::from_slice(&fs::read(old.path(".flow-published.json")).unwrap()).unwrap();
+    assert_eq!(record["places"].as_object().unwrap().keys().collect::<Vec<_>>(), ["out/folder", "out/note.txt"]);
+    old.flow(&["run", "p.yaml", "--var", "word=other"]).expect(0);
+    let changed = Old::of("upgrade");
+    fs::write(changed.path("out/folder/mine"), "mine").unwrap();
+    let ran = changed.flow(&["run", "p.yaml"]).expect(2);
+    assert!(ran.err.contains("out/folder") && changed.path("out/folder/mine").exists(), "{}", ran.err);
+}
+
+#[test]
 fn a_lock_is_kept_or_refused_by_name() {
     let old = Old::of("upgrade");
     let raised = raised(&old);

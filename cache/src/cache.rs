@@ -221,6 +221,11 @@ impl Cache {
         Ok(self.index.runs(limit)?.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
+    /// The last `limit` run records of one pipeline (its file, absolute), newest first; `usize::MAX` for all.
+    pub fn runs_of(&self, pipeline: &str, limit: usize) -> Result<Vec<serde_json::Value>, CacheError> {
+        Ok(self.index.runs_of(pipeline, limit)?.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
     /// The record of one run.
     pub fn run(&self, id: &str) -> Result<Option<serde_json::Value>, CacheError> {
         Ok(self.index.run(id)?.and_then(|text| serde_json::from_str(&text).ok()))

@@ -205,7 +205,16 @@ impl Index {
     pub fn runs(&self, limit: usize) -> Result<Vec<String>, CacheError> {
         self.with(|db| {
             let mut statement = db.prepare_cached("SELECT record FROM runs ORDER BY id DESC LIMIT ?1")?;
-            statement.query_map(params![limit as i64], |r| r.get(0))?.collect()
+            statement.query_map(params![i64::try_from(limit).unwrap_or(i64::MAX)], |r| r.get(0))?.collect()
+        })
+    }
+
+    /// The last `limit` run records of one pipeline, newest first.
+    pub fn runs_of(&self, pipeline: &str, limit: usize) -> Result<Vec<String>, CacheError> {
+        self.with(|db| {
+            let text = "SELECT record FROM runs WHERE json_extract(record, '$.pipeline') = ?1 ORDER BY id DESC LIMIT ?2";
+            let mut statement = db.prepare_cached(text)?;
+            statement.query_map(params![pipeline, i64::try_from(limit).unwrap_or(i64::MAX)], |r| r.get(0))?.collect()
         })
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
 use crate::commands::print;
-use crate::context::{ALL_RUNS, cache_dir_here, cache_dir_of, runs_of};
+use crate::context::{cache_dir_here, cache_dir_of, runs_of};
 use crate::display::seconds;
 use crate::failure::Failure;
 
@@ -30,7 +30,7 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Failure> {
     let cache = Cache::open(&dir)?;
     let newest = || Ok::<_, Failure>(cache.runs(1)?.first().and_then(|run| Some(PathBuf::from(run["pipeline"].as_str()?))));
     let runs = match pipeline.map_or_else(newest, |pipeline| Ok(Some(pipeline)))? {
-        Some(pipeline) => runs_of(&cache, &pipeline, ALL_RUNS)?,
+        Some(pipeline) => runs_of(&cache, &pipeline, usize::MAX)?,
         None => Vec::new(),
     };
     let (before, after) = (find(&cache, &runs, &before)?, find(&cache, &runs, &after)?);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::args::LogArgs;
 use crate::commands::print;
-use crate::context::{ALL_RUNS, cache_dir_here, cache_dir_of, runs_of};
+use crate::context::{cache_dir_here, cache_dir_of, runs_of};
 use crate::display::seconds;
 use crate::failure::Failure;
 
@@ -17,8 +17,8 @@ pub fn log(args: &LogArgs) -> Result<u8, Failure> {
     };
     let cache = Cache::open(&dir)?;
     let runs = match &args.pipeline {
-        Some(pipeline) => runs_of(&cache, pipeline, ALL_RUNS)?,
-        None => cache.runs(ALL_RUNS)?,
+        Some(pipeline) => runs_of(&cache, pipeline, usize::MAX)?,
+        None => cache.runs(usize::MAX)?,
     };
     // The newest first, and each pipeline's runs together, numbered as `flow compare` takes them.
     let mut by_pipeline: IndexMap<&str, Vec<&Value>> = IndexMap::new();

@@ -13,9 +13,6 @@ use super::record::{self, Record};
 use crate::plan::{Plan, SourceOf};
 use crate::sources;
 
-/// More runs than any cache records.
-const ALL: usize = 1 << 40;
-
 /// Why a place is not written.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -96,7 +93,7 @@ impl<'a> Guard<'a> {
         if self.given.get().is_none() {
             let pipeline = self.plan.pipeline.file.to_string_lossy().into_owned();
             let mut given = BTreeSet::new();
-            for run in self.cache.runs(ALL)?.iter().filter(|run| run["pipeline"] == pipeline.as_str()) {
+            for run in &self.cache.runs_of(&pipeline, usize::MAX)? {
                 let stages = run["stages"].as_array().into_iter().flatten();
                 let outputs = stages.filter_map(|stage| stage["outputs"].as_object()).flat_map(|outputs| outputs.values());
                 given.extend(outputs.filter_map(|digest| digest.as_str()?.parse::<Digest>().ok()));
