@@ -110,6 +110,10 @@ fn texts_that_cannot_be_read() {
     refused("gzip", text(&[0x1f, 0x8b, 8, 0, 0xff]), 1, 0, &["text.txt", "gzip", "gunzip"]);
     let (ran, entries) = run(GOOD, format!("\u{feff}{TEXT}").as_bytes(), format!("\u{feff}{PROMPTS}").as_bytes(), "corpus");
     assert_eq!((ran.expect(0).code, entries), (Some(0), 1), "a byte-order mark is skipped");
+    let one_long_line = format!("# One\n{}\n", "word ".repeat(2000));
+    let (ran, _) = run(GOOD, one_long_line.as_bytes(), PROMPTS.as_bytes(), "corpus");
+    let ran = ran.expect(0);
+    assert!(ran.err.contains("99.9 % of the text are held out where 5.0 % were asked for"), "{}", ran.err);
     refused("latin1", text(b"# One\ncaf\xe9 au lait\n"), 1, 0, &["text.txt", "not UTF-8 at byte 9 (line 2)", "iconv"]);
 }
 

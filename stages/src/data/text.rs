@@ -56,6 +56,15 @@ impl Stage for TextStage {
             StageError::new(format!("{}: a single line cannot be split into training and held-out text", p.path.0.display()))
                 .help("give a text of several lines or documents (a document starts with a line `# title`)")
         })?;
+        let held = (text.len() - cut) as f64 / text.len() as f64;
+        if (held - p.holdout).abs() > 0.25 * p.holdout {
+            ctx.warn(format!(
+                "{:.1} % of the text are held out where {:.1} % were asked for: it has no document, paragraph or line that begins nearer; \
+                 break long lines, or give another `holdout`",
+                100.0 * held,
+                100.0 * p.holdout
+            ));
+        }
         ctx.metric("train_bytes", cut as f64);
         ctx.metric("holdout_bytes", (text.len() - cut) as f64);
         for (port, part) in [("train", &text[..cut]), ("holdout", &text[cut..])] {
