@@ -89,10 +89,8 @@ impl Context {
     /// Refuses what would replace anything that `flow` did not publish.
     pub fn check_places(&self, selected: &[StageId], overwrite: &[PathBuf]) -> Result<(), Failure> {
         for path in overwrite {
-            let named = |to: &str| {
-                Path::new(to).components().eq(path.components())
-                    || std::path::absolute(path).is_ok_and(|p| p == self.plan.pipeline.root.join(to))
-            };
+            let root = &self.plan.pipeline.root;
+            let named = |to: &str| publish::guard::names(path, root, &root.join(to));
             if !self.plan.publish.iter().any(|(to, ..)| named(to)) {
                 let places = self.plan.publish.iter().map(|(to, ..)| format!("`{to}`")).collect::<Vec<_>>().join(", ");
                 let help = if places.is_empty() { "the file has no `publish:`".into() } else { format!("published are {places}") };

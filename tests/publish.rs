@@ -181,6 +181,13 @@ fn places_of_versions_without_a_record_are_adopted_where_they_are_theirs() {
     fs::remove_dir_all(project.path(".flow")).unwrap();
     project.run(&["--var", "word=five"]).expect(0);
     assert!(project.run(&["--overwrite", "out/nothing"]).expect(2).err.contains("nothing is published there"));
+    // Named from another folder, or in another way.
+    project.write("out/folder/mine", "mine");
+    project.write("out/file", "mine");
+    let over =
+        |path: &str| project.flow_from("more", &["run", "../p.yaml", "--var", "word=six", "--overwrite", "out/file", "--overwrite", path]);
+    over("../more/../out/folder/").expect(0);
+    assert!(!project.path("out/folder/mine").exists());
     project.write(".flow-published.json", "{}");
     let ran = project.run(&["--var", "word=six"]).expect(2);
     assert!(ran.err.contains("not a record") && ran.err.contains("move it away"), "{}", ran.err);
@@ -202,6 +209,11 @@ fn a_second_get_replaces_what_the_first_put_there() {
     }
     project.flow(&[&again[..], &["--overwrite", "got"]].concat()).expect(0);
     assert!(!project.path("got/mine").exists());
+    for to in ["../got/", "./../more/../got"] {
+        project.write("got/b", "mine");
+        refused(project.flow_from("more", &["get", "../p.yaml", "d", "--to", to]), to);
+        project.flow_from("more", &["get", "../p.yaml", "d", "--to", to, "--overwrite", to]).expect(0);
+    }
     let elsewhere = tempfile::tempdir().unwrap();
     let to = elsewhere.path().join("copy");
     for _ in 0..2 {

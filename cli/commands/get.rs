@@ -6,7 +6,7 @@ use flow_cache::{Artifact, Cache};
 use flow_engine::Registry;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
-use flow_engine::publish::guard::Guard;
+use flow_engine::publish::guard::{Guard, resolved};
 use flow_engine::publish::{self, PutError, Wanted};
 
 use crate::args::GetArgs;
@@ -36,6 +36,7 @@ pub fn get(registry: &Registry, args: &GetArgs) -> Result<u8, Failure> {
 /// Copies an artifact to where a person wants it, and replaces only what an earlier copy put there.
 pub fn put(context: &Context, cache: &Cache, (artifact, from): (&Artifact, &str), to: &Path, overwrite: &[PathBuf]) -> Result<(), Failure> {
     let place = std::path::absolute(to).map_err(|e| Failure::Broken(format!("{}: {e}", to.display())))?;
+    let place = resolved(&place);
     let guard = Guard::of(&context.plan, cache, overwrite);
     let shown = to.display().to_string();
     let wanted = Wanted { artifact, from: from.to_owned(), run: "get" };

@@ -87,6 +87,10 @@ impl Project {
     pub fn flow(&self, args: &[&str]) -> Ran {
         Ran::of(&self.command(args).output().unwrap())
     }
+    /// The same from a folder of the project.
+    pub fn flow_from(&self, dir: &str, args: &[&str]) -> Ran {
+        Ran::of(&self.command(args).current_dir(self.path(dir)).output().unwrap())
+    }
     /// The same with additional environment.
     pub fn flow_with(&self, args: &[&str], vars: &[(&str, &str)]) -> Ran {
         Ran::of(&self.command(args).envs(vars.iter().copied()).output().unwrap())

@@ -105,11 +105,7 @@ impl<'a> Guard<'a> {
 
     /// Whether a person lets this place be replaced.
     fn is_asked_for(&self, place: &Path) -> bool {
-        let named = |path: &PathBuf| {
-            let from_here = std::path::absolute(path).is_ok_and(|path| same(&path, place));
-            from_here || same(&self.root().join(path), place)
-        };
-        self.overwrite.iter().any(named)
+        self.overwrite.iter().any(|path| names(path, self.root(), place))
     }
 
     /// Whether the place (absolute) may become an artifact. `wanted` is the artifact where it is known already.
@@ -154,8 +150,10 @@ impl<'a> Guard<'a> {
     }
 }
 
-fn same(a: &Path, b: &Path) -> bool {
-    a.components().eq(b.components())
+/// Whether a path of the command line means a place: as it is published, or from the current directory.
+pub fn names(path: &Path, root: &Path, place: &Path) -> bool {
+    let place = resolved(place);
+    resolved(&root.join(path)) == place || std::path::absolute(path).is_ok_and(|path| resolved(&path) == place)
 }
 
 /// Whether writing `place` would replace `path`: it is that, or a folder above it.
@@ -174,8 +172,8 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// The path with the links of the folders above it followed, as far as they exist; its last part stays as it is.
-fn resolved(path: &Path) -> PathBuf {
-    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return path.to_owned() };
+pub fn resolved(path: &Path) -> PathBuf {
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return path.canonicalize().unwrap_or_else(|_| path.to_owned()) };
     let mut rest = vec![name];
     for above in parent.ancestors() {
         match above.canonicalize() {
