@@ -68,6 +68,10 @@ impl Profile {
 
     /// Whether a file may become a trace: there is none, or an earlier trace.
     pub fn may_replace(file: &Path) -> bool {
+        // Nothing is lost with an empty file, and a device or a pipe is not replaced but written to.
+        if std::fs::metadata(file).is_ok_and(|there| there.len() == 0 || !(there.is_file() || there.is_dir())) {
+            return true;
+        }
         let mut start = [0; BEGINNING.len()];
         match std::fs::File::open(file) {
             Err(e) => e.kind() == std::io::ErrorKind::NotFound,

@@ -53,6 +53,10 @@ fn obey(keyboard: bool) {
     match &*LISTENER.lock().unwrap_or_else(PoisonError::into_inner) {
         None => std::process::exit(130),
         Some(listener) => {
+            // The third time nothing is waited for any more: what is done is kept, what is begun is begun again.
+            if listener.stop.level() > 1 {
+                std::process::exit(130);
+            }
             listener.stop.ask();
             if keyboard && listener.tell {
                 let word = if listener.stop.level() > 1 { "killing" } else { "stopping at the next checkpoint; Ctrl-C again kills" };

@@ -214,6 +214,16 @@ fn a_second_get_replaces_what_the_first_put_there() {
         refused(project.flow_from("more", &["get", "../p.yaml", "d", "--to", to]), to);
         project.flow_from("more", &["get", "../p.yaml", "d", "--to", to, "--overwrite", to]).expect(0);
     }
+    // A person's own copy of a result is theirs.
+    fs::copy(project.path("out/file"), project.path("mine")).unwrap();
+    refused(project.flow(&["get", "p.yaml", "f", "--var", "word=one", "--to", "mine"]), "mine");
+    // Refused before anything is made; `..` of what is not there is what it reads.
+    for (to, made) in [("p.yaml/x", "p.yaml/x"), (".git/n1/n2/x", ".git/n1")] {
+        project.flow(&["get", "p.yaml", "f", "--var", "word=two", "--to", to]).expect(2);
+        assert!(!project.path(made).exists(), "{to}");
+    }
+    project.flow(&["get", "p.yaml", "f", "--var", "word=two", "--to", "nowhere/../straight"]).expect(0);
+    assert!(project.path("straight").exists() && !project.path("nowhere").exists());
     let elsewhere = tempfile::tempdir().unwrap();
     let to = elsewhere.path().join("copy");
     for _ in 0..2 {
@@ -224,6 +234,27 @@ fn a_second_get_replaces_what_the_first_put_there() {
     refused(project.flow(&["run", "p.yaml", "--profile", "p.yaml"]), "p.yaml");
     project.flow(&["run", "p.yaml", "--var", "word=two", "--profile", "trace.json"]).expect(0);
     project.flow(&["run", "p.yaml", "--var", "word=two", "--profile", "trace.json"]).expect(0);
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_place_changes_nothing() {
+    let project = publishing("pf/", "f");
+    project.run(&[]).expect(0);
+    assert_eq!(project.read("pf"), "one\n");
+    let project = publishing("pd/", "d");
+    fs::create_dir(project.path("real")).unwrap();
+    symlink("real", project.path("pd")).unwrap();
+    refused(project.run(&[]), "pd");
+}
+
+#[test]
+fn a_lock_on_the_project_that_somebody_holds_stops_nothing() {
+    let project = project();
+    let root = fs::File::open(project.path("")).unwrap();
+    rustix::fs::flock(&root, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    project.run(&[]).expect(0);
+    assert_eq!(project.read("out/file"), "one\n");
+    assert!(!project.path(".flow-published.lock").exists());
 }
 
 #[test]
@@ -239,5 +270,11 @@ fn what_is_of_another_run_is_said() {
     assert!(status.out.contains("of another run: out/file (f.out") && !status.out.contains("out/folder ("), "{}", status.out);
     let json = project.flow(&["status", "p.yaml", "--json"]).expect(0).last();
     assert_eq!(json["of_another_run"][0]["path"], "out/file");
+    // Also by a run that has nothing to do, and did not have to say it when it last ran.
+    project.run(&[]).expect(0);
+    project.flow(&["run", "p.yaml", "f"]).expect(0);
+    project.flow(&["run", "p.yaml", "d", "--var", "word=two"]).expect(0);
+    let ran = project.flow(&["run", "p.yaml", "f"]).expect(0);
+    assert!(ran.err.contains("of another run: out/folder"), "{}", ran.err);
     assert_eq!(project.run(&["--var", "word=two"]).expect(0).err.matches("of another run").count(), 0);
 }

@@ -152,6 +152,16 @@ fn values_of_the_last_run_are_repeated_and_said() {
     assert!(over.err.contains("--set stages.a.retries=1") && over.err.contains("--var word=three"), "{}", over.err);
     let none = Project::new(PIPELINE).flow(&["status", "p.yaml", "--last"]).expect(2);
     assert!(none.err.contains("no run of p.yaml"), "{}", none.err);
+    // `--last` means other values after another run, and is never mistaken for a run without it.
+    let twice = Project::new("flow: 1\nvars: { word: one }\nstages:\n  a: { use: shell, with: { run: 'echo ${word} > \"$out\"' } }\n");
+    twice.run(&[]).expect(0);
+    twice.run(&[]).expect(0);
+    twice.run(&["--var", "word=two"]).expect(0);
+    twice.run(&["--last"]).expect(0);
+    twice.flow(&["get", "p.yaml", "a", "--last", "--to", "got"]).expect(0);
+    assert_eq!(twice.read("got"), "two\n");
+    twice.run(&[]).expect(0);
+    assert!(!twice.flow(&["log", "p.yaml"]).expect(0).out.lines().next().unwrap().contains("word=two"));
     // A run that found everything made keeps them too.
     project.run(&["--last"]).expect(0);
     project.run(&["--last"]).expect(0);

@@ -35,7 +35,8 @@ pub fn run(registry: &Registry, args: &RunArgs) -> Result<u8, Failure> {
 
 /// Under which name this command's runs with nothing to do are remembered; `None` where it asks for more.
 fn memo_of(args: &RunArgs) -> Result<Option<flow_cache::Digest>, Failure> {
-    let more = args.reask || args.check || args.locked || args.profile.is_some();
+    // What `--last` means changes from run to run.
+    let more = args.pipeline.overrides.last || args.reask || args.check || args.locked || args.profile.is_some();
     if more || !args.force.is_empty() || !args.overwrite.is_empty() {
         return Ok(None);
     }

@@ -170,7 +170,8 @@ pub(crate) fn remember(
     (outcome, before): (&RunOutcome, Option<Sources>),
 ) -> Result<(), CacheError> {
     let (Some(name), Some(before)) = (&options.memo, before) else { return Ok(()) };
-    if !outcome.strays.is_empty() || outcome.publish_refused {
+    // A place that this run did not publish may come to be of another run, which every run has to say.
+    if outcome.published.len() != plan.publish.len() {
         return Ok(());
     }
     let whole = outcome.failed.is_empty() && outcome.skipped.is_empty() && outcome.publish_errors.is_empty() && outcome.checked.is_empty();

@@ -83,18 +83,16 @@ fn grouped(text: &str) -> Option<Number> {
 /// `1M`, `2.5k`, `3G`: decimal units.
 fn scaled(text: &str) -> Option<Number> {
     let (number, unit) = text.split_at(text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at))?);
-    let unit = match unit {
-        "k" | "K" => 1e3,
-        "M" => 1e6,
-        "G" | "B" => 1e9,
-        "T" => 1e12,
+    let zeros = match unit {
+        "k" | "K" => 3,
+        "M" => 6,
+        "G" => 9,
+        "T" => 12,
         _ => return None,
     };
-    match core_schema(number) {
-        Meaning::Whole(n) => whole(n.as_f64()? * unit),
-        Meaning::Real(x) => whole(x * unit),
-        _ => None,
-    }
+    // Read as one decimal number: 16.1 times 1000 is not 16,100 in floats.
+    let decimal = matches!(core_schema(number), Meaning::Whole(_) | Meaning::Real(_));
+    format!("{number}e{zeros}").parse().ok().filter(|_| decimal).and_then(whole)
 }
 
 /// A float that is a whole number which float64 holds exactly.
@@ -240,12 +238,13 @@ mod tests {
 
     #[test]
     fn counts_as_people_write_them() {
-        for text in ["1000000", "1_000_000", "1M", "1e6", "0.001G", "1000k", "1.0e6"] {
+        for text in ["1000000", "1_000_000", "1M", "1e6", "0.001G", "1000k", "1.0e6", "0.000001T"] {
             assert_eq!(plain(text).count(), Some(Number::from(1_000_000)), "{text}");
         }
-        for text in ["1.5", "1__0", "_1", "1_", "M", "1.0000001k", "1e300", "1 M", "1x", "é"] {
+        for text in ["1.5", "2B", "1e3k", "0x1k", "1__0", "_1", "1_", "M", "1.0000001k", "1e300", "1 M", "1x", "é"] {
             assert_eq!(plain(text).count(), None, "{text}");
         }
+        assert_eq!(plain("16.1k").count(), Some(Number::from(16_100)));
         assert_eq!(plain("-1_0").count(), Some(Number::from(-10)));
         assert_eq!(Scalar::text("1M").count(), None);
     }

@@ -188,7 +188,11 @@ impl Reader<'_> {
                 self.problems.push(problem);
             }
             match self.resolved(self.vars, &at, Some(value)).text() {
-                Some(text) => out.publish.push((to.clone(), PortRef::parse(text, at))),
+                Some(text) => {
+                    let normal: PathBuf = Path::new(to).components().filter(|c| *c != Component::CurDir).collect();
+                    let normal = if normal.as_os_str().is_empty() { to.clone() } else { normal.to_string_lossy().into_owned() };
+                    out.publish.push((normal, PortRef::parse(text, at)));
+                }
                 None => self.wrong(&at, "expected `stage` or `stage.port`"),
             }
         }

@@ -229,6 +229,7 @@ pub async fn run(
     }
     read_outputs(plan, &cache, selected, &states, sink.as_ref(), &mut outcome)?;
     publish::publish(plan, &cache, &states, &options.overwrite, sink.as_ref(), &mut outcome)?;
+    outcome.interrupted |= stop.asked();
     let decide = |id| preview::decision(plan, &cache, id, options.machine.as_ref());
     outcome.strays = publish::strays(plan, &cache, &|place| outcome.published.iter().any(|p| p == place), &decide)?;
     for stray in &outcome.strays {

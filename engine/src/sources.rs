@@ -122,6 +122,10 @@ impl Globbing {
     /// What a part matched: a file where no part is left, a folder to go on in where one is.
     fn item(&mut self, path: &Path, name: &str, rest: &[Part<'_>], prefix: &str) -> Result<(), CacheError> {
         let name = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+        // Where a folder is wanted, whatever else has a fitting name is not meant.
+        if !rest.is_empty() && !path.is_dir() {
+            return Ok(());
+        }
         match (look(path)?.is_dir(), rest.is_empty()) {
             (false, true) => self.found.push((name, path.to_owned())),
             (true, false) => self.folder(path, rest, &name)?,
@@ -193,6 +197,9 @@ mod tests {
             assert!(error.contains("leads back to") && error.contains("src/up"), "{pattern}: {error}");
         }
         assert_eq!(names(&dir, "src/*.c").unwrap(), ["src/a.c"]);
+        symlink("nowhere", dir.path().join("latest")).unwrap();
+        std::fs::remove_file(dir.path().join("src/up")).unwrap();
+        assert_eq!(names(&dir, "*/*.c").unwrap(), ["src/a.c"], "a broken link beside the folders");
     }
 
     #[test]

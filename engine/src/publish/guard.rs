@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use flow_cache::{Artifact, Cache, CacheError, Digest};
 
@@ -62,7 +62,7 @@ impl<'a> Guard<'a> {
 
     /// Never written, whoever asks: version control, caches, the record, the project itself.
     fn sacred(&self, real: &Path) -> Option<String> {
-        let inner = [".git", ".flow", record::NAME].map(|name| (self.root().join(name), format!("`{name}`")));
+        let inner = [".git", ".flow", record::NAME, record::LOCK].map(|name| (self.root().join(name), format!("`{name}`")));
         let cache = (self.cache.layout().root().to_owned(), "the cache".to_owned());
         let found = inner.into_iter().chain([cache]).find(|(path, _)| meets(real, path) || real.starts_with(resolved(path)));
         let found = found.or_else(|| meets(real, self.root()).then(|| (PathBuf::new(), "the project itself".to_owned())));
@@ -86,6 +86,11 @@ impl<'a> Guard<'a> {
             }
             own
         })
+    }
+
+    /// Whether `publish:` names the place.
+    fn is_published(&self, place: &Path) -> bool {
+        self.plan.publish.iter().any(|(to, ..)| resolved(&self.root().join(to)) == resolved(place))
     }
 
     /// Whether a recorded run of this pipeline gave an artifact of that name.
@@ -135,7 +140,8 @@ impl<'a> Guard<'a> {
         let record = Record::read(self.root()).map_err(CacheError::io("read", &self.root().join(record::NAME)))?;
         let Some(put) = record.places.get(&record::name_of(self.root(), place)) else {
             // Put there by a version that kept no record.
-            return match now.digest() {
+            // Only `publish:` can have: what a person copied elsewhere is theirs.
+            return match now.digest().filter(|_| self.is_published(place)) {
                 Some(digest) if self.was_given(&digest)? => Ok(Ok(())),
                 _ => refuse(format!("{} is there that flow did not put there", now.what()), true),
             };
@@ -171,6 +177,17 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// The path without `..`, as it reads.
+fn lexical(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        if part != Component::ParentDir || !out.pop() {
+            out.push(part);
+        }
+    }
+    out
+}
+
 /// The path with the links of the folders above it followed, as far as they exist; its last part stays as it is.
 pub fn resolved(path: &Path) -> PathBuf {
     let Some((parent, name)) = path.parent().zip(path.file_name()) else { return path.canonicalize().unwrap_or_else(|_| path.to_owned()) };
@@ -178,7 +195,11 @@ pub fn resolved(path: &Path) -> PathBuf {
     for above in parent.ancestors() {
         match above.canonicalize() {
             Ok(real) => return rest.iter().rev().fold(real, |path, part| path.join(part)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => rest.extend(above.file_name()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match above.file_name() {
+                Some(part) => rest.push(part),
+                // `missing/..` is the folder that `missing` would be in.
+                None => return resolved(&lexical(path)),
+            },
             Err(_) => break,
         }
     }

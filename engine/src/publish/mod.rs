@@ -45,6 +45,9 @@ pub struct Wanted<'a> {
 pub fn put(plan: &Plan, cache: &Cache, guard: &Guard<'_>, shown: &str, place: &Path, wanted: &Wanted<'_>) -> Result<bool, PutError> {
     let root = &plan.pipeline.root;
     let name = record::name_of(root, place);
+    // Before anything is fetched, copied, or made beside the place.
+    guard.check(shown, place, Some(wanted.artifact))?.map_err(PutError::Refused)?;
+    let _turn = Record::turn(root)?;
     cache.fetch(wanted.artifact)?;
     let state = State::of_artifact(cache, wanted.artifact)?;
     let entry = |states| Put {
@@ -63,10 +66,6 @@ pub fn put(plan: &Plan, cache: &Cache, guard: &Guard<'_>, shown: &str, place: &P
         let before = State::at(cache, place)?;
         Ok(keep(before.into_iter().chain([state.clone()]).collect())?)
     })?;
-    if !written {
-        // The same bytes; links in their place are not what flow would put there.
-        guard.check(shown, place, Some(wanted.artifact))?.map_err(PutError::Refused)?;
-    }
     let known = recorded.places.get(&name).is_some_and(|put| put.states == [state.clone()] && put.from == wanted.from);
     if written || !known {
         keep(vec![state])?;

@@ -7,13 +7,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use flow_cache::{CacheError, KeyLock};
 use serde::{Deserialize, Serialize};
 
 use super::place::State;
 
 /// Name of the record.
 pub const NAME: &str = ".flow-published.json";
+/// Held by the process whose turn it is.
+pub(super) const LOCK: &str = ".flow-published.lock";
 const FORMAT: u32 = 1;
 
 /// What was put at one place.
@@ -71,14 +73,14 @@ impl Record {
         File::open(root)?.sync_all()
     }
 
-    /// Changes the record while no other process does.
+    /// Waits until no other process publishes in this project. What is checked, put and recorded while it is held belongs
+    /// together. A file of its own: the project's folder may be locked by whoever started this process.
+    pub fn turn(root: &Path) -> Result<KeyLock, CacheError> {
+        KeyLock::wait(&root.join(LOCK))
+    }
+
+    /// Changes the record; the caller holds its turn.
     pub fn change(root: &Path, with: impl FnOnce(&mut Self)) -> io::Result<()> {
-        let turn = File::open(root)?;
-        while let Err(e) = flock(&turn, FlockOperation::LockExclusive) {
-            if e != rustix::io::Errno::INTR {
-                return Err(e.into());
-            }
-        }
         let mut record = Self::read(root)?;
         with(&mut record);
         record.write(root)
