@@ -133,11 +133,16 @@ impl<'a> Guard<'a> {
             let which = if real == *path { String::new() } else { format!(" ({})", path.display()) };
             return refuse(format!("{what}{which} would be overwritten"), true);
         }
+        let record = Record::read(self.root()).map_err(CacheError::io("read", &self.root().join(record::NAME)))?;
+        let known = record.places.contains_key(&record::name_of(self.root(), place));
+        if !known && wanted.is_some_and(|artifact| !artifact.tree) && place.is_dir() && !place.is_symlink() {
+            // A folder that is nobody's business, perhaps a large one: its files are not read to say so.
+            return refuse("a folder is there that flow did not put there".into(), true);
+        }
         let Some(now) = State::at(self.cache, place)? else { return Ok(Ok(())) };
         if wanted.is_some_and(|artifact| now.is(artifact)) {
             return Ok(Ok(()));
         }
-        let record = Record::read(self.root()).map_err(CacheError::io("read", &self.root().join(record::NAME)))?;
         let Some(put) = record.places.get(&record::name_of(self.root(), place)) else {
             // Put there by a version that kept no record.
             // Only `publish:` can have: what a person copied elsewhere is theirs.
