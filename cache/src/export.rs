@@ -82,11 +82,11 @@ impl Aside {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(CacheError::io("create directory", &path)(e)),
                 _ => {}
             }
-            // Another process may hold it, or have removed it since.
+            // Another process may hold it, or have removed it since; a link of that name is nobody's leftover.
             let Ok(lock) = File::open(&path) else { continue };
             let held = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
             let same = |there: fs::Metadata| lock.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (there.dev(), there.ino()));
-            if !held || !fs::metadata(&path).is_ok_and(same) {
+            if !held || !fs::symlink_metadata(&path).is_ok_and(same) {
                 continue;
             }
             for item in fs::read_dir(&path).map_err(CacheError::io("list", &path))? {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
 use flow_shaders::device::{Device, open};
-use flow_stages::model::config::{ModelConfig, Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
 use flow_stages::train::distillation::Distillation;
@@ -63,18 +62,7 @@ fn a_training_goes_on_after_its_device_was_lost() {
     traces(&dir.path().join("traces"), &tokenizer);
     let recipe = Recipe { batch: 2, log_every: 1, checkpoint_every: 2, ..Recipe::default() };
     let job = Job {
-        config: ModelConfig {
-            vocab: 4096,
-            dim: 32,
-            layers: 1,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 16,
-            mlp: 64,
-            seq: 16,
-            weights: Weights::Absmean,
-            ..Preset::Poc.config()
-        },
+        config: harness::small_model(4096),
         recipe: &recipe,
         weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.0 },
         tau: 1.3,

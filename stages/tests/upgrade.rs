@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
 use flow_shaders::device::open;
-use flow_stages::model::config::{ModelConfig, Preset, Weights};
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, TraceReader};
 use flow_stages::train::distillation::Distillation;
@@ -40,18 +39,7 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
     let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json"))?;
     let recipe = Recipe { batch: 2, log_every: 1, checkpoint_every: 4, ..Recipe::default() };
     let job = Job {
-        config: ModelConfig {
-            vocab: tokenizer.vocab_size(),
-            dim: 32,
-            layers: 1,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 16,
-            mlp: 64,
-            seq: 16,
-            weights: Weights::Absmean,
-            ..Preset::Poc.config()
-        },
+        config: harness::small_model(tokenizer.vocab_size()),
         recipe: &recipe,
         weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.1 },
         tau: 1.3,

@@ -144,8 +144,7 @@ impl<'a> Guard<'a> {
             return Ok(Ok(()));
         }
         let Some(put) = record.places.get(&record::name_of(self.root(), place)) else {
-            // Put there by a version that kept no record.
-            // Only `publish:` can have: what a person copied elsewhere is theirs.
+            // Put there by a version that kept no record. Only `publish:` can have: what a person copied elsewhere is theirs.
             return match now.digest().filter(|_| self.is_published(place)) {
                 Some(digest) if self.was_given(&digest)? => Ok(Ok(())),
                 _ => refuse(format!("{} is there that flow did not put there", now.what()), true),

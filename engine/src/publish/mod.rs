@@ -160,7 +160,8 @@ pub struct Stray {
     pub why: String,
 }
 
-/// The published places, but for those that `current` says are right, that are of another run than the plan as it is asked for now.
+/// The published places that hold something else than the plan, with the values that it has, would put there; those that
+/// `current` says are right are not looked at.
 pub fn strays(plan: &Plan, cache: &Cache, current: &dyn Fn(&Path) -> bool, decide: Decide<'_>) -> Result<Vec<Stray>, CacheError> {
     let root = &plan.pipeline.root;
     let record = Record::read(root).map_err(CacheError::io("read", &root.join(record::NAME)))?;

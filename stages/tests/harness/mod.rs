@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, InputArtifact, Stage, StageError, Task, TaskContext, TaskEvent};
+use flow_stages::model::config::{ModelConfig, Preset, Weights};
 
 #[derive(Default)]
 pub struct Events(pub Mutex<Vec<TaskEvent>>);
@@ -82,6 +83,12 @@ fn run_in<S: Stage>(
     stage.check(&params).map_err(|e| StageError::new(format!("{}: {}", e.path, e.message)))?;
     stage.run(params, &context)?;
     Ok(outputs)
+}
+
+/// A ternary model that trains in a moment.
+pub fn small_model(vocab: usize) -> ModelConfig {
+    let shape = Preset::Poc.config();
+    ModelConfig { vocab, dim: 32, layers: 1, heads: 2, kv_heads: 1, head_dim: 16, mlp: 64, seq: 16, weights: Weights::Absmean, ..shape }
 }
 
 /// A task in a directory, without inputs and outputs.
