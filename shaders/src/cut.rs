@@ -156,7 +156,7 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         }
         "muon_momentum" => along(0, &[0, 0, 1, 1, 1]),
         "muon_normalise" => along(0, &[1, 0, 1]),
-        "muon_update" => along(0, &[0, 0, 1, 1]),
+        "muon_update" => along(0, &[0, 0, 0, 1, 1]),
         "sum_sq" => squares(*p),
         "embed" => gather(*p, 1),
         "embed_half" => gather(*p, 2),

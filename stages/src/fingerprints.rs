@@ -9,7 +9,7 @@ use flow_shaders::kernels::attention::Cached;
 
 use crate::model::config::{Preset, Weights};
 use crate::model::inference::kernels as inference_kernels;
-use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use crate::model::storage::Storage;
 use crate::model::trainer::{TrainShape, kernels as training_kernels};
 
@@ -28,8 +28,16 @@ pub fn training(weights: Weights) -> Prints {
     static TERNARY: OnceLock<Prints> = OnceLock::new();
     let cell = if weights == Weights::Float { &FLOAT } else { &TERNARY };
     cell.get_or_init(|| {
-        let shape =
-            TrainShape { batch: 2, seq: 4, top_k: 2, ns_steps: 2, recompute: false, moments: Moments::Int8, storage: Storage::Float16 };
+        let shape = TrainShape {
+            batch: 2,
+            seq: 4,
+            top_k: 2,
+            ns: NewtonSchulz::quintic(2),
+            recompute: false,
+            moments: Moments::Int8,
+            storage: Storage::Float16,
+            evaluates: false,
+        };
         let mut all = training_kernels(tiny(weights), shape, Optimizer::Muon);
         // The choices of a recipe do not show in the tiny model, whose tensors are too small for them.
         all.extend([&ADAMW, &ADAMW_INT8]);

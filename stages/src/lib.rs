@@ -33,6 +33,7 @@ pub mod eval;
 mod fingerprints;
 mod map;
 pub mod rng;
+pub mod sample;
 pub mod teacher;
 pub mod train;
 

@@ -9,12 +9,20 @@ use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_shaders::kernels::attention::Cached;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::inference::{Inference, Uses};
-use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{MicroBatch, TrainShape, Trainer};
 
-const SHAPE: TrainShape =
-    TrainShape { batch: 3, seq: 24, top_k: 4, ns_steps: 5, recompute: false, moments: Moments::Float32, storage: Storage::Float32 };
+const SHAPE: TrainShape = TrainShape {
+    batch: 3,
+    seq: 24,
+    top_k: 4,
+    ns: NewtonSchulz::quintic(5),
+    recompute: false,
+    moments: Moments::Float32,
+    storage: Storage::Float32,
+    evaluates: false,
+};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 

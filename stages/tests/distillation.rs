@@ -16,7 +16,7 @@ use flow_shaders::device::{Device, open};
 use flow_stages::model::checkpoint;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
 use flow_stages::model::inference::{Inference, Uses};
-use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 use flow_stages::project::ProjectStage;
@@ -112,8 +112,16 @@ struct Student(Trainer);
 
 impl Student {
     fn new(device: &Device, vocab: usize, top_k: usize) -> Self {
-        let shape =
-            TrainShape { batch: 1, seq: SEQ, top_k, ns_steps: 5, recompute: false, moments: Moments::Float32, storage: Storage::Float32 };
+        let shape = TrainShape {
+            batch: 1,
+            seq: SEQ,
+            top_k,
+            ns: NewtonSchulz::quintic(5),
+            recompute: false,
+            moments: Moments::Float32,
+            storage: Storage::Float32,
+            evaluates: false,
+        };
         let config = config(vocab, SEQ, Weights::Absmean);
         let mut trainer = Trainer::new(device, config.clone(), shape, Optimizer::Adamw).expect("fits");
         trainer.load(&tensors(&config, 7, 0.8)).expect("loads");
@@ -295,10 +303,11 @@ fn accumulated_halves_are_a_double_batch() {
                 batch,
                 seq: WINDOW,
                 top_k: 2,
-                ns_steps: 5,
+                ns: NewtonSchulz::quintic(5),
                 recompute: false,
                 moments: Moments::Float32,
                 storage: Storage::Float32,
+                evaluates: false,
             };
             let config = config(4096, WINDOW, Weights::Absmean);
             let mut trainer = Trainer::new(&device, config.clone(), shape, Optimizer::Adamw).expect("fits");
@@ -343,7 +352,15 @@ fn watched(dir: &Path, reports: usize) -> (TaskContext, Arc<Watch>) {
 
 fn job(recipe: &Recipe, budget_tokens: u64) -> Job<'_> {
     let weights = LossWeights { kd: 1.0, ce: 0.25, format: 0.0 };
-    Job { config: config(4096, WINDOW, Weights::Absmean), recipe, weights, tau: 1.3, budget_tokens, flip_fraction: Some(0.5) }
+    Job {
+        config: config(4096, WINDOW, Weights::Absmean),
+        recipe,
+        weights,
+        tau: 1.3,
+        budget_tokens,
+        flip_fraction: Some(0.5),
+        validation: None,
+    }
 }
 
 fn trained(job: &Job<'_>, traces: &Path, dir: &Path, reports: usize) -> (Result<Trained, StageError>, Vec<String>) {
@@ -382,10 +399,11 @@ fn a_skipped_step_advances_the_cursor_only() {
         batch: 1,
         seq: WINDOW,
         top_k: 2,
-        ns_steps: recipe.ns_steps,
+        ns: recipe.newton_schulz(),
         recompute: false,
         moments: recipe.moments,
         storage: recipe.storage,
+        evaluates: false,
     };
     let mut trainer = Trainer::new(&open("cpu", 2).expect("the CPU"), job.config.clone(), shape, recipe.optimizer).expect("fits");
     trainer.load_with(|t| flow_stages::train::initial_values(&job.config, t, recipe.seed)).expect("loads");

@@ -9,6 +9,7 @@ use flow_shaders::kernels::{act_quant, attention, gated, gemm, hyper, kd_loss, r
 use flow_shaders::program::{BufferId, ListId, Program};
 use flow_stages::model::config::{ModelConfig, Preset};
 use flow_stages::model::graph::{Graph, Hold};
+use flow_stages::model::optimizer::NewtonSchulz;
 
 /// One list of operations with its inputs.
 struct Bench {
@@ -431,7 +432,15 @@ fn muon(c: &mut Check) {
     let list = g.program.list("muon");
     let [grad, w, b, clip] =
         [("g", rows * cols), ("w", rows * cols), ("momentum", rows * cols), ("clip", 4)].map(|(name, n)| g.program.persistent(name, n));
-    g.muon(list, grad, w, b, clip, (rows, cols), c.golden.about["iterations"].as_u64().expect("iterations") as usize);
+    g.muon(
+        list,
+        grad,
+        w,
+        b,
+        clip,
+        (rows, cols),
+        NewtonSchulz::quintic(c.golden.about["iterations"].as_u64().expect("iterations") as usize),
+    );
     let mut s = c.device.load(g.program).unwrap();
     let mut h = [0f32; hyper::LEN];
     (h[hyper::MUON_LR], h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = (lr, momentum, decay);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use common::{Golden, devices};
 use flow_shaders::device::Device;
 use flow_stages::model::config::{Activation, ModelConfig, Weights};
-use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 
@@ -74,10 +74,11 @@ fn run(device: &Device, storage: Storage, slack: f64) {
         batch: c["batch"].as_u64().unwrap() as usize,
         seq: config.seq,
         top_k: c["topk"].as_u64().unwrap() as usize,
-        ns_steps: 5,
+        ns: NewtonSchulz::quintic(5),
         recompute: false,
         moments: Moments::Float32,
         storage,
+        evaluates: false,
     };
     let mut trainer = Trainer::new(device, config.clone(), shape, Optimizer::Adamw).unwrap();
     let params: BTreeMap<String, Vec<f32>> =

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use common::{devices, hyper, noise};
 use flow_shaders::device::Device;
 use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
-use flow_stages::model::optimizer::{Moments, Optimizer};
+use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use flow_stages::model::storage::{LossScale, Storage};
 use flow_stages::model::trainer::{MicroBatch, StepStats, TrainShape, Trainer};
 
@@ -18,7 +18,16 @@ fn config(weights: Weights) -> ModelConfig {
 
 fn trainer(device: &Device, weights: Weights, optimizer: Optimizer, moments: Moments, storage: Storage) -> Trainer {
     let config = config(weights);
-    let shape = TrainShape { batch: 3, seq: config.seq, top_k: 0, ns_steps: 5, recompute: false, moments, storage };
+    let shape = TrainShape {
+        batch: 3,
+        seq: config.seq,
+        top_k: 0,
+        ns: NewtonSchulz::quintic(5),
+        recompute: false,
+        moments,
+        storage,
+        evaluates: false,
+    };
     let mut trainer = Trainer::new(device, config.clone(), shape, optimizer).unwrap();
     let mut next = noise(3);
     let mut value = |role| match role {

@@ -114,7 +114,8 @@ fn storage_and_moments_in_parts() {
     let (momentum, normalise) = (muon::Momentum { n: n as u32 }, muon::Normalise { n: n as u32, partials: 5 });
     check(&muon::MUON_MOMENTUM, &[hyper(), factors.clone(), r.floats(n, 1.0), r.floats(n, 1.0), junk(n)], &momentum);
     check(&muon::MUON_NORMALISE, &[r.floats(n, 1.0), r.range(5, 0.1, 1.0), junk(n)], &normalise);
-    check(&muon::MUON_UPDATE, &[hyper(), factors, r.floats(n, 1.0), r.floats(n, 1.0)], &muon::Update { n: n as u32, factor: 1.4 });
+    let shape = muon::Update { n: n as u32, factor: 1.4, partials: 5 };
+    check(&muon::MUON_UPDATE, &[hyper(), factors, r.range(5, 0.1, 1.0), r.floats(n, 1.0), r.floats(n, 1.0)], &shape);
 }
 
 #[test]

@@ -128,8 +128,11 @@ proptest! {
         check(&muon::MUON_NORMALISE, &[r.floats(all, 1.0), partials, junk(all)], &shape, 2e-6, 1e-7);
         let shape = muon::Poly { n: n as u32, a: 3.4445, b: -4.7750, c: 2.0315 };
         check(&muon::MUON_POLY, &[r.floats(all, 0.3), r.floats(all, 0.3), junk(all)], &shape, 2e-6, 1e-6);
-        let shape = muon::Update { n: all as u32, factor: 1.4 };
-        check(&muon::MUON_UPDATE, &[hyper(), clip, r.floats(all, 0.1), r.floats(all, 0.1)], &shape, 2e-6, 1e-7);
+        for count in [0, 5] {
+            let shape = muon::Update { n: all as u32, factor: 1.4, partials: count };
+            let buffers = [hyper(), clip.clone(), r.range(5, 0.1, 1.0), r.floats(all, 0.1), r.floats(all, 0.1)];
+            check(&muon::MUON_UPDATE, &buffers, &shape, 2e-6, 1e-7);
+        }
     }
 }
 

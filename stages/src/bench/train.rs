@@ -12,6 +12,7 @@ use crate::model::optimizer::{Moments, Optimizer};
 use crate::model::storage::Storage;
 use crate::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 use crate::rng::Rng;
+use crate::train::recipe::Recipe;
 use crate::train::{device_error, initial_values};
 
 /// What is trained.
@@ -48,10 +49,11 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
         batch: b.batch,
         seq: config.seq,
         top_k: TOP_K,
-        ns_steps: 5,
+        ns: Recipe::default().newton_schulz(),
         recompute: b.recompute,
         moments: b.moments,
         storage: b.storage,
+        evaluates: false,
     };
     let mut trainer = Trainer::new(device, config.clone(), shape, b.optimizer).map_err(device_error)?;
     trainer.load_with(|t| initial_values(&config, t, 1)).map_err(device_error)?;

@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::sample::spread_of;
+
 /// One prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
@@ -29,7 +31,7 @@ pub struct PromptsParams {
     /// Prompts to keep for evaluation: a share below 1, or a count. Spread evenly over each kind.
     #[serde(default = "default_eval")]
     pub eval: f64,
-    /// Read only this many prompts from the start.
+    /// Take only this many prompts, spread over the file.
     #[serde(default)]
     pub limit: Option<usize>,
 }
@@ -44,7 +46,7 @@ pub struct PromptsStage;
 impl Stage for PromptsStage {
     type Params = PromptsParams;
     const KIND: &'static str = "data.prompts";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Reads prompts and keeps some of them for evaluation.";
 
     fn inputs(&self) -> Vec<InputPort> {
@@ -67,8 +69,7 @@ impl Stage for PromptsStage {
         Ok(Vec::new())
     }
     fn run(&self, p: PromptsParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let mut prompts = read_prompts(&p.path.0)?;
-        prompts.truncate(p.limit.unwrap_or(usize::MAX));
+        let prompts = spread_of(read_prompts(&p.path.0)?, p.limit, 0);
         let eval = choose(&prompts, p.eval);
         let count = eval.iter().filter(|e| **e).count();
         if count == 0 || count == prompts.len() {

@@ -20,6 +20,7 @@ use crate::model::tensors::half_pair;
 use crate::model::trainer::{TrainShape, Trainer};
 use crate::rng::Rng;
 use crate::train::device_error;
+use crate::train::recipe::Recipe;
 
 /// Whether to allocate and run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -140,7 +141,16 @@ impl Stage for DryRunStage {
 /// Bytes that a training step of this batch and sequence would hold, by what the recipe says of memory.
 fn training(p: &DryRunParams, config: &ModelConfig) -> serde_json::Value {
     let plan = |recompute, moments, storage| {
-        let shape = TrainShape { batch: p.batch, seq: p.seq, top_k: 20, ns_steps: 5, recompute, moments, storage };
+        let shape = TrainShape {
+            batch: p.batch,
+            seq: p.seq,
+            top_k: 20,
+            ns: Recipe::default().newton_schulz(),
+            recompute,
+            moments,
+            storage,
+            evaluates: false,
+        };
         Trainer::planned_bytes(config.clone(), shape, Optimizer::Adamw)
     };
     json!({

@@ -7,6 +7,7 @@ use crate::lm::{Window, score_batch, windows_together};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::inference::{Inference, Uses};
 use crate::project::{FirstToken, Projector, Rule};
+use crate::sample::spread_of;
 use crate::teacher::method::Method;
 use crate::teacher::scoring::{Keep, Scorer};
 use crate::tokenizer::Tokenizer;
@@ -62,12 +63,13 @@ pub struct Agreement {
     pub tokens: u64,
 }
 
-/// Compares the student with the teacher's distributions on a text, projected onto the student's tokens.
+/// Compares the student with the teacher's distributions on some `bytes` of a text, in windows spread over the whole of it,
+/// projected onto the student's tokens.
 pub fn agreement(
     device: &Device,
     teacher: (&Checkpoint, &Tokenizer),
     student: (&mut Inference, &Tokenizer),
-    text: &str,
+    (text, bytes): (&str, usize),
     top_k: usize,
 ) -> Result<Agreement, StageError> {
     let (model, tokenizer) = teacher;
@@ -80,7 +82,9 @@ pub fn agreement(
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
     let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
     let tokens = tokenizer.encode(text);
-    let windows: Vec<Window<'_>> = tokens.chunks(t_seq).map(|targets| Window { first: tokenizer.bos(), targets }).collect();
+    let all: Vec<Window<'_>> = tokens.chunks(t_seq).map(|targets| Window { first: tokenizer.bos(), targets }).collect();
+    let wanted = (all.len() as f64 * bytes as f64 / text.len().max(1) as f64).ceil() as usize;
+    let windows = spread_of(all, Some(wanted), 0);
     let seq = lm.config().seq;
     let mut total = Agreement::default();
     for group in windows.chunks(batch.min(windows_together(lm.config()))) {

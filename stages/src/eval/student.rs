@@ -21,7 +21,7 @@ use crate::tokenizer::Tokenizer;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalParams {
-    /// Bytes of the held-out text to compare distributions on; the bits per byte take all of it.
+    /// Bytes of the held-out text to compare distributions on, spread over it; the bits per byte take all of it.
     pub agreement_bytes: usize,
     /// Candidates of the teacher's distributions.
     pub top_k: usize,
@@ -44,7 +44,7 @@ pub struct EvalStage;
 impl Stage for EvalStage {
     type Params = EvalParams;
     const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 3;
+    const REVISION: u32 = 4;
     const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
     const HEAVY: bool = true;
 
@@ -100,9 +100,8 @@ impl Stage for EvalStage {
         };
         ctx.progress(2, 4, "parts");
         lm_student.set_bits(bits).map_err(crate::train::device_error)?;
-        let part = head(&text, p.agreement_bytes);
         let agrees = match &teacher {
-            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), part, top_k)?,
+            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), (&text, p.agreement_bytes), top_k)?,
             None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
         };
         ctx.progress(3, 4, "parts");
@@ -125,7 +124,7 @@ impl Stage for EvalStage {
         report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
         report["device"] = device.name().into();
         report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
-        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": part.len(), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
+        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": p.agreement_bytes.min(text.len()), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
             "window": student.config.seq, "stride": student.config.seq});
         crate::write_json(ctx.output("report")?, &report)
     }
@@ -167,12 +166,6 @@ impl OfTeacher {
     fn of_hosted(spec: &Spec, baseline: &Baseline) -> Self {
         Self { meta: hosted::meta(spec), decode: baseline.decode_tokens_per_second, bytes: spec.memory_bytes, ..Self::default() }
     }
-}
-
-/// The first bytes of a text, cut at a character.
-fn head(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    &text[..end]
 }
 
 /// What the evaluation reads of `teacher_baseline.json`.

@@ -31,6 +31,28 @@ pub enum Moments {
     Int8,
 }
 
+/// How Muon makes an update nearly orthogonal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NewtonSchulz {
+    /// Steps.
+    pub steps: usize,
+    /// Coefficients of each step for singular values from here to the largest one ([`muon::polar`]); none: the one quintic.
+    pub low: Option<f32>,
+}
+
+impl NewtonSchulz {
+    /// So many steps of the one quintic.
+    pub fn quintic(steps: usize) -> Self {
+        Self { steps, low: None }
+    }
+    fn coefficients(&self) -> Vec<[f32; 3]> {
+        match self.low {
+            None => vec![muon::NS; self.steps],
+            Some(low) => muon::polar(f64::from(low), self.steps),
+        }
+    }
+}
+
 /// Tensors of fewer elements keep their moments as floats: there is nothing to gain.
 const SMALL: usize = 4096;
 
@@ -94,7 +116,7 @@ impl Graph {
     }
 
     /// Appends clip and update. `clip` `[4]` receives norm, factor and skip.
-    pub(crate) fn update(&mut self, list: ListId, g: &Gradients, states: &[State], clip_out: BufferId, ns_steps: usize) {
+    pub(crate) fn update(&mut self, list: ListId, g: &Gradients, states: &[State], clip_out: BufferId, ns: NewtonSchulz) {
         if self.config.weights == Weights::Threshold {
             self.threshold_gradients(list, &g.grads);
         }
@@ -131,7 +153,7 @@ impl Graph {
                     from = self.program.len_of(list);
                 }
                 State::Muon(b) => {
-                    self.muon(list, gradient, w, b, clip_out, (spec.shape[0], spec.shape[1]), ns_steps);
+                    self.muon(list, gradient, w, b, clip_out, (spec.shape[0], spec.shape[1]), ns);
                     chains += 1;
                     if chains == hidden / self.config.layers || done + 1 == states.len() {
                         self.program.interleave(list, from, chains);
@@ -154,7 +176,7 @@ impl Graph {
         }
     }
 
-    /// One matrix `[rows, cols]`: the five steps run on the Gram matrix of the smaller side (see `muon`).
+    /// One matrix `[rows, cols]`: the steps run on the Gram matrix of the smaller side (see `muon`).
     #[allow(clippy::too_many_arguments)]
     pub fn muon(
         &mut self,
@@ -164,7 +186,7 @@ impl Graph {
         momentum: BufferId,
         clip_out: BufferId,
         (rows, cols): (usize, usize),
-        steps: usize,
+        ns: NewtonSchulz,
     ) {
         let (n, side) = (rows * cols, rows.min(cols));
         let p = &mut self.program;
@@ -184,15 +206,29 @@ impl Graph {
         } else {
             p.push(list, &gemm::GEMM_TN, &[x, x, g], &gemm::Shape { k: rows as u32, ..symmetric });
         }
+        // The largest singular value is at most (Σ σ⁴)^¼, far less than ‖x‖ = 1 where many are alike.
+        let gram = ns.low.map(|_| {
+            let (squares, scaled) = (p.transient("muon.squares", clip::partials(side * side)), p.transient("muon.scaled", side * side));
+            let all = (side * side) as u32;
+            p.push(list, &clip::SUM_SQ, &[g, squares], &clip::SumSq { n: all, offset: 0 });
+            p.push(
+                list,
+                &muon::MUON_NORMALISE,
+                &[g, squares, scaled],
+                &muon::Normalise { n: all, partials: clip::partials(side * side) as u32 },
+            );
+            g = scaled;
+            squares
+        });
         // Left factors are symmetric: read transposed, their rows are packed without a gather.
-        let [a, b, c] = muon::NS;
         let mut q = None;
-        for step in 0..steps {
+        let steps = ns.coefficients();
+        for (step, [a, b, c]) in steps.iter().copied().enumerate() {
             let g2 = p.transient("muon.g2", side * side);
             let poly = p.transient("muon.poly", side * side);
             p.push(list, &gemm::GEMM_TN, &[g, g, g2], &symmetric);
             p.push(list, &muon::MUON_POLY, &[g, g2, poly], &muon::Poly { n: s, a, b, c });
-            if step + 1 < steps {
+            if step + 1 < steps.len() {
                 let (t, next) = (p.transient("muon.pg", side * side), p.transient("muon.pgp", side * side));
                 p.push(list, &gemm::GEMM_TN, &[poly, g, t], &symmetric);
                 p.push(list, &gemm::GEMM_TN, &[t, poly, next], &symmetric);
@@ -221,6 +257,8 @@ impl Graph {
             }
         };
         let factor = (rows as f32 / cols as f32).max(1.0).sqrt();
-        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, x, w], &muon::Update { n: n as u32, factor });
+        let divisor = gram.map_or(0, |_| clip::partials(side * side) as u32);
+        let shape = muon::Update { n: n as u32, factor, partials: divisor };
+        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, gram.unwrap_or(partials), x, w], &shape);
     }
 }

@@ -9,7 +9,7 @@ use flow_shaders::program::{BufferId, ListId};
 use super::backward::{Gradients, Pass};
 use super::config::{ModelConfig, TensorSpec, Weights};
 use super::graph::{Batch, Graph, Hold};
-use super::optimizer::{Moments, Optimizer, State};
+use super::optimizer::{Moments, NewtonSchulz, Optimizer, State};
 use super::storage::{Keep, LossScale, Storage};
 
 /// Sizes of a training program.
@@ -21,14 +21,16 @@ pub struct TrainShape {
     pub seq: usize,
     /// Top-K buckets of the targets; 0 for cross-entropy only.
     pub top_k: usize,
-    /// Newton–Schulz steps of Muon.
-    pub ns_steps: usize,
+    /// How Muon makes updates orthogonal.
+    pub ns: NewtonSchulz,
     /// Compute a block's activations again in the backward pass: the same bits, less memory, a fourth more work.
     pub recompute: bool,
     /// How AdamW's moments are held.
     pub moments: Moments,
     /// How activations and gradients are kept.
     pub storage: Storage,
+    /// Whether [`Trainer::evaluate`] is asked for: without it nothing is compiled for it.
+    pub evaluates: bool,
 }
 
 /// One micro-batch on the host; all rows are `batch · seq`, row-major.
@@ -130,8 +132,8 @@ struct Lists {
     /// The others: they add to them.
     micro: ListId,
     update: ListId,
-    quantise: ListId,
-    evaluate: ListId,
+    /// Codes, then forward pass and losses.
+    evaluate: Option<(ListId, ListId)>,
 }
 
 struct Io {
@@ -326,15 +328,17 @@ impl Trainer {
         })
     }
 
-    /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`].
+    /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`]. The shape must say that it
+    /// `evaluates`.
     pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: u32) -> Result<Vec<(f32, f32)>, DeviceError> {
+        let (quantise, evaluate) = self.lists.evaluate.expect("a shape that evaluates");
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::INV_TAU] = 1.0 / tau;
         h[hyper::QMAX] = qmax(bits);
         self.session.write_f32(self.graph.hyper, &h)?;
-        self.session.run(self.lists.quantise)?;
+        self.session.run(quantise)?;
         self.feed(micro)?;
-        self.session.run(self.lists.evaluate)?;
+        self.session.run(evaluate)?;
         let losses = self.session.read_f32(self.io.losses)?;
         Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
     }
@@ -378,8 +382,7 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
         first: graph.program.list("first micro-batch"),
         micro: graph.program.list("micro-batch"),
         update: graph.program.list("update"),
-        quantise: graph.program.list("quantise"),
-        evaluate: graph.program.list("evaluate"),
+        evaluate: shape.evaluates.then(|| (graph.program.list("quantise"), graph.program.list("evaluate"))),
     };
     let ternary = graph.config.weights != Weights::Float;
     let added_to = graph.tensors.iter().zip(&gradients.grads).filter(|(t, _)| !graph.is_matrix(t.spec.role)).map(|(_, g)| *g);
@@ -389,7 +392,6 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
     }
     if ternary {
         graph.ternarise(lists.begin);
-        graph.ternarise(lists.quantise);
     }
     let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
     for (list, add) in [(lists.first, false), (lists.micro, true)] {
@@ -399,9 +401,14 @@ fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph
         graph.program.push(list, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
         graph.backward(list, &batch, &tape, &gradients, Pass { add, keep });
     }
-    graph.update(lists.update, &gradients, &states, io.clip, shape.ns_steps);
-    let tape = graph.forward(lists.evaluate, &batch, None, None);
-    loss(&mut graph, lists.evaluate, &io, tape.logits, shape);
+    graph.update(lists.update, &gradients, &states, io.clip, shape.ns);
+    if let Some((quantise, evaluate)) = lists.evaluate {
+        if ternary {
+            graph.ternarise(quantise);
+        }
+        let tape = graph.forward(evaluate, &batch, None, None);
+        loss(&mut graph, evaluate, &io, tape.logits, shape);
+    }
     let program = std::mem::take(&mut graph.program);
     (graph, Parts { batch, io, lists, gradients, states, program })
 }

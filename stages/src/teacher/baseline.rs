@@ -10,6 +10,7 @@ use super::{MAX_REFUSED, POC_TEMPLATE, check_share, json_validity};
 use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
 use crate::lm::{self, Generation, KvCache, generate};
+use crate::sample::spread_of;
 
 /// Parameters of `teacher.baseline`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +20,7 @@ pub struct BaselineParams {
     pub template: String,
     /// Tokens of an answer, at most.
     pub max_tokens: usize,
-    /// Prompts to answer; all where null.
+    /// Prompts to answer, spread over the file; all where null.
     pub max_prompts: Option<usize>,
     /// A baseline that prompts, teacher and template must equal; others are refused.
     pub locked: Option<SourceFile>,
@@ -50,7 +51,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 4;
+    const REVISION: u32 = 5;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;
@@ -74,18 +75,19 @@ impl Stage for BaselineStage {
     }
     fn run(&self, p: BaselineParams, ctx: &TaskContext) -> Result<(), StageError> {
         let dir = ctx.input("teacher")?;
-        let prompts: Vec<_> = read_prompts(ctx.input("prompts")?)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).collect();
+        let locked = locked(&p)?;
+        let prompts = chosen(read_prompts(ctx.input("prompts")?)?, &p, locked.as_ref());
         if let Some(asker) = super::hosted::open(ctx)? {
             let template = template::of_hosted(&p.template)?;
             let digests = digests(&prompts, asker.spec().digest(), template);
-            check_lock(&p, &digests)?;
+            check_lock(locked.as_ref(), &digests)?;
             let out = super::hosted::baseline::baseline(&p, ctx, &asker, &prompts)?;
             return write(ctx, out, digests);
         }
         let (teacher, tokenizer) = lm::load(dir)?;
         let template = Template::of(&p.template, dir, &tokenizer)?;
         let digests = digests(&prompts, lm::digest(dir)?, template.source());
-        check_lock(&p, &digests)?;
+        check_lock(locked.as_ref(), &digests)?;
         let device = lm::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
@@ -131,18 +133,34 @@ fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Res
 
 /// What a baseline is locked to.
 fn digests(prompts: &[Prompt], teacher: String, template: &str) -> [(&'static str, String); 3] {
-    let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
-    [
-        ("prompts_digest", blake3::hash(asked.as_bytes()).to_hex().to_string()),
-        ("teacher_digest", teacher),
-        ("template", template.to_owned()),
-    ]
+    [("prompts_digest", prompts_digest(prompts)), ("teacher_digest", teacher), ("template", template.to_owned())]
 }
 
-fn check_lock(p: &BaselineParams, digests: &[(&str, String)]) -> Result<(), StageError> {
-    let Some(SourceFile(path)) = &p.locked else { return Ok(()) };
+fn prompts_digest(prompts: &[Prompt]) -> String {
+    let asked = serde_json::to_string(&prompts.iter().map(|q| (q.id, &q.prompt)).collect::<Vec<_>>()).unwrap_or_default();
+    blake3::hash(asked.as_bytes()).to_hex().to_string()
+}
+
+/// The baseline that this one must equal, with its path.
+fn locked(p: &BaselineParams) -> Result<Option<(&std::path::Path, Value)>, StageError> {
+    let Some(SourceFile(path)) = &p.locked else { return Ok(None) };
     let text = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-    let locked: Value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
+    let value = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not JSON: {e}", path.display())))?;
+    Ok(Some((path, value)))
+}
+
+/// The prompts that are answered. Before revision 5 `max_prompts` took the first ones: a baseline that was locked then keeps
+/// them, so that nothing is asked anew.
+fn chosen(all: Vec<Prompt>, p: &BaselineParams, locked: Option<&(&std::path::Path, Value)>) -> Vec<Prompt> {
+    let first = &all[..p.max_prompts.unwrap_or(all.len()).min(all.len())];
+    if locked.is_some_and(|(_, l)| l["prompts_digest"] == *prompts_digest(first)) {
+        return first.to_vec();
+    }
+    spread_of(all, p.max_prompts, 0)
+}
+
+fn check_lock(locked: Option<&(&std::path::Path, Value)>, digests: &[(&str, String)]) -> Result<(), StageError> {
+    let Some((path, locked)) = locked else { return Ok(()) };
     for (name, value) in digests {
         if locked[name] != **value {
             return Err(StageError::new(format!(

@@ -35,11 +35,11 @@ pub struct CollectParams {
     pub logprob_precision: Precision,
     /// Temperatures at which the tail's log-sum-exp is stored, at most three; at 1 it is Other's logprob.
     pub taus: Vec<f32>,
-    /// Tokens of the text to score, in the teacher's tokens; all where null.
+    /// Tokens of the text to score, in the teacher's tokens, in windows spread over the whole text by `seed`; all where null.
     pub text_tokens: Option<u64>,
     /// How a prompt is put to the teacher: a text with `{prompt}`, or `chat` for the teacher's own chat template.
     pub template: String,
-    /// Prompts to continue; all where null.
+    /// Prompts to continue, spread over the file by `seed`; all where null.
     pub max_prompts: Option<usize>,
     /// Continuations of each prompt.
     pub samples: usize,
@@ -49,7 +49,7 @@ pub struct CollectParams {
     pub top_p: f32,
     /// Tokens of a continuation, at most; the teacher's window also limits it.
     pub max_tokens: usize,
-    /// Seed of the continuations.
+    /// Seed of the continuations, and of what is taken of text and prompts.
     pub seed: u64,
     /// Texts that end a continuation; of hosted teachers only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,7 +112,7 @@ pub struct CollectStage;
 impl Stage for CollectStage {
     type Params = CollectParams;
     const KIND: &'static str = "kd.collect";
-    const REVISION: u32 = 5;
+    const REVISION: u32 = 6;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;

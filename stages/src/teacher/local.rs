@@ -11,6 +11,7 @@ use super::template::Template;
 use crate::data::{read_prompts, read_text};
 use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
 use crate::model::checkpoint::Checkpoint;
+use crate::sample::{spread, spread_of};
 use crate::tokenizer::Tokenizer;
 use crate::traces::{SequenceRow, Source, TraceMeta};
 
@@ -34,7 +35,7 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
     let (teacher, tokenizer) = lm::load(dir)?;
     let text = ctx.input_opt("text").map(read_text).transpose()?;
     let prompts: Vec<String> = match ctx.input_opt("prompts") {
-        Some(path) => read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX)).map(|q| q.prompt).collect(),
+        Some(path) => spread_of(read_prompts(path)?, p.max_prompts, p.seed).into_iter().map(|q| q.prompt).collect(),
         None => Vec::new(),
     };
     if text.is_none() && ctx.input_opt("prompts").is_none() {
@@ -111,10 +112,9 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn text(&mut self, text: &str, first: usize) -> Result<(), StageError> {
-        let mut tokens = self.tokenizer.encode(text);
-        tokens.truncate(self.p.text_tokens.map_or(usize::MAX, |n| n as usize));
-        let first_token = self.tokenizer.bos();
-        let windows: Vec<Window<'_>> = tokens.chunks(self.keep.seq).map(|targets| Window { first: first_token, targets }).collect();
+        let tokens = self.tokenizer.encode(text);
+        let windows = self.windows(&tokens);
+        let total: usize = windows.iter().map(|w| w.targets.len()).sum();
         let (together, ctx, scorer) = (self.keep.batch, self.ctx, &mut self.scorer);
         let part = self.keep.part();
         for (n, windows) in windows.chunks(part).enumerate() {
@@ -137,10 +137,24 @@ impl Job<'_> {
                 }
                 Ok(())
             })?;
-            let done = ((n + 1) * part * self.keep.seq).min(tokens.len());
-            self.ctx.progress(done as u64, tokens.len() as u64, "text tokens");
+            let done = ((n + 1) * part * self.keep.seq).min(total);
+            self.ctx.progress(done as u64, total as u64, "text tokens");
         }
         Ok(())
+    }
+
+    /// Windows of the text, spread over the whole of it where `text_tokens` are fewer.
+    fn windows<'a>(&self, tokens: &'a [u32]) -> Vec<Window<'a>> {
+        let budget = self.p.text_tokens.map_or(tokens.len(), |n| n as usize).min(tokens.len());
+        let all: Vec<&[u32]> = tokens.chunks(self.keep.seq).collect();
+        let mut left = budget;
+        let chosen = spread(all.len(), budget.div_ceil(self.keep.seq), self.p.seed);
+        let cut = chosen.into_iter().map(|i| {
+            let targets = &all[i][..all[i].len().min(left)];
+            left -= targets.len();
+            Window { first: self.tokenizer.bos(), targets }
+        });
+        cut.filter(|w| !w.targets.is_empty()).collect()
     }
 
     /// Which prompts are continued, each with its samples: those whose context leaves room in the window.

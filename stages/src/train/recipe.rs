@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::skipped::MAX_SKIPPED_SHARE;
-use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use crate::model::storage::Storage;
 use crate::model::trainer::Hyper;
 
@@ -37,8 +37,15 @@ pub struct Recipe {
     pub muon_momentum: f32,
     /// Newton–Schulz steps of Muon.
     pub ns_steps: usize,
+    /// Coefficients of each step are the best ones for singular values from this share of the largest one on ("The Polar
+    /// Express"): two such steps do what five do; null: the one quintic (3.4445, −4.7750, 2.0315) at every step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ns_low: Option<f32>,
     /// Schedule of both learning rates.
     pub schedule: Schedule,
+    /// Share of the budget, at its end, over which `linear` falls; before it the rates stay at their peak.
+    #[serde(skip_serializing_if = "is_one")]
+    pub cooldown: f32,
     /// Share of the budget over which the rates rise from 0.
     pub warmup: f32,
     /// AdamW β1.
@@ -76,6 +83,10 @@ pub struct Recipe {
     pub max_skipped_share: f64,
 }
 
+fn is_one(x: &f32) -> bool {
+    *x == 1.0
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -85,7 +96,9 @@ impl Default for Recipe {
             muon_lr: 0.02,
             muon_momentum: 0.95,
             ns_steps: 5,
+            ns_low: None,
             schedule: Schedule::Cosine,
+            cooldown: 1.0,
             warmup: 0.02,
             beta1: 0.9,
             beta2: 0.95,
@@ -113,7 +126,7 @@ impl Recipe {
         if let Some((name, v)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return wrong(name, format!("{v} is not above 0"));
         }
-        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup)];
+        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup), ("cooldown", self.cooldown)];
         if let Some((name, v)) = shares.iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
             return wrong(name, format!("{v} is not a share between 0 and 1"));
         }
@@ -134,11 +147,19 @@ impl Recipe {
         if self.ns_steps == 0 || self.ns_steps > 10 {
             return wrong("ns_steps", format!("{} is not between 1 and 10", self.ns_steps));
         }
+        if let Some(low) = self.ns_low.filter(|l| !(*l > 0.0 && *l < 1.0)) {
+            return wrong("ns_low", format!("{low} is not a share between 0 and 1"));
+        }
         // A run that skips every step sees no token, and would never end.
         if !(0.0..1.0).contains(&self.max_skipped_share) {
             return wrong("max_skipped_share", format!("{} is not a share from 0 to below 1", self.max_skipped_share));
         }
         Ok(())
+    }
+
+    /// How Muon makes updates orthogonal.
+    pub fn newton_schulz(&self) -> NewtonSchulz {
+        NewtonSchulz { steps: self.ns_steps, low: self.ns_low }
     }
 
     /// Share of the peak rate after `progress` of the budget, and whether weight decay still applies.
@@ -150,7 +171,10 @@ impl Recipe {
         let t = ((progress - warmup) / (1.0 - warmup).max(1e-9)).clamp(0.0, 1.0);
         match self.schedule {
             Schedule::Cosine => (low + (1.0 - low) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * t)), true),
-            Schedule::Linear => (low + (1.0 - low) * (1.0 - t), true),
+            Schedule::Linear => {
+                let left = ((1.0 - t) / f64::from(self.cooldown).max(1e-9)).min(1.0);
+                (low + (1.0 - low) * left, true)
+            }
             Schedule::TwoStage if progress < 0.5 => (1.0, true),
             Schedule::TwoStage => (low + (0.2 - low).max(0.0) * (1.0 - (progress - 0.5) * 2.0).max(0.0), false),
         }

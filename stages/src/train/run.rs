@@ -9,6 +9,7 @@ use super::loader::Loader;
 use super::recipe::Recipe;
 use super::skipped;
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
+use super::validation::{Evaluation, Validation};
 use super::windows::LossWeights;
 use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
 use crate::model::trainer::{StepStats, TrainShape, Trainer};
@@ -28,6 +29,8 @@ pub struct Job<'a> {
     pub budget_tokens: u64,
     /// Share of the budget after which activations go to 4 bits.
     pub flip_fraction: Option<f64>,
+    /// What is evaluated on while training.
+    pub validation: Option<Validation>,
 }
 
 /// A trained model.
@@ -36,6 +39,8 @@ pub struct Trained {
     pub tensors: Tensors,
     /// Counts, curve, health.
     pub progress: Progress,
+    /// The evaluation that the parameters are of.
+    pub evaluation: Option<Evaluation>,
     /// Bytes of the training session.
     pub session_bytes: u64,
 }
@@ -68,10 +73,11 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
         batch: r.batch,
         seq: job.config.seq,
         top_k: loader.top_k(),
-        ns_steps: r.ns_steps,
+        ns: r.newton_schulz(),
         recompute: r.recompute,
         moments: r.moments,
         storage: r.storage,
+        evaluates: job.validation.is_some(),
     };
     let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
     ctx.computes_on(&device.name());
@@ -103,6 +109,7 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
             ctx.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens, "tokens");
             ctx.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
         }
+        evaluate(job, &mut trainer, &mut progress, last, ctx)?;
         let stop = ctx.should_stop();
         if progress.step.is_multiple_of(r.checkpoint_every) || last || stop {
             if progress.step.is_multiple_of(r.checkpoint_every) || last {
@@ -118,7 +125,34 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
     not_too_many_skipped(r, &progress)?;
     warn_of_overshoot(job, &progress, ctx);
     ctx.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
-    Ok(Trained { tensors: trainer.tensors().map_err(device_error)?, session_bytes: trainer.session_bytes(), progress })
+    let best = progress.best.filter(|b| b.step != progress.step);
+    let tensors = match best {
+        Some(_) => state::load_best(ctx.state_dir(), job.config.tensors().len())?,
+        None => trainer.tensors().map_err(device_error)?,
+    };
+    let evaluation = best.or(progress.evaluations.last().copied());
+    Ok(Trained { tensors, evaluation, session_bytes: trainer.session_bytes(), progress })
+}
+
+/// Evaluates where this step asks for it, and keeps the parameters where they are the best so far.
+fn evaluate(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, last: bool, ctx: &TaskContext) -> Result<(), StageError> {
+    let Some(validation) = &job.validation else { return Ok(()) };
+    if !(last || validation.when.every.is_some_and(|n| p.step.is_multiple_of(n))) {
+        return Ok(());
+    }
+    let bits = bits(job, p);
+    let bits_per_byte = validation.bits_per_byte(trainer, bits)?;
+    let now = Evaluation { step: p.step, seen_tokens: p.seen_tokens, bits, bits_per_byte };
+    p.evaluations.push(now);
+    ctx.metric("validation_bits_per_byte", bits_per_byte);
+    // A figure at 8 bits says nothing of the model at 4: those before the flip are not compared.
+    if validation.when.best && p.best.is_none_or(|b| b.bits != bits || bits_per_byte < b.bits_per_byte) {
+        p.best = Some(now);
+        if !last {
+            state::save_best(ctx.state_dir(), &trainer.tensors().map_err(device_error)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails where more steps were skipped than the recipe allows.

@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::validation::{Evaluation, best_file};
 use crate::model::trainer::StepStats;
 
 /// A point of the loss curve: means over the steps since the last one.
@@ -90,6 +91,13 @@ pub struct Progress {
     pub curve: Vec<Point>,
     /// Health records.
     pub health: Vec<Health>,
+    /// Evaluations on the validation text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evaluations: Vec<Evaluation>,
+    /// The best of them at the present activation bits, where the best is wanted: its parameters are in a file of their own,
+    /// unless it is the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Evaluation>,
     /// Sums since the last point, as the bits of f64 (loss, kl, ce, format, norm, largest clipped norm, steps).
     pub pending: [u64; 7],
 }
@@ -157,20 +165,43 @@ fn file(dir: &Path) -> PathBuf {
 pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tensors) -> Result<(), StageError> {
     let json = serde_json::to_string(progress).map_err(|e| StageError::new(e.to_string()))?;
     let named = params.iter().map(|(n, v)| (format!("param.{n}"), v)).chain(optimizer.iter().map(|(n, v)| (format!("optimizer.{n}"), v)));
+    write(&file(dir), named, Some(HashMap::from([("progress".to_owned(), json)])))
+}
+
+/// Keeps the best parameters so far. A task that goes on from an earlier checkpoint makes the same file again.
+pub fn save_best(dir: &Path, params: &Tensors) -> Result<(), StageError> {
+    write(&best_file(dir), params.iter().map(|(n, v)| (n.clone(), v)), None)
+}
+
+/// The best parameters, `count` tensors.
+pub fn load_best(dir: &Path, count: usize) -> Result<Tensors, StageError> {
+    let path = best_file(dir);
+    let bytes = std::fs::read(&path).map_err(|e| StageError::io("cannot read the best checkpoint", &path, &e))?;
+    let stored = SafeTensors::deserialize(&bytes).ok().filter(|s| s.len() == count);
+    let stored = stored.ok_or_else(|| {
+        StageError::new(format!("{} is damaged: the best checkpoint is lost", path.display()))
+            .help("delete the file `training.safetensors` beside it, so that the stage trains again")
+    })?;
+    Ok(stored.tensors().into_iter().map(|(n, view)| (n, bytemuck::pod_collect_to_vec(view.data()))).collect())
+}
+
+fn write<'a>(
+    target: &Path,
+    tensors: impl Iterator<Item = (String, &'a Vec<f32>)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<(), StageError> {
     let mut views = Vec::new();
-    for (name, values) in named {
+    for (name, values) in tensors {
         let view =
             TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| StageError::new(e.to_string()))?;
         views.push((name, view));
     }
-    let target = file(dir);
     let partial = target.with_extension("partial");
-    let metadata = Some(HashMap::from([("progress".to_owned(), json)]));
     safetensors::serialize_to_file(views, metadata, &partial).map_err(|e| {
         StageError::new(format!("cannot write checkpoint {}: {e}", partial.display())).help("free some disk space and run again")
     })?;
-    let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, &target));
-    sync.map_err(|e| StageError::io("cannot write checkpoint", &target, &e))
+    let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, target));
+    sync.map_err(|e| StageError::io("cannot write checkpoint", target, &e))
 }
 
 /// Reads the state back, if there is a whole one.

@@ -1,4 +1,4 @@
-//! `train.bitnet`: a ternary student trained on projected traces, with the flip from 8-bit to 4-bit activations.
+//! `train.bitnet`: a ternary student trained on projected traces, or on a text, with the flip from 8-bit to 4-bit activations.
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
 use schemars::JsonSchema;
@@ -8,10 +8,13 @@ use super::distillation::{Distillation, KdScale};
 use super::loader::{Loader, Totals};
 use super::recipe::Recipe;
 use super::run::say_storage;
+use super::shape::Shape;
+use super::validation::{self, Evaluate, Validation};
 use super::windows::LossWeights;
 use super::{Job, train};
+use crate::data::read_text;
 use crate::model::checkpoint;
-use crate::model::config::{Activation, Preset, Weights};
+use crate::model::config::{Activation, ModelConfig, Preset, Weights};
 use crate::tokenizer::Tokenizer;
 use crate::traces::{ProjectedRow, TraceReader};
 
@@ -29,6 +32,9 @@ pub struct StudentParams {
     pub weights: Weights,
     /// MLP activation, where another than the preset's is wanted.
     pub activation: Option<Activation>,
+    /// Other sizes than the preset's.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub shape: Shape,
     /// Temperature of the KL.
     pub tau: f32,
     /// What the KL is multiplied by beside its weight: `tau2`, so that `tau` does not change the balance against the
@@ -48,6 +54,23 @@ pub struct StudentParams {
     pub seed: Option<u64>,
     /// Optimizer and schedule.
     pub recipe: Recipe,
+    /// Evaluation on the text in `validation`.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub eval: Evaluate,
+}
+
+impl StudentParams {
+    /// The shape for a vocabulary.
+    fn config(&self, vocab: usize) -> ModelConfig {
+        let mut config = self.preset.config();
+        config.vocab = vocab;
+        config.weights = self.weights;
+        config.layers = self.layers.unwrap_or(config.layers);
+        config.seq = self.seq.unwrap_or(config.seq);
+        config.activation = self.activation.unwrap_or(config.activation);
+        self.shape.apply(&mut config);
+        config
+    }
 }
 
 impl Default for StudentParams {
@@ -58,6 +81,7 @@ impl Default for StudentParams {
             seq: None,
             weights: Weights::Absmean,
             activation: None,
+            shape: Shape::default(),
             tau: 1.3,
             kd_scale: KdScale::default(),
             kd_weight: 1.0,
@@ -67,6 +91,7 @@ impl Default for StudentParams {
             flip_fraction: Some(0.9),
             seed: None,
             recipe: Recipe::default(),
+            eval: Evaluate::default(),
         }
     }
 }
@@ -78,13 +103,15 @@ impl Stage for StudentStage {
     type Params = StudentParams;
     const KIND: &'static str = "train.bitnet";
     const REVISION: u32 = 2;
-    const SUMMARY: &'static str = "Distils a ternary student from projected traces.";
+    const SUMMARY: &'static str = "Distils a ternary student from projected traces, or trains one on a text.";
     const HEAVY: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![
-            InputPort::required("traces", &["ProjectedTraces"], "Rows over the student's vocabulary."),
+            InputPort::optional("traces", &["ProjectedTraces"], "Rows over the student's vocabulary."),
+            InputPort::optional("text", &["Text"], "In the place of traces: a text to train on by cross-entropy alone."),
             InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer."),
+            InputPort::optional("validation", &["Text"], "Text to evaluate on while training; never trained on."),
         ]
     }
     fn outputs(&self) -> Vec<OutputPort> {
@@ -98,6 +125,8 @@ impl Stage for StudentStage {
     }
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
+        p.eval.check()?;
+        p.shape.check(p.config(p.preset.config().vocab))?;
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
         if !(p.tau.is_finite() && p.tau > 0.0) {
             return wrong("tau", format!("{} is not above 0", p.tau));
@@ -122,45 +151,41 @@ impl Stage for StudentStage {
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;
-        let reader = TraceReader::<ProjectedRow>::open(ctx.input("traces")?)?;
-        if reader.meta().tokenizer_hash != tokenizer.digest() {
-            return Err(StageError::new("the traces were projected onto another tokenizer than the student's")
-                .help("give `kd.project` and `train.bitnet` the same `tokenizer`"));
-        }
-        if reader.meta().method_name() == "sampled" && p.tau != 1.0 {
-            return Err(StageError::new(format!("tau = {}: the traces hold drawn tokens, which are targets at temperature 1 only", p.tau))
-                .help("set `tau: 1`, or collect with `method: top_k` or `full`"));
-        }
-        let mut config = p.preset.config();
-        config.vocab = tokenizer.vocab_size();
-        config.weights = p.weights;
-        config.layers = p.layers.unwrap_or(config.layers);
-        config.seq = p.seq.unwrap_or(config.seq);
-        config.activation = p.activation.unwrap_or(config.activation);
+        let config = p.config(tokenizer.vocab_size());
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), ..p.recipe.clone() };
-        let distillation = Distillation::new(p.tau, &reader.meta().taus);
-        let taus = reader.meta().taus.clone();
-        let mut loader = Loader::of_traces(reader, &tokenizer, config.seq, distillation, recipe.seed)?;
+        // Weights as they were given; the loss has the KL's factor too.
+        let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
+        let (mut loader, said) = match (ctx.input_opt("traces"), ctx.input_opt("text")) {
+            (Some(traces), None) => (of_traces(&p, traces, &tokenizer, config.seq, recipe.seed, ctx)?, given),
+            (None, Some(text)) => {
+                let tokens = tokenizer.encode(&read_text(text)?);
+                // A text has no teacher, and nobody said what in it is structure.
+                (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
+            }
+            (Some(_), Some(_)) => {
+                return Err(StageError::new("both `traces` and `text` are wired: a student learns from one of them").help("remove one"));
+            }
+            (None, None) => {
+                return Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
+                    .help("wire `traces` to `kd.project`, or `text` to `data.text`"));
+            }
+        };
         let totals = loader.totals();
-        if totals.targets == 0 {
-            return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
-        }
-        if p.kd_weight > 0.0 {
-            say_tails(&distillation, &taus, &totals, ctx);
-        }
+        let shape = (recipe.batch, config.seq, loader.top_k());
         let job = Job {
             config: config.clone(),
             recipe: &recipe,
-            weights: LossWeights { kd: p.kd_weight * p.kd_scale.factor(p.tau), ce: p.ce_weight, format: p.format_weight },
+            weights: LossWeights { kd: said.kd * p.kd_scale.factor(p.tau), ..said },
             tau: p.tau,
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
+            validation: Validation::of(ctx, p.eval, &tokenizer, shape)?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
         let progress = &trained.progress;
         let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
-            "tau": p.tau, "kd_scale": p.kd_scale, "kd_weight": p.kd_weight, "ce_weight": p.ce_weight, "format_weight": p.format_weight,
+            "tau": p.tau, "kd_scale": p.kd_scale, "kd_weight": said.kd, "ce_weight": said.ce, "format_weight": said.format,
             "kd_rows": totals.tails.rows, "exact_tail_share": totals.tails.share(),
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
             "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
@@ -169,10 +194,42 @@ impl Stage for StudentStage {
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         say_storage(&mut log, &recipe, progress);
+        validation::say(&mut log, &progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
         crate::write_json(ctx.output("log")?, &log)
     }
+}
+
+/// Windows over projected traces, which must be there and fit the tokenizer and the temperature.
+fn of_traces<'a>(
+    p: &StudentParams,
+    traces: &std::path::Path,
+    tokenizer: &'a Tokenizer,
+    seq: usize,
+    seed: u64,
+    ctx: &TaskContext,
+) -> Result<Loader<'a>, StageError> {
+    let reader = TraceReader::<ProjectedRow>::open(traces)?;
+    if reader.meta().tokenizer_hash != tokenizer.digest() {
+        return Err(StageError::new("the traces were projected onto another tokenizer than the student's")
+            .help("give `kd.project` and `train.bitnet` the same `tokenizer`"));
+    }
+    if reader.meta().method_name() == "sampled" && p.tau != 1.0 {
+        return Err(StageError::new(format!("tau = {}: the traces hold drawn tokens, which are targets at temperature 1 only", p.tau))
+            .help("set `tau: 1`, or collect with `method: top_k` or `full`"));
+    }
+    let distillation = Distillation::new(p.tau, &reader.meta().taus);
+    let taus = reader.meta().taus.clone();
+    let loader = Loader::of_traces(reader, tokenizer, seq, distillation, seed)?;
+    let totals = loader.totals();
+    if totals.targets == 0 {
+        return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
+    }
+    if p.kd_weight > 0.0 {
+        say_tails(&distillation, &taus, &totals, ctx);
+    }
+    Ok(loader)
 }
 
 /// Says how many rows have no exact tail at τ, why, and what adds one.

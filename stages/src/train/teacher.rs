@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::loader::Loader;
 use super::recipe::Recipe;
 use super::run::say_storage;
+use super::shape::Shape;
+use super::validation::{self, Evaluate, Validation};
 use super::windows::LossWeights;
 use super::{Job, train};
 use crate::data::read_text;
 use crate::model::checkpoint;
-use crate::model::config::{Preset, Weights};
+use crate::model::config::{ModelConfig, Preset, Weights};
 use crate::tokenizer::Tokenizer;
 
 /// Parameters of `teacher.train`.
@@ -24,15 +26,42 @@ pub struct TeacherParams {
     pub layers: Option<usize>,
     /// Window length in tokens, where another than the preset's is wanted.
     pub seq: Option<usize>,
+    /// Other sizes than the preset's.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub shape: Shape,
     /// Targets to see.
     pub tokens: u64,
     /// Optimizer and schedule.
     pub recipe: Recipe,
+    /// Evaluation on the text in `validation`.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub eval: Evaluate,
+}
+
+impl TeacherParams {
+    /// The shape for a vocabulary.
+    fn config(&self, vocab: usize) -> ModelConfig {
+        let mut config = self.preset.config();
+        config.vocab = vocab;
+        config.weights = Weights::Float;
+        config.layers = self.layers.unwrap_or(config.layers);
+        config.seq = self.seq.unwrap_or(config.seq);
+        self.shape.apply(&mut config);
+        config
+    }
 }
 
 impl Default for TeacherParams {
     fn default() -> Self {
-        Self { preset: Preset::PocTeacher, layers: None, seq: None, tokens: 400_000, recipe: Recipe::default() }
+        Self {
+            preset: Preset::PocTeacher,
+            layers: None,
+            seq: None,
+            shape: Shape::default(),
+            tokens: 400_000,
+            recipe: Recipe::default(),
+            eval: Evaluate::default(),
+        }
     }
 }
 
@@ -47,7 +76,11 @@ impl Stage for TeacherStage {
     const HEAVY: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
-        vec![InputPort::required("text", &["Text"], "What it learns."), InputPort::required("tokenizer", &["Tokenizer"], "Its tokenizer.")]
+        vec![
+            InputPort::required("text", &["Text"], "What it learns."),
+            InputPort::required("tokenizer", &["Tokenizer"], "Its tokenizer."),
+            InputPort::optional("validation", &["Text"], "Text to evaluate on while training; never trained on."),
+        ]
     }
     fn outputs(&self) -> Vec<OutputPort> {
         vec![
@@ -60,6 +93,8 @@ impl Stage for TeacherStage {
     }
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
+        p.eval.check()?;
+        p.shape.check(p.config(p.preset.config().vocab))?;
         let counts = [("tokens", p.tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return Err(ParamError { path: (*name).into(), message: "must be above 0".into(), help: None });
@@ -70,11 +105,7 @@ impl Stage for TeacherStage {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;
         let text = read_text(ctx.input("text")?)?;
-        let mut config = p.preset.config();
-        config.vocab = tokenizer.vocab_size();
-        config.weights = Weights::Float;
-        config.layers = p.layers.unwrap_or(config.layers);
-        config.seq = p.seq.unwrap_or(config.seq);
+        let config = p.config(tokenizer.vocab_size());
         let mut loader = Loader::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos(), p.recipe.seed);
         let job = Job {
             config: config.clone(),
@@ -83,6 +114,7 @@ impl Stage for TeacherStage {
             tau: 1.0,
             budget_tokens: p.tokens,
             flip_fraction: None,
+            validation: Validation::of(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
         let mut log = serde_json::json!({
@@ -92,6 +124,7 @@ impl Stage for TeacherStage {
             "curve": trained.progress.curve, "health": trained.progress.health,
         });
         say_storage(&mut log, &p.recipe, &trained.progress);
+        validation::say(&mut log, &trained.progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         checkpoint::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
         crate::write_json(ctx.output("log")?, &log)

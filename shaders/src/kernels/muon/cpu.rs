@@ -70,13 +70,17 @@ pub(crate) fn poly(p: &Params, bufs: Bufs<'_>) {
 
 pub(crate) fn update(p: &Params, bufs: Bufs<'_>) {
     let s: Update = p.get();
-    let [hyper, clip, x, w] = bufs.take();
+    let [hyper, clip, partials, x, w] = bufs.take();
     if clip.f32()[2] != 0.0 {
         return;
     }
     let hyper = hyper.f32();
     let keep = 1.0 - hyper[hyper::MUON_LR] * hyper[hyper::MUON_DECAY];
-    let rate = hyper[hyper::MUON_LR] * s.factor;
+    let divisor = match s.partials {
+        0 => 1.0,
+        n => (clip::cpu::norm(&partials.f32()[..n as usize]) + 1e-7).sqrt(),
+    };
+    let rate = hyper[hyper::MUON_LR] * s.factor / divisor;
     let w = w.f32_mut()[..s.n as usize].par_chunks_mut(CHUNK);
     w.zip(x.f32().par_chunks(CHUNK)).for_each(|(w, x)| apply(x, keep, rate, w));
 }

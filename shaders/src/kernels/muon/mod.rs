@@ -4,14 +4,21 @@
 //! `X ← (a I + b G + c G²) X` with `G = X Xᵀ` (or `Xᵀ X` when rows > cols), `a, b, c = 3.4445, −4.7750, 2.0315`, and
 //! `W ← W(1 − lr·wd) − lr·√max(1, rows/cols)·X`. All factors are polynomials of the first `G` and commute, so the
 //! program iterates on the small Gram matrix and touches `X` once (`poly` and symmetric products of `gemm`).
+//!
+//! Steps with coefficients of their own ([`polar`]) reach in two or three what five of those do, if the largest singular value
+//! is near 1 at the start. ‖u‖_F is far above it where there are many alike; (Σ σ⁴)^¼ = √‖G‖_F is not, and the Gram matrix is
+//! there: `G ← G/‖G‖_F`, and `update` divides by √‖G‖_F.
 
 mod cpu;
+mod polar;
+
+pub use polar::polar;
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::{Kernel, grid_1d, read, update, write};
 
-/// Coefficients of the quintic step.
+/// Coefficients of the quintic step that is taken again and again.
 pub const NS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
 /// `n` elements.
@@ -83,7 +90,7 @@ pub static MUON_POLY: Kernel = Kernel {
     cpu: cpu::poly,
 };
 
-/// `w ← w(1 − lr·wd) − lr·factor·x`.
+/// `w ← w(1 − lr·wd) − lr·factor·x / (√Σ partials + 1e-7)^½`; without partials the divisor is 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Update {
@@ -91,14 +98,17 @@ pub struct Update {
     pub n: u32,
     /// √max(1, rows/cols).
     pub factor: f32,
+    /// Partial sums of squares of the Gram matrix, where the steps ran on `G/‖G‖_F`; else 0.
+    pub partials: u32,
 }
 
-/// Bindings: `hyper` (MUON_LR, MUON_DECAY), `clip`, `x`, `w` (updated; unchanged when `clip.skip`). One thread per element.
+/// Bindings: `hyper` (MUON_LR, MUON_DECAY), `clip`, `partials`, `x`, `w` (updated; unchanged when `clip.skip`). One thread per
+/// element; every thread adds the few partials in order.
 pub static MUON_UPDATE: Kernel = Kernel {
     name: "muon_update",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("update.wgsl")],
-    bindings: &[read("hyper"), read("clip"), read("x"), update("w")],
+    bindings: &[read("hyper"), read("clip"), read("partials"), read("x"), update("w")],
     grid: |p| grid_1d(p.get::<Update>().n as usize, 256),
     variants: &[],
     cpu: cpu::update,

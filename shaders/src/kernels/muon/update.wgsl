@@ -1,9 +1,11 @@
-// w <- w (1 - lr wd) - lr factor x, with lr = hyper.MUON_LR, wd = hyper.MUON_DECAY; unchanged when clip.skip is set.
-// w, x [n]; one thread per element.
+// w <- w (1 - lr wd) - lr factor x / divisor, with lr = hyper.MUON_LR, wd = hyper.MUON_DECAY; unchanged when clip.skip is set.
+// divisor = sqrt(sqrt(sum of partials) + 1e-7), 1 where there are none: the partials are those of a Gram matrix that was
+// divided by its norm. w, x [n]; one thread per element; every thread adds the partials in order.
 
 struct Params {
     n: u32,
     factor: f32,
+    partials: u32,
 }
 
 const MUON_LR: u32 = 10u;
@@ -12,8 +14,9 @@ const MUON_DECAY: u32 = 12u;
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
-@group(0) @binding(3) var<storage, read> x: array<f32>;
-@group(0) @binding(4) var<storage, read_write> w: array<f32>;
+@group(0) @binding(3) var<storage, read> partials: array<f32>;
+@group(0) @binding(4) var<storage, read> x: array<f32>;
+@group(0) @binding(5) var<storage, read_write> w: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -21,6 +24,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (i >= p.n || clip[2] != 0.0) {
         return;
     }
+    var divisor = 1.0;
+    if (p.partials > 0u) {
+        var total = 0.0;
+        for (var b = 0u; b < p.partials; b++) {
+            total += partials[b];
+        }
+        divisor = sqrt(sqrt(total) + 1e-7);
+    }
     let lr = hyper[MUON_LR];
-    w[i] = w[i] * (1.0 - lr * hyper[MUON_DECAY]) - lr * p.factor * x[i];
+    w[i] = w[i] * (1.0 - lr * hyper[MUON_DECAY]) - lr * p.factor / divisor * x[i];
 }

@@ -11,6 +11,7 @@ use super::rows::rows_of;
 use super::scores::Scores;
 use super::text;
 use crate::data::{read_prompts, read_text};
+use crate::sample::spread_of;
 use crate::teacher::collect::{CollectParams, Precision};
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::probe::{Found, Logprobs, probe};
@@ -57,15 +58,15 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
     let scoring = asker.spec().preset().scoring.filter(|_| asker.spec().ask_top_k > 0);
     if let Some(given) = &given {
         match scoring {
-            Some(_) => windows = text::to_score(given, p.text_tokens).into_iter().map(Arc::from).collect(),
-            None => {
-                wanted.extend(text::to_continue(given, p.text_tokens, p.max_tokens).into_iter().zip(first..).map(|(beginning, n)| Wanted {
+            Some(_) => windows = text::to_score(given, p.text_tokens, p.seed).into_iter().map(Arc::from).collect(),
+            None => wanted.extend(
+                text::to_continue(given, p.text_tokens, p.max_tokens, p.seed).into_iter().zip(first..).map(|(beginning, n)| Wanted {
                     prompt_idx: n,
                     sample_idx: 0,
                     prompt: beginning.into(),
                     context: beginning.into(),
-                }))
-            }
+                }),
+            ),
         }
     }
     let mut writer = TraceWriter::<RawRow>::create(ctx.output("traces")?, &meta(p, asker, &found))?;
@@ -105,9 +106,9 @@ fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
 fn of_prompts(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<Vec<Wanted>, StageError> {
     let template = template::of_hosted(&p.template)?;
     let Some(path) = ctx.input_opt("prompts") else { return Ok(Vec::new()) };
-    let prompts = read_prompts(path)?.into_iter().take(p.max_prompts.unwrap_or(usize::MAX));
+    let prompts = spread_of(read_prompts(path)?, p.max_prompts, p.seed);
     let mut wanted = Vec::new();
-    for (i, prompt) in prompts.enumerate() {
+    for (i, prompt) in prompts.into_iter().enumerate() {
         let context = render(template, &prompt.prompt);
         for sample_idx in 0..p.samples as i32 {
             // In a chat the server's own template is around the prompt.

@@ -1,5 +1,7 @@
 //! Given text for a hosted teacher: windows to score, or beginnings to continue.
 
+use crate::sample::spread;
+
 /// Bytes of a window that is scored: about 128 tokens.
 const WINDOW: usize = 512;
 /// Bytes of a beginning that is continued.
@@ -26,21 +28,25 @@ fn windows(text: &str, bytes: usize) -> Vec<&str> {
     all
 }
 
-/// Windows to score, of at most so many tokens in all, counted as four bytes each.
-pub fn to_score(text: &str, tokens: Option<u64>) -> Vec<&str> {
+/// Windows to score, spread over the text, of at most so many tokens in all, counted as four bytes each.
+pub fn to_score(text: &str, tokens: Option<u64>, seed: u64) -> Vec<&str> {
+    let all = windows(text, WINDOW);
     let most = tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(4));
-    let mut end = most.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
+    if most >= text.len() {
+        return all;
     }
-    windows(&text[..end], WINDOW)
+    // A window is no longer than `WINDOW`; a budget that is smaller gives the beginning of one.
+    let Some(whole) = (most / WINDOW).checked_sub(1) else {
+        return all.get(spread(all.len(), 1, seed)[0]).and_then(|w| windows(w, most.max(4)).first().copied()).into_iter().collect();
+    };
+    spread(all.len(), whole + 1, seed).into_iter().map(|i| all[i]).collect()
 }
 
 /// Beginnings to continue, spread over the text, so many that their continuations have at most so many tokens.
-pub fn to_continue(text: &str, tokens: Option<u64>, max_tokens: usize) -> Vec<&str> {
+pub fn to_continue(text: &str, tokens: Option<u64>, max_tokens: usize, seed: u64) -> Vec<&str> {
     let all = windows(text, BEGINNING);
     let most = tokens.map_or(all.len(), |n| usize::try_from(n / max_tokens.max(1) as u64).unwrap_or(usize::MAX)).min(all.len());
-    (0..most).map(|i| all[i * all.len() / most]).filter(|w| !w.trim().is_empty()).collect()
+    spread(all.len(), most, seed).into_iter().map(|i| all[i]).filter(|w| !w.trim().is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -53,7 +59,10 @@ mod tests {
         assert_eq!(windows(&text, 50).concat(), text);
         assert!(windows(&text, 50).iter().all(|w| w.len() <= 50));
         assert_eq!(windows(&"ä".repeat(200), 51).concat(), "ä".repeat(200));
-        assert_eq!(to_continue(&text, Some(400), 100).len(), 4);
-        assert!(to_score(&text, Some(100)).concat().len() <= 400);
+        assert_eq!(to_continue(&text, Some(400), 100, 1).len(), 4);
+        for tokens in [1, 100, 128, 300, 600, 10_000] {
+            let scored = to_score(&text, Some(tokens), 1).concat();
+            assert!(!scored.is_empty() && scored.len() as u64 <= 4 * tokens.max(2), "{tokens}");
+        }
     }
 }

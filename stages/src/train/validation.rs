@@ -1,0 +1,117 @@
+//! Evaluation during training: bits per byte of a text that is not trained on, and the best checkpoint by it.
+
+use std::path::Path;
+
+use flow_engine::plugin::{ParamError, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::run::device_error;
+use super::windows::{LossWeights, Windows};
+use crate::data::read_text;
+use crate::model::trainer::{MicroBatch, Trainer};
+use crate::tokenizer::Tokenizer;
+
+/// When a training is evaluated on the text in its input `validation`: at the end, and where these say so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// Steps between evaluations; null: at the end only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// Give the parameters of the best evaluation at the final activation bits, instead of the last ones.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub best: bool,
+}
+
+impl Evaluate {
+    /// Ranges that the schema cannot say.
+    pub fn check(&self) -> Result<(), ParamError> {
+        let wrong = |path: &str, message: &str| Err(ParamError { path: format!("eval.{path}"), message: message.into(), help: None });
+        match (self.every, self.best) {
+            (Some(0), _) => wrong("every", "0 is not above 0"),
+            (None, true) => wrong("best", "there is nothing to choose from without `every`"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Optimizer step after which it was made.
+    pub step: u64,
+    /// Targets seen.
+    pub seen_tokens: u64,
+    /// Activation bits; 0 for full precision.
+    pub bits: u32,
+    /// Bits per byte of the validation text: every byte scored once, in windows of the training's length.
+    pub bits_per_byte: f64,
+}
+
+/// A text that a training is evaluated on.
+pub struct Validation {
+    micros: Vec<MicroBatch>,
+    bytes: usize,
+    /// When.
+    pub when: Evaluate,
+}
+
+impl Validation {
+    /// The text in the input `validation`, in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k`
+    /// buckets. Nothing where none is wired.
+    pub fn of(
+        ctx: &TaskContext,
+        when: Evaluate,
+        tokenizer: &Tokenizer,
+        (batch, seq, top_k): (usize, usize, usize),
+    ) -> Result<Option<Self>, StageError> {
+        let Some(path) = ctx.input_opt("validation") else {
+            if when != Evaluate::default() {
+                return Err(StageError::new("`eval` is set and no text is wired to `validation`")
+                    .help("wire `validation: corpus.validation`, and give `data.text` a share for it"));
+            }
+            return Ok(None);
+        };
+        let text = read_text(path).map_err(|e| e.help("give `data.text` a share for it: `validation: 0.05`"))?;
+        let windows = Windows::of_text(&tokenizer.encode(&text), seq, tokenizer.bos());
+        let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
+        let micro = |first: usize| {
+            let mut m = MicroBatch::default();
+            // What fills the last batch is a window without targets.
+            (first..first + batch).for_each(|i| windows.append(i.min(windows.len() - 1), &mut m));
+            weights.weigh(std::slice::from_mut(&mut m));
+            let real = (windows.len() - first).min(batch) * seq;
+            m.labels[real..].fill(-1);
+            m.topk_ids = vec![-1; batch * seq * top_k];
+            m.targets = vec![0.0; batch * seq * top_k];
+            m
+        };
+        let micros = (0..windows.len()).step_by(batch).map(micro).collect();
+        Ok(Some(Self { micros, bytes: text.len(), when }))
+    }
+
+    /// Bits per byte with the trainer's parameters, at these activation bits.
+    pub fn bits_per_byte(&self, trainer: &mut Trainer, bits: u32) -> Result<f64, StageError> {
+        let mut nats = 0.0;
+        for micro in &self.micros {
+            let losses = trainer.evaluate(micro, 1.0, bits.max(4)).map_err(device_error)?;
+            nats += losses.iter().map(|(_, ce)| f64::from(*ce)).sum::<f64>();
+        }
+        // Six decimals: short enough that JSON gives the same number back when a task resumes.
+        Ok((nats / std::f64::consts::LN_2 / self.bytes as f64 * 1e6).round() / 1e6)
+    }
+}
+
+/// File of the best parameters so far, beside the checkpoint.
+pub fn best_file(dir: &Path) -> std::path::PathBuf {
+    dir.join("best.safetensors")
+}
+
+/// Says in a log what was evaluated; logs of trainings without a validation text stay as they are.
+pub fn say(log: &mut serde_json::Value, evaluations: &[Evaluation], chosen: Option<Evaluation>) {
+    if let Some(last) = evaluations.last() {
+        let of = chosen.unwrap_or(*last);
+        log["validation"] = serde_json::json!({"bits_per_byte": of.bits_per_byte, "step": of.step, "bits": of.bits, "curve": evaluations});
+    }
+}
