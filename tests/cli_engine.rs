@@ -37,6 +37,41 @@ fn a_matrix_fans_out_and_is_collected() {
 }
 
 #[test]
+fn a_stage_is_left_out_where_its_when_is_false() {
+    let text = "\
+flow: 1
+vars: { twin: false }
+stages:
+  one: { use: shell, with: { run: 'echo one > $out' } }
+  twin: { use: shell, when: \"${twin}\", with: { run: 'echo twin > $out' } }
+  some: { use: shell, when: \"${twin}\", matrix: { n: [1, 2] }, with: { run: 'echo ${n} > $out' } }
+  all: { use: shell, in: { parts: [one, twin, some] }, after: [twin], with: { run: 'cat $parts > $out' } }
+targets: [all, twin]
+publish: { out/all: all, out/twin: twin }
+";
+    let project = Project::new(text);
+    let ran = project.run(&[]).expect(0);
+    assert_eq!(ran.names("executed"), ["all", "one"]);
+    assert_eq!(project.read("out/all"), "one\n");
+    assert!(!project.path("out/twin").exists());
+    let ran = project.run(&["--var", "twin=true"]).expect(0);
+    assert_eq!(ran.names("executed"), ["all", "some[n=1]", "some[n=2]", "twin"]);
+    assert_eq!(project.read("out/all"), "one\ntwin\n1\n2\n");
+    // One flag brings one stage; asked for by name without it, it says what is missing.
+    assert_eq!(project.run(&["--set", "stages.twin.when=true"]).expect(0).names("executed"), ["all"]);
+    let wrong = project.run(&["twin"]).expect(2);
+    assert!(wrong.err.contains("`twin` is left out: its `when` is false") && wrong.err.contains("stages.twin.when=true"), "{}", wrong.err);
+    for (from, to, words) in [
+        ("when: \"${twin}\", with", "when: 2, with", "`when` is true or false"),
+        ("after: [twin]", "requires: [twin]", "`twin` is left out"),
+    ] {
+        project.write("p.yaml", &text.replace(from, to));
+        let wrong = project.run(&[]).expect(2);
+        assert!(wrong.err.contains(words), "{}", wrong.err);
+    }
+}
+
+#[test]
 fn includes_bring_stages_and_defaults() {
     let project = Project::new(
         "flow: 1\ninclude: [parts/text.yaml]\nvars: { word: mine }\nstages:\n  s: { use: shell, in: { t: text }, with: { run: 'cat $t > $out' } }\npublish: { out: s }\n",

@@ -153,6 +153,10 @@ impl<'a> Linker<'a> {
         let after = decl.after.iter().flat_map(|r| self.outputs(&decl.document, r)).map(|(id, _)| id).collect();
         let mut requires = Vec::new();
         for reference in &decl.requires {
+            if self.left_out(reference) {
+                let problem = self.one_of_group(&decl.document, reference);
+                self.problems.push(problem);
+            }
             for (id, port) in self.outputs(&decl.document, reference) {
                 let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == "Verdict");
                 if !verdict {
@@ -304,6 +308,9 @@ impl<'a> Linker<'a> {
             let Some(index) = self.by_name.get(reference.stage.as_str()) else { return Err(self.no_stage(&decl.document, reference)) };
             return Ok(self.wire_to(*index, decl, kind, input, reference)?.into_iter().collect());
         };
+        if members.is_empty() && !input.required {
+            return Ok(Vec::new());
+        }
         if !input.list {
             return Err(self.one_of_group(&decl.document, reference));
         }
@@ -387,8 +394,17 @@ impl<'a> Linker<'a> {
 
     fn one_of_group(&self, document: &Document, reference: &PortRef) -> Problem {
         let members = self.pipeline.groups.get(&reference.stage).map(Vec::as_slice).unwrap_or_default();
+        if members.is_empty() {
+            let message = format!("`{}` is left out: its `when` is false", reference.stage);
+            return document.at_value(&reference.at, message).help("set it, or do not read from that stage");
+        }
         let message = format!("`{}` is a matrix of {} stages, and one artifact is wanted", reference.stage, members.len());
         document.at_value(&reference.at, message).help(format!("name one of them: {}", quoted(members)))
+    }
+
+    /// Whether a reference means a stage whose `when` is false.
+    fn left_out(&self, reference: &PortRef) -> bool {
+        self.pipeline.groups.get(&reference.stage).is_some_and(Vec::is_empty)
     }
 
     /// What a reference outside `in:` means; nothing (and a problem) where it means nothing.
@@ -397,7 +413,7 @@ impl<'a> Linker<'a> {
             Some(members) => members.iter().filter_map(|m| self.by_name.get(m.as_str()).copied()).collect(),
             None => self.by_name.get(reference.stage.as_str()).copied().into_iter().collect(),
         };
-        if indices.is_empty() {
+        if indices.is_empty() && !self.left_out(reference) {
             let problem = self.no_stage(document, reference);
             self.problems.push(problem);
         }

@@ -120,7 +120,7 @@ pub struct Pipeline {
     pub root: PathBuf,
     /// Stages in the order of the files.
     pub stages: Vec<StageDecl>,
-    /// Stages with `matrix:`: name and the names of what it gave.
+    /// Stages with `matrix:`: name and the names of what it gave; stages whose `when` is false gave nothing.
     pub groups: BTreeMap<String, Vec<String>>,
     /// `plugins:`.
     pub plugins: Vec<PluginDecl>,

@@ -186,6 +186,8 @@ impl Plan {
     /// The stage of that name.
     pub fn find(&self, name: &str) -> Result<StageId, Problem> {
         self.by_name.get(name).copied().ok_or_else(|| match self.pipeline.groups.get(name) {
+            Some(members) if members.is_empty() => Problem::new(format!("`{name}` is left out: its `when` is false"))
+                .help(format!("`--set stages.{name}.when=true` brings it in")),
             Some(members) => Problem::new(format!("`{name}` is a matrix of {} stages", members.len()))
                 .help(format!("name one of them: {}", quoted(members))),
             None => {
@@ -244,8 +246,8 @@ impl Plan {
         }
         let name = PortRef::parse(text, Vec::new()).stage;
         match self.pipeline.groups.get(&name) {
-            Some(members) => members.iter().map(|m| self.find(m)).collect(),
-            None => Ok(vec![self.find(&name)?]),
+            Some(members) if !members.is_empty() => members.iter().map(|m| self.find(m)).collect(),
+            _ => Ok(vec![self.find(&name)?]),
         }
     }
 

@@ -14,7 +14,8 @@ use crate::vars::substitute;
 
 const TOP_KEYS: [&str; 10] = ["flow", "name", "vars", "include", "plugins", "stages", "targets", "publish", "pools", "remote"];
 const INCLUDED_KEYS: [&str; 5] = ["flow", "vars", "include", "plugins", "stages"];
-pub(crate) const STAGE_KEYS: [&str; 10] = ["use", "in", "with", "matrix", "after", "requires", "resources", "retries", "timeout", "labels"];
+pub(crate) const STAGE_KEYS: [&str; 11] =
+    ["use", "when", "in", "with", "matrix", "after", "requires", "resources", "retries", "timeout", "labels"];
 
 /// Reads the parts of a pipeline, the main file first.
 pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
@@ -279,6 +280,11 @@ impl Reader<'_> {
         self.unknown_keys(map, &at, &STAGE_KEYS, &format!("in stage `{name}`"));
         let before = self.problems.len();
         let Some(matrix) = map.get("matrix") else {
+            if !self.wanted(name, map, self.vars) {
+                // A group of nothing: what reads lists goes on without it.
+                out.groups.insert(name.to_owned(), Vec::new());
+                return;
+            }
             let decl = self.stage(name, name, map, self.vars);
             if self.problems.len() == before {
                 out.stages.extend(decl);
@@ -291,6 +297,9 @@ impl Reader<'_> {
             let label: Vec<_> = choice.iter().map(|(axis, value)| format!("{axis}={}", value.text)).collect();
             vars.extend(choice.into_iter().map(|(axis, value)| (axis, Node::Scalar(value))));
             let full = format!("{name}[{}]", label.join(","));
+            if !self.wanted(name, map, &vars) {
+                continue;
+            }
             let decl = self.stage(name, &full, map, &vars);
             if self.problems.len() > before {
                 return;
@@ -299,6 +308,19 @@ impl Reader<'_> {
             group.push(full);
         }
         out.groups.insert(name.to_owned(), group);
+    }
+
+    /// Whether a stage is part of the pipeline: its `when`.
+    fn wanted(&mut self, name: &str, map: &Fields, vars: &Fields) -> bool {
+        let Some(when) = map.get("when") else { return true };
+        let at = path!["stages", name, "when"];
+        match self.resolved(vars, &at, Some(when)) {
+            Node::Scalar(s) if matches!(s.text.as_str(), "true" | "false") => s.text == "true",
+            _ => {
+                self.wrong(&at, "`when` is true or false");
+                true
+            }
+        }
     }
 
     /// Every combination of a matrix, the last axis fastest.

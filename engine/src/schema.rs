@@ -262,6 +262,7 @@ fn stage_schema(rules: Vec<Value>) -> Value {
         "required": ["use"],
         "properties": {
             "use": { "anyOf": [{ "$ref": "#/$defs/kind" }, { "type": "string" }], "description": "The kind." },
+            "when": described(or_variable(json!({ "type": "boolean" })), "Whether the stage is part of the pipeline."),
             "in": { "type": "object", "additionalProperties": texts(), "description": "Input port: `stage` or `stage.port`, or a list of them." },
             "with": { "type": "object", "description": "Parameters of the kind." },
             "matrix": described(matrix, "One stage for each choice of values; `${axis}` is its value."),

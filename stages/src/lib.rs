@@ -24,6 +24,7 @@ pub fn registry() -> flow_engine::Registry {
         .with(teacher::http::HttpTeacherStage)
         .with(train::student::StudentStage)
         .with(eval::student::EvalStage)
+        .with(eval::text::TextEvalStage)
         .with(eval::dryrun::DryRunStage)
         .with(gguf::ExportStage)
         .with(report::GateStage)

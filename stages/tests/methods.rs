@@ -212,3 +212,37 @@ fn an_epoch_over_many_shards_visits_every_token_once() {
     let (cursor, labels) = middle.expect("a batch in the middle");
     assert_eq!(open().step(cursor, 8, 1, &weights).expect("a batch").0[0].labels, labels);
 }
+
+/// A budget is a sample of the whole text and of all prompts: what stands last in them is seen too.
+#[test]
+fn a_budget_takes_from_everywhere() {
+    let asked = Asked::new();
+    let lines: String = (0..400).map(|i| format!("Line {i} of many says no more than that it is there.\n")).collect();
+    std::fs::write(asked.dir.path().join("text"), format!("{lines}zzzz qqqq zzzz qqqq zzzz qqqq zzzz qqqq\n")).expect("a text");
+    let prompts: String = (0..32).map(|i| format!("{{\"id\": {i}, \"kind\": \"text\", \"prompt\": \"Prompt {i} is\"}}\n")).collect();
+    std::fs::write(asked.dir.path().join("prompts"), prompts).expect("prompts");
+    let all = asked.collect("all", json!({"top_k": 2}), &["text"]);
+    let total: usize = all.iter().map(|s| s.1.len()).sum();
+    let key = |rows: &[RawRow]| rows.iter().map(|r| r.sample_id).collect::<Vec<_>>();
+    let places = |name: &str, tokens: usize, seed: u64| -> Vec<usize> {
+        let some = asked.collect(name, json!({"top_k": 2, "text_tokens": tokens, "seed": seed}), &["text"]);
+        assert_eq!(some.iter().map(|s| s.1.len()).sum::<usize>(), tokens.min(total));
+        some.iter().map(|s| all.iter().position(|a| key(&a.1).starts_with(&key(&s.1))).expect("a window of the text")).collect()
+    };
+    let windows = all.len();
+    assert!(windows >= 8, "{windows}");
+    let half = places("half", total / 2, 1);
+    assert!(half.windows(2).all(|w| w[0] < w[1]), "{half:?}");
+    assert!(half[0] <= 2 && half[half.len() - 1] >= windows - 3, "{half:?} of {windows}");
+    assert_ne!(places("a third", total / 3, 1), places("another third", total / 3, 5));
+    // The last document, a tenth of the text, is among what a quarter of it takes, whatever the seed.
+    for seed in 0..4 {
+        let quarter = places(&format!("seed {seed}"), total / 4, seed);
+        assert!(quarter[quarter.len() - 1] >= windows - windows / 10, "{quarter:?} of {windows}");
+    }
+    let some = asked.collect("of prompts", json!({"top_k": 2, "max_prompts": 8, "max_tokens": 2, "template": "{prompt}"}), &["prompts"]);
+    let asked_for: Vec<String> = some.iter().map(|s| String::from_utf8_lossy(&s.0.context).into_owned()).collect();
+    let number = |text: &String| text.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).expect("a number");
+    assert_eq!(asked_for.len(), 8);
+    assert!(asked_for.iter().map(number).any(|n| n >= 28) && asked_for.iter().map(number).any(|n| n < 4), "{asked_for:?}");
+}

@@ -6,3 +6,4 @@ mod hosted;
 pub mod quality;
 pub mod speed;
 pub mod student;
+pub mod text;

@@ -42,7 +42,7 @@ pub struct NewtonSchulz {
 
 impl NewtonSchulz {
     /// So many steps of the one quintic.
-    pub fn quintic(steps: usize) -> Self {
+    pub const fn quintic(steps: usize) -> Self {
         Self { steps, low: None }
     }
     fn coefficients(&self) -> Vec<[f32; 3]> {

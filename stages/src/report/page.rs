@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::criteria::{Criterion, exit_criteria};
-use super::parts::{Baseline, DryRun, EvalReport, TrainLog, Verdict, read};
+use super::parts::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, read};
 use super::sections;
 use super::text::{bytes, escape, number, or_dash, whole};
 use crate::project::TraceStats;
@@ -29,6 +29,8 @@ struct Parts {
     stats: Vec<(String, TraceStats)>,
     logs: Vec<(String, TrainLog)>,
     evals: Vec<(String, EvalReport)>,
+    /// Models that were measured beside the student: its full-precision twin, one without a teacher.
+    beside: Vec<(String, TextReport)>,
     verdicts: Vec<(String, Verdict)>,
     dry_runs: Vec<(String, DryRun)>,
 }
@@ -44,6 +46,7 @@ impl Parts {
                 "TraceStats" => parts.stats.push((stage, read(path, ty)?)),
                 "TrainLog" => parts.logs.push((stage, read(path, ty)?)),
                 "EvalReport" => parts.evals.push((stage, read(path, ty)?)),
+                "TextReport" => parts.beside.push((stage, read(path, ty)?)),
                 "Verdict" => parts.verdicts.push((stage, read(path, ty)?)),
                 "DryRun" => parts.dry_runs.push((stage, read(path, ty)?)),
                 other => return Err(StageError::new(format!("input `parts`: {} has type {other}, which no section shows", artifact.from))),
@@ -53,8 +56,9 @@ impl Parts {
     }
     /// The student's log: the one with distillation behind it, else the last.
     fn student(&self) -> Option<&TrainLog> {
+        let taught = |l: &&(String, TrainLog)| l.1.kd_weight.is_some_and(|w| w > 0.0);
         let distilled = |l: &&(String, TrainLog)| l.1.flip.is_some() || l.1.trace_tokens.is_some_and(|t| t > 0.0);
-        self.logs.iter().rfind(distilled).or(self.logs.last()).map(|l| &l.1)
+        self.logs.iter().rfind(taught).or_else(|| self.logs.iter().rfind(distilled)).or(self.logs.last()).map(|l| &l.1)
     }
     fn eval(&self) -> Option<&EvalReport> {
         self.evals.last().map(|e| &e.1)
@@ -77,7 +81,7 @@ impl Stage for ReportStage {
     fn inputs(&self) -> Vec<InputPort> {
         vec![InputPort::list(
             "parts",
-            &["Baseline", "TraceStats", "TrainLog", "EvalReport", "Verdict", "DryRun"],
+            &["Baseline", "TraceStats", "TrainLog", "EvalReport", "TextReport", "Verdict", "DryRun"],
             "What to show, in any order; a section without its part is left out.",
         )]
     }
@@ -108,7 +112,7 @@ fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
     let (provenance, run) = (&ctx.task().provenance, &ctx.task().run);
     let mut sections: Vec<(&str, String)> = Vec::new();
     if let Some(e) = parts.eval() {
-        sections.push(("Quality", sections::quality(e)));
+        sections.push(("Quality", sections::quality(e, &parts.beside)));
         sections.push(("Memory, speed and QEI", sections::efficiency(e, &parts.baselines)));
     }
     sections.push(("Gate and exit criteria", sections::gates(&parts.verdicts, &parts.exit_criteria())));
@@ -174,6 +178,10 @@ fn headline(parts: &Parts) -> Map<String, Value> {
         if let Some(c) = best {
             let primed = if c.primed { " after the training text" } else { "" };
             say("best compressor", format!("{} {}{primed}", or_dash(c.bits_per_byte, number), c.name));
+        }
+        for (stage, r) in &parts.beside {
+            let over = sections::over(b.student, r.bits_per_byte).map_or(String::new(), |g| format!(" (the student {:+.1} %)", 100.0 * g));
+            say(stage, format!("{}{over}", or_dash(r.bits_per_byte, number)));
         }
         say("QEI", format!("{} (with speed {})", or_dash(q.qei, number), or_dash(q.qei_speed, number)));
         say("memory", format!("student {}, teacher {}", or_dash(q.student_memory_bytes, bytes), or_dash(q.teacher_memory_bytes, bytes)));

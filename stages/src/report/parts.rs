@@ -20,6 +20,7 @@ pub struct TrainLog {
     pub optimizer: Option<String>,
     pub tau: Option<f64>,
     pub kd_scale: Option<String>,
+    pub kd_weight: Option<f64>,
     pub exact_tail_share: Option<f64>,
     pub budget_tokens: Option<f64>,
     pub seen_tokens: Option<f64>,
@@ -29,7 +30,24 @@ pub struct TrainLog {
     pub nan_steps: Option<f64>,
     pub overflow_steps: Option<f64>,
     pub trace_tokens: Option<f64>,
+    pub validation: ValidationLog,
     pub curve: Vec<Point>,
+}
+
+/// What a training was evaluated on while it ran.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ValidationLog {
+    pub bits_per_byte: Option<f64>,
+    pub curve: Vec<ValidationPoint>,
+}
+
+/// One evaluation.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ValidationPoint {
+    pub seen_tokens: Option<f64>,
+    pub bits_per_byte: Option<f64>,
 }
 
 /// Where activations changed their bits.
@@ -117,6 +135,15 @@ pub struct EvalReport {
     /// Why figures are missing.
     pub notes: Vec<String>,
     pub results: Vec<EvalResult>,
+}
+
+/// `TextReport` of a model.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TextReport {
+    pub bits_per_byte: Option<f64>,
+    pub activation_bits: Option<u32>,
+    pub weights: Option<String>,
 }
 
 /// Quality, memory and speed of both sides.

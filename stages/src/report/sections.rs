@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flow_engine::plugin::Provenance;
 
 use super::criteria::Criterion;
-use super::parts::{Baseline, DryRun, EvalReport, Point, TrainLog, Verdict};
+use super::parts::{Baseline, DryRun, EvalReport, Point, TextReport, TrainLog, Verdict};
 use super::svg::{LineChart, Node, Series, bars, dag};
 use super::text::{bytes, escape, number, or_dash, percent, seconds, short, whole};
 use crate::project::TraceStats;
@@ -37,9 +37,14 @@ fn card(label: &str, value: &str, note: &str) -> String {
     )
 }
 
-/// Student's bits per byte over the teacher's, as a signed percentage.
+/// Student's bits per byte over the teacher's, as a share above 1.
 pub fn gap(e: &EvalReport) -> Option<f64> {
-    Some(e.bits_per_byte.student? / e.bits_per_byte.teacher.filter(|t| *t > 0.0)? - 1.0)
+    over(e.bits_per_byte.student, e.bits_per_byte.teacher)
+}
+
+/// One figure over another, as a share above 1.
+pub fn over(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a? / b.filter(|b| *b > 0.0)? - 1.0)
 }
 
 /// The figures at the top.
@@ -123,6 +128,7 @@ pub fn training(stage: &str, log: &TrainLog) -> String {
     facts.extend(log.steps.map(|s| format!("{} steps", whole(s))));
     facts.extend(log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))));
     facts.extend(log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))));
+    facts.extend(log.validation.bits_per_byte.map(|b| format!("{} validation bits per byte", number(b))));
     facts.extend(log.skipped_steps.map(|s| format!("{} steps skipped", whole(s))));
     facts.extend(log.nan_steps.map(|s| format!("{} for NaN", whole(s))));
     facts.extend(log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))));
@@ -131,6 +137,10 @@ pub fn training(stage: &str, log: &TrainLog) -> String {
     out += &chart("Loss (nats per token)", parts, false);
     out += &chart("Learning rate", vec![line("learning rate", |p| p.lr)], true);
     out += &chart("Gradient norm", vec![line("before clipping", |p| p.grad_norm), line("after clipping", |p| p.grad_norm_clipped)], true);
+    let evaluations: Vec<_> = log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, v.bits_per_byte?))).collect();
+    if evaluations.len() > 1 {
+        out += &chart("Validation bits per byte", vec![Series { name: "validation".into(), points: evaluations }], false);
+    }
     let format = line("format loss", |p| p.format);
     if format.points.iter().any(|p| p.1 != 0.0) {
         out += &chart("Format loss (CE on structural tokens)", vec![format], false);
@@ -147,7 +157,7 @@ fn flip_label(log: &TrainLog) -> String {
 }
 
 /// Held-out bits per byte of both models and of compressors.
-pub fn quality(e: &EvalReport) -> String {
+pub fn quality(e: &EvalReport, beside: &[(String, TextReport)]) -> String {
     let b = &e.bits_per_byte;
     let mut rows: Vec<(String, f64, String, &str)> = Vec::new();
     for (name, value, class) in [
@@ -158,6 +168,13 @@ pub fn quality(e: &EvalReport) -> String {
         ("teacher, sliding window", b.teacher_sliding, "b1"),
     ] {
         rows.extend(value.map(|v| (name.to_owned(), v, format!("{v:.3}"), class)));
+    }
+    for (stage, r) in beside {
+        let kind = match (r.weights.as_deref(), r.activation_bits) {
+            (Some("float"), _) => "full precision".to_owned(),
+            (weights, bits) => format!("{}, A{}", weights.unwrap_or("ternary"), or_dash(bits.map(f64::from), whole)),
+        };
+        rows.extend(r.bits_per_byte.map(|v| (format!("{stage} ({kind})"), v, format!("{v:.3}"), "b1")));
     }
     for c in &e.compressors {
         let name = if c.primed { format!("{} after the training text", c.name) } else { c.name.clone() };
@@ -170,6 +187,10 @@ pub fn quality(e: &EvalReport) -> String {
         vec!["valid JSON, student".into(), or_dash(e.json_validity.student, percent)],
         vec!["valid JSON, teacher".into(), or_dash(e.json_validity.teacher, percent)],
     ];
+    let against = |(stage, r): &(String, TextReport)| {
+        vec![format!("student over {}", escape(stage)), or_dash(over(b.student, r.bits_per_byte), |g| format!("{:+.2} %", 100.0 * g))]
+    };
+    facts.extend(beside.iter().map(against));
     facts.retain(|f| f[1] != "–");
     let a4 = b
         .student

@@ -147,8 +147,14 @@ impl Job<'_> {
     fn windows<'a>(&self, tokens: &'a [u32]) -> Vec<Window<'a>> {
         let budget = self.p.text_tokens.map_or(tokens.len(), |n| n as usize).min(tokens.len());
         let all: Vec<&[u32]> = tokens.chunks(self.keep.seq).collect();
+        let count = budget.div_ceil(self.keep.seq);
+        let size = |chosen: &[usize]| chosen.iter().map(|i| all[*i].len()).sum::<usize>();
+        let mut chosen = spread(all.len(), count, self.p.seed);
+        // The last window of a text is short: with it among them one more is needed.
+        if size(&chosen) < budget {
+            chosen = spread(all.len(), count + 1, self.p.seed);
+        }
         let mut left = budget;
-        let chosen = spread(all.len(), budget.div_ceil(self.keep.seq), self.p.seed);
         let cut = chosen.into_iter().map(|i| {
             let targets = &all[i][..all[i].len().min(left)];
             left -= targets.len();

@@ -62,6 +62,9 @@ pub struct Recipe {
     pub batch: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
+    /// Share of the budget, at its beginning, in which a step takes one micro-batch instead of `accumulate`.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub ramp: f32,
     /// AdamW's moments: `float32`, or `int8` in a quarter of the memory.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub moments: Moments,
@@ -83,7 +86,8 @@ pub struct Recipe {
     pub max_skipped_share: f64,
 }
 
-fn is_one(x: &f32) -> bool {
+/// Whether a factor was left alone: it is then not part of a key.
+pub(super) fn is_one(x: &f32) -> bool {
     *x == 1.0
 }
 
@@ -107,6 +111,7 @@ impl Default for Recipe {
             clip: 1.0,
             batch: 4,
             accumulate: 1,
+            ramp: 0.0,
             moments: Moments::default(),
             storage: Storage::default(),
             recompute: false,
@@ -126,7 +131,7 @@ impl Recipe {
         if let Some((name, v)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return wrong(name, format!("{v} is not above 0"));
         }
-        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup), ("cooldown", self.cooldown)];
+        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup), ("cooldown", self.cooldown), ("ramp", self.ramp)];
         if let Some((name, v)) = shares.iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
             return wrong(name, format!("{v} is not a share between 0 and 1"));
         }
@@ -160,6 +165,11 @@ impl Recipe {
     /// How Muon makes updates orthogonal.
     pub fn newton_schulz(&self) -> NewtonSchulz {
         NewtonSchulz { steps: self.ns_steps, low: self.ns_low }
+    }
+
+    /// Micro-batches of a step after `progress` of the budget.
+    pub fn micro_batches(&self, progress: f64) -> usize {
+        if progress < f64::from(self.ramp) { 1 } else { self.accumulate }
     }
 
     /// Share of the peak rate after `progress` of the budget, and whether weight decay still applies.

@@ -1,0 +1,68 @@
+//! `eval.text`: bits per byte of one model on a text; no teacher is needed.
+
+use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::quality::{bits_per_byte, scorer};
+use crate::data::read_text;
+use crate::lm;
+use crate::model::config::Weights;
+
+/// Parameters of `eval.text`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TextEvalParams {
+    /// Activation bits: those at which training ended where null. A full-precision model has none.
+    pub bits: Option<u32>,
+}
+
+/// `eval.text`.
+pub struct TextEvalStage;
+
+impl Stage for TextEvalStage {
+    type Params = TextEvalParams;
+    const KIND: &'static str = "eval.text";
+    const REVISION: u32 = 1;
+    const SUMMARY: &'static str = "Measures the bits per byte of a model on a text.";
+    const HEAVY: bool = true;
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![
+            InputPort::required("model", &["Model", "Teacher"], "What is measured."),
+            InputPort::required("text", &["Text"], "Text that it was not trained on."),
+        ]
+    }
+    fn outputs(&self) -> Vec<OutputPort> {
+        vec![OutputPort::pure("report", "TextReport", "Bits per byte (JSON).")]
+    }
+    fn fingerprints(&self) -> Vec<(String, String)> {
+        crate::fingerprints::inference()
+    }
+    fn check(&self, p: &TextEvalParams) -> Result<Vec<String>, ParamError> {
+        if !matches!(p.bits, None | Some(4 | 8)) {
+            return Err(ParamError { path: "bits".into(), message: "is 4, 8 or null".into(), help: None });
+        }
+        Ok(Vec::new())
+    }
+    fn run(&self, p: TextEvalParams, ctx: &TaskContext) -> Result<(), StageError> {
+        let (model, tokenizer) = lm::load(ctx.input("model")?)?;
+        let text = read_text(ctx.input("text")?)?;
+        let float = model.config.weights == Weights::Float;
+        let ended_at = model.extra["activation_bits"].as_u64().map_or(8, |b| b as u32);
+        let bits = p.bits.unwrap_or(ended_at);
+        let mut session = scorer(&lm::device(ctx)?, &model, 0)?;
+        session.set_bits(bits).map_err(crate::train::device_error)?;
+        let plain = bits_per_byte(&mut session, &tokenizer, &text, false, ctx)?;
+        let sliding = bits_per_byte(&mut session, &tokenizer, &text, true, ctx)?;
+        ctx.metric("bits_per_byte", plain);
+        let report = json!({
+            "bits_per_byte": plain, "bits_per_byte_sliding": sliding, "bytes": text.len(),
+            "activation_bits": if float { serde_json::Value::Null } else { bits.into() },
+            "weights": model.config.weights, "parameters": model.config.parameters(), "config": model.config,
+            "tokenizer": {"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()},
+        });
+        crate::write_json(ctx.output("report")?, &report)
+    }
+}
