@@ -124,7 +124,7 @@ proptest! {
         let buffers = [hyper(), clip.clone(), r.floats(all, 1.0), r.floats(all, 1.0), junk(all)];
         check(&muon::MUON_MOMENTUM, &buffers, &muon::Momentum { n: all as u32 }, 2e-6, 1e-6);
         let partials = r.range(5, 0.1, 3.0);
-        let shape = muon::Normalise { n: all as u32, partials: 5 };
+        let shape = muon::Normalise { n: all as u32, partials: 5, eps: 1e-7 };
         check(&muon::MUON_NORMALISE, &[r.floats(all, 1.0), partials, junk(all)], &shape, 2e-6, 1e-7);
         let shape = muon::Poly { n: n as u32, a: 3.4445, b: -4.7750, c: 2.0315 };
         check(&muon::MUON_POLY, &[r.floats(all, 0.3), r.floats(all, 0.3), junk(all)], &shape, 2e-6, 1e-6);

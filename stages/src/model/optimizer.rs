@@ -1,7 +1,7 @@
 //! Global-norm clip and the optimizer step as operations: AdamW everywhere, or Muon for the hidden matrices.
 
 use flow_shaders::kernels::{adamw, clip, gemm, muon, ternary};
-use flow_shaders::program::{BufferId, ListId};
+use flow_shaders::program::{BufferId, ListId, Program};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -191,12 +191,9 @@ impl Graph {
         let (n, side) = (rows * cols, rows.min(cols));
         let p = &mut self.program;
         let u = p.transient("muon.u", n);
-        let x = p.transient("muon.x", n);
-        let partials = p.transient("muon.partials", clip::partials(n));
         p.push(list, &muon::MUON_MOMENTUM, &[self.hyper, clip_out, grad, momentum, u], &muon::Momentum { n: n as u32 });
-        p.push(list, &clip::SUM_SQ, &[u, partials], &clip::SumSq { n: n as u32, offset: 0 });
-        let shape = muon::Normalise { n: n as u32, partials: clip::partials(n) as u32 };
-        p.push(list, &muon::MUON_NORMALISE, &[u, partials, x], &shape);
+        // Steps with coefficients of their own run on the normed Gram matrix of `u` itself.
+        let x = if ns.low.is_some() { u } else { Self::normed_by_squares(p, list, u, n, muon::EPS).0 };
 
         let s = side as u32;
         let symmetric = gemm::Shape { m: s, n: s, k: s, add: 0, symmetric: 1 };
@@ -206,17 +203,8 @@ impl Graph {
         } else {
             p.push(list, &gemm::GEMM_TN, &[x, x, g], &gemm::Shape { k: rows as u32, ..symmetric });
         }
-        // The largest singular value is at most (Σ σ⁴)^¼, far less than ‖x‖ = 1 where many are alike.
         let gram = ns.low.map(|_| {
-            let (squares, scaled) = (p.transient("muon.squares", clip::partials(side * side)), p.transient("muon.scaled", side * side));
-            let all = (side * side) as u32;
-            p.push(list, &clip::SUM_SQ, &[g, squares], &clip::SumSq { n: all, offset: 0 });
-            p.push(
-                list,
-                &muon::MUON_NORMALISE,
-                &[g, squares, scaled],
-                &muon::Normalise { n: all, partials: clip::partials(side * side) as u32 },
-            );
+            let (scaled, squares) = Self::normed_by_squares(p, list, g, side * side, muon::GRAM_EPS);
             g = scaled;
             squares
         });
@@ -259,6 +247,16 @@ impl Graph {
         let factor = (rows as f32 / cols as f32).max(1.0).sqrt();
         let divisor = gram.map_or(0, |_| clip::partials(side * side) as u32);
         let shape = muon::Update { n: n as u32, factor, partials: divisor };
-        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, gram.unwrap_or(partials), x, w], &shape);
+        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, gram.unwrap_or(clip_out), x, w], &shape);
+    }
+
+    /// Values divided by the root of their sum of squares, and the partial sums of that.
+    fn normed_by_squares(p: &mut Program, list: ListId, values: BufferId, n: usize, eps: f32) -> (BufferId, BufferId) {
+        let partials = p.transient("muon.partials", clip::partials(n));
+        let normed = p.transient("muon.normed", n);
+        p.push(list, &clip::SUM_SQ, &[values, partials], &clip::SumSq { n: n as u32, offset: 0 });
+        let shape = muon::Normalise { n: n as u32, partials: clip::partials(n) as u32, eps };
+        p.push(list, &muon::MUON_NORMALISE, &[values, partials, normed], &shape);
+        (normed, partials)
     }
 }

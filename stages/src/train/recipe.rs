@@ -38,8 +38,7 @@ pub struct Recipe {
     /// Newton–Schulz steps of Muon.
     pub ns_steps: usize,
     /// Coefficients of each step are the best ones for singular values from this share of the largest one on ("The Polar
-    /// Express"): two such steps do what five do; null: the one quintic (3.4445, −4.7750, 2.0315) at every step.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Express", arXiv 2505.16932): three such steps do what five do; null: the one quintic (3.4445, −4.7750, 2.0315).
     pub ns_low: Option<f32>,
     /// Schedule of both learning rates.
     pub schedule: Schedule,
@@ -99,8 +98,8 @@ impl Default for Recipe {
             lr_min: 0.1,
             muon_lr: 0.02,
             muon_momentum: 0.95,
-            ns_steps: 5,
-            ns_low: None,
+            ns_steps: 3,
+            ns_low: Some(0.02),
             schedule: Schedule::Cosine,
             cooldown: 1.0,
             warmup: 0.02,

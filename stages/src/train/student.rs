@@ -106,7 +106,7 @@ pub struct StudentStage;
 impl Stage for StudentStage {
     type Params = StudentParams;
     const KIND: &'static str = "train.bitnet";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Distils a ternary student from projected traces, or trains one on a text.";
     const HEAVY: bool = true;
 
@@ -197,7 +197,7 @@ impl Stage for StudentStage {
             "kd_rows": totals.tails.rows, "exact_tail_share": totals.tails.share(),
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
             "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
-            "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "curve": progress.curve, "health": progress.health,
+            "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "recipe": recipe, "curve": progress.curve, "health": progress.health,
         });
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});

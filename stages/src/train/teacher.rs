@@ -71,7 +71,7 @@ pub struct TeacherStage;
 impl Stage for TeacherStage {
     type Params = TeacherParams;
     const KIND: &'static str = "teacher.train";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Trains a full-precision language model to be the teacher.";
     const HEAVY: bool = true;
 
@@ -122,7 +122,7 @@ impl Stage for TeacherStage {
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
             "budget_tokens": p.tokens, "text_tokens": loader.totals().targets, "seen_tokens": trained.progress.seen_tokens,
             "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
-            "curve": trained.progress.curve, "health": trained.progress.health,
+            "recipe": p.recipe, "curve": trained.progress.curve, "health": trained.progress.health,
         });
         say_storage(&mut log, &p.recipe, &trained.progress);
         validation::say(&mut log, &trained.progress.evaluations, trained.evaluation);

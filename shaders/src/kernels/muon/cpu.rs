@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Momentum, Normalise, Poly, Update};
+use super::{GRAM_EPS, Momentum, Normalise, Poly, Update};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::{clip, hyper};
 
@@ -52,7 +52,7 @@ crate::simd! {
 pub(crate) fn normalise(p: &Params, bufs: Bufs<'_>) {
     let s: Normalise = p.get();
     let [u, partials, x] = bufs.take();
-    let factor = 1.0 / (clip::cpu::norm(&partials.f32()[..s.partials as usize]) + 1e-7);
+    let factor = 1.0 / (clip::cpu::norm(&partials.f32()[..s.partials as usize]) + s.eps);
     let x = x.f32_mut()[..s.n as usize].par_chunks_mut(CHUNK);
     x.zip(u.f32().par_chunks(CHUNK)).for_each(|(x, u)| scaled(u, factor, x));
 }
@@ -78,7 +78,7 @@ pub(crate) fn update(p: &Params, bufs: Bufs<'_>) {
     let keep = 1.0 - hyper[hyper::MUON_LR] * hyper[hyper::MUON_DECAY];
     let divisor = match s.partials {
         0 => 1.0,
-        n => (clip::cpu::norm(&partials.f32()[..n as usize]) + 1e-7).sqrt(),
+        n => (clip::cpu::norm(&partials.f32()[..n as usize]) + GRAM_EPS).sqrt(),
     };
     let rate = hyper[hyper::MUON_LR] * s.factor / divisor;
     let w = w.f32_mut()[..s.n as usize].par_chunks_mut(CHUNK);

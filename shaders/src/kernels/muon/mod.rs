@@ -7,7 +7,7 @@
 //!
 //! Steps with coefficients of their own ([`polar`]) reach in two or three what five of those do, if the largest singular value
 //! is near 1 at the start. ‖u‖_F is far above it where there are many alike; (Σ σ⁴)^¼ = √‖G‖_F is not, and the Gram matrix is
-//! there: `G ← G/‖G‖_F`, and `update` divides by √‖G‖_F.
+//! there: `G ← G/(‖G‖_F + [`GRAM_EPS`])` with `G` of `u` itself, and `update` divides by the root of the same.
 
 mod cpu;
 mod polar;
@@ -17,6 +17,11 @@ pub use polar::polar;
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::{Kernel, grid_1d, read, update, write};
+
+/// What is added to ‖u‖_F.
+pub const EPS: f32 = 1e-7;
+/// What is added to ‖G‖_F, the square of a gradient's size: above the least that is left of it where its squares underflow.
+pub const GRAM_EPS: f32 = 1e-18;
 
 /// Coefficients of the quintic step that is taken again and again.
 pub const NS: [f32; 3] = [3.4445, -4.7750, 2.0315];
@@ -41,7 +46,7 @@ pub static MUON_MOMENTUM: Kernel = Kernel {
     cpu: cpu::momentum,
 };
 
-/// `x ← u / (√Σ partials + 1e-7)`.
+/// `x ← u / (√Σ partials + eps)`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Normalise {
@@ -49,12 +54,14 @@ pub struct Normalise {
     pub n: u32,
     /// Partial sums of squares (`sum_sq` with offset 0).
     pub partials: u32,
+    /// Added to the root.
+    pub eps: f32,
 }
 
 /// Bindings: `u`, `partials`, `x`. One thread per element; every thread adds the few partials in order.
 pub static MUON_NORMALISE: Kernel = Kernel {
     name: "muon_normalise",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("normalise.wgsl")],
     bindings: &[read("u"), read("partials"), write("x")],
     grid: |p| grid_1d(p.get::<Normalise>().n as usize, 256),
@@ -90,7 +97,7 @@ pub static MUON_POLY: Kernel = Kernel {
     cpu: cpu::poly,
 };
 
-/// `w ← w(1 − lr·wd) − lr·factor·x / (√Σ partials + 1e-7)^½`; without partials the divisor is 1.
+/// `w ← w(1 − lr·wd) − lr·factor·x / (√Σ partials + 1e-18)^½`; without partials the divisor is 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Update {

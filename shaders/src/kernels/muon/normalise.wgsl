@@ -1,9 +1,10 @@
-// x = u / (sqrt(sum of partials) + 1e-7).  u, x [n], partials as `sum_sq` leaves them (a few).
+// x = u / (sqrt(sum of partials) + eps).  u, x [n], partials as `sum_sq` leaves them (a few).
 // One thread per element; every thread adds the partials in order.
 
 struct Params {
     n: u32,
     partials: u32,
+    eps: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -21,5 +22,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     for (var b = 0u; b < p.partials; b++) {
         total += partials[b];
     }
-    x[i] = u[i] / (sqrt(total) + 1e-7);
+    x[i] = u[i] / (sqrt(total) + p.eps);
 }

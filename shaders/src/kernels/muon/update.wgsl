@@ -1,5 +1,5 @@
 // w <- w (1 - lr wd) - lr factor x / divisor, with lr = hyper.MUON_LR, wd = hyper.MUON_DECAY; unchanged when clip.skip is set.
-// divisor = sqrt(sqrt(sum of partials) + 1e-7), 1 where there are none: the partials are those of a Gram matrix that was
+// divisor = sqrt(sqrt(sum of partials) + 1e-18), 1 where there are none: the partials are those of a Gram matrix that was
 // divided by its norm. w, x [n]; one thread per element; every thread adds the partials in order.
 
 struct Params {
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         for (var b = 0u; b < p.partials; b++) {
             total += partials[b];
         }
-        divisor = sqrt(sqrt(total) + 1e-7);
+        divisor = sqrt(sqrt(total) + 1e-18);
     }
     let lr = hyper[MUON_LR];
     w[i] = w[i] * (1.0 - lr * hyper[MUON_DECAY]) - lr * p.factor / divisor * x[i];
