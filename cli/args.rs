@@ -302,6 +302,9 @@ pub struct BenchTrainArgs {
     /// Muon for the hidden matrices instead of AdamW
     #[arg(long)]
     pub muon: bool,
+    /// Newton–Schulz steps of Muon (default: the recipe's)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub ns_steps: Option<usize>,
     /// Compute a block's activations again in the backward pass instead of keeping them
     #[arg(long)]
     pub recompute: bool,

@@ -8,6 +8,7 @@ use flow_stages::bench::{self, InferBench, TrainBench};
 use flow_stages::model::config::Preset;
 use flow_stages::model::optimizer::{Moments, Optimizer};
 use flow_stages::model::storage::Storage;
+use flow_stages::train::recipe::Recipe;
 use serde_json::Value;
 
 use crate::args::{BenchCommand, BenchTrainArgs, KvForm};
@@ -52,7 +53,9 @@ fn training(a: &BenchTrainArgs) -> Result<TrainBench, Failure> {
     let moments = if a.int8_moments { Moments::Int8 } else { Moments::Float32 };
     let storage = if a.float16_storage { Storage::Float16 } else { Storage::Float32 };
     let (batch, seq, bits, steps, recompute) = (a.batch, a.seq, a.bits, a.steps, a.recompute);
-    Ok(TrainBench { preset, batch, seq, bits, steps, optimizer, recompute, moments, storage })
+    let recipe = Recipe::default();
+    let ns = Recipe { ns_steps: a.ns_steps.unwrap_or(recipe.ns_steps), ..recipe }.newton_schulz();
+    Ok(TrainBench { preset, batch, seq, bits, steps, optimizer, ns, recompute, moments, storage })
 }
 
 fn failed(e: &StageError) -> u8 {

@@ -154,9 +154,9 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
             let cols = p.get::<ternary::Shape>().cols as usize;
             along(0, &[ternary::packed_words(cols), 1, cols, 1])
         }
-        "muon_momentum" => along(0, &[0, 0, 1, 1, 1]),
+        "muon_momentum" => along(0, &[0, 0, 1, 1, 1, 1]),
         "muon_normalise" => along(0, &[1, 0, 1]),
-        "muon_update" => along(0, &[0, 0, 0, 1, 1]),
+        "muon_scale" => along(0, &[0, 0, 0, 1, 1]),
         "sum_sq" => squares(*p),
         "embed" => gather(*p, 1),
         "embed_half" => gather(*p, 2),

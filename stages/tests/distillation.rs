@@ -443,7 +443,7 @@ fn more_skipped_steps_than_the_share_fail_and_say_so() {
     let Err(error) = run("longer", recipe.clone(), 15) else { panic!("two in a short run") };
     assert!(error.message.contains("fewer than 20 may skip one"), "{error}");
     // A learning rate that breaks the model: every step after the first one is skipped, and it ends.
-    let Err(error) = run("broken", Recipe { lr: 1e30, ..recipe }, 100) else { panic!("it learned with 1e30") };
+    let Err(error) = run("broken", Recipe { lr: Some(1e30), ..recipe }, 100) else { panic!("it learned with 1e30") };
     assert!(error.message.contains("attempted steps were skipped") && error.help.is_some(), "{error}");
 }
 

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
 use flow_shaders::device::open;
+use flow_stages::model::optimizer::Optimizer;
 use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, TraceReader};
 use flow_stages::train::distillation::Distillation;
 use flow_stages::train::loader::Loader;
-use flow_stages::train::recipe::Recipe;
+use flow_stages::train::recipe::{Recipe, Schedule};
 use flow_stages::train::windows::LossWeights;
 use flow_stages::train::{Job, Trained, train};
 
@@ -37,7 +38,17 @@ impl EventSink for StopAt {
 /// Trains in `dir`, from the state that lies there.
 fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
     let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json"))?;
-    let recipe = Recipe { batch: 2, log_every: 1, checkpoint_every: 4, ..Recipe::default() };
+    let recipe = Recipe {
+        optimizer: Optimizer::Adamw,
+        lr: Some(6e-4),
+        lr_min: 0.1,
+        schedule: Schedule::Cosine,
+        weight_decay: 0.1,
+        batch: 2,
+        log_every: 1,
+        checkpoint_every: 4,
+        ..Recipe::default()
+    };
     let job = Job {
         config: harness::small_model(tokenizer.vocab_size()),
         recipe: &recipe,

@@ -99,7 +99,7 @@ pub static ALL: &[&Kernel] = &[
     &muon::MUON_MOMENTUM,
     &muon::MUON_NORMALISE,
     &muon::MUON_POLY,
-    &muon::MUON_UPDATE,
+    &muon::MUON_SCALE,
     &norm_quant::NORM_QUANT,
     &halves::PACK_HALF,
     &peak::PEAK_DOT,

@@ -112,10 +112,10 @@ fn storage_and_moments_in_parts() {
         check(&halves::UNPACK_HALF, &[r.halves(n + 1), junk(n)], &shape);
     }
     let (momentum, normalise) = (muon::Momentum { n: n as u32 }, muon::Normalise { n: n as u32, partials: 5, eps: 1e-7 });
-    check(&muon::MUON_MOMENTUM, &[hyper(), factors.clone(), r.floats(n, 1.0), r.floats(n, 1.0), junk(n)], &momentum);
+    check(&muon::MUON_MOMENTUM, &[hyper(), factors.clone(), r.floats(n, 1.0), r.floats(n, 1.0), r.floats(n, 1.0), junk(n)], &momentum);
     check(&muon::MUON_NORMALISE, &[r.floats(n, 1.0), r.range(5, 0.1, 1.0), junk(n)], &normalise);
-    let shape = muon::Update { n: n as u32, factor: 1.4, partials: 5 };
-    check(&muon::MUON_UPDATE, &[hyper(), factors, r.range(5, 0.1, 1.0), r.floats(n, 1.0), r.floats(n, 1.0)], &shape);
+    let shape = muon::Scale { n: n as u32, factor: 1.4, partials: 5 };
+    check(&muon::MUON_SCALE, &[hyper(), factors, r.range(5, 0.1, 1.0), r.floats(n, 1.0), junk(n)], &shape);
 }
 
 #[test]

@@ -121,17 +121,18 @@ proptest! {
         let mut r = Random(seed);
         let all = n * n;
         let clip = words(&[2.0, 0.5, skip as f32, 0.0]);
-        let buffers = [hyper(), clip.clone(), r.floats(all, 1.0), r.floats(all, 1.0), junk(all)];
+        let buffers = [hyper(), clip.clone(), r.floats(all, 1.0), r.floats(all, 1.0), r.floats(all, 1.0), junk(all)];
         check(&muon::MUON_MOMENTUM, &buffers, &muon::Momentum { n: all as u32 }, 2e-6, 1e-6);
         let partials = r.range(5, 0.1, 3.0);
         let shape = muon::Normalise { n: all as u32, partials: 5, eps: 1e-7 };
         check(&muon::MUON_NORMALISE, &[r.floats(all, 1.0), partials, junk(all)], &shape, 2e-6, 1e-7);
-        let shape = muon::Poly { n: n as u32, a: 3.4445, b: -4.7750, c: 2.0315 };
-        check(&muon::MUON_POLY, &[r.floats(all, 0.3), r.floats(all, 0.3), junk(all)], &shape, 2e-6, 1e-6);
         for count in [0, 5] {
-            let shape = muon::Update { n: all as u32, factor: 1.4, partials: count };
-            let buffers = [hyper(), clip.clone(), r.range(5, 0.1, 1.0), r.floats(all, 0.1), r.floats(all, 0.1)];
-            check(&muon::MUON_UPDATE, &buffers, &shape, 2e-6, 1e-7);
+            let shape = muon::Poly { n: n as u32, a: 3.4445, b: -4.7750, c: 2.0315, partials: count };
+            let buffers = [r.floats(all, 0.3), r.floats(all, 0.3), r.range(5, 0.01, 0.1), junk(all)];
+            check(&muon::MUON_POLY, &buffers, &shape, 4e-6, 2e-6);
+            let shape = muon::Scale { n: all as u32, factor: 1.4, partials: count };
+            let buffers = [hyper(), clip.clone(), r.range(5, 0.1, 1.0), r.floats(all, 0.1), junk(all)];
+            check(&muon::MUON_SCALE, &buffers, &shape, 2e-6, 1e-7);
         }
     }
 }

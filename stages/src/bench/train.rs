@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 
 use super::{median, peak_rss, rounded};
 use crate::model::config::{ModelConfig, Preset};
-use crate::model::optimizer::{Moments, Optimizer};
+use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use crate::model::storage::Storage;
 use crate::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 use crate::rng::Rng;
-use crate::train::recipe::Recipe;
 use crate::train::{device_error, initial_values};
 
 /// What is trained.
@@ -30,6 +29,8 @@ pub struct TrainBench {
     pub steps: usize,
     /// Optimizer of the block linears.
     pub optimizer: Optimizer,
+    /// How Muon makes updates orthogonal.
+    pub ns: NewtonSchulz,
     /// Whether a block's activations are computed again in the backward pass.
     pub recompute: bool,
     /// How AdamW's moments are held.
@@ -49,7 +50,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
         batch: b.batch,
         seq: config.seq,
         top_k: TOP_K,
-        ns: Recipe::default().newton_schulz(),
+        ns: b.ns,
         recompute: b.recompute,
         moments: b.moments,
         storage: b.storage,

@@ -191,67 +191,72 @@ impl Graph {
         let (n, side) = (rows * cols, rows.min(cols));
         let p = &mut self.program;
         let u = p.transient("muon.u", n);
-        p.push(list, &muon::MUON_MOMENTUM, &[self.hyper, clip_out, grad, momentum, u], &muon::Momentum { n: n as u32 });
+        p.push(list, &muon::MUON_MOMENTUM, &[self.hyper, clip_out, grad, momentum, w, u], &muon::Momentum { n: n as u32 });
         // Steps with coefficients of their own run on the normed Gram matrix of `u` itself.
-        let x = if ns.low.is_some() { u } else { Self::normed_by_squares(p, list, u, n, muon::EPS).0 };
-
-        let s = side as u32;
+        let x = if ns.low.is_some() { u } else { Self::divided_by_norm(p, list, u, n, muon::EPS).0 };
+        let mut gram = p.transient("muon.gram", side * side);
+        let (r, c, s) = (rows as u32, cols as u32, side as u32);
         let symmetric = gemm::Shape { m: s, n: s, k: s, add: 0, symmetric: 1 };
-        let mut g = p.transient("muon.gram", side * side);
         if rows <= cols {
-            p.push(list, &gemm::GEMM_NT, &[x, x, g], &gemm::Shape { k: cols as u32, ..symmetric });
+            p.push(list, &gemm::GEMM_NT, &[x, x, gram], &gemm::Shape { k: c, ..symmetric });
         } else {
-            p.push(list, &gemm::GEMM_TN, &[x, x, g], &gemm::Shape { k: rows as u32, ..symmetric });
+            p.push(list, &gemm::GEMM_TN, &[x, x, gram], &gemm::Shape { k: r, ..symmetric });
         }
-        let gram = ns.low.map(|_| {
-            let (scaled, squares) = Self::normed_by_squares(p, list, g, side * side, muon::GRAM_EPS);
-            g = scaled;
-            squares
-        });
+        let mut squares = None;
+        if ns.low.is_some() {
+            let (scaled, partials) = Self::divided_by_norm(p, list, gram, side * side, muon::GRAM_EPS);
+            (gram, squares) = (scaled, Some(partials));
+        }
+        let q = Self::newton_schulz(p, list, gram, side, ns);
+        // Rate, norm and sign are in the small factor: the last product is the update.
+        let (scaled, factor) = (p.transient("muon.scaled", side * side), (rows as f32 / cols as f32).max(1.0).sqrt());
+        let partials = squares.map_or(0, |_| clip::partials(side * side) as u32);
+        let shape = muon::Scale { n: (side * side) as u32, factor, partials };
+        p.push(list, &muon::MUON_SCALE, &[self.hyper, clip_out, squares.unwrap_or(clip_out), q, scaled], &shape);
+        let update = gemm::Shape { m: r, n: c, k: s, add: 1, symmetric: 0 };
+        if rows <= cols {
+            p.push(list, &gemm::GEMM_TN, &[scaled, x, w], &update);
+        } else {
+            p.push(list, &gemm::GEMM_NN, &[x, scaled, w], &update);
+        }
+    }
+
+    /// The product of the steps' polynomials of a Gram matrix.
+    fn newton_schulz(p: &mut Program, list: ListId, gram: BufferId, side: usize, ns: NewtonSchulz) -> BufferId {
+        let (n, s) = (side * side, side as u32);
+        let symmetric = gemm::Shape { m: s, n: s, k: s, add: 0, symmetric: 1 };
         // Left factors are symmetric: read transposed, their rows are packed without a gather.
-        let mut q = None;
+        let product = |p: &mut Program, a, b, name| {
+            let out = p.transient(name, n);
+            p.push(list, &gemm::GEMM_TN, &[a, b, out], &symmetric);
+            out
+        };
+        let (mut g, mut q) = (gram, None);
         let steps = ns.coefficients();
         for (step, [a, b, c]) in steps.iter().copied().enumerate() {
-            let g2 = p.transient("muon.g2", side * side);
-            let poly = p.transient("muon.poly", side * side);
-            p.push(list, &gemm::GEMM_TN, &[g, g, g2], &symmetric);
-            p.push(list, &muon::MUON_POLY, &[g, g2, poly], &muon::Poly { n: s, a, b, c });
+            let g2 = product(p, g, g, "muon.g2");
+            // The norm of the first square bounds the largest singular value better than that of the Gram matrix.
+            let bounded = step == 0 && ns.low.is_some();
+            let (partials, count) = if bounded { (p.transient("muon.bound", clip::partials(n)), clip::partials(n)) } else { (g2, 0) };
+            if bounded {
+                p.push(list, &clip::SUM_SQ, &[g2, partials], &clip::SumSq { n: n as u32, offset: 0 });
+            }
+            let poly = p.transient("muon.poly", n);
+            p.push(list, &muon::MUON_POLY, &[g, g2, partials, poly], &muon::Poly { n: s, a, b, c, partials: count as u32 });
             if step + 1 < steps.len() {
-                let (t, next) = (p.transient("muon.pg", side * side), p.transient("muon.pgp", side * side));
-                p.push(list, &gemm::GEMM_TN, &[poly, g, t], &symmetric);
-                p.push(list, &gemm::GEMM_TN, &[t, poly, next], &symmetric);
-                g = next;
+                let t = product(p, poly, g, "muon.pg");
+                g = product(p, t, poly, "muon.pgp");
             }
             q = Some(match q {
                 None => poly,
-                Some(q) => {
-                    let product = p.transient("muon.q", side * side);
-                    p.push(list, &gemm::GEMM_TN, &[poly, q, product], &symmetric);
-                    product
-                }
+                Some(q) => product(p, poly, q, "muon.q"),
             });
         }
-        let x = match q {
-            None => x,
-            Some(q) => {
-                let y = p.transient("muon.y", n);
-                let (r, c) = (rows as u32, cols as u32);
-                if rows <= cols {
-                    p.push(list, &gemm::GEMM_TN, &[q, x, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
-                } else {
-                    p.push(list, &gemm::GEMM_NN, &[x, q, y], &gemm::Shape { m: r, n: c, k: s, add: 0, symmetric: 0 });
-                }
-                y
-            }
-        };
-        let factor = (rows as f32 / cols as f32).max(1.0).sqrt();
-        let divisor = gram.map_or(0, |_| clip::partials(side * side) as u32);
-        let shape = muon::Update { n: n as u32, factor, partials: divisor };
-        p.push(list, &muon::MUON_UPDATE, &[self.hyper, clip_out, gram.unwrap_or(clip_out), x, w], &shape);
+        q.unwrap_or(gram)
     }
 
     /// Values divided by the root of their sum of squares, and the partial sums of that.
-    fn normed_by_squares(p: &mut Program, list: ListId, values: BufferId, n: usize, eps: f32) -> (BufferId, BufferId) {
+    fn divided_by_norm(p: &mut Program, list: ListId, values: BufferId, n: usize, eps: f32) -> (BufferId, BufferId) {
         let partials = p.transient("muon.partials", clip::partials(n));
         let normed = p.transient("muon.normed", n);
         p.push(list, &clip::SUM_SQ, &[values, partials], &clip::SumSq { n: n as u32, offset: 0 });

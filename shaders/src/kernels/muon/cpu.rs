@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{GRAM_EPS, Momentum, Normalise, Poly, Update};
+use super::{GRAM_EPS, Momentum, Normalise, Poly, Scale};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::{clip, hyper};
 
@@ -10,8 +10,9 @@ const CHUNK: usize = 16_384;
 
 pub(crate) fn momentum(p: &Params, bufs: Bufs<'_>) {
     let n = p.get::<Momentum>().n as usize;
-    let [hyper, clip, g, b, u] = bufs.take();
-    let (mu, clip) = (hyper.f32()[hyper::MUON_MOMENTUM], clip.f32());
+    let [hyper, clip, g, b, w, u] = bufs.take();
+    let (hyper, clip) = (hyper.f32(), clip.f32());
+    let mu = hyper[hyper::MUON_MOMENTUM];
     let u = &mut u.f32_mut()[..n];
     if clip[2] != 0.0 {
         u.fill(0.0);
@@ -19,6 +20,10 @@ pub(crate) fn momentum(p: &Params, bufs: Bufs<'_>) {
     }
     let state = b.f32_mut()[..n].par_chunks_mut(CHUNK).zip(u.par_chunks_mut(CHUNK));
     state.zip(g.f32().par_chunks(CHUNK)).for_each(|((b, u), g)| nesterov(mu, clip[1], g, b, u));
+    if hyper[hyper::MUON_DECAY] != 0.0 {
+        let keep = 1.0 - hyper[hyper::MUON_LR] * hyper[hyper::MUON_DECAY];
+        w.f32_mut()[..n].par_chunks_mut(CHUNK).for_each(|w| shrink(w, keep));
+    }
 }
 
 crate::simd! {
@@ -36,9 +41,9 @@ crate::simd! {
         }
     }
 
-    fn apply(x: &[f32], keep: f32, rate: f32, w: &mut [f32]) {
-        for (w, x) in w.iter_mut().zip(x) {
-            *w = *w * keep - rate * x;
+    fn shrink(w: &mut [f32], keep: f32) {
+        for w in w.iter_mut() {
+            *w *= keep;
         }
     }
 
@@ -59,28 +64,31 @@ pub(crate) fn normalise(p: &Params, bufs: Bufs<'_>) {
 
 pub(crate) fn poly(p: &Params, bufs: Bufs<'_>) {
     let s: Poly = p.get();
-    let [g, g2, out] = bufs.take();
+    let [g, g2, partials, out] = bufs.take();
     let n = s.n as usize;
+    let rho = match s.partials {
+        0 => 1.0,
+        count => clip::cpu::norm(&partials.f32()[..count as usize]).sqrt() + 1e-6,
+    };
+    let root = rho.sqrt();
     let out = &mut out.f32_mut()[..n * n];
-    combine(&g.f32()[..n * n], g2.f32(), s.b, s.c, out);
+    combine(&g.f32()[..n * n], g2.f32(), s.b / (rho * root), s.c / (rho * rho * root), out);
     for i in 0..n {
-        out[i * n + i] += s.a;
+        out[i * n + i] += s.a / root;
     }
 }
 
-pub(crate) fn update(p: &Params, bufs: Bufs<'_>) {
-    let s: Update = p.get();
-    let [hyper, clip, partials, x, w] = bufs.take();
+pub(crate) fn scale(p: &Params, bufs: Bufs<'_>) {
+    let s: Scale = p.get();
+    let [hyper, clip, partials, q, out] = bufs.take();
+    let out = &mut out.f32_mut()[..s.n as usize];
     if clip.f32()[2] != 0.0 {
+        out.fill(0.0);
         return;
     }
-    let hyper = hyper.f32();
-    let keep = 1.0 - hyper[hyper::MUON_LR] * hyper[hyper::MUON_DECAY];
     let divisor = match s.partials {
         0 => 1.0,
         n => (clip::cpu::norm(&partials.f32()[..n as usize]) + GRAM_EPS).sqrt(),
     };
-    let rate = hyper[hyper::MUON_LR] * s.factor / divisor;
-    let w = w.f32_mut()[..s.n as usize].par_chunks_mut(CHUNK);
-    w.zip(x.f32().par_chunks(CHUNK)).for_each(|(w, x)| apply(x, keep, rate, w));
+    scaled(q.f32(), -(hyper.f32()[hyper::MUON_LR] * s.factor / divisor), out);
 }

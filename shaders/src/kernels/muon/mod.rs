@@ -3,11 +3,13 @@
 //! `b ← μ b + g·clip.factor`, `u = g·clip.factor + μ b` (Nesterov), `X = u/(‖u‖_F + 1e-7)`, then `iterations` times
 //! `X ← (a I + b G + c G²) X` with `G = X Xᵀ` (or `Xᵀ X` when rows > cols), `a, b, c = 3.4445, −4.7750, 2.0315`, and
 //! `W ← W(1 − lr·wd) − lr·√max(1, rows/cols)·X`. All factors are polynomials of the first `G` and commute, so the
-//! program iterates on the small Gram matrix and touches `X` once (`poly` and symmetric products of `gemm`).
+//! program iterates on the small Gram matrix and touches `u` twice: for the Gram matrix, and in the product that is added to
+//! `W`, whose factor carries rate and norm (`scale`).
 //!
 //! Steps with coefficients of their own ([`polar`]) reach in two or three what five of those do, if the largest singular value
-//! is near 1 at the start. ‖u‖_F is far above it where there are many alike; (Σ σ⁴)^¼ = √‖G‖_F is not, and the Gram matrix is
-//! there: `G ← G/(‖G‖_F + [`GRAM_EPS`])` with `G` of `u` itself, and `update` divides by the root of the same.
+//! is near 1 at the start. ‖u‖_F is far above it where there are many alike. The Gram matrix and its square are there anyway,
+//! and bound it better: by (Σ σ⁴)^¼ = √‖G‖_F, and by (Σ σ⁸)^⅛ = ‖G²‖_F^¼. So `G` of `u` itself is divided by
+//! `‖G‖_F + `[`GRAM_EPS`], the first polynomial by the powers of ρ = ‖G²‖_F^½ that `X ← X/√ρ` means, and `scale` by the rest.
 
 mod cpu;
 mod polar;
@@ -34,13 +36,13 @@ pub struct Momentum {
     pub n: u32,
 }
 
-/// Bindings: `hyper` (MUON_MOMENTUM), `clip`, `g`, `momentum` (updated), `u`. With `clip.skip` the momentum stays and
-/// `u = 0`. One thread per element.
+/// Bindings: `hyper` (MUON_MOMENTUM, MUON_LR, MUON_DECAY), `clip`, `g`, `momentum` (updated), `w` (decayed: `w ← w(1 − lr·wd)`,
+/// not touched without decay), `u`. With `clip.skip` momentum and `w` stay and `u = 0`. One thread per element.
 pub static MUON_MOMENTUM: Kernel = Kernel {
     name: "muon_momentum",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("momentum.wgsl")],
-    bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), write("u")],
+    bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), update("w"), write("u")],
     grid: |p| grid_1d(p.get::<Momentum>().n as usize, 256),
     variants: &[],
     cpu: cpu::momentum,
@@ -69,7 +71,7 @@ pub static MUON_NORMALISE: Kernel = Kernel {
     cpu: cpu::normalise,
 };
 
-/// `p = a·I + b·g + c·g2` for `[n, n]` matrices.
+/// `p = (a·I + b·g/ρ + c·g2/ρ²) / √ρ` for `[n, n]` matrices, with ρ = (Σ partials)^¼ + 1e-6; without partials ρ is 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Poly {
@@ -81,14 +83,16 @@ pub struct Poly {
     pub b: f32,
     /// Coefficient of `g2`.
     pub c: f32,
+    /// Partial sums of squares of `g2`, where its norm says how large `g` may be; else 0.
+    pub partials: u32,
 }
 
-/// Bindings: `g`, `g2`, `p_out`. One thread per element.
+/// Bindings: `g`, `g2`, `partials`, `p_out`. One thread per element; every thread adds the few partials in order.
 pub static MUON_POLY: Kernel = Kernel {
     name: "muon_poly",
-    revision: 1,
+    revision: 2,
     wgsl: &[include_str!("poly.wgsl")],
-    bindings: &[read("g"), read("g2"), write("p_out")],
+    bindings: &[read("g"), read("g2"), read("partials"), write("p_out")],
     grid: |p| {
         let n = p.get::<Poly>().n as usize;
         grid_1d(n * n, 256)
@@ -97,10 +101,10 @@ pub static MUON_POLY: Kernel = Kernel {
     cpu: cpu::poly,
 };
 
-/// `w ← w(1 − lr·wd) − lr·factor·x / (√Σ partials + 1e-18)^½`; without partials the divisor is 1.
+/// `q_out = −lr·factor·q / (√Σ partials + 1e-18)^½`; without partials the divisor is 1. With `clip.skip` it is 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Update {
+pub struct Scale {
     /// Elements.
     pub n: u32,
     /// √max(1, rows/cols).
@@ -109,14 +113,14 @@ pub struct Update {
     pub partials: u32,
 }
 
-/// Bindings: `hyper` (MUON_LR, MUON_DECAY), `clip`, `partials`, `x`, `w` (updated; unchanged when `clip.skip`). One thread per
-/// element; every thread adds the few partials in order.
-pub static MUON_UPDATE: Kernel = Kernel {
-    name: "muon_update",
-    revision: 2,
-    wgsl: &[include_str!("update.wgsl")],
-    bindings: &[read("hyper"), read("clip"), read("partials"), read("x"), update("w")],
-    grid: |p| grid_1d(p.get::<Update>().n as usize, 256),
+/// Bindings: `hyper` (MUON_LR), `clip`, `partials`, `q`, `q_out`. One thread per element; every thread adds the few partials in
+/// order.
+pub static MUON_SCALE: Kernel = Kernel {
+    name: "muon_scale",
+    revision: 1,
+    wgsl: &[include_str!("scale.wgsl")],
+    bindings: &[read("hyper"), read("clip"), read("partials"), read("q"), write("q_out")],
+    grid: |p| grid_1d(p.get::<Scale>().n as usize, 256),
     variants: &[],
-    cpu: cpu::update,
+    cpu: cpu::scale,
 };

@@ -1,6 +1,6 @@
-// w <- w (1 - lr wd) - lr factor x / divisor, with lr = hyper.MUON_LR, wd = hyper.MUON_DECAY; unchanged when clip.skip is set.
+// q_out = -lr factor q / divisor, with lr = hyper.MUON_LR; 0 when clip.skip is set.
 // divisor = sqrt(sqrt(sum of partials) + 1e-18), 1 where there are none: the partials are those of a Gram matrix that was
-// divided by its norm. w, x [n]; one thread per element; every thread adds the partials in order.
+// divided by its norm. q, q_out [n]; one thread per element; every thread adds the partials in order.
 
 struct Params {
     n: u32,
@@ -9,19 +9,22 @@ struct Params {
 }
 
 const MUON_LR: u32 = 10u;
-const MUON_DECAY: u32 = 12u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
 @group(0) @binding(3) var<storage, read> partials: array<f32>;
-@group(0) @binding(4) var<storage, read> x: array<f32>;
-@group(0) @binding(5) var<storage, read_write> w: array<f32>;
+@group(0) @binding(4) var<storage, read> q: array<f32>;
+@group(0) @binding(5) var<storage, read_write> q_out: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = (wid.y * groups.x + wid.x) * 256u + lane;
-    if (i >= p.n || clip[2] != 0.0) {
+    if (i >= p.n) {
+        return;
+    }
+    if (clip[2] != 0.0) {
+        q_out[i] = 0.0;
         return;
     }
     var divisor = 1.0;
@@ -32,6 +35,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         }
         divisor = sqrt(sqrt(total) + 1e-18);
     }
-    let lr = hyper[MUON_LR];
-    w[i] = w[i] * (1.0 - lr * hyper[MUON_DECAY]) - lr * p.factor / divisor * x[i];
+    q_out[i] = -(hyper[MUON_LR] * p.factor / divisor) * q[i];
 }
