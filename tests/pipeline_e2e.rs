@@ -259,7 +259,7 @@ fn bad_objects_are_made_again() {
     assert!(copied.success());
     for (artifact, file, change, executed) in [
         ("student.student", "model.safetensors", "stages.export.with.name=again", ["export", "student"]),
-        ("projected.traces", "rows-00000.parquet", "stages.student.with.ce_weight=0.5", ["projected", "student"]),
+        ("projected.traces", "rows-00000.parquet", "stages.student.with.ce_weight=0.75", ["projected", "student"]),
     ] {
         let whole = project.bytes(artifact);
         let object = project.object(artifact, file);

@@ -321,20 +321,20 @@ fn a_budget_stops_before_it_is_passed_and_a_larger_one_asks_for_the_rest() {
 fn failures_of_single_prompts_are_recorded_up_to_max_failed() {
     let teacher = Teacher::with(Duration::ZERO, |_, body, stream| {
         let prompt = body["messages"][0]["content"].as_str().unwrap_or_default();
-        if prompt == "Say 7 things" {
-            return Some(reply(stream, "400 Bad Request", "", r#"{"error": {"message": "seven is too many"}}"#));
+        if prompt == "Say 2 things" {
+            return Some(reply(stream, "400 Bad Request", "", r#"{"error": {"message": "two is too many"}}"#));
         }
         let filtered = r#"{"id": "f", "choices": [{"message": {"content": null}, "finish_reason": "content_filter"}], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}"#;
-        (prompt == "Say 9 things").then(|| reply(stream, "200 OK", "", filtered))
+        (prompt == "Say 4 things").then(|| reply(stream, "200 OK", "", filtered))
     });
     let project = Project::new(&teacher.server.url());
-    project.run(&[]).expect(1).says(&["seven is too many", "max_failed", "prompt "]);
+    project.run(&[]).expect(1).says(&["two is too many", "max_failed", "prompt "]);
     project.run(&["--set", "stages.traces.with.max_failed=0.05"]).expect(0).says(&["1 of 40 prompts failed"]);
     let all = project.sequences();
     assert_eq!(all.len(), PROMPTS);
     let odd: Vec<_> = all.iter().filter(|s| s.1.is_empty()).map(|s| s.0.finish_reason.as_str()).collect();
     assert_eq!(odd.len(), 2);
-    assert!(odd.contains(&"content_filter") && odd.iter().any(|r| r.starts_with("error: 400 Bad Request: seven is too many")), "{odd:?}");
+    assert!(odd.contains(&"content_filter") && odd.iter().any(|r| r.starts_with("error: 400 Bad Request: two is too many")), "{odd:?}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ flow: 1
 vars: { base_url: "http://127.0.0.1:1", endpoint: chat }
 stages:
   corpus: { use: data.text, with: { path: corpus.txt, holdout: 0.1 } }
-  prompts: { use: data.prompts, with: { path: prompts.jsonl, eval: 2, limit: 10 } }
+  prompts: { use: data.prompts, with: { path: prompts.jsonl, eval: 2 } }
   teacher:
     use: teacher.http
     with: { provider: llama.cpp, model: smollm2, base_url: "${base_url}", endpoint: "${endpoint}", timeout: 20, backoff: 0.05, backoff_max: 0.5, concurrency: 2 }
@@ -86,6 +86,8 @@ impl Project {
         for file in ["corpus.txt", "prompts.jsonl"] {
             fs::copy(data.join(file), project.path(file)).unwrap();
         }
+        let prompts = fs::read_to_string(project.path("prompts.jsonl")).unwrap();
+        fs::write(project.path("prompts.jsonl"), prompts.lines().take(10).collect::<Vec<_>>().join("\n")).unwrap();
         project
     }
     fn path(&self, name: &str) -> PathBuf {

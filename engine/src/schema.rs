@@ -318,6 +318,13 @@ fn input_schema(inputs: &[InputPort]) -> Value {
 /// A parameter may be `${var}` whatever its type; a text may look like a number, and a count may be grouped or scaled.
 fn allow_variables(schema: &mut Value) {
     as_typed(schema);
+    // A kind's own types, such as a recipe, are definitions beside its parameters.
+    let nested = schema.get_mut("$defs").and_then(Value::as_object_mut);
+    nested.into_iter().flat_map(|map| map.values_mut()).for_each(properties_or_variables);
+    properties_or_variables(schema);
+}
+
+fn properties_or_variables(schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for property in properties.values_mut() {
         let of = property.take();

@@ -130,7 +130,6 @@ impl Stage for StudentStage {
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
         p.eval.check()?;
-        p.shape.check(p.config(p.preset.config().vocab))?;
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
         if !(p.tau.is_finite() && p.tau > 0.0) {
             return wrong("tau", format!("{} is not above 0", p.tau));
@@ -153,6 +152,7 @@ impl Stage for StudentStage {
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return wrong(name, "must be above 0".into());
         }
+        p.shape.check(p.config(p.preset.config().vocab))?;
         Ok(Vec::new())
     }
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {

@@ -94,11 +94,11 @@ impl Stage for TeacherStage {
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
         p.eval.check()?;
-        p.shape.check(p.config(p.preset.config().vocab))?;
         let counts = [("tokens", p.tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return Err(ParamError { path: (*name).into(), message: "must be above 0".into(), help: None });
         }
+        p.shape.check(p.config(p.preset.config().vocab))?;
         Ok(Vec::new())
     }
     fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
