@@ -107,7 +107,7 @@ fn the_best_checkpoint_is_given_after_a_stop_too() {
     let texts = Texts::new();
     let wild = |best: bool| {
         json!({"eval": {"every": 2, "best": best}, "flip_fraction": 0.3,
-            "recipe": {"batch": 4, "lr": 0.4, "lr_min": 1.0, "warmup": 0.6, "schedule": "linear", "log_every": 1, "checkpoint_every": 3}})
+            "recipe": {"optimizer": "adamw", "batch": 4, "lr": 0.4, "lr_min": 1.0, "warmup": 0.6, "schedule": "linear", "log_every": 1, "checkpoint_every": 3}})
     };
     let (model, log) = texts.student("whole", wild(true), true, None).expect("trained");
     let of = &log["validation"];
