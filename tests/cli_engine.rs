@@ -62,6 +62,9 @@ publish: { out/all: all, out/twin: twin }
     let wrong = project.run(&["twin"]).expect(2);
     assert!(wrong.err.contains("`twin` is left out: its `when` is false") && wrong.err.contains("stages.twin.when=true"), "{}", wrong.err);
     for (from, to, words) in [
+        ("targets: [all, twin]", "targets: [twin, some]", "every target is left out"),
+        ("parts: [one, twin, some]", "parts: [twin, some]", "`twin` is left out"),
+        ("in: { parts: [one, twin, some] }", "in: { parts: twin }", "`twin` is left out"),
         ("when: \"${twin}\", with", "when: 2, with", "`when` is true or false"),
         ("after: [twin]", "requires: [twin]", "`twin` is left out"),
     ] {

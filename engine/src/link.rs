@@ -145,7 +145,7 @@ impl<'a> Linker<'a> {
 
     /// Whether references that are not written as a list mean several artifacts.
     fn several(&self, references: &[PortRef]) -> bool {
-        references.iter().any(|r| self.pipeline.groups.contains_key(&r.stage))
+        references.iter().any(|r| self.pipeline.groups.get(&r.stage).is_some_and(|members| !members.is_empty()))
     }
 
     fn stage(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>, raw: Value) -> Option<PlannedStage> {
@@ -291,6 +291,11 @@ impl<'a> Linker<'a> {
             if references.is_empty() && input.required {
                 let message = format!("input `{}` needs at least one artifact", input.name);
                 self.problems.push(decl.document.at_value(&at, message));
+            }
+            // A list goes on without what is left out, but not without anything.
+            if input.required && !references.is_empty() && references.iter().all(|r| self.left_out(r)) {
+                self.problems.push(self.one_of_group(&decl.document, &references[0]));
+                continue;
             }
             for reference in references {
                 match self.wire(decl, kind, input, reference) {

@@ -120,8 +120,10 @@ pub struct Pipeline {
     pub root: PathBuf,
     /// Stages in the order of the files.
     pub stages: Vec<StageDecl>,
-    /// Stages with `matrix:`: name and the names of what it gave; stages whose `when` is false gave nothing.
+    /// Stages with `matrix:`: name and the names of what it gave; stages and cells whose `when` is false gave nothing.
     pub groups: BTreeMap<String, Vec<String>>,
+    /// Stages of which nothing is left: their name and their file.
+    pub left_out: BTreeMap<String, String>,
     /// `plugins:`.
     pub plugins: Vec<PluginDecl>,
     /// `pools:`: tokens of named resources, memory in bytes.

@@ -220,6 +220,11 @@ impl Plan {
     /// The stages that a run of `targets` needs, in topological order; no names mean the file's targets, else all.
     pub fn select(&self, targets: &[String]) -> Result<Vec<StageId>, Problem> {
         let wanted = if targets.is_empty() {
+            if self.targets.is_empty() && !self.pipeline.targets.is_empty() {
+                return Err(
+                    Problem::new("every target is left out: their `when` is false").help("name a stage, or set what their `when` asks for")
+                );
+            }
             self.targets.clone()
         } else {
             let mut wanted = Vec::new();

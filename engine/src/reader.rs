@@ -33,6 +33,7 @@ pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
         root: project_root(main.dir()),
         stages: Vec::new(),
         groups: BTreeMap::new(),
+        left_out: BTreeMap::new(),
         plugins: Vec::new(),
         pools: BTreeMap::new(),
         remote: None,
@@ -152,8 +153,8 @@ impl Reader<'_> {
         if main && top.get("stages").is_none_or(Node::is_null) && out.files.len() == 1 {
             self.wrong(&path!["stages"], "a pipeline needs `stages:` with at least one stage");
         }
-        let elsewhere: HashMap<String, String> =
-            out.stages.iter().map(|s| (s.at.last().cloned().unwrap_or_default(), s.document.name().to_owned())).collect();
+        let read = out.stages.iter().map(|s| (s.at.last().cloned().unwrap_or_default(), s.document.name().to_owned()));
+        let elsewhere: HashMap<String, String> = read.chain(out.left_out.clone()).collect();
         for (name, value) in self.map(top.get("stages"), &path!["stages"], "`stages`") {
             if let Some(other) = elsewhere.get(name) {
                 let message = format!("stage `{name}` stands in {other} too");
@@ -283,6 +284,7 @@ impl Reader<'_> {
             if !self.wanted(name, map, self.vars) {
                 // A group of nothing: what reads lists goes on without it.
                 out.groups.insert(name.to_owned(), Vec::new());
+                out.left_out.insert(name.to_owned(), self.document.name().to_owned());
                 return;
             }
             let decl = self.stage(name, name, map, self.vars);
@@ -298,6 +300,7 @@ impl Reader<'_> {
             vars.extend(choice.into_iter().map(|(axis, value)| (axis, Node::Scalar(value))));
             let full = format!("{name}[{}]", label.join(","));
             if !self.wanted(name, map, &vars) {
+                out.groups.insert(full, Vec::new());
                 continue;
             }
             let decl = self.stage(name, &full, map, &vars);
@@ -307,14 +310,19 @@ impl Reader<'_> {
             out.stages.extend(decl);
             group.push(full);
         }
+        if group.is_empty() {
+            out.left_out.insert(name.to_owned(), self.document.name().to_owned());
+        }
         out.groups.insert(name.to_owned(), group);
     }
 
     /// Whether a stage is part of the pipeline: its `when`.
     fn wanted(&mut self, name: &str, map: &Fields, vars: &Fields) -> bool {
         let Some(when) = map.get("when") else { return true };
-        let at = path!["stages", name, "when"];
+        let (at, before) = (path!["stages", name, "when"], self.problems.len());
         match self.resolved(vars, &at, Some(when)) {
+            // What is wrong with a variable was told.
+            _ if self.problems.len() > before => true,
             Node::Scalar(s) if matches!(s.text.as_str(), "true" | "false") => s.text == "true",
             _ => {
                 self.wrong(&at, "`when` is true or false");
@@ -353,7 +361,7 @@ impl Reader<'_> {
         let at = path!["stages", key];
         let sub = |field: &str| path!["stages", key, field];
         let mut fields = Fields::new();
-        for (field, value) in map.iter().filter(|(f, _)| *f != "matrix") {
+        for (field, value) in map.iter().filter(|(f, _)| !matches!(f.as_str(), "matrix" | "when")) {
             fields.insert(field.clone(), self.resolved(vars, &sub(field), Some(value)));
         }
         let kind = match fields.get("use").map(Node::text) {

@@ -19,10 +19,15 @@ pub fn spread(n: usize, count: usize, seed: u64) -> Vec<usize> {
     taken
 }
 
+/// The items at [`spread`] places, with their places.
+pub fn spread_numbered<T>(items: Vec<T>, count: Option<usize>, seed: u64) -> Vec<(usize, T)> {
+    let mut places = spread(items.len(), count.unwrap_or(usize::MAX), seed).into_iter().peekable();
+    items.into_iter().enumerate().filter(|(i, _)| places.next_if_eq(i).is_some()).collect()
+}
+
 /// The items at [`spread`] places.
 pub fn spread_of<T>(items: Vec<T>, count: Option<usize>, seed: u64) -> Vec<T> {
-    let mut places = spread(items.len(), count.unwrap_or(usize::MAX), seed).into_iter().peekable();
-    items.into_iter().enumerate().filter(|(i, _)| places.next_if_eq(i).is_some()).map(|(_, item)| item).collect()
+    spread_numbered(items, count, seed).into_iter().map(|(_, item)| item).collect()
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ impl Stage for TextStage {
         if !(0.0..=0.5).contains(&p.validation) {
             return outside("validation", p.validation, "from 0 to 0.5", "0.05 keeps five percent of the text for choices");
         }
+        if p.holdout + p.validation > 0.9 {
+            return outside("validation", p.validation, "that leaves a tenth to train on beside `holdout`", "lower one of them");
+        }
         Ok(Vec::new())
     }
     fn run(&self, p: TextParams, ctx: &TaskContext) -> Result<(), StageError> {

@@ -9,6 +9,7 @@ use super::quality::{bits_per_byte, scorer};
 use crate::data::read_text;
 use crate::lm;
 use crate::model::config::Weights;
+use crate::teacher::http::spec::Spec;
 
 /// Parameters of `eval.text`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +48,10 @@ impl Stage for TextEvalStage {
         Ok(Vec::new())
     }
     fn run(&self, p: TextEvalParams, ctx: &TaskContext) -> Result<(), StageError> {
+        if let Some(spec) = Spec::read(ctx.input("model")?)? {
+            return Err(StageError::new(format!("{}: a hosted teacher tells no bits per byte", spec.words()))
+                .help("measure a model that runs here: `teacher.train`, `teacher.file` or `train.bitnet`"));
+        }
         let (model, tokenizer) = lm::load(ctx.input("model")?)?;
         let text = read_text(ctx.input("text")?)?;
         let float = model.config.weights == Weights::Float;

@@ -112,8 +112,11 @@ fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
     let (provenance, run) = (&ctx.task().provenance, &ctx.task().run);
     let mut sections: Vec<(&str, String)> = Vec::new();
     if let Some(e) = parts.eval() {
-        sections.push(("Quality", sections::quality(e, &parts.beside)));
+        sections.push(("Quality", sections::quality(Some(e), &parts.beside)));
         sections.push(("Memory, speed and QEI", sections::efficiency(e, &parts.baselines)));
+    }
+    if parts.eval().is_none() && !parts.beside.is_empty() {
+        sections.push(("Quality", sections::quality(None, &parts.beside)));
     }
     sections.push(("Gate and exit criteria", sections::gates(&parts.verdicts, &parts.exit_criteria())));
     sections.push(("Training", parts.logs.iter().map(|(s, l)| sections::training(s, l)).collect()));
@@ -179,16 +182,17 @@ fn headline(parts: &Parts) -> Map<String, Value> {
             let primed = if c.primed { " after the training text" } else { "" };
             say("best compressor", format!("{} {}{primed}", or_dash(c.bits_per_byte, number), c.name));
         }
-        for (stage, r) in &parts.beside {
-            let over = sections::over(b.student, r.bits_per_byte).map_or(String::new(), |g| format!(" (the student {:+.1} %)", 100.0 * g));
-            say(stage, format!("{}{over}", or_dash(r.bits_per_byte, number)));
-        }
         say("QEI", format!("{} (with speed {})", or_dash(q.qei, number), or_dash(q.qei_speed, number)));
         say("memory", format!("student {}, teacher {}", or_dash(q.student_memory_bytes, bytes), or_dash(q.teacher_memory_bytes, bytes)));
         say(
             "decode tokens/s",
             format!("student {}, teacher {}", or_dash(q.student_tokens_per_second, number), or_dash(q.teacher_tokens_per_second, number)),
         );
+    }
+    for (stage, r) in &parts.beside {
+        let student = parts.eval().and_then(|e| e.bits_per_byte.student);
+        let over = sections::over(student, r.bits_per_byte).map_or(String::new(), |g| format!(" (the student {:+.1} %)", 100.0 * g));
+        say(stage, format!("{}{over}", or_dash(r.bits_per_byte, number)));
     }
     if let Some(l) = parts.student() {
         say("tokens trained on", or_dash(l.seen_tokens, whole));

@@ -157,7 +157,9 @@ fn flip_label(log: &TrainLog) -> String {
 }
 
 /// Held-out bits per byte of both models and of compressors.
-pub fn quality(e: &EvalReport, beside: &[(String, TextReport)]) -> String {
+pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> String {
+    let none = EvalReport::default();
+    let e = e.unwrap_or(&none);
     let b = &e.bits_per_byte;
     let mut rows: Vec<(String, f64, String, &str)> = Vec::new();
     for (name, value, class) in [

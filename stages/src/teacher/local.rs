@@ -11,7 +11,7 @@ use super::template::Template;
 use crate::data::{read_prompts, read_text};
 use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
 use crate::model::checkpoint::Checkpoint;
-use crate::sample::{spread, spread_of};
+use crate::sample::{spread, spread_numbered};
 use crate::tokenizer::Tokenizer;
 use crate::traces::{SequenceRow, Source, TraceMeta};
 
@@ -34,9 +34,10 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
     let dir = ctx.input("teacher")?;
     let (teacher, tokenizer) = lm::load(dir)?;
     let text = ctx.input_opt("text").map(read_text).transpose()?;
-    let prompts: Vec<String> = match ctx.input_opt("prompts") {
-        Some(path) => spread_of(read_prompts(path)?, p.max_prompts, p.seed).into_iter().map(|q| q.prompt).collect(),
-        None => Vec::new(),
+    // A prompt keeps its place in the file as its number, however many are taken.
+    let (places, prompts): (Vec<i64>, Vec<String>) = match ctx.input_opt("prompts") {
+        Some(path) => spread_numbered(read_prompts(path)?, p.max_prompts, p.seed).into_iter().map(|(i, q)| (i as i64, q.prompt)).unzip(),
+        None => Default::default(),
     };
     if text.is_none() && ctx.input_opt("prompts").is_none() {
         return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
@@ -67,10 +68,10 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
     let device = lm::device(ctx)?;
     let scorer = Scorer::new(&device, &teacher, &tokenizer, keep, &p.taus, p.seed)?;
     let meta = meta(p, &teacher, &tokenizer, &template, keep, lm::digest(dir)?);
-    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, parts: Parts::new(ctx.state_dir(), &meta) };
+    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, parts: Parts::new(ctx.state_dir(), &meta), places };
     if let Some(text) = text {
         // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
-        job.text(&text, prompts.len())?;
+        job.text(&text, job.places.last().map_or(0, |i| i + 1))?;
     }
     if !prompts.is_empty() {
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
@@ -108,10 +109,12 @@ struct Job<'a> {
     scorer: Scorer,
     keep: Keep,
     parts: Parts<'a>,
+    /// Places of the prompts in their file.
+    places: Vec<i64>,
 }
 
 impl Job<'_> {
-    fn text(&mut self, text: &str, first: usize) -> Result<(), StageError> {
+    fn text(&mut self, text: &str, first: i64) -> Result<(), StageError> {
         let tokens = self.tokenizer.encode(text);
         let windows = self.windows(&tokens);
         let total: usize = windows.iter().map(|w| w.targets.len()).sum();
@@ -121,8 +124,8 @@ impl Job<'_> {
             self.parts.next(|writer| {
                 for (group, windows) in windows.chunks(together).enumerate() {
                     go_on(ctx)?;
-                    let at = first + n * part + group * together;
-                    let keys: Vec<(i64, i32)> = (0..windows.len()).map(|i| ((at + i) as i64, 0)).collect();
+                    let at = n * part + group * together;
+                    let keys: Vec<(i64, i32)> = (0..windows.len()).map(|i| (first + (at + i) as i64, 0)).collect();
                     for ((prompt_idx, sample_idx), rows) in keys.iter().copied().zip(scorer.score(windows, &keys)?) {
                         let sequence = SequenceRow {
                             prompt_idx,
@@ -230,16 +233,16 @@ impl Job<'_> {
     }
 
     fn score(&mut self, all: &[Continued], rendered: &[String]) -> Result<(), StageError> {
-        let (together, ctx, scorer) = (self.keep.batch, self.ctx, &mut self.scorer);
+        let (together, ctx, scorer, places) = (self.keep.batch, self.ctx, &mut self.scorer, &self.places);
         for part in all.chunks(self.keep.part()) {
             self.parts.next(|writer| {
                 for group in part.chunks(together) {
                     go_on(ctx)?;
                     let views: Vec<Window<'_>> = group.iter().map(|c| Window { first: c.tokens[0], targets: &c.tokens[1..] }).collect();
-                    let keys: Vec<(i64, i32)> = group.iter().map(|c| (c.prompt as i64, c.sample)).collect();
+                    let keys: Vec<(i64, i32)> = group.iter().map(|c| (places[c.prompt], c.sample)).collect();
                     for (c, mut rows) in group.iter().zip(scorer.score(&views, &keys)?) {
                         let sequence = SequenceRow {
-                            prompt_idx: c.prompt as i64,
+                            prompt_idx: places[c.prompt],
                             sample_idx: c.sample,
                             source: c.source,
                             context: rendered[c.prompt].clone().into_bytes(),

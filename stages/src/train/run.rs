@@ -129,7 +129,7 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
     ctx.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
     let best = progress.best.filter(|b| b.step != progress.step);
     let tensors = match best {
-        Some(_) => state::load_best(ctx.state_dir(), job.config.tensors().len())?,
+        Some(best) => state::load_best(ctx.state_dir(), &best, job.config.tensors().len())?,
         None => trainer.tensors().map_err(device_error)?,
     };
     let evaluation = best.or(progress.evaluations.last().copied());
@@ -144,6 +144,10 @@ fn evaluate(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, last: bool, 
     }
     let bits = bits(job, p);
     let bits_per_byte = validation.bits_per_byte(trainer, bits)?;
+    if !bits_per_byte.is_finite() {
+        ctx.warn(format!("step {}: the validation text has no finite figure; it is left out", p.step));
+        return Ok(());
+    }
     let now = Evaluation { step: p.step, seen_tokens: p.seen_tokens, bits, bits_per_byte };
     p.evaluations.push(now);
     ctx.metric("validation_bits_per_byte", bits_per_byte);
@@ -151,7 +155,7 @@ fn evaluate(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, last: bool, 
     if validation.when.best && p.best.is_none_or(|b| b.bits != bits || bits_per_byte < b.bits_per_byte) {
         p.best = Some(now);
         if !last {
-            state::save_best(ctx.state_dir(), &trainer.tensors().map_err(device_error)?)?;
+            state::save_best(ctx.state_dir(), &now, &trainer.tensors().map_err(device_error)?)?;
         }
     }
     Ok(())
@@ -282,5 +286,7 @@ fn health(job: &Job<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
 fn checkpoint(trainer: &mut Trainer, progress: &Progress, ctx: &TaskContext) -> Result<(), StageError> {
     let params = trainer.tensors().map_err(device_error)?;
     let optimizer = trainer.optimizer_state().map_err(device_error)?;
-    state::save(ctx.state_dir(), progress, &params, &optimizer)
+    state::save(ctx.state_dir(), progress, &params, &optimizer)?;
+    state::forget_others(ctx.state_dir(), progress.best.as_ref());
+    Ok(())
 }

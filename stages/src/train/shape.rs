@@ -4,7 +4,7 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::config::{Activation, ModelConfig};
+use crate::model::config::ModelConfig;
 
 /// What of a preset's shape is changed; what is null stays. `head_dim` is `dim / heads`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,9 +22,6 @@ pub struct Shape {
     /// MLP size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mlp: Option<usize>,
-    /// MLP activation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub activation: Option<Activation>,
     /// RMSNorm before `o` and `down` (SubLN).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub_norm: Option<bool>,
@@ -45,7 +42,6 @@ impl Shape {
         if self.dim.is_some() || self.heads.is_some() {
             config.head_dim = config.dim / config.heads.max(1);
         }
-        config.activation = self.activation.unwrap_or(config.activation);
         config.sub_norm = self.sub_norm.unwrap_or(config.sub_norm);
     }
 
@@ -53,11 +49,18 @@ impl Shape {
     pub fn check(&self, mut config: ModelConfig) -> Result<(), ParamError> {
         self.apply(&mut config);
         let wrong = |field: &str, message: String| Err(ParamError { path: format!("shape.{field}"), message, help: None });
-        if let Some((field, message)) = config.problem() {
-            return wrong(field, message);
+        let sizes = [("dim", config.dim), ("heads", config.heads), ("kv_heads", config.kv_heads), ("mlp", config.mlp)];
+        if let Some((field, _)) = sizes.iter().find(|(_, n)| *n == 0) {
+            return wrong(field, "must be above 0".into());
         }
         if config.heads * config.head_dim != config.dim {
             return wrong("heads", format!("{} heads do not divide dim = {}", config.heads, config.dim));
+        }
+        match config.problem() {
+            // The size of a head follows from these two.
+            Some(("head_dim", message)) => return wrong("heads", format!("a head of {} / {}: {message}", config.dim, config.heads)),
+            Some((field, message)) => return wrong(field, message),
+            None => {}
         }
         Ok(())
     }

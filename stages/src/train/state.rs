@@ -168,18 +168,30 @@ pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tenso
     write(&file(dir), named, Some(HashMap::from([("progress".to_owned(), json)])))
 }
 
-/// Keeps the best parameters so far. A task that goes on from an earlier checkpoint makes the same file again.
-pub fn save_best(dir: &Path, params: &Tensors) -> Result<(), StageError> {
-    write(&best_file(dir), params.iter().map(|(n, v)| (n.clone(), v)), None)
+/// Keeps the best parameters so far. Earlier ones stay until a checkpoint says that they are not wanted.
+pub fn save_best(dir: &Path, of: &Evaluation, params: &Tensors) -> Result<(), StageError> {
+    write(&best_file(dir, of), params.iter().map(|(n, v)| (n.clone(), v)), None)
 }
 
-/// The best parameters, `count` tensors.
-pub fn load_best(dir: &Path, count: usize) -> Result<Tensors, StageError> {
-    let path = best_file(dir);
-    let bytes = std::fs::read(&path).map_err(|e| StageError::io("cannot read the best checkpoint", &path, &e))?;
+/// Removes best parameters that the checkpoint which was just written does not name.
+pub fn forget_others(dir: &Path, best: Option<&Evaluation>) {
+    let wanted = best.map(|b| best_file(dir, b));
+    for file in std::fs::read_dir(dir).into_iter().flatten().flatten().map(|f| f.path()) {
+        let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("best-") && Some(&file) != wanted.as_ref() {
+            // One that stays takes room until the task is done.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// The parameters of the best evaluation, `count` tensors.
+pub fn load_best(dir: &Path, of: &Evaluation, count: usize) -> Result<Tensors, StageError> {
+    let path = best_file(dir, of);
+    let bytes = std::fs::read(&path).unwrap_or_default();
     let stored = SafeTensors::deserialize(&bytes).ok().filter(|s| s.len() == count);
     let stored = stored.ok_or_else(|| {
-        StageError::new(format!("{} is damaged: the best checkpoint is lost", path.display()))
+        StageError::new(format!("{} is missing or damaged: the best checkpoint is lost", path.display()))
             .help("delete the file `training.safetensors` beside it, so that the stage trains again")
     })?;
     Ok(stored.tensors().into_iter().map(|(n, view)| (n, bytemuck::pod_collect_to_vec(view.data()))).collect())

@@ -159,7 +159,7 @@ impl Stage for StudentStage {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;
         let config = p.config(tokenizer.vocab_size());
-        let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), ..p.recipe.clone() };
+        let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), lr: Some(p.recipe.peak()), ..p.recipe.clone() };
         // Weights as they were given; the loss has the KL's factor too.
         let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
         let (mut loader, said) = match (ctx.input_opt("traces"), ctx.input_opt("text")) {

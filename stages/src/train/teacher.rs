@@ -122,7 +122,7 @@ impl Stage for TeacherStage {
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
             "budget_tokens": p.tokens, "text_tokens": loader.totals().targets, "seen_tokens": trained.progress.seen_tokens,
             "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
-            "recipe": p.recipe, "curve": trained.progress.curve, "health": trained.progress.health,
+            "recipe": Recipe { lr: Some(p.recipe.peak()), ..p.recipe.clone() }, "curve": trained.progress.curve, "health": trained.progress.health,
         });
         say_storage(&mut log, &p.recipe, &trained.progress);
         validation::say(&mut log, &trained.progress.evaluations, trained.evaluation);

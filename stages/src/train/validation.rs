@@ -1,6 +1,6 @@
 //! Evaluation during training: bits per byte of a text that is not trained on, and the best checkpoint by it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flow_engine::plugin::{ParamError, StageError, TaskContext};
 use schemars::JsonSchema;
@@ -103,9 +103,9 @@ impl Validation {
     }
 }
 
-/// File of the best parameters so far, beside the checkpoint.
-pub fn best_file(dir: &Path) -> std::path::PathBuf {
-    dir.join("best.safetensors")
+/// File of the best parameters, beside the checkpoint: its name says of which evaluation they are.
+pub fn best_file(dir: &Path, of: &Evaluation) -> PathBuf {
+    dir.join(format!("best-{}-{}.safetensors", of.step, of.bits))
 }
 
 /// Says in a log what was evaluated; logs of trainings without a validation text stay as they are.

@@ -11,7 +11,7 @@ use super::rows::rows_of;
 use super::scores::Scores;
 use super::text;
 use crate::data::{read_prompts, read_text};
-use crate::sample::spread_of;
+use crate::sample::spread_numbered;
 use crate::teacher::collect::{CollectParams, Precision};
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::probe::{Found, Logprobs, probe};
@@ -106,9 +106,9 @@ fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
 fn of_prompts(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<Vec<Wanted>, StageError> {
     let template = template::of_hosted(&p.template)?;
     let Some(path) = ctx.input_opt("prompts") else { return Ok(Vec::new()) };
-    let prompts = spread_of(read_prompts(path)?, p.max_prompts, p.seed);
+    let prompts = spread_numbered(read_prompts(path)?, p.max_prompts, p.seed);
     let mut wanted = Vec::new();
-    for (i, prompt) in prompts.into_iter().enumerate() {
+    for (i, prompt) in prompts {
         let context = render(template, &prompt.prompt);
         for sample_idx in 0..p.samples as i32 {
             // In a chat the server's own template is around the prompt.

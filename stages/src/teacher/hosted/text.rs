@@ -32,8 +32,8 @@ fn windows(text: &str, bytes: usize) -> Vec<&str> {
 pub fn to_score(text: &str, tokens: Option<u64>, seed: u64) -> Vec<&str> {
     let all = windows(text, WINDOW);
     let most = tokens.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(4));
-    if most >= text.len() {
-        return all;
+    if most >= text.len() || most == 0 {
+        return if most == 0 { Vec::new() } else { all };
     }
     // A window is no longer than `WINDOW`; a budget that is smaller gives the beginning of one.
     let Some(whole) = (most / WINDOW).checked_sub(1) else {
@@ -60,6 +60,13 @@ mod tests {
         assert!(windows(&text, 50).iter().all(|w| w.len() <= 50));
         assert_eq!(windows(&"ä".repeat(200), 51).concat(), "ä".repeat(200));
         assert_eq!(to_continue(&text, Some(400), 100, 1).len(), 4);
+        assert!(to_score(&text, Some(0), 1).is_empty());
+        // Spread over the text, not its beginning: pieces of it with gaps between them.
+        let long: String = (0..4000).map(|i| format!("{i} ")).collect();
+        for some in [to_score(&long, Some(1000), 1), to_continue(&long, Some(800), 100, 1)] {
+            let numbers: Vec<usize> = some.iter().filter_map(|w| w.split_whitespace().nth(1)?.parse().ok()).collect();
+            assert!(numbers.iter().any(|n| *n < 1300) && numbers.iter().any(|n| *n > 2700), "{numbers:?}");
+        }
         for tokens in [1, 100, 128, 300, 600, 10_000] {
             let scored = to_score(&text, Some(tokens), 1).concat();
             assert!(!scored.is_empty() && scored.len() as u64 <= 4 * tokens.max(2), "{tokens}");
