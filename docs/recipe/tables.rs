@@ -1,7 +1,8 @@
 //! Rows and tables of the recipe's ablation (`docs/recipe.md`).
 //!
 //! - `cargo run --release --example recipe -- rows`: every finished training and measurement of
-//!   `pipelines/ablation.yaml` becomes a file in `docs/recipe/` that is not there yet: settings, seed, figures.
+//!   `pipelines/ablation.yaml` becomes a file in `docs/recipe/` that is not there yet: settings, seed, figures, action key, and
+//!   the commit at which the row was made.
 //! - `cargo run --release --example recipe -- tables`: `docs/recipe.md` gets its tables from these files.
 //!
 //! A table stands between `<!-- rows: BASE, FACTOR, … -->` and `<!-- end -->`. Both commands start at the project's root; `rows`
@@ -61,7 +62,7 @@ fn rows() {
             serde_json::from_slice(&std::fs::read(to).ok()?).ok()
         };
         let seed = settings.remove("seed");
-        let mut row = json!({"factor": factor, "settings": settings, "seed": seed, "seconds": stage["seconds"], "device": stage["device"],
+        let mut row = json!({"factor": factor, "settings": settings, "seed": seed, "seconds": stage["seconds"], "device": stage["device"], "key": stage["key"],
             "commit": String::from_utf8_lossy(&commit).trim()});
         if let Some(mut log) = artifact("log").filter(|l| l["curve"].is_array()) {
             row["validation"] = log["validation"]["bits_per_byte"].clone();
