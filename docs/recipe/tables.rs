@@ -122,11 +122,13 @@ fn groups() -> BTreeMap<String, Vec<Group>> {
     all
 }
 
-/// Standard deviation of one figure, pooled over all settings with several seeds.
-fn pooled(all: &BTreeMap<String, Vec<Group>>) -> f64 {
+/// Standard deviation of one figure: the median of those of all settings with several seeds, so that one wild recipe does not
+/// speak for the others.
+fn typical(all: &BTreeMap<String, Vec<Group>>) -> f64 {
     let several = all.values().flatten().filter(|g| g.figures.len() > 1);
-    let (sum, n) = several.fold((0.0, 0), |(s, n), g| (s + squares(&g.figures), n + g.figures.len() - 1));
-    (sum / f64::from(u32::try_from(n.max(1)).unwrap_or(u32::MAX))).sqrt()
+    let mut each: Vec<f64> = several.map(|g| (squares(&g.figures) / (g.figures.len() as f64 - 1.0)).sqrt()).collect();
+    each.sort_by(f64::total_cmp);
+    each.get(each.len() / 2).copied().unwrap_or_default()
 }
 
 fn table(factors: &[&str], all: &BTreeMap<String, Vec<Group>>, sd: f64) -> String {
@@ -161,7 +163,7 @@ fn table(factors: &[&str], all: &BTreeMap<String, Vec<Group>>, sd: f64) -> Strin
 
 fn tables() {
     let (all, page) = (groups(), std::fs::read_to_string(PAGE).expect("the page"));
-    let sd = pooled(&all);
+    let sd = typical(&all);
     let mut out = String::new();
     let mut rest = page.as_str();
     while let Some(at) = rest.find("<!-- rows:") {
