@@ -15,25 +15,36 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+type Any<T> = Result<T, Box<dyn std::error::Error>>;
+
 const PIPELINE: &str = "pipelines/ablation.yaml";
 const ROWS: &str = "docs/recipe";
 const PAGE: &str = "docs/recipe.md";
 
-fn main() {
+fn main() -> Any<()> {
     match std::env::args().nth(1).as_deref() {
         Some("rows") => rows(),
         Some("tables") => tables(),
-        _ => {
-            eprintln!("recipe rows | recipe tables");
-            std::process::exit(2);
-        }
+        _ => Err("recipe rows | recipe tables".into()),
     }
 }
 
-fn flow(args: &[&str]) -> Option<Vec<u8>> {
+/// What `flow` printed; nothing where it failed.
+fn flow(args: &[&str]) -> Any<Option<Vec<u8>>> {
     let program = std::env::var("FLOW").unwrap_or_else(|_| "target/release/flow".into());
-    let out = Command::new(&program).args(args).output().unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
-    out.status.success().then_some(out.stdout)
+    let out = Command::new(&program).args(args).output().map_err(|e| format!("cannot start {program}: {e}"))?;
+    Ok(out.status.success().then_some(out.stdout))
+}
+
+fn read(file: &Path) -> Any<String> {
+    std::fs::read_to_string(file).map_err(|e| format!("{}: {e}; start at the project's root", file.display()).into())
+}
+
+/// A row, or which file is none.
+fn row(file: &Path) -> Any<Value> {
+    let row: Value = serde_json::from_str(&read(file)?).map_err(|e| format!("{}: {e}", file.display()))?;
+    let whole = row["settings"].is_object() && row["factor"].is_string();
+    if whole { Ok(row) } else { Err(format!("{}: no row: `factor` or `settings` is missing", file.display()).into()) }
 }
 
 /// `lr[lr=0.05,seed=2]` → `lr` and its axes.
@@ -43,41 +54,45 @@ fn parts(stage: &str) -> (String, BTreeMap<String, String>) {
     (factor.into(), axes.map(|(k, v)| (k.into(), v.into())).collect())
 }
 
-fn rows() {
-    let status: Value = serde_json::from_slice(&flow(&["status", PIPELINE, "--json"]).expect("the pipeline is read")).expect("JSON");
-    let work = tempfile::tempdir().expect("a directory");
+/// The artifact of a port as JSON; nothing where the stage has no such port.
+fn artifact(stage: &str, port: &str, work: &Path) -> Any<Option<Value>> {
+    let to = work.join(port);
+    let _ = std::fs::remove_file(&to);
+    let asked = flow(&["get", PIPELINE, &format!("{stage}.{port}"), "--to", &to.to_string_lossy()])?;
+    Ok(asked.and_then(|_| serde_json::from_slice(&std::fs::read(to).ok()?).ok()))
+}
+
+fn rows() -> Any<()> {
+    let status = flow(&["status", PIPELINE, "--json"])?.ok_or("`flow status` failed: start at the project's root")?;
+    let status: Value = serde_json::from_slice(&status)?;
+    let work = tempfile::tempdir()?;
     let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output().map(|o| o.stdout).unwrap_or_default();
-    std::fs::create_dir_all(ROWS).expect("a directory");
-    for stage in status["stages"].as_array().expect("a list").iter().filter(|s| s["up_to_date"] == true) {
-        let name = stage["stage"].as_str().expect("a name");
+    std::fs::create_dir_all(ROWS)?;
+    for stage in status["stages"].as_array().into_iter().flatten().filter(|s| s["up_to_date"] == true) {
+        let name = stage["stage"].as_str().unwrap_or_default();
         let (factor, mut settings) = parts(name);
         let file = Path::new(ROWS).join(format!("{}.json", name.trim_end_matches(']').replace(['[', '/'], ",")));
         if file.exists() {
             continue;
         }
-        let artifact = |port: &str| -> Option<Value> {
-            let to = work.path().join(port);
-            let _ = std::fs::remove_file(&to);
-            flow(&["get", PIPELINE, &format!("{name}.{port}"), "--to", to.to_str()?])?;
-            serde_json::from_slice(&std::fs::read(to).ok()?).ok()
-        };
         let seed = settings.remove("seed");
-        let mut row = json!({"factor": factor, "settings": settings, "seed": seed, "seconds": stage["seconds"], "device": stage["device"], "key": stage["key"],
-            "commit": String::from_utf8_lossy(&commit).trim()});
-        if let Some(mut log) = artifact("log").filter(|l| l["curve"].is_array()) {
-            row["validation"] = log["validation"]["bits_per_byte"].clone();
-            row["tokens"] = log["seen_tokens"].clone();
-            log.as_object_mut().expect("an object").retain(|k, _| !matches!(k.as_str(), "curve" | "health"));
-            row["training"] = log;
-        } else if let Some(report) = artifact("report").filter(|r| r["bits_per_byte"].is_number()) {
+        let mut row = json!({"factor": factor, "settings": settings, "seed": seed, "seconds": stage["seconds"], "device": stage["device"],
+            "key": stage["key"], "commit": String::from_utf8_lossy(&commit).trim()});
+        if let Some(Value::Object(mut log)) = artifact(name, "log", work.path())?.filter(|l| l["curve"].is_array()) {
+            row["validation"] = log.get("validation").map(|v| v["bits_per_byte"].clone()).unwrap_or_default();
+            row["tokens"] = log.get("seen_tokens").cloned().unwrap_or_default();
+            log.retain(|k, _| !matches!(k.as_str(), "curve" | "health"));
+            row["training"] = Value::Object(log);
+        } else if let Some(report) = artifact(name, "report", work.path())?.filter(|r| r["bits_per_byte"].is_number()) {
             row["heldout"] = report["bits_per_byte"].clone();
             row["model"] = report;
         } else {
             continue;
         }
-        std::fs::write(&file, serde_json::to_string_pretty(&row).expect("JSON") + "\n").expect("writes");
+        std::fs::write(&file, serde_json::to_string_pretty(&row)? + "\n")?;
         println!("{}", file.display());
     }
+    Ok(())
 }
 
 /// Figures of one setting, over its seeds.
@@ -85,7 +100,6 @@ fn rows() {
 struct Group {
     label: String,
     tokens: f64,
-    seconds: Vec<f64>,
     figures: Vec<f64>,
 }
 
@@ -100,26 +114,31 @@ fn squares(x: &[f64]) -> f64 {
 }
 
 /// Every group by factor, in the order of file names; figures are held-out ones where a factor has them.
-fn groups() -> BTreeMap<String, Vec<Group>> {
-    let mut files: Vec<_> = std::fs::read_dir(ROWS).expect("rows").flatten().map(|f| f.path()).collect();
+fn groups() -> Any<BTreeMap<String, Vec<Group>>> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(ROWS).map_err(|e| format!("{ROWS}: {e}; start at the project's root"))?.flatten().map(|f| f.path()).collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "json"));
     files.sort();
     let mut all: BTreeMap<String, Vec<Group>> = BTreeMap::new();
     for file in files {
-        let row: Value = serde_json::from_slice(&std::fs::read(&file).expect("a row")).expect("JSON");
-        let settings = row["settings"].as_object().expect("settings");
-        let label = settings.iter().map(|(k, v)| format!("{k} {}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ");
-        let list = all.entry(row["factor"].as_str().expect("a factor").into()).or_default();
+        let row = row(&file)?;
+        let label = row["settings"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, v)| format!("{k} {}", v.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let list = all.entry(row["factor"].as_str().unwrap_or_default().into()).or_default();
         let at = list.iter().position(|g| g.label == label).unwrap_or_else(|| {
             list.push(Group { label, ..Group::default() });
             list.len() - 1
         });
         let group = &mut list[at];
         group.figures.extend(row["heldout"].as_f64().or(row["validation"].as_f64()));
-        group.seconds.extend(row["seconds"].as_f64());
         group.tokens = row["tokens"].as_f64().unwrap_or_default();
     }
-    all
+    Ok(all)
 }
 
 /// Standard deviation of one figure: the median of those of all settings with several seeds, so that one wild recipe does not
@@ -161,18 +180,19 @@ fn table(factors: &[&str], all: &BTreeMap<String, Vec<Group>>, sd: f64) -> Strin
     out
 }
 
-fn tables() {
-    let (all, page) = (groups(), std::fs::read_to_string(PAGE).expect("the page"));
+fn tables() -> Any<()> {
+    let (all, page) = (groups()?, read(Path::new(PAGE))?);
     let sd = typical(&all);
     let mut out = String::new();
     let mut rest = page.as_str();
     while let Some(at) = rest.find("<!-- rows:") {
-        let end = rest[at..].find("-->").expect("a closed comment") + at;
-        let close = rest[end..].find("<!-- end -->").expect("`<!-- end -->`") + end;
+        let end = rest[at..].find("-->").ok_or("docs/recipe.md: a comment is not closed")? + at;
+        let close = rest[end..].find("<!-- end -->").ok_or("docs/recipe.md: a table without `<!-- end -->`")? + end;
         let factors: Vec<&str> = rest[at + "<!-- rows:".len()..end].split(',').map(str::trim).collect();
         let _ = write!(out, "{}-->\n{}", &rest[..end], table(&factors, &all, sd));
         rest = &rest[close..];
     }
-    std::fs::write(PAGE, out + rest).expect("writes");
+    std::fs::write(PAGE, out + rest)?;
     println!("{PAGE}: one figure varies by {sd:.4} from seed to seed");
+    Ok(())
 }
