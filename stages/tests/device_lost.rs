@@ -68,7 +68,6 @@ fn a_training_goes_on_after_its_device_was_lost() {
         tau: 1.3,
         budget_tokens: 200,
         flip_fraction: Some(0.5),
-        flip_rate: 1.0,
         validation: None,
     };
     let run = |name: &str, lost_at: Option<usize>| -> (Result<Trained, StageError>, Vec<String>) {

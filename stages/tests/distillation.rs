@@ -359,7 +359,6 @@ fn job(recipe: &Recipe, budget_tokens: u64) -> Job<'_> {
         tau: 1.3,
         budget_tokens,
         flip_fraction: Some(0.5),
-        flip_rate: 1.0,
         validation: None,
     }
 }

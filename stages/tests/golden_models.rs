@@ -8,7 +8,7 @@ use common::{Golden, devices, golden_dir};
 use flow_shaders::device::{Device, open};
 use flow_stages::gguf::GgufFile;
 use flow_stages::model::checkpoint::{load, load_as};
-use flow_stages::model::config::{Activation, ModelConfig, Role, Weights};
+use flow_stages::model::config::{A4, Activation, ModelConfig, Role, Weights};
 use flow_stages::model::inference::{Inference, Uses};
 use flow_stages::model::tensors::Source;
 use flow_stages::model::ternary::masters;
@@ -122,6 +122,8 @@ fn golden_gguf_student_logits() {
         weights: Weights::Absmean,
         sub_norm: true,
         tied: true,
+        a4: A4::default(),
+        hadamard: false,
     };
     let file = GgufFile::read(&golden_dir().join("gguf/student-tq2_0.gguf")).expect("reads");
     let stored: Tensors = config.tensors().iter().map(|t| (t.name.clone(), file.floats(&gguf_name(&t.name)).expect("tensor"))).collect();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::{Golden, devices};
 use flow_shaders::device::Device;
-use flow_stages::model::config::{Activation, ModelConfig, Weights};
+use flow_stages::model::config::{A4, Activation, ModelConfig, Weights};
 use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
 use flow_stages::model::storage::Storage;
 use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
@@ -28,6 +28,8 @@ fn config(c: &serde_json::Value) -> ModelConfig {
         weights: Weights::Absmean,
         sub_norm: true,
         tied: c["tied"].as_bool().unwrap(),
+        a4: A4::default(),
+        hadamard: false,
     }
 }
 
@@ -88,6 +90,7 @@ fn run(device: &Device, storage: Storage, slack: f64) {
     let f = |k: &str| h[k].as_f64().unwrap() as f32;
     let history = g.f64("history_f64");
     let spread = g.about["f32_spread_max"].as_f64().unwrap();
+    let exact = slack == 1.0 && device.name().starts_with("cpu");
     let mut worst = 0f64;
     for step in 0..h["steps"].as_u64().unwrap() as usize {
         let want = &history[step * 7..step * 7 + 7];
@@ -120,12 +123,13 @@ fn run(device: &Device, storage: Storage, slack: f64) {
         for (i, got) in got.iter().enumerate() {
             // f32 rounding at quantisation boundaries makes later steps drift. Losses: five times the largest relative
             // spread between PyTorch's own float32 and float64 runs. The gradient norm jumps where codes flip (PyTorch's
-            // own runs differ by 24 % there): tight before the first flip, 30 % after it (45 % with rounded storage).
+            // own runs differ by 24 % there): tight before the first flip, 30 % after it, 45 % with rounded storage or the
+            // sums of a GPU (an NVIDIA H100 is 35 % off at step 16, its losses are not).
             let error = (f64::from(*got) - want[i]).abs();
             let allowed = match (step, i) {
                 (0, 4) => slack * 1e-5 * want[i].abs().max(1.0),
                 (0, _) => 1e-5 * want[i].abs().max(1.0),
-                (_, 4) if step > 4 => 0.3 * slack.min(1.5) * want[i],
+                (_, 4) if step > 4 => 0.3 * if exact { 1.0 } else { 1.5 } * want[i],
                 _ => slack * 5.0 * spread * want[i].abs(),
             };
             assert!(error <= allowed, "step {step} column {i}: {got} against {} (allowed {allowed})", want[i]);

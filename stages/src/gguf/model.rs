@@ -11,7 +11,7 @@ use super::quant::dequantise;
 use super::read::GgufFile;
 use super::types::TensorType;
 use super::words::{shared_scale, words};
-use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
+use crate::model::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
 use crate::model::tensors::Tensors;
 use crate::model::ternary::masters;
 
@@ -79,6 +79,8 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
         weights: Rule::Float,
         sub_norm: architecture != "llama",
         tied: !file.tensors.iter().any(|t| t.name == "output.weight"),
+        a4: A4::default(),
+        hadamard: false,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
-    act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
+    act_quant, attention, elementwise, embed, gated, gemm, hadamard, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
 };
 use flow_shaders::program::{BufferId, ListId, Program};
 
@@ -286,7 +286,7 @@ impl Graph {
         let weight = format!("layers.{l}.mlp_sub_norm");
         let n = self.program.words(gate);
         let act = self.program.transient(format!("layers.{l}.act"), n);
-        if self.config.sub_norm && self.config.weights != Weights::Float {
+        if self.config.sub_norm && self.config.weights != Weights::Float && !self.config.hadamard {
             let (shape, q, scales, rstd) = self.fused(rows, n / rows, &weight);
             let g = self.values(&weight);
             self.program.push(list, &norm_quant::GATED_NORM_QUANT, &[gate, up, g, self.hyper, act, q, scales, rstd], &shape);
@@ -319,11 +319,22 @@ impl Graph {
 
     /// The residual stream after a linear: `x + act·Wᵀ` in a buffer of its own (the backward pass reads `x`).
     fn residual(&mut self, list: ListId, x: BufferId, act: Act, weight: &str, rows: usize) -> BufferId {
-        let n = self.program.words(x);
-        let y = self.program.transient(format!("{weight}.residual"), n);
-        self.program.push(list, &elementwise::COPY, &[x, y], &elementwise::Shape { n: n as u32 });
+        let y = self.copy(list, x, &format!("{weight}.residual"));
         self.linear(list, act, weight, rows, y, true);
         y
+    }
+
+    fn copy(&mut self, list: ListId, x: BufferId, name: &str) -> BufferId {
+        let n = self.program.words(x);
+        let y = self.program.transient(name, n);
+        self.program.push(list, &elementwise::COPY, &[x, y], &elementwise::Shape { n: n as u32 });
+        y
+    }
+
+    /// In place; its own inverse and gradient.
+    pub(crate) fn hadamard(&mut self, list: ListId, x: BufferId, rows: usize) {
+        let shape = hadamard::Shape::new(rows, self.program.words(x) / rows);
+        self.program.push(list, &hadamard::HADAMARD, &[x], &shape);
     }
 
     pub(crate) fn rotate(&mut self, list: ListId, x: BufferId, pos: BufferId, rows: usize, heads: usize, inverse: bool) {
@@ -392,8 +403,18 @@ impl Graph {
         BlockTape { x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in }
     }
 
-    /// What a linear takes after SubLN where the model has it, and its rstd.
+    /// What `o` or `down` takes after SubLN and Hadamard transform where the model has them, and the norm's rstd.
     fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, Option<BufferId>) {
+        if self.config.hadamard {
+            let (y, rstd) = if self.config.sub_norm {
+                let (y, rstd) = self.norm(list, x, weight, rows);
+                (y, Some(rstd))
+            } else {
+                (self.copy(list, x, weight), None)
+            };
+            self.hadamard(list, y, rows);
+            return (self.act(list, y, rows), rstd);
+        }
         if !self.config.sub_norm {
             return (self.act(list, x, rows), None);
         }

@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::checkpoint::{floats, parse, read_file, wrong_shape};
-use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights};
 use super::tensors::{PackedLinear, PackedTensors, Tensors};
 use crate::gguf::pack;
 use crate::gguf::words::words_of_hf;
@@ -97,6 +97,8 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
         sub_norm,
         // Both families default to an untied head when the field is absent.
         tied: json["tie_word_embeddings"].as_bool().unwrap_or(false),
+        a4: A4::default(),
+        hadamard: false,
     };
     match config.problem() {
         Some((field, message)) => Err(fail(format!("{field}: {message}"))),

@@ -10,7 +10,6 @@ use flow_shaders::program::{BufferId, ListId, Program};
 use super::config::{ModelConfig, Weights};
 use super::graph::{Batch, Graph, Hold};
 use super::tensors::Source;
-use super::trainer::qmax;
 
 /// What a session must be able to do.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +152,7 @@ impl Inference {
     /// Activation bits of ternary linears (8 or 4). What is scored, drawn or compared here is at temperature 1.
     pub fn set_bits(&mut self, bits: u32) -> Result<(), DeviceError> {
         let mut h = vec![0f32; hyper::LEN];
-        h[hyper::QMAX] = qmax(bits);
+        self.config.quantiser(bits, &mut h);
         h[hyper::INV_TAU] = 1.0;
         self.session.write_f32(self.hyper, &h)
     }

@@ -74,7 +74,7 @@ pub struct Hyper {
 }
 
 impl Hyper {
-    fn words(&self, loss_scale: f32) -> Vec<f32> {
+    fn words(&self, config: &ModelConfig, loss_scale: f32) -> Vec<f32> {
         let power = |b: f32| (0..self.step).fold(1.0f64, |p, _| p * f64::from(b));
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::LR] = self.lr;
@@ -84,17 +84,12 @@ impl Hyper {
         h[hyper::BIAS2] = (1.0 - power(self.betas.1)) as f32;
         h[hyper::CLIP] = self.clip;
         h[hyper::INV_TAU] = 1.0 / self.tau;
-        h[hyper::QMAX] = qmax(self.bits);
+        config.quantiser(self.bits, &mut h);
         h[hyper::INV_LOSS_SCALE] = 1.0 / loss_scale;
         h[hyper::MUON_LR] = self.muon_lr;
         (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
         h
     }
-}
-
-/// Largest activation code: ±127 at 8 bits, ±7 at 4.
-pub fn qmax(bits: u32) -> f32 {
-    if bits == 4 { 7.0 } else { 127.0 }
 }
 
 /// What one step did.
@@ -298,7 +293,7 @@ impl Trainer {
     /// One optimizer step over micro-batches whose weights already sum to one.
     pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
         let scale = self.loss_scale();
-        self.session.write_f32(self.graph.hyper, &hyper.words(scale))?;
+        self.session.write_f32(self.graph.hyper, &hyper.words(&self.graph.config, scale))?;
         for (i, micro) in micros.iter().enumerate() {
             self.feed(micro)?;
             // After the write: a step of one micro-batch is then a single submission.
@@ -334,7 +329,7 @@ impl Trainer {
         let (quantise, evaluate) = self.lists.evaluate.expect("a shape that evaluates");
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::INV_TAU] = 1.0 / tau;
-        h[hyper::QMAX] = qmax(bits);
+        self.graph.config.quantiser(bits, &mut h);
         self.session.write_f32(self.graph.hyper, &h)?;
         self.session.run(quantise)?;
         self.feed(micro)?;

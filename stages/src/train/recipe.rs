@@ -88,7 +88,7 @@ pub struct Recipe {
 }
 
 /// Whether a factor was left alone: it is then not part of a key.
-pub(super) fn is_one(x: &f32) -> bool {
+fn is_one(x: &f32) -> bool {
     *x == 1.0
 }
 

@@ -29,8 +29,6 @@ pub struct Job<'a> {
     pub budget_tokens: u64,
     /// Share of the budget after which activations go to 4 bits.
     pub flip_fraction: Option<f64>,
-    /// What the rates are multiplied by after the flip.
-    pub flip_rate: f32,
     /// What is evaluated on while training.
     pub validation: Option<Validation>,
 }
@@ -214,11 +212,7 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
         p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
     }
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;
-    let mut hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).max(4));
-    if p.flip.is_some() {
-        hyper.lr *= job.flip_rate;
-        hyper.muon_lr *= job.flip_rate;
-    }
+    let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).max(4));
     let accumulate = r.micro_batches(done);
     let (micros, targets) = loader.step(p.cursor, r.batch, accumulate, &job.weights)?;
     p.cursor += (r.batch * accumulate) as u64;

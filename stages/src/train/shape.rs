@@ -4,7 +4,7 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::config::ModelConfig;
+use crate::model::config::{A4, ModelConfig};
 
 /// What of a preset's shape is changed; what is null stays. `head_dim` is `dim / heads`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +25,12 @@ pub struct Shape {
     /// RMSNorm before `o` and `down` (SubLN).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub_norm: Option<bool>,
+    /// Steps of 4-bit activations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub a4: Option<A4>,
+    /// Hadamard transform of what `o` and `down` take, by blocks of 256 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hadamard: Option<bool>,
 }
 
 impl Shape {
@@ -43,6 +49,8 @@ impl Shape {
             config.head_dim = config.dim / config.heads.max(1);
         }
         config.sub_norm = self.sub_norm.unwrap_or(config.sub_norm);
+        config.a4 = self.a4.unwrap_or(config.a4);
+        config.hadamard = self.hadamard.unwrap_or(config.hadamard);
     }
 
     /// What is wrong with a preset's shape after the change.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::distillation::{Distillation, KdScale};
 use super::loader::{Loader, Totals};
-use super::recipe::{Recipe, is_one};
+use super::recipe::Recipe;
 use super::run::say_storage;
 use super::shape::Shape;
 use super::validation::{self, Evaluate, Validation};
@@ -50,9 +50,6 @@ pub struct StudentParams {
     pub budget_tokens: u64,
     /// Share of the budget, in tokens actually seen, after which activations go from 8 to 4 bits; null: never.
     pub flip_fraction: Option<f64>,
-    /// What the learning rates are multiplied by after the flip.
-    #[serde(skip_serializing_if = "is_one")]
-    pub flip_rate: f32,
     /// Seed of initial weights and order; the recipe's where null.
     pub seed: Option<u64>,
     /// Optimizer and schedule.
@@ -92,7 +89,6 @@ impl Default for StudentParams {
             format_weight: 0.02,
             budget_tokens: 1_000_000,
             flip_fraction: Some(0.9),
-            flip_rate: 1.0,
             seed: None,
             recipe: Recipe::default(),
             eval: Evaluate::default(),
@@ -145,9 +141,6 @@ impl Stage for StudentStage {
         if let Some(f) = p.flip_fraction.filter(|f| !(0.0..=1.0).contains(f)) {
             return wrong("flip_fraction", format!("{f} is not a share between 0 and 1"));
         }
-        if !(p.flip_rate.is_finite() && p.flip_rate > 0.0) {
-            return wrong("flip_rate", format!("{} is not above 0", p.flip_rate));
-        }
         let counts = [("budget_tokens", p.budget_tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return wrong(name, "must be above 0".into());
@@ -186,7 +179,6 @@ impl Stage for StudentStage {
             tau: p.tau,
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
-            flip_rate: p.flip_rate,
             validation: Validation::of(ctx, p.eval, &tokenizer, shape)?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;

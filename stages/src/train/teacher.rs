@@ -114,7 +114,6 @@ impl Stage for TeacherStage {
             tau: 1.0,
             budget_tokens: p.tokens,
             flip_fraction: None,
-            flip_rate: 1.0,
             validation: Validation::of(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
