@@ -53,8 +53,33 @@ fn edited(from: &str, to: &str) -> String {
 
 #[test]
 fn pipelines_that_cannot_be_right() {
-    let cases: [(&str, String, &[&str]); 15] = [
+    let cases: [(&str, String, &[&str]); 20] = [
         ("syntax", edited("stages:", "stages: ["), &["not valid YAML", "p.yaml:"]),
+        (
+            "nothing to learn from",
+            edited("in: { traces: projected, tokenizer: tokenizer }", "in: { tokenizer: tokenizer }"),
+            &["neither `traces` nor `text` is wired", "p.yaml:9", "`kd.project`"],
+        ),
+        (
+            "two to learn from",
+            edited("in: { traces: projected,", "in: { traces: projected, text: corpus.train,"),
+            &["both `traces` and `text` are wired", "p.yaml:9"],
+        ),
+        (
+            "nothing to evaluate on",
+            edited("with: { tau: 1.5 }", "with: { eval: { every: 5 } }"),
+            &["no text is wired to `validation`", "p.yaml:9", "data.text"],
+        ),
+        (
+            "nothing to ask",
+            edited("in: { teacher: teacher, prompts: prompts.train }", "in: { teacher: teacher }"),
+            &["neither `text` nor `prompts` is wired", "p.yaml:7"],
+        ),
+        (
+            "nothing to ask, left out",
+            edited("  prompts: { use: data.prompts,", "  prompts: { when: false, use: data.prompts,"),
+            &["neither `text` nor `prompts` is wired", "p.yaml:7"],
+        ),
         ("tab", edited("  corpus:", "\tcorpus:"), &["p.yaml:3"]),
         ("kind", edited("train.bitnet", "train.bitnett"), &["unknown kind `train.bitnett`", "p.yaml:9", "did you mean `train.bitnet`?"]),
         ("parameter", edited("tau:", "taau:"), &["unknown parameter `taau` of kind `train.bitnet`", "p.yaml:9", "did you mean `tau`?"]),

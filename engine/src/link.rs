@@ -173,6 +173,11 @@ impl<'a> Linker<'a> {
                 return None;
             }
         };
+        let there = |references: &[PortRef]| references.iter().any(|r| !self.left_out(r));
+        let wired: Vec<&str> = decl.inputs.iter().filter(|(_, references, _)| there(references)).map(|(port, ..)| port.as_str()).collect();
+        if let Err(e) = kind.wiring(&params.canonical, &wired) {
+            self.problems.push(decl.document.at_key(&decl.at, format!("stage `{}`: {e}", decl.name)).maybe_help(e.help));
+        }
         Some(PlannedStage {
             name: decl.name.clone(),
             kind: kind.clone(),

@@ -149,6 +149,10 @@ pub trait Stage: Send + Sync + 'static {
     fn check(&self, _params: &Self::Params) -> Result<Vec<String>, ParamError> {
         Ok(Vec::new())
     }
+    /// Whether the inputs that are wired go together and with the parameters, where ports alone cannot say it.
+    fn wiring(&self, _params: &Self::Params, _wired: &[&str]) -> Result<(), StageError> {
+        Ok(())
+    }
     /// Computes every output port from the inputs and parameters.
     fn run(&self, params: Self::Params, ctx: &TaskContext) -> Result<(), StageError>;
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::document::Path;
@@ -33,6 +34,10 @@ pub trait Kind: Send + Sync {
     fn schema(&self) -> &Value;
     /// Validates parameters and fills their defaults.
     fn check(&self, raw: Value) -> Result<Checked, Refused>;
+    /// Whether canonical parameters and the inputs that are wired go together.
+    fn wiring(&self, _params: &Value, _wired: &[&str]) -> Result<(), StageError> {
+        Ok(())
+    }
     /// Runs a task whose parameters are canonical.
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError>;
     /// The kind as one stage uses it, where its ports depend on what the stage says: names of the inputs that are
@@ -124,6 +129,10 @@ impl<S: Stage> Kind for Erased<S> {
             help: None,
         })?;
         Ok(Checked { params, notes })
+    }
+    fn wiring(&self, params: &Value, wired: &[&str]) -> Result<(), StageError> {
+        let params = S::Params::deserialize(params).map_err(|e| StageError::new(format!("parameters do not fit: {e}")))?;
+        self.stage.wiring(&params, wired)
     }
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError> {
         let params =

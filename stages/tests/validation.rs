@@ -151,10 +151,8 @@ fn what_is_asked_for_must_be_there() {
         words.iter().for_each(|w| assert!(error.contains(w), "{w}: {error}"));
     };
     let wired = texts.wired(&tokenizer, &paths, false);
-    refused(json!({"eval": {"every": 5}}), &wired, &["no text is wired to `validation`", "data.text"]);
     refused(json!({"eval": {"best": true}}), &wired, &["eval.best", "every"]);
     refused(json!({"shape": {"heads": 3}}), &wired, &["shape"]);
-    refused(json!({}), &wired[1..], &["neither `traces` nor `text`"]);
     std::fs::write(&paths[1], "").expect("writes");
     refused(json!({}), &texts.wired(&tokenizer, &paths, true), &["is empty", "validation: 0.05"]);
 }

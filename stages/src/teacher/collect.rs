@@ -156,6 +156,16 @@ impl Stage for CollectStage {
         check_share("max_refused", p.max_refused)?;
         Ok(Vec::new())
     }
+    fn wiring(&self, _: &CollectParams, wired: &[&str]) -> Result<(), StageError> {
+        if !wired.contains(&"text") && !wired.contains(&"prompts") {
+            return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher")
+                .help("wire `text` to `data.text`, or `prompts` to `data.prompts`"));
+        }
+        if wired.contains(&"student") && !wired.contains(&"prompts") {
+            return Err(StageError::new("a student is wired and no prompts are: it has nothing to continue").help("wire `prompts`"));
+        }
+        Ok(())
+    }
     fn run(&self, p: CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         if let Some(asker) = super::hosted::open(ctx)? {
             return super::hosted::collect::collect(&p, ctx, &asker);

@@ -39,12 +39,6 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         Some(path) => spread_numbered(read_prompts(path)?, p.max_prompts, p.seed).into_iter().map(|(i, q)| (i as i64, q.prompt)).unzip(),
         None => Default::default(),
     };
-    if text.is_none() && ctx.input_opt("prompts").is_none() {
-        return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
-    }
-    if ctx.input_opt("student").is_some() && ctx.input_opt("prompts").is_none() {
-        return Err(StageError::new("a student is wired and no prompts are: it has nothing to continue").help("wire `prompts`"));
-    }
     let vocab = teacher.config.vocab;
     if p.method == Method::Full {
         let of_text = text.as_deref().map_or(0, |t| tokenizer.encode(t).len() as u64).min(p.text_tokens.unwrap_or(u64::MAX));

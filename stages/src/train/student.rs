@@ -148,6 +148,17 @@ impl Stage for StudentStage {
         p.shape.check(p.config(p.preset.config().vocab))?;
         Ok(Vec::new())
     }
+    fn wiring(&self, p: &StudentParams, wired: &[&str]) -> Result<(), StageError> {
+        validation::wiring(&p.eval, wired)?;
+        match (wired.contains(&"traces"), wired.contains(&"text")) {
+            (true, true) => {
+                Err(StageError::new("both `traces` and `text` are wired: a student learns from one of them").help("remove one"))
+            }
+            (false, false) => Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
+                .help("wire `traces` to `kd.project`, or `text` to `data.text`")),
+            _ => Ok(()),
+        }
+    }
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;
@@ -155,19 +166,12 @@ impl Stage for StudentStage {
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), lr: Some(p.recipe.peak()), ..p.recipe.clone() };
         // Weights as they were given; the loss has the KL's factor too.
         let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
-        let (mut loader, said) = match (ctx.input_opt("traces"), ctx.input_opt("text")) {
-            (Some(traces), None) => (of_traces(&p, traces, &tokenizer, config.seq, recipe.seed, ctx)?, given),
-            (None, Some(text)) => {
+        let (mut loader, said) = match ctx.input_opt("text") {
+            None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
+            Some(text) => {
                 let tokens = tokenizer.encode(&read_text(text)?);
                 // A text has no teacher, and nobody said what in it is structure.
                 (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
-            }
-            (Some(_), Some(_)) => {
-                return Err(StageError::new("both `traces` and `text` are wired: a student learns from one of them").help("remove one"));
-            }
-            (None, None) => {
-                return Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
-                    .help("wire `traces` to `kd.project`, or `text` to `data.text`"));
             }
         };
         let totals = loader.totals();

@@ -101,6 +101,9 @@ impl Stage for TeacherStage {
         p.shape.check(p.config(p.preset.config().vocab))?;
         Ok(Vec::new())
     }
+    fn wiring(&self, p: &TeacherParams, wired: &[&str]) -> Result<(), StageError> {
+        validation::wiring(&p.eval, wired)
+    }
     fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;

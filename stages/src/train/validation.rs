@@ -57,6 +57,15 @@ pub struct Validation {
     pub when: Evaluate,
 }
 
+/// Evaluation needs a text.
+pub(super) fn wiring(when: &Evaluate, wired: &[&str]) -> Result<(), StageError> {
+    if *when != Evaluate::default() && !wired.contains(&"validation") {
+        return Err(StageError::new("`eval` is set and no text is wired to `validation`")
+            .help("wire `validation: corpus.validation`, and give `data.text` a share for it"));
+    }
+    Ok(())
+}
+
 impl Validation {
     /// The text in the input `validation`, in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k`
     /// buckets. Nothing where none is wired.
@@ -66,13 +75,7 @@ impl Validation {
         tokenizer: &Tokenizer,
         (batch, seq, top_k): (usize, usize, usize),
     ) -> Result<Option<Self>, StageError> {
-        let Some(path) = ctx.input_opt("validation") else {
-            if when != Evaluate::default() {
-                return Err(StageError::new("`eval` is set and no text is wired to `validation`")
-                    .help("wire `validation: corpus.validation`, and give `data.text` a share for it"));
-            }
-            return Ok(None);
-        };
+        let Some(path) = ctx.input_opt("validation") else { return Ok(None) };
         let text = read_text(path).map_err(|e| e.help("give `data.text` a share for it: `validation: 0.05`"))?;
         let windows = Windows::of_text(&tokenizer.encode(&text), seq, tokenizer.bos());
         let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };

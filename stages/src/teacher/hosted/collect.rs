@@ -36,9 +36,6 @@ struct Wanted {
 
 /// Runs the stage.
 pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<(), StageError> {
-    if ctx.input_opt("text").is_none() && ctx.input_opt("prompts").is_none() {
-        return Err(StageError::new("neither `text` nor `prompts` is wired: there is nothing to ask the teacher"));
-    }
     if p.method != Method::TopK || ctx.input_opt("student").is_some() {
         return Err(StageError::new("a hosted teacher tells its most likely tokens only: no other `method`, and no `student` to score")
             .help("leave `method` and `student` out, or take a teacher that runs here (`teacher.file`)"));
