@@ -118,7 +118,7 @@ impl<'a> Linker<'a> {
                 }
             }
         }
-        if self.problems.is_empty() { Ok((stages, publish, targets)) } else { Err(Problems { list: self.problems }) }
+        if self.problems.is_empty() { Ok((stages, publish, targets)) } else { Err(Problems { list: once(self.problems) }) }
     }
 
     /// The kind of a stage, and its parameters by the kind's types.
@@ -437,6 +437,16 @@ impl<'a> Linker<'a> {
         }
         found
     }
+}
+
+/// What is wrong with every member of a matrix is told once.
+fn once(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let mut told = std::collections::HashSet::new();
+    problems.retain(|p| {
+        let file = p.source_code.as_ref().map(|s| s.name().to_owned());
+        told.insert((file, p.span.map(|s| (s.offset(), s.len())), p.message.clone()))
+    });
+    problems
 }
 
 /// A refused parameter as a problem in the file.

@@ -66,6 +66,10 @@ fn unknown_names() {
     insta::assert_snapshot!("unknown_key", wrong("  a: { uses: fix.upper }\n"));
     insta::assert_snapshot!("unknown_var", wrong("  a: { use: fix.upper, in: { text: corpus.train }, with: { tau: \"${tua}\" } }\n"));
     insta::assert_snapshot!("unknown_target", wrong("targets: [corpse]\n"));
+    insta::assert_snapshot!(
+        "once_for_a_matrix",
+        wrong("  a: { use: fix.upper, in: { text: corpus.train }, matrix: { n: [a, b, c] }, with: { suffix: '${n}', sufix: 1 } }\n")
+    );
     insta::assert_snapshot!("unused_axis", wrong("  a: { use: fix.upper, matrix: { bits: [8, 4] } }\n"));
 }
 
