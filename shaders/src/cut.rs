@@ -5,7 +5,7 @@
 
 use crate::kernel::{Kernel, Params};
 use crate::kernels::attention::{self, Cached};
-use crate::kernels::{adamw, clip, embed, gemm, hadamard, kd_loss, kv_store, rope, sample, ternary, ternary_gemm, topk};
+use crate::kernels::{adamw, clip, embed, gemm, kd_loss, kv_store, rope, sample, ternary, ternary_gemm, topk};
 
 /// A part of a dispatch.
 #[derive(Clone, Debug)]
@@ -105,7 +105,6 @@ fn cuts(kernel: &str, p: &Params) -> Vec<Cut> {
         "unpack_half" => pairs(*p, vec![1, 2]),
         "copy" => along(0, &[1, 1]),
         "zero" => along(0, &[1]),
-        "hadamard" => along(0, &[p.get::<hadamard::Shape>().block as usize]),
         "argmax" => along(0, &[p.get::<sample::Shape>().vocab as usize, 1]),
         "sample" => along(0, &[p.get::<sample::Shape>().vocab as usize, 1, 1]),
         "topk" => {

@@ -123,7 +123,6 @@ fn golden_gguf_student_logits() {
         sub_norm: true,
         tied: true,
         a4: A4::default(),
-        hadamard: false,
     };
     let file = GgufFile::read(&golden_dir().join("gguf/student-tq2_0.gguf")).expect("reads");
     let stored: Tensors = config.tensors().iter().map(|t| (t.name.clone(), file.floats(&gguf_name(&t.name)).expect("tensor"))).collect();

@@ -29,7 +29,6 @@ fn config(c: &serde_json::Value) -> ModelConfig {
         sub_norm: true,
         tied: c["tied"].as_bool().unwrap(),
         a4: A4::default(),
-        hadamard: false,
     }
 }
 

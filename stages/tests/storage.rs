@@ -61,54 +61,6 @@ fn step(trainer: &mut Trainer, n: u64, weight: f32) -> StepStats {
     trainer.step(&[micro.clone(), micro], &hyper(n, 1.0, 8)).unwrap()
 }
 
-/// A model whose `o` and `down` take transformed values, and transformed rows of weights: the same losses, and gradients of
-/// the same norm, for the transform is orthogonal.
-#[test]
-fn hadamard_is_a_change_of_coordinates() {
-    let transform = |row: &mut [f32]| {
-        let (block, before) = (1 << row.len().trailing_zeros().min(8), row.to_vec());
-        for (i, y) in row.iter_mut().enumerate() {
-            let (first, i) = (i / block * block, i % block);
-            let signed = |j: usize| if (i & j).count_ones().is_multiple_of(2) { before[first + j] } else { -before[first + j] };
-            *y = (0..block).map(signed).sum::<f32>() / (block as f32).sqrt();
-        }
-    };
-    for device in devices() {
-        for sub_norm in [true, false] {
-            let plain = ModelConfig { dim: 96, heads: 6, head_dim: 16, mlp: 320, sub_norm, ..config(Weights::Float) };
-            let mut stats = Vec::new();
-            for hadamard in [false, true] {
-                let config = ModelConfig { hadamard, ..plain.clone() };
-                let shape = TrainShape {
-                    batch: 3,
-                    seq: config.seq,
-                    top_k: 0,
-                    ns: NewtonSchulz::quintic(5),
-                    recompute: false,
-                    moments: Moments::Float32,
-                    storage: Storage::Float32,
-                    evaluates: true,
-                };
-                let mut trainer = Trainer::new(&device, config.clone(), shape, Optimizer::Adamw).unwrap();
-                let mut next = noise(3);
-                let mut tensors: BTreeMap<String, Vec<f32>> =
-                    config.tensors().into_iter().map(|t| (t.name.clone(), (0..t.len()).map(|_| 0.2 * next()).collect())).collect();
-                for t in config.tensors().iter().filter(|t| hadamard && (t.name.ends_with(".o") || t.name.ends_with(".down"))) {
-                    tensors.get_mut(&t.name).unwrap().chunks_mut(t.shape[1]).for_each(transform);
-                }
-                trainer.load(&tensors).unwrap();
-                let losses = trainer.evaluate(&micro(&config, 1.0), 1.0, 8).unwrap();
-                stats.push((losses, step(&mut trainer, 1, 1.0).grad_norm));
-            }
-            let what = format!("sub_norm {sub_norm} on {}", device.name());
-            for (a, b) in stats[0].0.iter().zip(&stats[1].0) {
-                assert!((a.1 - b.1).abs() < 2e-5, "{what}: {a:?} {b:?}");
-            }
-            assert!((stats[0].1 / stats[1].1 - 1.0).abs() < 2e-5, "{what}: {stats:?}");
-        }
-    }
-}
-
 /// Every smaller storage learns what float32 learns, in less memory, and continues from its saved state bit by bit.
 #[test]
 fn smaller_storage_learns_the_same() {

@@ -8,7 +8,6 @@ pub mod elementwise;
 pub mod embed;
 pub mod gated;
 pub mod gemm;
-pub mod hadamard;
 pub mod halves;
 pub mod kd_loss;
 pub mod kv_store;
@@ -58,8 +57,6 @@ pub mod hyper {
     pub const MUON_DECAY: usize = 12;
     /// 1 / loss scale: gradients are that much too large until the update.
     pub const INV_LOSS_SCALE: usize = 13;
-    /// 1: the step of a row of activations is fitted to it; 0: its largest value gets the largest code.
-    pub const FIT: usize = 14;
     /// Floats in the buffer.
     pub const LEN: usize = 16;
 }
@@ -94,7 +91,6 @@ pub static ALL: &[&Kernel] = &[
     &gemm::GEMM_TN_Q8,
     &gemm::GEMV_NT,
     &gemm::GEMV_NT_HALF,
-    &hadamard::HADAMARD,
     &kd_loss::KD_LOSS,
     &kv_store::KV_STORE,
     &kv_store::KV_STORE_HALF,

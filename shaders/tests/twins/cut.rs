@@ -7,8 +7,8 @@ use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Kernel, Params};
 use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
-    act_quant, adamw, attention, clip, elementwise, embed, gated, gemm, hadamard, halves, hyper as slots, kd_loss, kv_store, muon,
-    norm_quant, rmsnorm, rope, sample, ternary, ternary_gemm, topk,
+    act_quant, adamw, attention, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, kv_store, muon, norm_quant,
+    rmsnorm, rope, sample, ternary, ternary_gemm, topk,
 };
 
 use crate::harness::{Random, adapter, hyper, junk, run, words};
@@ -80,7 +80,6 @@ fn elements_and_rows_in_parts() {
     check(&adamw::ADAMW, &state, &adamw::Shape { n: n as u32, decay: 1.0 });
     check(&elementwise::COPY, &[r.floats(n, 1.0), junk(n)], &elementwise::Shape { n: n as u32 });
     check(&elementwise::ZERO, &[r.floats(n, 1.0)], &elementwise::Shape { n: n as u32 });
-    check(&hadamard::HADAMARD, &[r.floats(200 * 192, 1.0)], &hadamard::Shape::new(200, 192));
     let many = 3 * clip::BLOCK + 5;
     check(&clip::SUM_SQ, &[r.floats(many, 1.0), junk(clip::partials(many) + 3)], &clip::SumSq { n: many as u32, offset: 2 });
     let (rows, vocab, k) = (200usize, 250usize, 20usize);

@@ -1,9 +1,9 @@
 //! Kernels with one thread per element.
 
-use flow_shaders::kernels::{adamw, elementwise, embed, gated, hadamard, halves, kv_store, muon, peak, rope};
+use flow_shaders::kernels::{adamw, elementwise, embed, gated, halves, kv_store, muon, peak, rope};
 use proptest::prelude::*;
 
-use crate::harness::{Random, adapter, both, check, check_exact, close, cpu, hyper, junk, run, size, words};
+use crate::harness::{Random, adapter, both, check, check_exact, close, hyper, junk, run, size, words};
 
 proptest! {
     #![proptest_config(crate::harness::config(8))]
@@ -25,26 +25,6 @@ proptest! {
         let shape = gated::Shape { n: n as u32, act };
         check(&gated::GATED, &[gate.clone(), up.clone(), junk(n)], &shape, 2e-6, 1e-6);
         check(&gated::GATED_GRAD, &[gate, up, dy, junk(n), junk(n)], &shape, 2e-6, 2e-6);
-    }
-
-    /// The twin against the definition in float64; it is its own inverse.
-    #[test]
-    fn hadamard_transform(rows in size(5), cols in size(768), seed: u64) {
-        let x = Random(seed).floats(rows * cols, 1.0);
-        let shape = hadamard::Shape::new(rows, cols);
-        let block = shape.block as usize;
-        prop_assert!(cols % block == 0 && (block == 256 || cols % (2 * block) != 0));
-        check(&hadamard::HADAMARD, std::slice::from_ref(&x), &shape, 1e-6, 1e-7);
-        let y = run(cpu(), &hadamard::HADAMARD, std::slice::from_ref(&x), &shape).swap_remove(0);
-        for (x, y) in x.chunks(block).zip(y.chunks(block)) {
-            for (i, y) in y.iter().enumerate() {
-                let signed = |(j, x): (usize, &u32)| f64::from(f32::from_bits(*x)) * f64::from(1 - 2 * ((i & j).count_ones() as i8 % 2));
-                let want = x.iter().enumerate().map(signed).sum::<f64>() / (block as f64).sqrt();
-                prop_assert!((f64::from(f32::from_bits(*y)) - want).abs() < 2e-6, "{} for {}", f32::from_bits(*y), want);
-            }
-        }
-        let back = run(cpu(), &hadamard::HADAMARD, &[y], &shape).swap_remove(0);
-        close("back", &back, &x, 0.0, 2e-6);
     }
 
     #[test]

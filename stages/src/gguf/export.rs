@@ -128,9 +128,6 @@ fn exportable(c: &ModelConfig) -> Result<(), StageError> {
     if !c.sub_norm {
         return refuse("llama.cpp's `bitnet` architecture needs SubLN before `o` and `down`", "train with `sub_norm: true`");
     }
-    if c.hadamard {
-        return refuse("llama.cpp's `bitnet` architecture has no Hadamard transform before `o` and `down`", "train with `hadamard: false`");
-    }
     if !c.tied {
         return refuse("llama.cpp's `bitnet` architecture ties the head to the embedding", "train with `tied: true`");
     }

@@ -80,7 +80,6 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
         sub_norm: architecture != "llama",
         tied: !file.tensors.iter().any(|t| t.name == "output.weight"),
         a4: A4::default(),
-        hadamard: false,
     })
 }
 

@@ -118,7 +118,7 @@ impl Graph {
         }
     }
 
-    /// Gradient before Hadamard transform and SubLN where the model has them, given the one after them.
+    /// Gradient before an optional SubLN, given the one after it.
     #[allow(clippy::too_many_arguments)]
     fn sub_norm_grad(
         &mut self,
@@ -130,9 +130,6 @@ impl Graph {
         rows: usize,
         g: &Gradients,
     ) -> BufferId {
-        if self.config.hadamard {
-            self.hadamard(list, dy, rows);
-        }
         let Some(rstd) = rstd else { return dy };
         let n = self.program.words(x);
         let dx = self.program.transient("d.sub_norm", n);

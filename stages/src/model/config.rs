@@ -1,6 +1,5 @@
 //! The shape of a model: one declaration from which the program, the checkpoint layout and every size derive.
 
-use flow_shaders::kernels::hyper;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,15 +25,15 @@ pub enum Weights {
     Threshold,
 }
 
-/// What the step of a token's 4-bit activations is.
+/// What goes to 4 bits with the flip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum A4 {
-    /// A seventh of the largest value.
+    /// What every linear of the blocks takes.
     #[default]
-    Absmax,
-    /// That, 0.9 or 0.8 of it: whichever has the least squared error.
-    Fit,
+    All,
+    /// What enters attention and MLP; `o` and `down` take 8 bits, as in BitNet a4.8 (arXiv 2411.04965).
+    Hybrid,
 }
 
 /// Shape and numerics of a decoder.
@@ -69,12 +68,9 @@ pub struct ModelConfig {
     pub sub_norm: bool,
     /// Head shares the embedding.
     pub tied: bool,
-    /// Steps of 4-bit activations.
+    /// What goes to 4 bits with the flip.
     #[serde(default, skip_serializing_if = "crate::is_default")]
     pub a4: A4,
-    /// Hadamard transform of what `o` and `down` take, by blocks of 256 at most.
-    #[serde(default, skip_serializing_if = "crate::is_default")]
-    pub hadamard: bool,
 }
 
 /// What a tensor is, which decides how it is trained, decayed and stored.
@@ -173,8 +169,7 @@ impl Preset {
             weights: if self == Preset::PocTeacher { Weights::Float } else { Weights::Absmean },
             sub_norm: self != Preset::PocTeacher,
             tied: true,
-            a4: A4::Absmax,
-            hadamard: false,
+            a4: A4::All,
         }
     }
 }
@@ -216,11 +211,6 @@ impl ModelConfig {
             add("head".into(), &[self.vocab, self.dim], Role::Head);
         }
         all
-    }
-
-    /// Says how activations become codes of `bits` bits.
-    pub(crate) fn quantiser(&self, bits: u32, h: &mut [f32]) {
-        (h[hyper::QMAX], h[hyper::FIT]) = if bits == 4 { (7.0, f32::from(u8::from(self.a4 == A4::Fit))) } else { (127.0, 0.0) };
     }
 
     /// Number of parameters.

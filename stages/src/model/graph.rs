@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use flow_shaders::device::{DeviceError, Session};
 use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
-    act_quant, attention, elementwise, embed, gated, gemm, hadamard, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
+    act_quant, attention, elementwise, embed, gated, gemm, hyper, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
 };
 use flow_shaders::program::{BufferId, ListId, Program};
 
-use super::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights};
 use super::storage::{Keep, Kept};
+use super::trainer::qmax;
 
 /// Where a tensor lives in a program.
 #[derive(Clone, Debug)]
@@ -122,6 +124,8 @@ pub struct Graph {
     pub tensors: Vec<Tensor>,
     /// Scalars that change from step to step.
     pub hyper: BufferId,
+    /// Those that quantise what `o` and `down` take: `hyper`, or scalars that stay at 8 bits.
+    inner: BufferId,
     /// RoPE angles `[positions, head_dim]`.
     pub rope: BufferId,
     /// Positions in the RoPE table.
@@ -153,8 +157,9 @@ impl Graph {
         }
         let index = tensors.iter().enumerate().map(|(i, t)| (t.spec.name.clone(), i)).collect();
         let hyper = program.persistent("hyper", hyper::LEN);
+        let inner = if config.a4 == A4::Hybrid { program.persistent("hyper.inner", hyper::LEN) } else { hyper };
         let rope = program.persistent("rope", positions * config.head_dim);
-        Self { program, config, tensors, hyper, rope, positions, decoding: false, index }
+        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, index }
     }
 
     /// Index of a tensor of the config.
@@ -185,6 +190,16 @@ impl Graph {
             table.extend((0..half).map(|i| libm::sin(angle(i)) as f32));
         }
         table
+    }
+
+    /// Writes what never changes: angles, and the scalars of 8 bits that stay.
+    pub(crate) fn write_constants(&self, session: &mut Session) -> Result<(), DeviceError> {
+        if self.inner != self.hyper {
+            let mut h = vec![0f32; hyper::LEN];
+            h[hyper::QMAX] = qmax(8);
+            session.write_f32(self.inner, &h)?;
+        }
+        session.write_f32(self.rope, &self.rope_table())
     }
 
     /// Declares the inputs of a batch.
@@ -249,7 +264,7 @@ impl Graph {
         (words as u32, self.program.transient("act.q", rows * words), self.program.transient("act.scales", 2 * rows))
     }
 
-    /// Quantises the input of ternary linears; full-precision ones take it as it is.
+    /// Quantises what `o` or `down` takes; full-precision ones take it as it is.
     fn act(&mut self, list: ListId, values: BufferId, rows: usize) -> Act {
         if self.config.weights == Weights::Float {
             return Act::Values(values);
@@ -257,19 +272,19 @@ impl Graph {
         let cols = self.program.words(values) / rows;
         let (words, q, scales) = self.codes_of(rows, cols);
         let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words, mode: 0, clip: 0.0 };
-        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.hyper, q, scales], &shape);
+        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.inner, q, scales], &shape);
         Act::Codes { q, scales }
     }
 
-    /// The normed input of linears, and rstd.
-    fn normed(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, BufferId) {
+    /// The normed input of linears, quantised by `scalars`, and rstd.
+    fn normed(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize, scalars: BufferId) -> (Act, BufferId) {
         if self.config.weights == Weights::Float {
             let (y, rstd) = self.norm(list, x, weight, rows);
             return (Act::Values(y), rstd);
         }
         let cols = self.program.words(x) / rows;
         let (shape, q, scales, rstd) = self.fused(rows, cols, weight);
-        self.program.push(list, &norm_quant::NORM_QUANT, &[x, self.values(weight), self.hyper, q, scales, rstd], &shape);
+        self.program.push(list, &norm_quant::NORM_QUANT, &[x, self.values(weight), scalars, q, scales, rstd], &shape);
         (Act::Codes { q, scales }, rstd)
     }
 
@@ -286,10 +301,10 @@ impl Graph {
         let weight = format!("layers.{l}.mlp_sub_norm");
         let n = self.program.words(gate);
         let act = self.program.transient(format!("layers.{l}.act"), n);
-        if self.config.sub_norm && self.config.weights != Weights::Float && !self.config.hadamard {
+        if self.config.sub_norm && self.config.weights != Weights::Float {
             let (shape, q, scales, rstd) = self.fused(rows, n / rows, &weight);
             let g = self.values(&weight);
-            self.program.push(list, &norm_quant::GATED_NORM_QUANT, &[gate, up, g, self.hyper, act, q, scales, rstd], &shape);
+            self.program.push(list, &norm_quant::GATED_NORM_QUANT, &[gate, up, g, self.inner, act, q, scales, rstd], &shape);
             return (act, Some(rstd), Act::Codes { q, scales });
         }
         let shape = gated::Shape { n: n as u32, act: u32::from(self.config.activation == Activation::Relu2) };
@@ -319,22 +334,11 @@ impl Graph {
 
     /// The residual stream after a linear: `x + act·Wᵀ` in a buffer of its own (the backward pass reads `x`).
     fn residual(&mut self, list: ListId, x: BufferId, act: Act, weight: &str, rows: usize) -> BufferId {
-        let y = self.copy(list, x, &format!("{weight}.residual"));
+        let n = self.program.words(x);
+        let y = self.program.transient(format!("{weight}.residual"), n);
+        self.program.push(list, &elementwise::COPY, &[x, y], &elementwise::Shape { n: n as u32 });
         self.linear(list, act, weight, rows, y, true);
         y
-    }
-
-    fn copy(&mut self, list: ListId, x: BufferId, name: &str) -> BufferId {
-        let n = self.program.words(x);
-        let y = self.program.transient(name, n);
-        self.program.push(list, &elementwise::COPY, &[x, y], &elementwise::Shape { n: n as u32 });
-        y
-    }
-
-    /// In place; its own inverse and gradient.
-    pub(crate) fn hadamard(&mut self, list: ListId, x: BufferId, rows: usize) {
-        let shape = hadamard::Shape::new(rows, self.program.words(x) / rows);
-        self.program.push(list, &hadamard::HADAMARD, &[x], &shape);
     }
 
     pub(crate) fn rotate(&mut self, list: ListId, x: BufferId, pos: BufferId, rows: usize, heads: usize, inverse: bool) {
@@ -366,7 +370,7 @@ impl Graph {
     pub(crate) fn block_tape(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> BlockTape {
         let (rows, c) = (batch.rows(), self.config.clone());
         let name = |part: &str| format!("layers.{l}.{part}");
-        let (h_attn, rstd_attn) = self.normed(list, x_in, &name("attn_norm"), rows);
+        let (h_attn, rstd_attn) = self.normed(list, x_in, &name("attn_norm"), rows, self.hyper);
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let [q, k, v] = [("q", qw), ("k", kw), ("v", kw)].map(|(n, w)| {
             let y = self.program.transient(name(n) + ".out", rows * w);
@@ -393,7 +397,7 @@ impl Graph {
         let (o_in, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
         let x_mid = self.residual(list, x_in, o_in, &name("o"), rows);
 
-        let (h_mlp, rstd_mlp) = self.normed(list, x_mid, &name("mlp_norm"), rows);
+        let (h_mlp, rstd_mlp) = self.normed(list, x_mid, &name("mlp_norm"), rows, self.hyper);
         let [gate, up] = ["gate", "up"].map(|n| {
             let y = self.program.transient(name(n) + ".out", rows * c.mlp);
             self.linear(list, h_mlp, &name(n), rows, y, false);
@@ -403,22 +407,12 @@ impl Graph {
         BlockTape { x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in }
     }
 
-    /// What `o` or `down` takes after SubLN and Hadamard transform where the model has them, and the norm's rstd.
+    /// What a linear takes after SubLN where the model has it, and its rstd.
     fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, Option<BufferId>) {
-        if self.config.hadamard {
-            let (y, rstd) = if self.config.sub_norm {
-                let (y, rstd) = self.norm(list, x, weight, rows);
-                (y, Some(rstd))
-            } else {
-                (self.copy(list, x, weight), None)
-            };
-            self.hadamard(list, y, rows);
-            return (self.act(list, y, rows), rstd);
-        }
         if !self.config.sub_norm {
             return (self.act(list, x, rows), None);
         }
-        let (input, rstd) = self.normed(list, x, weight, rows);
+        let (input, rstd) = self.normed(list, x, weight, rows, self.inner);
         (input, Some(rstd))
     }
 

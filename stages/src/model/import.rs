@@ -98,7 +98,6 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
         // Both families default to an untied head when the field is absent.
         tied: json["tie_word_embeddings"].as_bool().unwrap_or(false),
         a4: A4::default(),
-        hadamard: false,
     };
     match config.problem() {
         Some((field, message)) => Err(fail(format!("{field}: {message}"))),

@@ -10,6 +10,7 @@ use flow_shaders::program::{BufferId, ListId, Program};
 use super::config::{ModelConfig, Weights};
 use super::graph::{Batch, Graph, Hold};
 use super::tensors::Source;
+use super::trainer::qmax;
 
 /// What a session must be able to do.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +114,7 @@ impl Inference {
     }
 
     fn ready(mut session: Session, graph: Graph, score: Option<Score>, decode: Option<Decode>, uses: Uses) -> Result<Self, DeviceError> {
-        session.write_f32(graph.rope, &graph.rope_table())?;
+        graph.write_constants(&mut session)?;
         if let Some(s) = &score {
             let pos: Vec<u32> = (0..s.batch.rows()).map(|r| (r % s.batch.q_len) as u32).collect();
             session.write(s.batch.pos, &pos)?;
@@ -152,7 +153,7 @@ impl Inference {
     /// Activation bits of ternary linears (8 or 4). What is scored, drawn or compared here is at temperature 1.
     pub fn set_bits(&mut self, bits: u32) -> Result<(), DeviceError> {
         let mut h = vec![0f32; hyper::LEN];
-        self.config.quantiser(bits, &mut h);
+        h[hyper::QMAX] = qmax(bits);
         h[hyper::INV_TAU] = 1.0;
         self.session.write_f32(self.hyper, &h)
     }

@@ -74,7 +74,7 @@ pub struct Hyper {
 }
 
 impl Hyper {
-    fn words(&self, config: &ModelConfig, loss_scale: f32) -> Vec<f32> {
+    fn words(&self, loss_scale: f32) -> Vec<f32> {
         let power = |b: f32| (0..self.step).fold(1.0f64, |p, _| p * f64::from(b));
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::LR] = self.lr;
@@ -84,12 +84,17 @@ impl Hyper {
         h[hyper::BIAS2] = (1.0 - power(self.betas.1)) as f32;
         h[hyper::CLIP] = self.clip;
         h[hyper::INV_TAU] = 1.0 / self.tau;
-        config.quantiser(self.bits, &mut h);
+        h[hyper::QMAX] = qmax(self.bits);
         h[hyper::INV_LOSS_SCALE] = 1.0 / loss_scale;
         h[hyper::MUON_LR] = self.muon_lr;
         (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
         h
     }
+}
+
+/// Largest activation code: ±127 at 8 bits, ±7 at 4.
+pub fn qmax(bits: u32) -> f32 {
+    if bits == 4 { 7.0 } else { 127.0 }
 }
 
 /// What one step did.
@@ -164,7 +169,7 @@ impl Trainer {
         let (graph, parts) = build(config, shape, optimizer);
         let Parts { batch, io, lists, gradients, states, program } = parts;
         let mut session = device.load(program)?;
-        session.write_f32(graph.rope, &graph.rope_table())?;
+        graph.write_constants(&mut session)?;
         let pos: Vec<u32> = (0..batch.rows()).map(|r| (r % shape.seq) as u32).collect();
         session.write(batch.pos, &pos)?;
         let loss_scale = (shape.storage == Storage::Float16).then(LossScale::default);
@@ -293,7 +298,7 @@ impl Trainer {
     /// One optimizer step over micro-batches whose weights already sum to one.
     pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
         let scale = self.loss_scale();
-        self.session.write_f32(self.graph.hyper, &hyper.words(&self.graph.config, scale))?;
+        self.session.write_f32(self.graph.hyper, &hyper.words(scale))?;
         for (i, micro) in micros.iter().enumerate() {
             self.feed(micro)?;
             // After the write: a step of one micro-batch is then a single submission.
@@ -329,7 +334,7 @@ impl Trainer {
         let (quantise, evaluate) = self.lists.evaluate.expect("a shape that evaluates");
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::INV_TAU] = 1.0 / tau;
-        self.graph.config.quantiser(bits, &mut h);
+        h[hyper::QMAX] = qmax(bits);
         self.session.write_f32(self.graph.hyper, &h)?;
         self.session.run(quantise)?;
         self.feed(micro)?;

@@ -40,7 +40,7 @@ pub struct Recipe {
     /// Newton–Schulz steps of Muon.
     pub ns_steps: usize,
     /// Coefficients of each step are the best ones for singular values from this share of the largest one on ("The Polar
-    /// Express", arXiv 2505.16932): three such steps do what five do; null: the one quintic (3.4445, −4.7750, 2.0315).
+    /// Express", arXiv 2505.16932): two or three such steps do what five do; null: the one quintic (3.4445, −4.7750, 2.0315).
     pub ns_low: Option<f32>,
     /// Schedule of both learning rates.
     pub schedule: Schedule,
@@ -63,9 +63,6 @@ pub struct Recipe {
     pub batch: usize,
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
-    /// Share of the budget, at its beginning, in which a step takes one micro-batch instead of `accumulate`.
-    #[serde(skip_serializing_if = "crate::is_default")]
-    pub ramp: f32,
     /// AdamW's moments: `float32`, or `int8` in a quarter of the memory.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub moments: Moments,
@@ -99,8 +96,8 @@ impl Default for Recipe {
             lr: None,
             lr_min: 0.05,
             muon_lr: 0.02,
-            muon_momentum: 0.95,
-            ns_steps: 3,
+            muon_momentum: 0.9,
+            ns_steps: 2,
             ns_low: Some(0.02),
             schedule: Schedule::Linear,
             cooldown: 1.0,
@@ -112,7 +109,6 @@ impl Default for Recipe {
             clip: 1.0,
             batch: 8,
             accumulate: 1,
-            ramp: 0.0,
             moments: Moments::default(),
             storage: Storage::default(),
             recompute: false,
@@ -132,7 +128,7 @@ impl Recipe {
         if let Some((name, v)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return wrong(name, format!("{v} is not above 0"));
         }
-        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup), ("cooldown", self.cooldown), ("ramp", self.ramp)];
+        let shares = [("lr_min", self.lr_min), ("warmup", self.warmup), ("cooldown", self.cooldown)];
         if let Some((name, v)) = shares.iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
             return wrong(name, format!("{v} is not a share between 0 and 1"));
         }
@@ -171,11 +167,6 @@ impl Recipe {
     /// How Muon makes updates orthogonal.
     pub fn newton_schulz(&self) -> NewtonSchulz {
         NewtonSchulz { steps: self.ns_steps, low: self.ns_low }
-    }
-
-    /// Micro-batches of a step after `progress` of the budget.
-    pub fn micro_batches(&self, progress: f64) -> usize {
-        if progress < f64::from(self.ramp) { 1 } else { self.accumulate }
     }
 
     /// Share of the peak rate after `progress` of the budget, and whether weight decay still applies.

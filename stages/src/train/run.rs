@@ -213,9 +213,8 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
     }
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;
     let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).max(4));
-    let accumulate = r.micro_batches(done);
-    let (micros, targets) = loader.step(p.cursor, r.batch, accumulate, &job.weights)?;
-    p.cursor += (r.batch * accumulate) as u64;
+    let (micros, targets) = loader.step(p.cursor, r.batch, r.accumulate, &job.weights)?;
+    p.cursor += (r.batch * r.accumulate) as u64;
     let stats = trainer.step(&micros, &hyper).map_err(device_error)?;
     p.count(&stats, targets);
     if p.overflows_in_a_row == skipped::MAX_OVERFLOWS_IN_A_ROW {

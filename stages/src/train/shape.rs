@@ -25,12 +25,9 @@ pub struct Shape {
     /// RMSNorm before `o` and `down` (SubLN).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub_norm: Option<bool>,
-    /// Steps of 4-bit activations.
+    /// What goes to 4 bits with the flip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub a4: Option<A4>,
-    /// Hadamard transform of what `o` and `down` take, by blocks of 256 at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hadamard: Option<bool>,
 }
 
 impl Shape {
@@ -50,7 +47,6 @@ impl Shape {
         }
         config.sub_norm = self.sub_norm.unwrap_or(config.sub_norm);
         config.a4 = self.a4.unwrap_or(config.a4);
-        config.hadamard = self.hadamard.unwrap_or(config.hadamard);
     }
 
     /// What is wrong with a preset's shape after the change.

@@ -1,8 +1,7 @@
 // Activation quantisation per token. x [rows, cols] -> q [rows, words] (signed bytes, element 4i + j in byte j of
 // word i, zero padded), scales [rows] = (bits of the step, sum of the row's codes).
 //
-//   mode 0 absmax:  step = max(max|x|, 1e-5) / qmax,  q = clamp(round_half_even(x / step), -qmax, qmax);
-//                   where hyper[FIT] is 1 that share of the step (1, 0.9, 0.8) with the least squared error
+//   mode 0 absmax:  step = max(max|x|, 1e-5) / qmax,  q = clamp(round_half_even(x / step), -qmax, qmax)
 //   mode 1 absmean: beta = mean|x|,  q = clamp(round_half_even(sqrt(7) x / (beta + 1e-5)), -8, 7),  step = beta / sqrt(7)
 //   mode 2 clip:    step = clip / qmax,  q as in mode 0
 //
@@ -18,7 +17,6 @@ struct Params {
 
 const LANES: u32 = 64u;
 const HYPER_QMAX: u32 = 9u;
-const HYPER_FIT: u32 = 14u;
 const SQRT_7: f32 = 2.6457513;
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -48,24 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         for (var c = lane; c < p.cols; c += LANES) {
             largest = max(largest, abs(x[base + c]));
         }
-        let top = max(max_lanes(lane, largest), 1e-5);
-        divisor = divide(top, qmax);
-        if (hyper[HYPER_FIT] == 1.0) {
-            var least = 3.4e38;
-            for (var i = 0u; i < 3u; i++) {
-                let candidate = divide((1.0 - 0.1 * f32(i)) * top, qmax);
-                var error = 0.0;
-                for (var c = lane; c < p.cols; c += LANES) {
-                    let off = x[base + c] - candidate * clamp(round(divide(x[base + c], candidate)), -qmax, qmax);
-                    error += off * off;
-                }
-                error = sum_lanes(lane, error);
-                if (error < least) {
-                    least = error;
-                    divisor = candidate;
-                }
-            }
-        }
+        divisor = divide(max(max_lanes(lane, largest), 1e-5), qmax);
         step = divisor;
     } else if (p.mode == 1u) {
         var total = 0.0;

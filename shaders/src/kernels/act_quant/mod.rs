@@ -1,7 +1,6 @@
 //! Activation quantisation, per token, to signed bytes packed four to a u32 (element `4 i + j` in byte `j`, zero padded).
 //!
-//! mode 0 absmax: `step = c·max(max|x|, 1e-5) / qmax`, `q = clamp(round_half_even(x / step), −qmax, qmax)` with `c = 1`, or where
-//! `hyper[FIT]` is 1 that of [`FITS`] with the least `Σ (x − step·q)²`, the first of equals;
+//! mode 0 absmax: `step = max(max|x|, 1e-5) / qmax`, `q = round_half_even(x / step)`, `|q| ≤ qmax`;
 //! mode 1 absmean (BitNet a4.8, arXiv 2411.04965): `β = mean|x|`, `q = clamp(round_half_even(√7·x / (β + 1e-5)), −8, 7)`, `step = β/√7`;
 //! mode 2 clip: `step = clip / qmax`, `q = clamp(round_half_even(x / step), −qmax, qmax)`.
 //! `qmax` is `hyper[QMAX]` (127 for A8, 7 for A4), so that the flip is a changed number, not a changed program.
@@ -11,9 +10,6 @@ pub(crate) mod cpu;
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::{Kernel, grid_1d, read, write};
-
-/// Shares of a row's largest value that may get the largest code where the step is fitted.
-pub const FITS: [f32; 3] = [1.0, 0.9, 0.8];
 
 /// Words of a packed row.
 pub const fn packed_words(cols: usize) -> usize {
@@ -49,7 +45,7 @@ pub struct Shape {
 /// Bindings: `x`, `hyper`, `q`, `scales` ([`RowScale`]). One workgroup per row.
 pub static ACT_QUANT: Kernel = Kernel {
     name: "act_quant",
-    revision: 2,
+    revision: 1,
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("hyper"), write("q"), write("scales")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),

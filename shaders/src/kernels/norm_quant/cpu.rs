@@ -16,35 +16,30 @@ struct Out<'a> {
     rstd: &'a mut f32,
 }
 
-/// Largest code, and whether the step is fitted.
-fn range(hyper: &[f32]) -> (f32, f32) {
-    (hyper[hyper::QMAX], hyper[hyper::FIT])
-}
-
 /// Norms and quantises `x`.
-fn row(s: &Shape, (qmax, fit): (f32, f32), x: &[f32], g: &[f32], out: Out<'_>) {
+fn row(s: &Shape, qmax: f32, x: &[f32], g: &[f32], out: Out<'_>) {
     scratch::with(x.len(), |normed| {
         *out.rstd = rmsnorm::forward_row(x, g, s.eps, normed);
-        *out.scale = act_quant::row(normed, 0, qmax, fit, bytemuck::cast_slice_mut(out.q));
+        *out.scale = act_quant::row(normed, 0, qmax, 0.0, bytemuck::cast_slice_mut(out.q));
     });
 }
 
 pub(crate) fn norm_quant(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [x, g, hyper, q, scales, rstd] = bufs.take();
-    let (g, range) = (g.f32(), range(hyper.f32()));
+    let (g, qmax) = (g.f32(), hyper.f32()[hyper::QMAX]);
     let rows = x.f32().par_chunks_exact(s.cols as usize).zip(outs(&s, q.u32_mut(), scales.u32_mut(), rstd.f32_mut()));
-    rows.for_each(|(x, out)| row(&s, range, x, g, out));
+    rows.for_each(|(x, out)| row(&s, qmax, x, g, out));
 }
 
 pub(crate) fn gated_norm_quant(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [gate, up, g, hyper, y, q, scales, rstd] = bufs.take();
-    let (g, range, cols) = (g.f32(), range(hyper.f32()), s.cols as usize);
+    let (g, qmax, cols) = (g.f32(), hyper.f32()[hyper::QMAX], s.cols as usize);
     let ins = gate.f32().par_chunks_exact(cols).zip(up.f32().par_chunks_exact(cols)).zip(y.f32_mut().par_chunks_exact_mut(cols));
     ins.zip(outs(&s, q.u32_mut(), scales.u32_mut(), rstd.f32_mut())).for_each(|(((gate, up), y), out)| {
         activate(s.act, gate, up, y);
-        row(&s, range, y, g, out);
+        row(&s, qmax, y, g, out);
     });
 }
 

@@ -1,7 +1,7 @@
 //! RMSNorm and activation quantisation in one pass over a row, with and without the gated activation before them: what
 //! stands between two ternary products. The normed values are never stored.
 //!
-//! The same numbers, bit for bit on the CPU, as `gated`, `rmsnorm` and `act_quant` (mode 0) one after the other.
+//! The same numbers, bit for bit on the CPU, as `gated`, `rmsnorm` and `act_quant` (absmax) one after the other.
 
 mod cpu;
 
@@ -29,7 +29,7 @@ pub struct Shape {
 /// Bindings: `x`, `g`, `hyper`, `q`, `scales`, `rstd`. One workgroup per row.
 pub static NORM_QUANT: Kernel = Kernel {
     name: "norm_quant",
-    revision: 2,
+    revision: 1,
     wgsl: &[include_str!("norm.wgsl"), include_str!("quantise.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("g"), read("hyper"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
@@ -40,7 +40,7 @@ pub static NORM_QUANT: Kernel = Kernel {
 /// Bindings: `gate`, `up`, `g`, `hyper`, `y` (the gated activation), `q`, `scales`, `rstd`. One workgroup per row.
 pub static GATED_NORM_QUANT: Kernel = Kernel {
     name: "gated_norm_quant",
-    revision: 2,
+    revision: 1,
     wgsl: &[
         include_str!("gated.wgsl"),
         include_str!("../gated/activate.wgsl"),

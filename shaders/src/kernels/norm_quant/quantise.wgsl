@@ -4,7 +4,6 @@
 //
 //   r = 1 / sqrt(mean_c v[c]^2 + eps),  n[c] = v[c] r g[c]
 //   step = max(max|n|, 1e-5) / qmax,  q = clamp(round_half_even(n / step), -qmax, qmax)
-//   where hyper[FIT] is 1: that share of the step (1, 0.9, 0.8) with the least squared error
 //
 // q [rows, words]: signed bytes, element 4 i + j in byte j of word i, zero padded. scales [rows] = (bits of step, sum of q).
 
@@ -20,7 +19,6 @@ struct Params {
 
 const LANES: u32 = 64u;
 const HYPER_QMAX: u32 = 9u;
-const HYPER_FIT: u32 = 14u;
 
 // Integer addition has no rounding: any order gives the same sum.
 var<workgroup> row_sum: atomic<i32>;
@@ -48,27 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         }
     }
     let qmax = hyper[HYPER_QMAX];
-    let top = max(max_lanes(lane, largest), 1e-5);
-    var step = divide(top, qmax);
-    if (hyper[HYPER_FIT] == 1.0) {
-        var least = 3.4e38;
-        for (var s = 0u; s < 3u; s++) {
-            let candidate = divide((1.0 - 0.1 * f32(s)) * top, qmax);
-            var error = 0.0;
-            for (var i = lane; i < p.words; i += LANES) {
-                for (var c = 4u * i; c < min(4u * i + 4u, p.cols); c++) {
-                    let n = value(base + c) * r * g[c];
-                    let off = n - candidate * clamp(round(divide(n, candidate)), -qmax, qmax);
-                    error += off * off;
-                }
-            }
-            error = sum_lanes(lane, error);
-            if (error < least) {
-                least = error;
-                step = candidate;
-            }
-        }
-    }
+    let step = divide(max(max_lanes(lane, largest), 1e-5), qmax);
 
     var total = 0;
     for (var i = lane; i < p.words; i += LANES) {
