@@ -14,7 +14,8 @@ use flow_stages::model::trainer::{MicroBatch, TrainShape, Trainer};
 /// Losses of random text, with `o` and `down` as drawn or zero.
 fn losses(device: &Device, a4: A4, sub_norm: bool, bits: u32, inner: f32) -> Vec<u32> {
     let shape = Preset::Poc.config();
-    let config = ModelConfig { vocab: 90, dim: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, mlp: 112, seq: 12, a4, sub_norm, ..shape };
+    let config =
+        ModelConfig { vocab: 90, dim: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, mlp: 112, seq: 12, a4, sub_norm, ..shape };
     let shape = TrainShape {
         batch: 2,
         seq: config.seq,

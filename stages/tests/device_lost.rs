@@ -68,6 +68,7 @@ fn a_training_goes_on_after_its_device_was_lost() {
         tau: 1.3,
         budget_tokens: 200,
         flip_fraction: Some(0.5),
+        start: None,
         validation: None,
     };
     let run = |name: &str, lost_at: Option<usize>| -> (Result<Trained, StageError>, Vec<String>) {

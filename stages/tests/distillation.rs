@@ -359,6 +359,7 @@ fn job(recipe: &Recipe, budget_tokens: u64) -> Job<'_> {
         tau: 1.3,
         budget_tokens,
         flip_fraction: Some(0.5),
+        start: None,
         validation: None,
     }
 }

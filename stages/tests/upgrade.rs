@@ -56,6 +56,7 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
         tau: 1.3,
         budget_tokens: 400,
         flip_fraction: Some(0.5),
+        start: None,
         validation: None,
     };
     let device = open("cpu", 2).map_err(|e| StageError::new(e.to_string()))?;

@@ -6,6 +6,7 @@ pub mod recipe;
 mod run;
 pub mod shape;
 pub mod skipped;
+pub mod start;
 pub mod state;
 pub mod student;
 pub mod teacher;

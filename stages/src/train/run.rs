@@ -8,6 +8,7 @@ use flow_shaders::device::{Device, DeviceError};
 use super::loader::Loader;
 use super::recipe::Recipe;
 use super::skipped;
+use super::start::Start;
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
 use super::validation::{Evaluation, Validation};
 use super::windows::LossWeights;
@@ -29,6 +30,8 @@ pub struct Job<'a> {
     pub budget_tokens: u64,
     /// Share of the budget after which activations go to 4 bits.
     pub flip_fraction: Option<f64>,
+    /// What it starts from, where parameters are not drawn.
+    pub start: Option<Start>,
     /// What is evaluated on while training.
     pub validation: Option<Validation>,
 }
@@ -88,7 +91,13 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
             progress = saved;
             ctx.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
         }
-        _ => trainer.load_with(|t| initial_values(&job.config, t, r.seed)).map_err(device_error)?,
+        _ => {
+            let values = |t: &TensorSpec| match &job.start {
+                Some(start) => start.values(&job.config, t, r.seed),
+                None => initial_values(&job.config, t, r.seed),
+            };
+            trainer.load_with(values).map_err(device_error)?;
+        }
     }
     if (r.batch * r.accumulate) as u64 > loader.len() {
         ctx.warn(format!(

@@ -9,6 +9,7 @@ use super::loader::{Loader, Totals};
 use super::recipe::Recipe;
 use super::run::say_storage;
 use super::shape::Shape;
+use super::start::Start;
 use super::validation::{self, Evaluate, Validation};
 use super::windows::LossWeights;
 use super::{Job, train};
@@ -111,6 +112,7 @@ impl Stage for StudentStage {
             InputPort::optional("traces", &["ProjectedTraces"], "Rows over the student's vocabulary."),
             InputPort::optional("text", &["Text"], "In the place of traces: a text to train on by cross-entropy alone."),
             InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer."),
+            InputPort::optional("init", &["Teacher", "Model"], "A model of the same blocks, whose parameters it starts from."),
             InputPort::optional("validation", &["Text"], "Text to evaluate on while training; never trained on."),
         ]
     }
@@ -183,6 +185,7 @@ impl Stage for StudentStage {
             tau: p.tau,
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
+            start: ctx.input_opt("init").map(|dir| Start::read(dir, &config, &tokenizer)).transpose()?,
             validation: Validation::of(ctx, p.eval, &tokenizer, shape)?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;

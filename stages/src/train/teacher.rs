@@ -117,6 +117,7 @@ impl Stage for TeacherStage {
             tau: 1.0,
             budget_tokens: p.tokens,
             flip_fraction: None,
+            start: None,
             validation: Validation::of(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;

@@ -1,0 +1,103 @@
+//! A training that starts from another model.
+
+mod common;
+mod harness;
+
+use std::path::{Path, PathBuf};
+
+use flow_stages::model::checkpoint;
+use flow_stages::model::config::{ModelConfig, Role, TensorSpec};
+use flow_stages::model::tensors::Source as _;
+use flow_stages::tokenizer::Tokenizer;
+use flow_stages::train::initial_values;
+use flow_stages::train::start::Start;
+use flow_stages::train::student::StudentStage;
+use flow_stages::train::teacher::TeacherStage;
+use harness::run;
+use serde_json::json;
+
+fn tokenizer(name: &str) -> PathBuf {
+    common::golden_dir().join("models").join(name)
+}
+
+/// A teacher of one block.
+fn teacher(dir: &Path, text: &Path) -> PathBuf {
+    let params = json!({
+        "layers": 1, "seq": 32, "shape": {"dim": 64, "heads": 2, "kv_heads": 1, "mlp": 128, "sub_norm": true}, "tokens": 600,
+        "recipe": {"lr": 3e-3}
+    });
+    let tokenizer = tokenizer("student-tokenizer-4096.json");
+    run(&TeacherStage, params, &[("text", "Text", text), ("tokenizer", "Tokenizer", &tokenizer)], &dir.join("teacher")).expect("trains")["teacher"]
+        .clone()
+}
+
+#[test]
+fn a_student_begins_as_what_it_starts_from() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = dir.path().join("text");
+    let corpus = std::fs::read_to_string(harness::corpus()).expect("the shipped text");
+    std::fs::write(&text, &corpus[..8_000]).expect("a text");
+    let (teacher, ours) = (teacher(dir.path(), &text), tokenizer("student-tokenizer-4096.json"));
+    let params = |shape| {
+        json!({
+            "preset": "poc", "layers": 1, "seq": 32, "shape": shape, "budget_tokens": 100, "flip_fraction": null,
+            "recipe": {"batch": 4, "lr": 1e-9, "muon_lr": 1e-9}
+        })
+    };
+    let wired = [("text", "Text", text.as_path()), ("tokenizer", "Tokenizer", &ours), ("init", "Teacher", &teacher)];
+    let shape = json!({"dim": 64, "heads": 2, "kv_heads": 1, "mlp": 128});
+    let out = run(&StudentStage, params(shape), &wired, &dir.path().join("student")).expect("trains");
+    let (before, after) = (checkpoint::load(&teacher).expect("reads"), checkpoint::load(&out["student"]).expect("reads"));
+    for t in after.config.tensors() {
+        let (before, after) = (before.tensors.tensor(&t.name), after.tensors.tensor(&t.name));
+        assert!(before.iter().zip(&*after).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs().max(1e-2)), "{}", t.name);
+    }
+    for (shape, words) in [
+        (json!({"dim": 64, "heads": 2, "kv_heads": 1, "mlp": 192}), ["layers.0.mlp_sub_norm", "[128]", "[192]"]),
+        (json!({"dim": 64, "heads": 4, "kv_heads": 2, "mlp": 128}), ["heads", "same `shape`", "init"]),
+    ] {
+        let error = run(&StudentStage, params(shape), &wired, &dir.path().join("refused")).expect_err("must refuse");
+        let error = format!("{} {}", error.message, error.help.unwrap_or_default());
+        words.iter().for_each(|w| assert!(error.contains(w), "{w}: {error}"));
+    }
+}
+
+/// Over another vocabulary, a token begins as the mean of its pieces.
+#[test]
+fn tokens_that_the_model_has_not_begin_as_the_mean_of_their_pieces() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = dir.path().join("text");
+    let corpus = std::fs::read_to_string(harness::corpus()).expect("the shipped text");
+    std::fs::write(&text, &corpus[..8_000]).expect("a text");
+    let teacher = teacher(dir.path(), &text);
+    let model = checkpoint::load(&teacher).expect("reads");
+    let theirs = Tokenizer::load(&tokenizer("student-tokenizer-4096.json")).expect("reads");
+    let ours = Tokenizer::load(&tokenizer("smollm2-tokenizer.json")).expect("reads");
+    let config = ModelConfig { vocab: ours.vocab_size(), ..model.config.clone() };
+    let start = Start::read(&teacher, &config, &ours).expect("fits");
+    let spec = |name: &str| config.tensors().into_iter().find(|t| t.name == name).expect(name);
+    let (embed, table) = (start.values(&config, &spec("embed"), 1), model.tensors.tensor("embed"));
+    let row = |table: &[f32], id: u32| table[id as usize * 64..][..64].to_vec();
+    let mut several = 0;
+    for id in (100..ours.vocab_size() as u32).step_by(997) {
+        let pieces = theirs.encode_bytes(ours.token_bytes(id));
+        let mut want = [0f64; 64];
+        for piece in &pieces {
+            want.iter_mut().zip(row(&table, *piece)).for_each(|(w, x)| *w += f64::from(x) / pieces.len() as f64);
+        }
+        several += usize::from(pieces.len() > 1);
+        assert!(row(&embed, id).iter().zip(want).all(|(a, w)| (f64::from(*a) - w).abs() < 1e-6), "token {id}");
+    }
+    assert!(several > 10, "{several} tokens of several pieces");
+    assert_eq!(row(&embed, ours.bos()), row(&table, theirs.bos()));
+    let linear: TensorSpec = spec("layers.0.q");
+    assert_eq!(linear.role, Role::Linear);
+    assert_eq!(start.values(&config, &linear, 1), model.tensors.tensor("layers.0.q").into_owned());
+    // A special token without a name there is drawn.
+    let only_ours = (0..ours.vocab_size() as u32).find(|id| {
+        ours.is_special(*id) && ![ours.bos(), ours.eos()].contains(id) && ours.name_of(*id).is_some_and(|n| theirs.id_of(&n).is_none())
+    });
+    let drawn = initial_values(&config, &spec("embed"), 1);
+    assert_eq!(only_ours.map(|id| row(&embed, id)), only_ours.map(|id| row(&drawn, id)));
+    assert!(only_ours.is_some());
+}
