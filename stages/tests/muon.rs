@@ -59,22 +59,30 @@ fn matrix(values: &[f32], cols: usize) -> Matrix {
 }
 
 /// Weights after each of the gradients.
-fn on_device(device: &Device, (rows, cols): (usize, usize), w: &[f32], grads: &[Vec<f32>]) -> Vec<Vec<f32>> {
+fn on_device(device: &Device, size: (usize, usize), w: &[f32], grads: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let plain: Vec<(Vec<f32>, f32, bool)> = grads.iter().map(|g| (g.clone(), 0.0, false)).collect();
+    with_decay(device, size, w, &plain)
+}
+
+/// As [`on_device`], each gradient with a weight decay, and whether the step is skipped.
+fn with_decay(device: &Device, (rows, cols): (usize, usize), w: &[f32], steps: &[(Vec<f32>, f32, bool)]) -> Vec<Vec<f32>> {
     let mut g = Graph::new(ModelConfig { layers: 1, vocab: 2, ..Preset::PocTeacher.config() }, 1, Hold::Packed);
     let list = g.program.list("muon");
     let [grad, weights, momentum, clip] =
         [("g", rows * cols), ("w", rows * cols), ("momentum", rows * cols), ("clip", 4)].map(|(name, n)| g.program.persistent(name, n));
     g.muon(list, grad, weights, momentum, clip, (rows, cols), NewtonSchulz { steps: 3, low: Some(1e-3) });
+    let scalars = g.hyper;
     let mut s = device.load(g.program).expect("fits");
     let mut h = [0f32; hyper::LEN];
     (h[hyper::MUON_LR], h[hyper::MUON_MOMENTUM]) = (LR as f32, MOMENTUM as f32);
-    s.write_f32(g.hyper, &h).expect("writes");
-    s.write_f32(clip, &[1.0, 1.0, 0.0, 0.0]).expect("writes");
     s.write_f32(weights, w).expect("writes");
     s.write_f32(momentum, &vec![0.0; rows * cols]).expect("writes");
     let mut after = Vec::new();
-    for g in grads {
-        s.write_f32(grad, g).expect("writes");
+    for (gradient, decay, skip) in steps {
+        h[hyper::MUON_DECAY] = *decay;
+        s.write_f32(scalars, &h).expect("writes");
+        s.write_f32(clip, &[1.0, 1.0, f32::from(u8::from(*skip)), 0.0]).expect("writes");
+        s.write_f32(grad, gradient).expect("writes");
         s.run(list).expect("runs");
         after.push(s.read_f32(weights).expect("reads"));
     }
@@ -98,6 +106,26 @@ fn updates_are_those_of_float64_whatever_the_size_of_the_gradient() {
                 let far = matrix(got, cols).iter().flatten().zip(want.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 assert!(far < 2e-5 * rate / LR, "{} {rows} × {cols} of {scale}: {far}", device.name());
             }
+        }
+    }
+}
+
+/// Decay shrinks the weights before the update; a skipped step, whose gradient is not finite, changes neither weights nor momentum.
+#[test]
+fn decay_shrinks_and_a_skipped_step_is_none() {
+    for device in common::devices() {
+        let mut rng = Rng::new(11, "decay");
+        let mut random = |s: f32| -> Vec<f32> { (0..20 * 36).map(|_| s * rng.normal()).collect() };
+        let (w, first, second) = (random(0.05), random(1.0), random(1.0));
+        let nothing = vec![f32::NAN; w.len()];
+        let plain = on_device(&device, (20, 36), &w, &[first.clone(), second.clone()]);
+        let skipped = with_decay(&device, (20, 36), &w, &[(first.clone(), 0.0, false), (nothing, 0.5, true), (second.clone(), 0.0, false)]);
+        assert_eq!(skipped[0], skipped[1], "{}", device.name());
+        assert_eq!((&skipped[0], &skipped[2]), (&plain[0], &plain[1]), "{}", device.name());
+        let decayed = with_decay(&device, (20, 36), &w, &[(first, 0.5, false), (second, 0.0, false)]);
+        let shrunk = 1.0 - LR as f32 * 0.5;
+        for ((plain, decayed), w) in plain[0].iter().zip(&decayed[0]).zip(&w) {
+            assert!((decayed - (plain - w + shrunk * w)).abs() < 1e-6, "{}: {plain} {decayed} {w}", device.name());
         }
     }
 }

@@ -172,6 +172,8 @@ fn the_page_holds_everything_and_nothing_from_outside() {
             ("teacher", "TrainLog", teacher_log),
             ("student", "TrainLog", log(0.9)),
             ("eval", "EvalReport", eval(6.0)),
+            ("twin_bits", "TextReport", json!({"bits_per_byte": 1.98, "weights": "float", "activation_bits": 8})),
+            ("ce_only_bits", "TextReport", json!({"bits_per_byte": 1.95, "weights": "absmean", "activation_bits": 4})),
             ("gate", "Verdict", verdict),
             ("dryrun", "DryRun", dry),
             ("dryrun7b", "DryRun", planned),
@@ -193,6 +195,10 @@ fn the_page_holds_everything_and_nothing_from_outside() {
         "2 min 13 s",
         "poc-teacher",
         "locked baseline",
+        "twin_bits (full precision)",
+        "ce_only_bits (absmean, A4)",
+        "student over twin_bits</td><td class=\"num\">-3.79 %",
+        "student over ce_only_bits</td><td class=\"num\">-2.31 %",
         "run 20260131T235959.123Z-4711",
     ] {
         assert!(page.to_lowercase().contains(&wanted.to_lowercase()), "{wanted}");

@@ -173,3 +173,25 @@ fn check_lock(locked: Option<&(&std::path::Path, Value)>, digests: &[(&str, Stri
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_baseline_that_was_locked_with_the_first_prompts_keeps_them() {
+        let all: Vec<Prompt> =
+            (0..9).map(|i| serde_json::from_value(json!({"id": i, "kind": "prose", "prompt": format!("p{i}")})).unwrap()).collect();
+        let p = BaselineParams { max_prompts: Some(3), ..BaselineParams::default() };
+        let names = |prompts: &[Prompt]| prompts.iter().map(|p| p.prompt.clone()).collect::<Vec<_>>();
+        let spread = names(&chosen(all.clone(), &p, None));
+        assert!(spread.len() == 3 && spread != ["p0", "p1", "p2"], "{spread:?}");
+        let path = std::path::Path::new("baseline.json");
+        let early = json!({"prompts_digest": prompts_digest(&all[..3])});
+        assert_eq!(names(&chosen(all.clone(), &p, Some(&(path, early)))), ["p0", "p1", "p2"]);
+        let late = json!({"prompts_digest": "of others"});
+        assert_eq!(names(&chosen(all, &p, Some(&(path, late)))), spread);
+    }
+}
