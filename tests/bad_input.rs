@@ -53,12 +53,20 @@ fn edited(from: &str, to: &str) -> String {
 
 #[test]
 fn pipelines_that_cannot_be_right() {
-    let cases: [(&str, String, &[&str]); 20] = [
+    let cases: [(&str, String, &[&str]); 21] = [
         ("syntax", edited("stages:", "stages: ["), &["not valid YAML", "p.yaml:"]),
         (
             "nothing to learn from",
             edited("in: { traces: projected, tokenizer: tokenizer }", "in: { tokenizer: tokenizer }"),
             &["neither `traces` nor `text` is wired", "p.yaml:9", "`kd.project`"],
+        ),
+        (
+            "nothing to learn from, twice",
+            edited(
+                "student: { use: train.bitnet, in: { traces: projected, tokenizer: tokenizer }, with: { tau: 1.5 }",
+                "student: { use: train.bitnet, matrix: { tau: [1, 2] }, in: { tokenizer: tokenizer }, with: { tau: \"${tau}\" }",
+            ),
+            &["× stage `student[tau=1]`: neither `traces` nor `text` is wired", "p.yaml:9"],
         ),
         (
             "two to learn from",

@@ -149,7 +149,9 @@ impl<'a> Linker<'a> {
     }
 
     fn stage(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>, raw: Value) -> Option<PlannedStage> {
+        let before = self.problems.len();
         let inputs = self.wires(decl, kind);
+        let wired_well = self.problems.len() == before;
         let after = decl.after.iter().flat_map(|r| self.outputs(&decl.document, r)).map(|(id, _)| id).collect();
         let mut requires = Vec::new();
         for reference in &decl.requires {
@@ -175,7 +177,7 @@ impl<'a> Linker<'a> {
         };
         let there = |references: &[PortRef]| references.iter().any(|r| !self.left_out(r));
         let wired: Vec<&str> = decl.inputs.iter().filter(|(_, references, _)| there(references)).map(|(port, ..)| port.as_str()).collect();
-        if let Err(e) = kind.wiring(&params.canonical, &wired) {
+        if let Some(e) = kind.wiring(&params.canonical, &wired).err().filter(|_| wired_well) {
             self.problems.push(decl.document.at_key(&decl.at, format!("stage `{}`: {e}", decl.name)).maybe_help(e.help));
         }
         Some(PlannedStage {
@@ -439,12 +441,24 @@ impl<'a> Linker<'a> {
     }
 }
 
+/// A message without the values that tell members of a matrix apart: `student[seed=1]` → `student`.
+fn without_axes(message: &str) -> String {
+    let mut out = String::new();
+    for (i, part) in message.split('[').enumerate() {
+        match part.split_once(']') {
+            Some((axes, rest)) if i > 0 && axes.contains('=') => out.push_str(rest),
+            _ => out.push_str(part),
+        }
+    }
+    out
+}
+
 /// What is wrong with every member of a matrix is told once.
 fn once(mut problems: Vec<Problem>) -> Vec<Problem> {
     let mut told = std::collections::HashSet::new();
     problems.retain(|p| {
         let file = p.source_code.as_ref().map(|s| s.name().to_owned());
-        told.insert((file, p.span.map(|s| (s.offset(), s.len())), p.message.clone()))
+        told.insert((file, p.span.map(|s| (s.offset(), s.len())), without_axes(&p.message)))
     });
     problems
 }

@@ -119,7 +119,7 @@ impl Stage for CollectStage {
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![
-            InputPort::required("teacher", &["Teacher", "Model"], "Who answers; a student may teach too."),
+            InputPort::required("teacher", &["Teacher", "Model"], "Who answers; a student may teach too, at 8-bit activations."),
             InputPort::optional("text", &["Text"], "Text to score."),
             InputPort::optional("prompts", &["Prompts"], "Prompts to continue."),
             InputPort::optional("student", &["Model"], "Who continues the prompts in the teacher's place; the teacher scores."),

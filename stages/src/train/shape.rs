@@ -4,7 +4,7 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::config::{A4, ModelConfig};
+use crate::model::config::{A4, ModelConfig, Weights};
 
 /// What of a preset's shape is changed; what is null stays. `head_dim` is `dim / heads`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,8 +26,13 @@ pub struct Shape {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub_norm: Option<bool>,
     /// What goes to 4 bits with the flip.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_all")]
     pub a4: Option<A4>,
+}
+
+/// What is the case without a word is not part of a key.
+fn is_all(a4: &Option<A4>) -> bool {
+    a4.is_none_or(|a| a == A4::All)
 }
 
 impl Shape {
@@ -53,6 +58,9 @@ impl Shape {
     pub fn check(&self, mut config: ModelConfig) -> Result<(), ParamError> {
         self.apply(&mut config);
         let wrong = |field: &str, message: String| Err(ParamError { path: format!("shape.{field}"), message, help: None });
+        if config.a4 == A4::Hybrid && config.weights == Weights::Float {
+            return wrong("a4", "full-precision linears have no activation bits".into());
+        }
         let sizes = [("dim", config.dim), ("heads", config.heads), ("kv_heads", config.kv_heads), ("mlp", config.mlp)];
         if let Some((field, _)) = sizes.iter().find(|(_, n)| *n == 0) {
             return wrong(field, "must be above 0".into());

@@ -1,5 +1,6 @@
 //! What a training starts from: drawn values, or the parameters of another model.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use flow_engine::plugin::StageError;
@@ -7,50 +8,46 @@ use flow_engine::plugin::StageError;
 use super::run::initial_values;
 use crate::lm;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{ModelConfig, Role, TensorSpec};
+use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
 use crate::model::tensors::Source as _;
+use crate::teacher::http::spec::Spec;
 use crate::tokenizer::Tokenizer;
 
 /// A model of the same blocks, whose parameters a training starts from.
 pub struct Start {
     model: Checkpoint,
     /// Of each token its tokens there, where the vocabularies differ.
-    pieces: Option<Vec<Vec<u32>>>,
+    pieces: Option<Pieces>,
 }
 
 impl Start {
     /// The model in a directory, for one of shape `config` over the vocabulary of `tokenizer`.
     pub fn read(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self, StageError> {
+        if let Some(spec) = Spec::read(dir)? {
+            return Err(
+                StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.words())).help("leave `init` out")
+            );
+        }
         let (model, theirs) = lm::load(dir)?;
-        let there: Vec<TensorSpec> = model.config.tensors();
-        for spec in config.tensors().iter().filter(|t| matches!(t.role, Role::Linear | Role::Norm)) {
-            let found = there.iter().find(|t| t.name == spec.name);
-            if found.is_none_or(|t| t.shape != spec.shape) {
-                let has = found.map_or("is not there".to_owned(), |t| format!("has the shape {:?}", t.shape));
-                let message = format!("`init`: tensor `{}` {has}, {:?} is needed", spec.name, spec.shape);
-                return Err(StageError::new(message).help("give student and model the same `layers` and `shape` (SubLN too)"));
-            }
-        }
-        if (model.config.head_dim, model.config.activation, model.config.rope_theta)
-            != (config.head_dim, config.activation, config.rope_theta)
-        {
-            return Err(StageError::new("`init`: the model has other heads, another activation or another RoPE base")
-                .help("give student and model the same `shape` and `activation`"));
-        }
-        let same = theirs.digest() == tokenizer.digest() && model.config.tied == config.tied && model.config.vocab == config.vocab;
-        let pieces = (!same).then(|| (0..config.vocab as u32).map(|id| pieces(&theirs, tokenizer, id)).collect());
+        fits(&model.config, config)?;
+        let same = theirs.digest() == tokenizer.digest();
+        let pieces = (!same || model.config.vocab != config.vocab).then(|| Pieces::of(&theirs, tokenizer, same, config.vocab));
         Ok(Self { model, pieces })
+    }
+
+    /// What is said of it in a log.
+    pub fn words(&self) -> serde_json::Value {
+        serde_json::json!({"vocabulary": if self.pieces.is_none() { "the same" } else { "another" }, "parameters": self.model.config.parameters()})
     }
 
     /// Values of a tensor. A token that is not of their vocabulary begins as the mean of its pieces there; what cannot be
     /// taken over is drawn.
     pub fn values(&self, config: &ModelConfig, spec: &TensorSpec, seed: u64) -> Vec<f32> {
         match (spec.role, &self.pieces) {
-            (Role::Scale, _) => initial_values(config, spec, seed),
             (Role::Embedding | Role::Head, Some(pieces)) => {
                 let mut values = initial_values(config, spec, seed);
                 let table = self.model.tensors.tensor(if self.model.config.tied { "embed" } else { &spec.name });
-                for (row, pieces) in values.chunks_exact_mut(config.dim).zip(pieces).filter(|(_, p)| !p.is_empty()) {
+                for (row, pieces) in values.chunks_exact_mut(config.dim).zip(&pieces.0).filter(|(_, p)| !p.is_empty()) {
                     let of = |piece: &u32| &table[*piece as usize * config.dim..][..config.dim];
                     for (i, value) in row.iter_mut().enumerate() {
                         *value = pieces.iter().map(|p| of(p)[i]).sum::<f32>() / pieces.len() as f32;
@@ -63,16 +60,71 @@ impl Start {
     }
 }
 
-/// A token in another vocabulary; nothing for a special one that it has not.
-fn pieces(theirs: &Tokenizer, ours: &Tokenizer, id: u32) -> Vec<u32> {
-    if id == ours.bos() {
-        return vec![theirs.bos()];
+/// Whether a model of shape `there` can be taken over into `here`, tensor by tensor.
+fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<(), StageError> {
+    let refuse = |message: String, help: &str| Err(StageError::new(format!("`init`: {message}")).help(help));
+    let alike = "give student and model the same `layers` and `shape` (SubLN too)";
+    let blocks = |c: &ModelConfig| c.tensors().into_iter().filter(|t| matches!(t.role, Role::Linear | Role::Norm)).collect::<Vec<_>>();
+    let (theirs, ours) = (blocks(there), blocks(here));
+    for spec in &ours {
+        let found = theirs.iter().find(|t| t.name == spec.name);
+        if found.is_none_or(|t| t.shape != spec.shape) {
+            let has = found.map_or("is not there".to_owned(), |t| format!("has the shape {:?}", t.shape));
+            return refuse(format!("tensor `{}` {has}, {:?} is needed", spec.name, spec.shape), alike);
+        }
     }
-    if id == ours.eos() {
-        return vec![theirs.eos()];
+    if let Some(more) = theirs.iter().find(|t| ours.iter().all(|o| o.name != t.name)) {
+        return refuse(format!("the model has a tensor `{}`, the student has not", more.name), alike);
     }
-    if ours.is_special(id) {
-        return ours.name_of(id).and_then(|name| theirs.id_of(&name)).into_iter().collect();
+    if (there.head_dim, there.activation, there.rope_theta) != (here.head_dim, here.activation, here.rope_theta) {
+        let help = "give student and model the same `shape` and `activation`";
+        return refuse("the model has other heads, another activation or another RoPE base".into(), help);
     }
-    theirs.encode_bytes(ours.token_bytes(id))
+    if there.tied != here.tied {
+        return refuse("only one of model and student ties its head to the embedding".into(), "take a model with a tied head");
+    }
+    // Masters of one rule are no weights of the other, nor those of a ternary model full-precision ones.
+    if there.weights != here.weights && (there.weights, here.weights) != (Weights::Float, Weights::Absmean) {
+        return refuse(
+            format!("the model's weights are `{}`, the student's `{}`", rule(there.weights), rule(here.weights)),
+            "start from a full-precision model with `weights: absmean`, or from one of the same `weights`",
+        );
+    }
+    Ok(())
+}
+
+fn rule(weights: Weights) -> &'static str {
+    match weights {
+        Weights::Float => "float",
+        Weights::Absmean => "absmean",
+        Weights::Threshold => "threshold",
+    }
+}
+
+/// Of each token its tokens in another vocabulary; nothing for a special one that has no counterpart.
+struct Pieces(Vec<Vec<u32>>);
+
+impl Pieces {
+    fn of(theirs: &Tokenizer, ours: &Tokenizer, same: bool, vocab: usize) -> Self {
+        let ordinary = (0..theirs.vocab_size() as u32).filter(|id| !theirs.is_special(*id));
+        let whole: HashMap<&[u8], u32> = ordinary.map(|id| (theirs.token_bytes(id), id)).collect();
+        let of = |id: u32| {
+            if same {
+                return if (id as usize) < theirs.vocab_size() { vec![id] } else { Vec::new() };
+            }
+            if id == ours.bos() {
+                return vec![theirs.bos()];
+            }
+            if id == ours.eos() {
+                return vec![theirs.eos()];
+            }
+            if ours.is_special(id) {
+                return ours.name_of(id).and_then(|name| theirs.id_of(&name)).into_iter().collect();
+            }
+            // A token of the same bytes before what a tokenizer would make of them, which may prepend a space.
+            let bytes = ours.token_bytes(id);
+            whole.get(bytes).map_or_else(|| theirs.encode_bytes(bytes), |id| vec![*id])
+        };
+        Self((0..vocab as u32).map(of).collect())
+    }
 }

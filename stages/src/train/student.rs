@@ -168,6 +168,8 @@ impl Stage for StudentStage {
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), lr: Some(p.recipe.peak()), ..p.recipe.clone() };
         // Weights as they were given; the loss has the KL's factor too.
         let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
+        let start = ctx.input_opt("init").map(|dir| Start::read(dir, &config, &tokenizer)).transpose()?;
+        let started = start.as_ref().map(Start::words);
         let (mut loader, said) = match ctx.input_opt("text") {
             None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
             Some(text) => {
@@ -185,7 +187,7 @@ impl Stage for StudentStage {
             tau: p.tau,
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
-            start: ctx.input_opt("init").map(|dir| Start::read(dir, &config, &tokenizer)).transpose()?,
+            start,
             validation: Validation::of(ctx, p.eval, &tokenizer, shape)?,
         };
         let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
@@ -201,6 +203,9 @@ impl Stage for StudentStage {
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         say_storage(&mut log, &recipe, progress);
+        if let Some(started) = started {
+            log["init"] = started;
+        }
         validation::say(&mut log, &progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
