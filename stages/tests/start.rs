@@ -20,6 +20,13 @@ fn tokenizer(name: &str) -> PathBuf {
     common::golden_dir().join("models").join(name)
 }
 
+/// The beginning of the shipped text.
+fn text(dir: &Path) -> PathBuf {
+    let corpus = std::fs::read_to_string(harness::corpus()).expect("the shipped text");
+    std::fs::write(dir.join("text"), &corpus[..8_000]).expect("a text");
+    dir.join("text")
+}
+
 /// A teacher of one block.
 fn teacher(dir: &Path, text: &Path) -> PathBuf {
     let params = json!({
@@ -34,9 +41,7 @@ fn teacher(dir: &Path, text: &Path) -> PathBuf {
 #[test]
 fn a_student_begins_as_what_it_starts_from() {
     let dir = tempfile::tempdir().expect("a directory");
-    let text = dir.path().join("text");
-    let corpus = std::fs::read_to_string(harness::corpus()).expect("the shipped text");
-    std::fs::write(&text, &corpus[..8_000]).expect("a text");
+    let text = text(dir.path());
     let (teacher, ours) = (teacher(dir.path(), &text), tokenizer("student-tokenizer-4096.json"));
     let params = |shape| {
         json!({
@@ -98,9 +103,7 @@ fn weights_of_another_rule_are_refused() {
 #[test]
 fn tokens_that_the_model_has_not_begin_as_the_mean_of_their_pieces() {
     let dir = tempfile::tempdir().expect("a directory");
-    let text = dir.path().join("text");
-    let corpus = std::fs::read_to_string(harness::corpus()).expect("the shipped text");
-    std::fs::write(&text, &corpus[..8_000]).expect("a text");
+    let text = text(dir.path());
     let teacher = teacher(dir.path(), &text);
     let model = checkpoint::load(&teacher).expect("reads");
     let theirs = Tokenizer::load(&tokenizer("student-tokenizer-4096.json")).expect("reads");

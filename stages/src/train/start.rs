@@ -46,7 +46,7 @@ impl Start {
         match (spec.role, &self.pieces) {
             (Role::Embedding | Role::Head, Some(pieces)) => {
                 let mut values = initial_values(config, spec, seed);
-                let table = self.model.tensors.tensor(if self.model.config.tied { "embed" } else { &spec.name });
+                let table = self.model.tensors.tensor(&spec.name);
                 for (row, pieces) in values.chunks_exact_mut(config.dim).zip(&pieces.0).filter(|(_, p)| !p.is_empty()) {
                     let of = |piece: &u32| &table[*piece as usize * config.dim..][..config.dim];
                     for (i, value) in row.iter_mut().enumerate() {
