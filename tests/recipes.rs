@@ -1,7 +1,8 @@
 //! Keys that cannot lie: every built-in kind on a tiny fixed input gives the bytes that are recorded for its recipe.
 //!
-//! `recipes/digests.json` holds, per stage, what its key is made of and the digests of its pure outputs.
-//! `FLOW_RECORD=1` writes it anew, and refuses where bytes changed and the recipe did not.
+//! `recipes/digests.json` holds, per stage, what its key is made of and the digests of its pure outputs; `recipes/measured.json`
+//! what stages measured, without what another machine or moment measures otherwise. `FLOW_RECORD=1` writes both anew, and
+//! refuses where bytes changed and the recipe did not.
 
 mod support;
 
@@ -57,8 +58,45 @@ fn entries(dir: &Path) -> Vec<Value> {
     out
 }
 
-/// Runs every kind; stage → what would be recorded.
-fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
+/// What every run measures anew: speeds, memory of processes, times, names of machines and runs, and what follows from them.
+fn is_of_the_moment(key: &str) -> bool {
+    key.ends_with("tokens_per_second")
+        || ["qei", "qei_speed", "timestamp", "device", "free_bytes", "peak_bytes", "steady_bytes", "measured_bytes", "ratio", "run"]
+            .contains(&key)
+}
+
+/// A measured artifact without what is of the moment.
+fn settled(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            // Stages in the order in which they ended, with their times.
+            fields.retain(|key, value| key != "stages" || !value.is_array());
+            let of_the_moment = |v: &Value| v.as_str().is_some_and(is_of_the_moment);
+            if fields.get("name").is_some_and(of_the_moment) {
+                fields.remove("value");
+            }
+            for (key, value) in fields {
+                match key.as_str() {
+                    key if is_of_the_moment(key) => *value = Value::from("(measured)"),
+                    "QEI" | "decode tokens/s" => *value = Value::from("(measured)"),
+                    _ => settled(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(settled),
+        _ => {}
+    }
+}
+
+struct Made {
+    recorded: BTreeMap<String, Recorded>,
+    /// Stage and port → what it measured.
+    measured: BTreeMap<String, Value>,
+    kinds: BTreeSet<String>,
+}
+
+/// Runs every kind; what would be recorded.
+fn made() -> Made {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fs::create_dir(dir.join(".git")).unwrap();
@@ -81,11 +119,23 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
     flow(dir, &["run", "http.yaml", "--quiet"]);
     flow(dir, &["run", "import.yaml", "--quiet"]);
     let pure = pure_ports(dir);
-    let mut out = BTreeMap::new();
+    let mut recorded_of = BTreeMap::new();
+    let mut measured = BTreeMap::new();
     for entry in entries(dir) {
         let kind = entry["kind"].as_str().unwrap();
         let mut parts = entry["parts"].clone();
         parts["machine"] = Value::Null;
+        let stage = entry["provenance"]["stage"].as_str().unwrap().to_owned();
+        for (port, artifact) in entry["outputs"].as_object().unwrap() {
+            // The page is recorded of made-up parts (stages/tests/report.rs).
+            if kind == "shell" || pure[kind].contains(port.as_str()) || (kind, port.as_str()) == ("report.html", "report") {
+                continue;
+            }
+            let (shard, name) = artifact["digest"].as_str().unwrap().split_at(2);
+            let mut value = serde_json::from_slice(&fs::read(dir.join(".flow/objects").join(shard).join(name)).unwrap()).unwrap();
+            settled(&mut value);
+            measured.insert(format!("{stage}.{port}"), value);
+        }
         let outputs = entry["outputs"].as_object().unwrap().iter();
         let outputs = outputs.filter(|(port, _)| kind == "shell" || pure[kind].contains(port.as_str()));
         let outputs = outputs.map(|(port, a)| (port.clone(), a["digest"].as_str().unwrap().to_owned()));
@@ -95,14 +145,14 @@ fn made() -> (BTreeMap<String, Recorded>, BTreeSet<String>) {
             recipe: Digest::of(parts.to_string().as_bytes()).to_string(),
             outputs: outputs.collect(),
         };
-        out.insert(entry["provenance"]["stage"].as_str().unwrap().to_owned(), recorded);
+        recorded_of.insert(stage, recorded);
     }
-    (out, pure.into_keys().collect())
+    Made { recorded: recorded_of, measured, kinds: pure.into_keys().collect() }
 }
 
 #[test]
 fn every_kind_gives_the_bytes_that_are_recorded_for_its_recipe() {
-    let (made, kinds) = made();
+    let Made { recorded: made, measured, kinds } = made();
     let ran: BTreeSet<String> = made.values().map(|r| r.kind.clone()).collect();
     assert_eq!(kinds.difference(&ran).collect::<Vec<_>>(), [""; 0], "kinds that no recipe runs");
     let path = here("recipes/digests.json");
@@ -120,7 +170,9 @@ fn every_kind_gives_the_bytes_that_are_recorded_for_its_recipe() {
         }
     }
     assert!(lies.is_empty(), "{}", lies.join("\n"));
+    let measured_path = here("recipes/measured.json");
     if std::env::var_os("FLOW_RECORD").is_some() {
+        fs::write(measured_path, serde_json::to_string_pretty(&measured).unwrap() + "\n").unwrap();
         let pinned: BTreeMap<_, _> = made.iter().filter(|(_, r)| !r.outputs.is_empty()).collect();
         fs::write(path, serde_json::to_string_pretty(&pinned).unwrap() + "\n").unwrap();
         return;
@@ -130,6 +182,11 @@ fn every_kind_gives_the_bytes_that_are_recorded_for_its_recipe() {
         "other recipes than recorded; if that is meant, `FLOW_RECORD=1 cargo test --release --test recipes`:\n{}",
         others.join("\n")
     );
+    let before: BTreeMap<String, Value> = serde_json::from_slice(&fs::read(measured_path).unwrap()).unwrap();
+    for (artifact, now) in &measured {
+        assert_eq!(before.get(artifact), Some(now), "{artifact} measures something else than recorded");
+    }
+    assert_eq!(before.len(), measured.len(), "recorded and not measured");
     let gone: Vec<_> = recorded.keys().filter(|s| !made.contains_key(*s)).collect();
     assert!(gone.is_empty(), "recorded and not run: {gone:?}");
 }

@@ -98,6 +98,7 @@ fn the_gate_accepts_and_refuses_by_measured_values() {
     assert_eq!(failing(&verdict), ["qei", "flip_at"]);
     let params = json!({"json_validity": 0.95, "quality_ratio": 0.99, "max_bits_per_byte": 1.9, "min_seen_tokens": 1_000_000, "min_kd_tokens": 500_000, "qei": null});
     let verdict = gate(dir.path(), params, 0.1, 0.9);
+    recorded("verdict.json", &(serde_json::to_string_pretty(&verdict).expect("JSON") + "\n"));
     assert_eq!(failing(&verdict), ["json_validity", "quality_ratio", "bits_per_byte", "seen_tokens", "kd_tokens"]);
     let bad = harness::run(&GateStage, json!({"flip_at": 90}), &[], dir.path()).expect_err("a share");
     assert!(bad.message.contains("flip_at"), "{bad}");
@@ -155,6 +156,32 @@ fn report(dir: &Path, parts: &[(&str, &str, Value)]) -> (String, Value) {
     (page, serde_json::from_slice(&std::fs::read(dir.join("summary")).expect("summary")).expect("JSON"))
 }
 
+/// A page as a browser reads it: one tag or text a line, entities of quotes and slashes as what they stand for.
+fn read_as_html(page: &str) -> String {
+    let mut out = String::new();
+    for piece in page.split_inclusive('>').flat_map(|p| p.find('<').map_or(vec![p], |at| vec![&p[..at], &p[at..]])) {
+        let text = piece.trim();
+        if !text.is_empty() {
+            out += &[("&#39;", "'"), ("&#x27;", "'"), ("&quot;", "\""), ("&#34;", "\""), ("&#x2f;", "/")]
+                .iter()
+                .fold(text.to_owned(), |t, (entity, c)| t.replace(entity, c));
+            out.push('\n');
+        }
+    }
+    out.replace(concat!("flow ", env!("CARGO_PKG_VERSION")), "flow VERSION")
+}
+
+/// `name` under `tests/data` holds `text`; `FLOW_RECORD=1` writes it anew.
+fn recorded(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    if std::env::var_os("FLOW_RECORD").is_some() {
+        std::fs::write(&path, text).expect("write");
+    }
+    let before = std::fs::read_to_string(&path).expect("recorded");
+    let differs = before.lines().zip(text.lines()).find(|(a, b)| a != b);
+    assert!(before == text, "{name} is another than recorded, first in {differs:?}; if that is meant, set FLOW_RECORD=1");
+}
+
 #[test]
 fn the_page_holds_everything_and_nothing_from_outside() {
     let dir = tempfile::tempdir().expect("dir");
@@ -210,6 +237,8 @@ fn the_page_holds_everything_and_nothing_from_outside() {
         let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
         assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
     }
+    recorded("report.html", &read_as_html(&page));
+    recorded("summary.json", &(serde_json::to_string_pretty(&summary).expect("JSON") + "\n"));
     assert_eq!(summary["accepted"], false);
     let find = |group: &str, name: &str| {
         let all = summary["exit_criteria"].as_array().expect("list");
