@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
+use crate::backend::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Buf, Bufs};
 use crate::program::{ListId, Op, Plan, Program};
 

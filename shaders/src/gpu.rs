@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use crate::backend::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::cut::{self, Part};
-use crate::device::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::kernel::{Access, Kernel, Params, Suits};
 use crate::pipelines::Kept;
 use crate::program::{ListId, Op, Plan, Program};

@@ -5,12 +5,13 @@
 //!
 //! - [`kernel`]: what a kernel declares; [`kernels`]: all of them, each with module and twin;
 //! - [`program`]: buffers, dispatches, the memory planner;
-//! - [`device`]: choosing a device, sessions; [`cpu`] and [`gpu`]: the two backends;
+//! - [`device`]: choosing a device, sessions; [`cpu`] and [`gpu`]: the two backends, `backend`: what they share;
 //! - [`fingerprint`]: the hash of a module's arithmetic that enters action keys;
 //! - [`simd`]: runtime dispatch and the exact float functions of the twins.
 
 #![deny(missing_docs)]
 
+mod backend;
 pub mod cpu;
 pub mod cut;
 pub mod device;
