@@ -87,6 +87,8 @@ pub(crate) trait Backend: Send {
     fn write(&mut self, slot: usize, offset: usize, words: &[u32]) -> Result<(), DeviceError>;
     /// Reads words of a slot from an offset.
     fn read(&mut self, slot: usize, offset: usize, words: usize) -> Result<Vec<u32>, DeviceError>;
+    /// Drops what it prepared for a list, whose operations have changed; runs that were asked for before stay as they are.
+    fn forget(&mut self, list: ListId);
     /// Runs a list; `list` lets the backend keep what it prepared.
     fn run(&mut self, list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError>;
 }

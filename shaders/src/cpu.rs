@@ -104,6 +104,8 @@ impl Backend for CpuBackend {
     fn read(&mut self, slot: usize, offset: usize, words: usize) -> Result<Vec<u32>, DeviceError> {
         Ok(self.slots[slot][offset..offset + words].to_vec())
     }
+    /// Nothing is prepared: an operation's parameters are read when it runs.
+    fn forget(&mut self, _list: ListId) {}
     fn run(&mut self, _list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
         let slots = &mut self.slots;
         self.pool.install(|| {

@@ -6,6 +6,7 @@ pub use crate::backend::{DeviceError, DeviceInfo, DeviceKind};
 pub use crate::gpu::Opening;
 
 use crate::backend::Backend;
+use crate::kernel::Params;
 use crate::program::{BufferId, ListId, Plan, Program};
 
 /// A device that programs can be loaded on.
@@ -98,26 +99,40 @@ impl Session {
     pub fn planned_bytes(&self) -> u64 {
         self.plan.bytes()
     }
+    /// The slot of a buffer that has `words` words from `offset` on.
+    fn slot(&self, id: BufferId, offset: usize, words: usize, what: &str) -> usize {
+        let fits = offset.checked_add(words).is_some_and(|end| end <= self.program.words(id));
+        assert!(fits, "{what} past `{}`", self.program.buffers[id.0 as usize].name);
+        self.plan.slot_of[id.0 as usize]
+    }
     /// Writes words at the start of a buffer.
     pub fn write(&mut self, id: BufferId, words: &[u32]) -> Result<(), DeviceError> {
-        assert!(words.len() <= self.program.words(id), "write past `{}`", self.program.buffers[id.0 as usize].name);
-        self.backend.write(self.plan.slot_of[id.0 as usize], 0, words)
+        self.write_at(id, 0, words)
+    }
+    /// Writes words of a buffer from word `offset` on.
+    pub fn write_at(&mut self, id: BufferId, offset: usize, words: &[u32]) -> Result<(), DeviceError> {
+        let slot = self.slot(id, offset, words.len(), "write");
+        self.backend.write(slot, offset, words)
     }
     /// Writes words made one by one, without ever holding more than a part of them on the host.
     pub fn write_with(&mut self, id: BufferId, words: usize, mut make: impl FnMut(usize) -> u32) -> Result<(), DeviceError> {
-        assert!(words <= self.program.words(id), "write past `{}`", self.program.buffers[id.0 as usize].name);
         const PART: usize = 1 << 18;
+        let slot = self.slot(id, 0, words, "write");
         let mut part = Vec::with_capacity(PART.min(words));
         for start in (0..words).step_by(PART) {
             part.clear();
             part.extend((start..words.min(start + PART)).map(&mut make));
-            self.backend.write(self.plan.slot_of[id.0 as usize], start, &part)?;
+            self.backend.write(slot, start, &part)?;
         }
         Ok(())
     }
     /// Writes floats at the start of a buffer.
     pub fn write_f32(&mut self, id: BufferId, values: &[f32]) -> Result<(), DeviceError> {
-        self.write(id, bytemuck::cast_slice(values))
+        self.write_f32_at(id, 0, values)
+    }
+    /// Writes floats of a buffer from word `offset` on.
+    pub fn write_f32_at(&mut self, id: BufferId, offset: usize, values: &[f32]) -> Result<(), DeviceError> {
+        self.write_at(id, offset, bytemuck::cast_slice(values))
     }
     /// Writes signed words at the start of a buffer.
     pub fn write_i32(&mut self, id: BufferId, values: &[i32]) -> Result<(), DeviceError> {
@@ -125,17 +140,27 @@ impl Session {
     }
     /// Reads a whole buffer.
     pub fn read(&mut self, id: BufferId) -> Result<Vec<u32>, DeviceError> {
-        let words = self.program.words(id);
-        self.backend.read(self.plan.slot_of[id.0 as usize], 0, words)
+        self.read_at(id, 0, self.program.words(id))
+    }
+    /// Reads `len` words of a buffer from word `offset` on.
+    pub fn read_at(&mut self, id: BufferId, offset: usize, len: usize) -> Result<Vec<u32>, DeviceError> {
+        let slot = self.slot(id, offset, len, "read");
+        self.backend.read(slot, offset, len)
     }
     /// Reads a whole buffer of floats.
     pub fn read_f32(&mut self, id: BufferId) -> Result<Vec<f32>, DeviceError> {
         Ok(bytemuck::cast_vec(self.read(id)?))
     }
-    /// Reads a part of a buffer of floats.
+    /// Reads `len` floats of a buffer from word `offset` on.
     pub fn read_f32_at(&mut self, id: BufferId, offset: usize, len: usize) -> Result<Vec<f32>, DeviceError> {
-        assert!(offset + len <= self.program.words(id), "read past `{}`", self.program.buffers[id.0 as usize].name);
-        Ok(bytemuck::cast_vec(self.backend.read(self.plan.slot_of[id.0 as usize], offset, len)?))
+        Ok(bytemuck::cast_vec(self.read_at(id, offset, len)?))
+    }
+    /// Changes the parameters of operation `index` of a list, from its next run on: for numbers that change from step to step
+    /// and stand in no buffer, such as a sampling temperature. The kernel and its buffers stay what they are: that the buffers
+    /// hold what the kernel touches with these parameters, and that the plan still fits, is the caller's matter.
+    pub fn set_params<P: bytemuck::Pod>(&mut self, list: ListId, index: usize, params: &P) {
+        self.program.lists[list.0 as usize].1[index].params = Params::new(params);
+        self.backend.forget(list);
     }
     /// Runs a list to its end.
     pub fn run(&mut self, list: ListId) -> Result<(), DeviceError> {

@@ -501,6 +501,10 @@ impl Backend for GpuBackend {
         Ok(out)
     }
 
+    fn forget(&mut self, list: ListId) {
+        self.lists.remove(&list);
+    }
+
     fn run(&mut self, list: ListId, ops: &[Op], program: &Program, plan: &Plan) -> Result<(), DeviceError> {
         if !self.lists.contains_key(&list) {
             let prepared = self.prepare(ops, program, plan)?;

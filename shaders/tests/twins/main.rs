@@ -120,6 +120,73 @@ fn a_session_keeps_its_buffers_from_run_to_run() {
     }
 }
 
+/// A temperature and a nucleus that change between runs of a loaded program, with runs in flight.
+#[test]
+fn parameters_change_between_runs() {
+    let devices = std::iter::once(harness::cpu()).chain(harness::adapter());
+    let vocab = 300usize;
+    for device in devices {
+        let mut program = Program::default();
+        let logits = program.persistent("logits", vocab);
+        let [u, ids, kept] = ["u", "ids", "kept"].map(|name| program.persistent(name, 1));
+        let list = program.list("sample");
+        // With so small a nucleus it is the largest logit that is taken, without one and with u = 0 the first.
+        let sharp = kernels::sample::Shape { rows: 1, vocab: vocab as u32, temperature: 0.7, top_p: 1e-6 };
+        let open = kernels::sample::Shape { temperature: 50.0, top_p: 1.0, ..sharp };
+        program.push(list, &COPY, &[ids, kept], &Shape { n: 1 });
+        program.push(list, &kernels::sample::SAMPLE, &[logits, u, ids], &sharp);
+        let mut session = device.load(program).unwrap();
+        session.write_f32(logits, &(0..vocab).map(|i| i as f32 / 100.0).collect::<Vec<_>>()).unwrap();
+        for (params, id) in [(sharp, 299), (open, 0), (sharp, 299), (open, 0)] {
+            session.set_params(list, 1, &params);
+            session.run(list).unwrap();
+            assert_eq!(session.read(ids).unwrap(), [id], "{}", device.name());
+        }
+        // What was asked for with the old parameters keeps them: the other operation sees the sharp one's choice.
+        session.set_params(list, 1, &sharp);
+        session.run(list).unwrap();
+        session.set_params(list, 1, &open);
+        session.run(list).unwrap();
+        assert_eq!([session.read(kept).unwrap(), session.read(ids).unwrap()].concat(), [299, 0], "{}", device.name());
+    }
+}
+
+/// Parts of a buffer are written and read from an offset; past its end nothing is.
+#[test]
+fn parts_of_a_buffer_are_written_and_read() {
+    for device in std::iter::once(harness::cpu()).chain(harness::adapter()) {
+        let mut program = Program::default();
+        let [x, beside] = ["x", "beside"].map(|name| program.persistent(name, 10));
+        let mut session = device.load(program).unwrap();
+        session.write(x, &[7; 10]).unwrap();
+        session.write_f32_at(x, 3, &[1.5, 2.5]).unwrap();
+        session.write_at(x, 9, &[9]).unwrap();
+        assert_eq!(session.read_f32_at(x, 3, 2).unwrap(), [1.5, 2.5]);
+        assert_eq!(session.read_at(x, 5, 5).unwrap(), [7, 7, 7, 7, 9]);
+        assert_eq!(session.read_at(x, 0, 3).unwrap(), [7; 3]);
+        assert_eq!(session.read_at(x, 10, 0).unwrap(), [0; 0]);
+        assert_eq!(session.read(beside).unwrap(), [0; 10]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "write past `x`")]
+fn a_part_past_the_end_is_not_written() {
+    let mut program = Program::default();
+    let x = program.persistent("x", 10);
+    let mut session = harness::cpu().load(program).unwrap();
+    let _ = session.write_f32_at(x, 9, &[1.0, 2.0]);
+}
+
+#[test]
+#[should_panic(expected = "read past `x`")]
+fn a_part_past_the_end_is_not_read() {
+    let mut program = Program::default();
+    let x = program.persistent("x", 10);
+    let mut session = harness::cpu().load(program).unwrap();
+    let _ = session.read_at(x, usize::MAX, 2);
+}
+
 #[test]
 fn devices_are_listed_with_their_limits() {
     let all = flow_shaders::device::list();
