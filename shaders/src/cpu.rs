@@ -148,10 +148,11 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
             .iter_mut()
             .enumerate()
             .map(|(i, t)| {
-                let words = program.words(op.buffers[i]);
+                let first = plan.offset_of[op.buffers[i].0 as usize];
+                let range = first..first + program.words(op.buffers[i]);
                 match t {
-                    Some(v) => Buf::W(&mut v[..words]),
-                    None => Buf::R(&shared[slot(op, i)][..words]),
+                    Some(v) => Buf::W(&mut v[range]),
+                    None => Buf::R(&shared[slot(op, i)][range]),
                 }
             })
             .collect();

@@ -7,7 +7,7 @@ pub use crate::gpu::Opening;
 
 use crate::backend::Backend;
 use crate::kernel::Params;
-use crate::program::{BufferId, ListId, Plan, Program};
+use crate::program::{BufferId, Life, ListId, Plan, Program};
 
 /// A device that programs can be loaded on.
 #[derive(Clone)]
@@ -99,11 +99,11 @@ impl Session {
     pub fn planned_bytes(&self) -> u64 {
         self.plan.bytes()
     }
-    /// The slot of a buffer that has `words` words from `offset` on.
-    fn slot(&self, id: BufferId, offset: usize, words: usize, what: &str) -> usize {
+    /// The slot of a buffer that has `words` words from `offset` on, and where these begin in it.
+    fn place_of(&self, id: BufferId, offset: usize, words: usize, what: &str) -> (usize, usize) {
         let fits = offset.checked_add(words).is_some_and(|end| end <= self.program.words(id));
         assert!(fits, "{what} past `{}`", self.program.buffers[id.0 as usize].name);
-        self.plan.slot_of[id.0 as usize]
+        (self.plan.slot_of[id.0 as usize], self.plan.offset_of[id.0 as usize] + offset)
     }
     /// Writes words at the start of a buffer.
     pub fn write(&mut self, id: BufferId, words: &[u32]) -> Result<(), DeviceError> {
@@ -111,18 +111,18 @@ impl Session {
     }
     /// Writes words of a buffer from word `offset` on.
     pub fn write_at(&mut self, id: BufferId, offset: usize, words: &[u32]) -> Result<(), DeviceError> {
-        let slot = self.slot(id, offset, words.len(), "write");
-        self.backend.write(slot, offset, words)
+        let (slot, first) = self.place_of(id, offset, words.len(), "write");
+        self.backend.write(slot, first, words)
     }
     /// Writes words made one by one, without ever holding more than a part of them on the host.
     pub fn write_with(&mut self, id: BufferId, words: usize, mut make: impl FnMut(usize) -> u32) -> Result<(), DeviceError> {
         const PART: usize = 1 << 18;
-        let slot = self.slot(id, 0, words, "write");
+        let (slot, first) = self.place_of(id, 0, words, "write");
         let mut part = Vec::with_capacity(PART.min(words));
         for start in (0..words).step_by(PART) {
             part.clear();
             part.extend((start..words.min(start + PART)).map(&mut make));
-            self.backend.write(slot, start, &part)?;
+            self.backend.write(slot, first + start, &part)?;
         }
         Ok(())
     }
@@ -144,8 +144,8 @@ impl Session {
     }
     /// Reads `len` words of a buffer from word `offset` on.
     pub fn read_at(&mut self, id: BufferId, offset: usize, len: usize) -> Result<Vec<u32>, DeviceError> {
-        let slot = self.slot(id, offset, len, "read");
-        self.backend.read(slot, offset, len)
+        let (slot, first) = self.place_of(id, offset, len, "read");
+        self.backend.read(slot, first, len)
     }
     /// Reads a whole buffer of floats.
     pub fn read_f32(&mut self, id: BufferId) -> Result<Vec<f32>, DeviceError> {
@@ -160,6 +160,17 @@ impl Session {
     /// hold what the kernel touches with these parameters, and that the plan still fits, is the caller's matter.
     pub fn set_params<P: bytemuck::Pod>(&mut self, list: ListId, index: usize, params: &P) {
         self.program.lists[list.0 as usize].1[index].params = Params::new(params);
+        self.backend.forget(list);
+    }
+    /// Puts windows of persistent buffers at their first words, for the runs of `list` from now on. On a GPU a first word is a
+    /// multiple of 64 (WebGPU's default alignment of a binding).
+    pub fn place(&mut self, list: ListId, windows: &[(BufferId, usize)]) {
+        for (id, first) in windows {
+            let (window, words) = (&self.program.buffers[id.0 as usize], self.program.words(*id));
+            let Life::Window(of) = window.life else { panic!("`{}` is no window", window.name) };
+            assert!(first + words <= self.program.words(of), "`{}` ends beyond its buffer", window.name);
+            self.plan.offset_of[id.0 as usize] = *first;
+        }
         self.backend.forget(list);
     }
     /// Runs a list to its end.

@@ -412,7 +412,8 @@ impl GpuBackend {
                 let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: bind(&uniforms, 0, PARAMS) }];
                 for (j, (id, (first, words))) in op.buffers.iter().zip(&part.ranges).enumerate() {
                     let buffer = &self.slots[plan.slot_of[id.0 as usize]];
-                    let resource = bind(buffer, *first as u64 * 4, *words as u64 * 4);
+                    let first = plan.offset_of[id.0 as usize] + first;
+                    let resource = bind(buffer, first as u64 * 4, *words as u64 * 4);
                     entries.push(wgpu::BindGroupEntry { binding: j as u32 + 1, resource });
                 }
                 let group = shared.device.create_bind_group(&wgpu::BindGroupDescriptor {

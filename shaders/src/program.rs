@@ -17,6 +17,8 @@ pub enum Life {
     Persistent,
     /// Within one list, from its first writer to its last reader; memory is shared.
     Transient,
+    /// A part of a persistent buffer, from the offset on that a session sets.
+    Window(BufferId),
 }
 
 /// A declared buffer.
@@ -49,9 +51,18 @@ impl Op {
         self.buffers.iter().zip(self.kernel.bindings).filter(|(_, b)| b.access != Access::Read).map(|(b, _)| *b)
     }
 
-    /// Whether neither touches what the other one writes.
-    fn is_independent_of(&self, other: &Op) -> bool {
-        !other.writes().any(|b| self.buffers.contains(&b)) && !self.writes().any(|b| other.buffers.contains(&b))
+    /// Whether neither touches what the other one writes, in a program of these buffers.
+    fn is_independent_of(&self, other: &Op, buffers: &[Buffer]) -> bool {
+        let touches = |op: &Op, written: BufferId| op.buffers.iter().any(|b| root(buffers, *b) == root(buffers, written));
+        !other.writes().any(|b| touches(self, b)) && !self.writes().any(|b| touches(other, b))
+    }
+}
+
+/// The buffer whose memory a buffer lies in.
+fn root(buffers: &[Buffer], id: BufferId) -> BufferId {
+    match buffers[id.0 as usize].life {
+        Life::Window(of) => of,
+        _ => id,
     }
 }
 
@@ -70,6 +81,8 @@ pub struct Program {
 pub struct Plan {
     /// Slot of each buffer.
     pub slot_of: Vec<usize>,
+    /// First word of each buffer in its slot: 0 but for windows.
+    pub offset_of: Vec<usize>,
     /// Words of each slot.
     pub slots: Vec<usize>,
 }
@@ -105,6 +118,12 @@ impl Program {
     pub fn transient(&mut self, name: impl Into<String>, words: usize) -> BufferId {
         self.declare(name.into(), words, Life::Transient)
     }
+    /// Declares a view of `words` words of a persistent buffer, which begins where a session puts it.
+    pub fn window(&mut self, of: BufferId, words: usize) -> BufferId {
+        let whole = &self.buffers[of.0 as usize];
+        assert!(whole.life == Life::Persistent && words <= whole.words, "a window of {words} words of `{}`", whole.name);
+        self.declare(format!("{} (window)", whole.name), words, Life::Window(of))
+    }
     fn declare(&mut self, name: String, words: usize, life: Life) -> BufferId {
         self.buffers.push(Buffer { name, words: words.max(1), life });
         BufferId(self.buffers.len() as u32 - 1)
@@ -125,13 +144,14 @@ impl Program {
         for (i, a) in buffers.iter().enumerate() {
             for (j, b) in buffers.iter().enumerate().skip(i + 1) {
                 let writes = kernel.bindings[i].access != Access::Read || kernel.bindings[j].access != Access::Read;
-                assert!(a != b || !writes, "{}: `{}` aliases `{}`", kernel.name, kernel.bindings[i].name, kernel.bindings[j].name);
+                let same = root(&self.buffers, *a) == root(&self.buffers, *b);
+                assert!(!same || !writes, "{}: `{}` aliases `{}`", kernel.name, kernel.bindings[i].name, kernel.bindings[j].name);
             }
         }
         let mut op = Op { kernel, buffers: buffers.to_vec(), params: Params::new(params), group: self.groups };
-        let ops = &mut self.lists[list.0 as usize].1;
+        let (ops, all) = (&mut self.lists[list.0 as usize].1, &self.buffers);
         match ops.last().map(|last| last.group) {
-            Some(group) if ops.iter().rev().take_while(|o| o.group == group).all(|o| op.is_independent_of(o)) => op.group = group,
+            Some(group) if ops.iter().rev().take_while(|o| o.group == group).all(|o| op.is_independent_of(o, all)) => op.group = group,
             _ => self.groups += 1,
         }
         ops.push(op);
@@ -140,7 +160,7 @@ impl Program {
     /// Interleaves the operations from index `from` of a list on: `chains` equally long sequences that share no buffer
     /// that one of them writes become groups of their first, second, … operations.
     pub fn interleave(&mut self, list: ListId, from: usize, chains: usize) {
-        let ops = &mut self.lists[list.0 as usize].1;
+        let (ops, all) = (&mut self.lists[list.0 as usize].1, &self.buffers);
         let tail: Vec<Op> = ops.drain(from..).collect();
         assert!(chains > 0 && tail.len().is_multiple_of(chains), "chains of different lengths");
         let length = tail.len() / chains;
@@ -149,7 +169,7 @@ impl Program {
         for (i, mut op) in at {
             op.group = self.groups + i as u32;
             for other in ops.iter().rev().take_while(|o| o.group == op.group) {
-                assert!(op.is_independent_of(other), "{} and {} in one group share a buffer", op.kernel.name, other.kernel.name);
+                assert!(op.is_independent_of(other, all), "{} and {} in one group share a buffer", op.kernel.name, other.kernel.name);
             }
             ops.push(op);
         }
@@ -187,13 +207,15 @@ impl Program {
             slot_of[live.buffer] = first_shared + slot;
             tenants[slot].push(live);
         }
-        for (i, slot) in slot_of.iter_mut().enumerate() {
-            if *slot == usize::MAX {
-                *slot = slots.len();
-                slots.push(self.buffers[i].words);
+        for (i, b) in self.buffers.iter().enumerate() {
+            if let Life::Window(of) = b.life {
+                slot_of[i] = slot_of[of.0 as usize];
+            } else if slot_of[i] == usize::MAX {
+                slot_of[i] = slots.len();
+                slots.push(b.words);
             }
         }
-        Plan { slot_of, slots }
+        Plan { offset_of: vec![0; slot_of.len()], slot_of, slots }
     }
 
     /// When each transient buffer is in use. Operations of a group run at the same time.
@@ -207,7 +229,7 @@ impl Program {
                     let buffer = b.0 as usize;
                     let declared = &self.buffers[buffer];
                     match at[buffer] {
-                        _ if declared.life == Life::Persistent => {}
+                        _ if declared.life != Life::Transient => {}
                         Some(i) => {
                             assert!(all[i].list == list, "transient `{}` is used in two lists", declared.name);
                             all[i].last = time;

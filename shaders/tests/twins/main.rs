@@ -153,6 +153,32 @@ fn parameters_change_between_runs() {
 
 /// Parts of a buffer are written and read from an offset; past its end nothing is.
 #[test]
+fn a_window_is_a_part_of_its_buffer_that_moves() {
+    for device in std::iter::once(harness::cpu()).chain(harness::adapter()) {
+        let mut program = Program::default();
+        let (from, all) = (program.persistent("from", 64), program.persistent("all", 256));
+        let window = program.window(all, 64);
+        let list = program.list("copy");
+        program.push(list, &COPY, &[from, window], &Shape { n: 64 });
+        let mut session = device.load(program).unwrap();
+        assert_eq!(session.planned_bytes(), 4 * (64 + 256));
+        for (value, first) in [(1.0, 64), (2.0, 192), (3.0, 64), (4.0, 0)] {
+            session.write_f32(from, &[value; 64]).unwrap();
+            session.place(list, &[(window, first)]);
+            session.run(list).unwrap();
+            assert_eq!(session.read_f32(window).unwrap(), [value; 64]);
+        }
+        let all = session.read_f32(all).unwrap();
+        assert_eq!(
+            [all[0], all[64], all[127], all[128], all[191], all[192], all[255]],
+            [4.0, 3.0, 3.0, 0.0, 0.0, 2.0, 2.0],
+            "{}",
+            device.name()
+        );
+    }
+}
+
+#[test]
 fn parts_of_a_buffer_are_written_and_read() {
     for device in std::iter::once(harness::cpu()).chain(harness::adapter()) {
         let mut program = Program::default();
