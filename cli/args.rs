@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flow_lm::config::Bits;
 
 /// From a YAML file to a trained, evaluated, exportable ternary language model.
 ///
@@ -294,8 +295,8 @@ pub struct BenchTrainArgs {
     #[arg(long, value_name = "N", value_parser = above_zero)]
     pub seq: Option<usize>,
     /// Activation bits
-    #[arg(long, default_value_t = 8, value_parser = activation_bits)]
-    pub bits: u32,
+    #[arg(long, default_value = "8", value_parser = activation_bits)]
+    pub bits: Bits,
     /// Steps that count
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = above_zero)]
     pub steps: usize,
@@ -346,8 +347,8 @@ pub struct BenchInferArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = above_zero)]
     pub repeat: usize,
     /// Activation bits of ternary linears
-    #[arg(long, default_value_t = 8, value_parser = activation_bits)]
-    pub bits: u32,
+    #[arg(long, default_value = "8", value_parser = activation_bits)]
+    pub bits: Bits,
     /// How keys and values are cached
     #[arg(long, value_name = "FORM", default_value = "f16")]
     pub kv: KvForm,
@@ -362,8 +363,8 @@ fn above_zero(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number above 0".into())
 }
 
-fn activation_bits(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|n| [4, 8].contains(n)).ok_or_else(|| "expected 8 or 4".into())
+fn activation_bits(text: &str) -> Result<Bits, String> {
+    text.parse().ok().and_then(Bits::of).ok_or_else(|| "expected 8 or 4".into())
 }
 
 #[derive(Args)]

@@ -2,13 +2,13 @@
 
 use flow_engine::plugin::StageError;
 use flow_engine::problem::Problem;
+use flow_lm::config::Preset;
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, Optimizer};
+use flow_lm::train::Recipe;
 use flow_shaders::device::open;
 use flow_shaders::kernels::attention::Cached;
 use flow_stages::bench::{self, InferBench, TrainBench};
-use flow_stages::model::config::Preset;
-use flow_stages::model::optimizer::{Moments, Optimizer};
-use flow_stages::model::storage::Storage;
-use flow_stages::train::recipe::Recipe;
 use serde_json::Value;
 
 use crate::args::{BenchCommand, BenchTrainArgs, KvForm};

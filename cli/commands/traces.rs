@@ -2,7 +2,7 @@
 
 use flow_engine::plugin::StageError;
 use flow_engine::problem::Problem;
-use flow_stages::project::{Survey, TraceStats, head, survey};
+use flow_stages::distil::{Survey, TraceStats, head, survey};
 use flow_stages::traces::merge;
 use serde_json::json;
 

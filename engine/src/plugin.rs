@@ -190,6 +190,14 @@ impl StageError {
     }
 }
 
+/// A library's error, with what it says to do next.
+impl<E: miette::Diagnostic> From<E> for StageError {
+    fn from(error: E) -> Self {
+        let help = error.help().map(|h| h.to_string());
+        Self { help, ..Self::new(error.to_string()) }
+    }
+}
+
 /// One artifact on an input port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InputArtifact {

@@ -1,17 +1,19 @@
 //! Our greedy next token at every position: `next_tokens MODEL [bits]` reads a JSON list of token ids a line from standard
 //! input and prints the list of next tokens; ids are fed as they are. A line that is a JSON string is tokenised instead,
 //! BOS in front, and its ids are printed.
-use flow_stages::lm;
-use flow_stages::model::inference::{Inference, Uses};
+use flow_lm::config::Bits;
+use flow_lm::format::load_with_tokenizer;
+use flow_lm::infer::{Session, Uses};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (model, tokenizer) = lm::load(std::path::Path::new(&args[0])).expect("a model directory");
+    let (model, tokenizer) = load_with_tokenizer(std::path::Path::new(&args[0])).expect("a model directory");
     let device = flow_shaders::device::open("cpu", 0).expect("the CPU");
     let seq = model.config.seq;
     let uses = Uses { score: Some((1, seq)), ..Uses::default() };
-    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
-    lm.set_bits(args.get(1).map_or(8, |b| b.parse().expect("4 or 8"))).expect("sets");
+    let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    let bits = args.get(1).map_or(8, |b| b.parse().expect("4 or 8"));
+    lm.set_bits(Bits::of(bits).expect("4 or 8")).expect("sets");
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
         if let Ok(text) = serde_json::from_str::<String>(&line) {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flow_engine::plugin::{EventSink, Stage, Task, TaskContext, TaskEvent};
-use flow_stages::project::ProjectStage;
-use flow_stages::rng::Rng;
-use flow_stages::tokenizer::Tokenizer;
+use flow_lm::rng::Rng;
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::LossWeights;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::project::ProjectStage;
+use flow_stages::distil::windows::windows_of_traces;
 use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
-use flow_stages::train::windows::LossWeights;
 
 struct Quiet;
 impl EventSink for Quiet {
@@ -65,7 +65,7 @@ fn main() {
 
     let reader = TraceReader::<ProjectedRow>::open(&projected).expect("projected traces");
     let began = Instant::now();
-    let mut loader = Loader::of_traces(reader, &student, 128, Distillation::new(1.0, &[]), 7).expect("windows");
+    let mut loader = windows_of_traces(reader, &student, 128, Distillation::new(1.0, &[]), 7).expect("windows").0;
     let counted = began.elapsed().as_secs_f64();
     let weights = LossWeights { kd: 1.0, ce: 0.25, format: 0.2 };
     let (began, mut cursor, mut seen) = (Instant::now(), 0, 0);

@@ -7,15 +7,16 @@ use flow_shaders::kernel::Kernel;
 use flow_shaders::kernels::adamw::{ADAMW, ADAMW_INT8};
 use flow_shaders::kernels::attention::Cached;
 
-use crate::model::config::{Preset, Weights};
-use crate::model::inference::kernels as inference_kernels;
-use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use crate::model::storage::Storage;
-use crate::model::trainer::{TrainShape, kernels as training_kernels};
+use flow_lm::config::{Preset, Weights};
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::infer::program::kernels as inference_kernels;
+use flow_lm::train::TrainShape;
+use flow_lm::train::trainer::kernels as training_kernels;
 
 type Prints = Vec<(String, String)>;
 
-fn tiny(weights: Weights) -> crate::model::config::ModelConfig {
+fn tiny(weights: Weights) -> flow_lm::config::ModelConfig {
     let mut config = Preset::Poc.config();
     (config.vocab, config.dim, config.layers, config.mlp, config.heads, config.kv_heads, config.head_dim) = (16, 16, 1, 16, 1, 1, 16);
     config.weights = weights;

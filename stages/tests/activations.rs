@@ -5,11 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{devices, noise};
+use flow_lm::config::{A4, Bits, ModelConfig, Preset, Role};
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::train::{MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::Device;
-use flow_stages::model::config::{A4, ModelConfig, Preset, Role};
-use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use flow_stages::model::storage::Storage;
-use flow_stages::model::trainer::{MicroBatch, TrainShape, Trainer};
 
 /// Losses of random text, with `o` and `down` as drawn or zero.
 fn losses(device: &Device, a4: A4, sub_norm: bool, bits: u32, inner: f32) -> Vec<u32> {
@@ -44,7 +44,7 @@ fn losses(device: &Device, a4: A4, sub_norm: bool, bits: u32, inner: f32) -> Vec
         meta: vec![[0.0, 0.0, 1.0, 0.0]; rows],
         ..MicroBatch::default()
     };
-    trainer.evaluate(&micro, 1.0, bits).unwrap().into_iter().map(|(_, ce)| ce.to_bits()).collect()
+    trainer.evaluate(&micro, 1.0, Bits::of(bits).unwrap()).unwrap().into_iter().map(|(_, ce)| ce.to_bits()).collect()
 }
 
 /// A hybrid is the same model at 8 bits, and at 4 but for what `o` and `down` take.

@@ -5,13 +5,13 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{devices, hyper, noise};
+use flow_lm::config::{ModelConfig, Preset, Role, Weights};
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::infer::{Session, Uses};
+use flow_lm::train::{MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_shaders::kernels::attention::Cached;
-use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
-use flow_stages::model::inference::{Inference, Uses};
-use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use flow_stages::model::storage::Storage;
-use flow_stages::model::trainer::{MicroBatch, TrainShape, Trainer};
 
 const SHAPE: TrainShape = TrainShape {
     batch: 3,
@@ -32,7 +32,7 @@ fn config(weights: Weights) -> ModelConfig {
 }
 
 fn weights(config: &ModelConfig) -> Tensors {
-    let fill = |(i, t): (usize, flow_stages::model::config::TensorSpec)| {
+    let fill = |(i, t): (usize, flow_lm::config::TensorSpec)| {
         let mut next = noise(i as u64 + 1);
         let values = (0..t.len()).map(|_| match t.role {
             Role::Norm => 1.0 + 0.1 * next(),
@@ -182,9 +182,9 @@ fn what_is_bound_in_parts_has_the_same_bits() {
 /// Logits of a packed model, and the tokens that it decodes for some sequences.
 fn decoded(device: &Device, cache: Cached, sequences: usize) -> Vec<u32> {
     let path = common::golden_dir().join("gguf/student-tq2_0.gguf");
-    let (config, tensors) = flow_stages::gguf::model::load(flow_stages::gguf::GgufFile::read(&path).unwrap()).unwrap();
+    let (config, tensors) = flow_lm::format::gguf::model::load(flow_lm::format::gguf::GgufFile::read(&path).unwrap()).unwrap();
     let uses = Uses { score: Some((1, 20)), logits: true, decode: Some((sequences, 200)), prefill: 8, cache, ..Uses::default() };
-    let mut lm = Inference::new(device, config.clone(), &tensors, uses).unwrap();
+    let mut lm = Session::new(device, config.clone(), &tensors, uses).unwrap();
     let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
     let mut all: Vec<u32> = bytemuck::cast_vec(lm.logits(&ids, &[1; 20]).unwrap());
     let starts: Vec<&[u32]> = (0..sequences).map(|s| [&ids[..19], &ids[3..9], &ids[..0]][s % 3]).collect();
@@ -192,7 +192,7 @@ fn decoded(device: &Device, cache: Cached, sequences: usize) -> Vec<u32> {
     let mut next: Vec<u32> = (5..).take(sequences).collect();
     for t in 0..12 {
         let pos: Vec<u32> = starts.iter().map(|start| start.len() as u32 + t).collect();
-        next = lm.step(&next, &pos, None).unwrap();
+        next = lm.step(&next, &pos).unwrap();
         all.extend(&next);
     }
     all

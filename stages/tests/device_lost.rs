@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::LossWeights;
+use flow_lm::train::Recipe;
+use flow_lm::train::{Trained, Training};
 use flow_shaders::device::{Device, open};
-use flow_stages::tokenizer::Tokenizer;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::windows::windows_of_traces;
+use flow_stages::task::train;
 use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
-use flow_stages::train::recipe::Recipe;
-use flow_stages::train::windows::LossWeights;
-use flow_stages::train::{Job, Trained, train};
 
 /// Takes the device away at one of the reports of progress, and keeps what the task says.
 struct Taking {
@@ -61,7 +62,7 @@ fn a_training_goes_on_after_its_device_was_lost() {
     let tokenizer = Tokenizer::load(&common::golden_dir().join("models/student-tokenizer-4096.json")).expect("a tokenizer");
     traces(&dir.path().join("traces"), &tokenizer);
     let recipe = Recipe { batch: 2, log_every: 1, checkpoint_every: 2, ..Recipe::default() };
-    let job = Job {
+    let job = Training {
         config: harness::small_model(4096),
         recipe: &recipe,
         weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.0 },
@@ -76,7 +77,7 @@ fn a_training_goes_on_after_its_device_was_lost() {
         let taking = Arc::new(Taking { device: lost_at.map(|n| (device.clone(), AtomicUsize::new(n))), said: Mutex::default() });
         let ctx = TaskContext::new(harness::task(&dir.path().join(name)), taking.clone(), Arc::new(AtomicBool::new(false)));
         let reader = TraceReader::<ProjectedRow>::open(&dir.path().join("traces")).expect("traces");
-        let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, Distillation::new(1.3, &[]), 3).expect("windows");
+        let mut loader = windows_of_traces(reader, &tokenizer, job.config.seq, Distillation::new(1.3, &[]), 3).expect("windows").0;
         let trained = train(&job, &mut loader, &device, &ctx);
         let said = taking.said.lock().expect("lock").clone();
         (trained, said)

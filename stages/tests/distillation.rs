@@ -12,24 +12,26 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{devices, noise};
 use flow_engine::plugin::{EventSink, Stage, StageError, TaskContext, TaskEvent};
+use flow_lm::config::{Bits, ModelConfig, Preset, Role, Weights};
+use flow_lm::format;
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::infer::{Session, Uses};
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::Recipe;
+use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
+use flow_lm::train::{Loader, LossWeights};
+use flow_lm::train::{Trained, Training};
 use flow_shaders::device::{Device, open};
-use flow_stages::model::checkpoint;
-use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
-use flow_stages::model::inference::{Inference, Uses};
-use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use flow_stages::model::storage::Storage;
-use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
-use flow_stages::project::ProjectStage;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::project::ProjectStage;
+use flow_stages::distil::windows::windows_of_traces;
+use flow_stages::kinds::tokenizer_bpe::BpeStage;
+use flow_stages::kinds::train_bitnet::{StudentParams, StudentStage};
+use flow_stages::task::train;
 use flow_stages::teacher::collect::CollectStage;
 use flow_stages::teacher::method::softmax;
-use flow_stages::tokenizer::{BpeStage, Tokenizer};
 use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
-use flow_stages::train::recipe::Recipe;
-use flow_stages::train::student::{StudentParams, StudentStage};
-use flow_stages::train::windows::LossWeights;
-use flow_stages::train::{Job, Trained, train};
 use serde_json::{Value, json};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -43,7 +45,7 @@ fn config(vocab: usize, seq: usize, weights: Weights) -> ModelConfig {
 
 /// Values of `size`, so that distributions are neither flat nor certain.
 fn tensors(config: &ModelConfig, seed: u64, size: f32) -> Tensors {
-    let fill = |(i, t): (usize, flow_stages::model::config::TensorSpec)| {
+    let fill = |(i, t): (usize, flow_lm::config::TensorSpec)| {
         let mut next = noise(seed * 100 + i as u64);
         let value = |n: f32| if t.role == Role::Norm { 1.0 + 0.1 * n } else { size * n };
         (t.name.clone(), (0..t.len()).map(|_| value(next())).collect())
@@ -73,7 +75,7 @@ impl Setting {
         let config = config(loaded.vocab_size() + 4, SEQ, Weights::Float);
         let tensors = tensors(&config, 3, 1.5);
         let all = tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
-        checkpoint::save(&dir.path().join("teacher"), &config, all, Some(&tokenizer), &json!({})).expect("a teacher");
+        format::save(&dir.path().join("teacher"), &config, all, Some(&tokenizer), &json!({})).expect("a teacher");
         Self { vocab: loaded.vocab_size(), dir, tokenizer, tokens, teacher: (config, tensors) }
     }
 
@@ -88,7 +90,7 @@ impl Setting {
         let projected = harness::run(&ProjectStage, json!({}), &wired, &at("projected")).expect("projects");
         let tokenizer = Tokenizer::load(&self.tokenizer).expect("loads");
         let reader = TraceReader::open(&projected["traces"]).expect("traces");
-        let mut loader = Loader::of_traces(reader, &tokenizer, SEQ, Distillation::new(1.0, &[]), 1).expect("windows");
+        let mut loader = windows_of_traces(reader, &tokenizer, SEQ, Distillation::new(1.0, &[]), 1).expect("windows").0;
         let (mut step, targets) = loader.step(0, 1, 1, &LossWeights { kd: 1.0, ce: 0.0, format: 0.0 }).expect("a step");
         assert_eq!((loader.len(), targets), (1, SEQ as u64));
         (step.remove(0), loader.top_k())
@@ -98,8 +100,8 @@ impl Setting {
     fn distributions(&self) -> Vec<Vec<f64>> {
         let (config, tensors) = &self.teacher;
         let uses = Uses { score: Some((1, SEQ)), logits: true, ..Uses::default() };
-        let tensors: flow_stages::model::tensors::Tensors = tensors.clone().into();
-        let mut lm = Inference::new(&open("cpu", 0).expect("the CPU"), config.clone(), &tensors, uses).expect("fits");
+        let tensors: flow_lm::format::tensors::Tensors = tensors.clone().into();
+        let mut lm = Session::new(&open("cpu", 0).expect("the CPU"), config.clone(), &tensors, uses).expect("fits");
         let bos = Tokenizer::load(&self.tokenizer).expect("loads").bos();
         let ids: Vec<u32> = std::iter::once(bos).chain(self.tokens.iter().copied()).take(SEQ).collect();
         let logits = lm.logits(&ids, &[1; SEQ]).expect("scores");
@@ -139,7 +141,7 @@ impl Student {
             muon: (0.0, 0.0),
             clip: 1.0,
             tau: 1.0,
-            bits: 8,
+            bits: Bits::Eight,
         };
         let stats = self.0.step(micros, &hyper).expect("steps");
         assert!(!stats.skipped);
@@ -229,7 +231,7 @@ fn whole_rows_of_a_large_vocabulary_are_refused() {
     let config = ModelConfig { vocab: 49_152, dim: 8, heads: 1, head_dim: 8, mlp: 8, ..config(0, SEQ, Weights::Float) };
     let tensors = tensors(&config, 1, 0.1);
     let all = tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
-    checkpoint::save(&dir.path().join("teacher"), &config, all, Some(&tokenizer), &json!({})).expect("a teacher");
+    format::save(&dir.path().join("teacher"), &config, all, Some(&tokenizer), &json!({})).expect("a teacher");
     let (teacher, text) = (dir.path().join("teacher"), harness::corpus());
     let wired = [("teacher", "Teacher", teacher.as_path()), ("text", "Text", &text)];
     let params = json!({"method": "full", "text_tokens": 100_000});
@@ -276,9 +278,9 @@ fn traces(dir: &Path, windows: usize, taus: &[f32], change: impl Fn(usize, usize
     dir
 }
 
-fn loader<'a>(dir: &Path, tokenizer: &'a Tokenizer) -> Loader<'a> {
+fn loader<'a>(dir: &Path, tokenizer: &'a Tokenizer) -> Loader<'a, StageError> {
     let reader = TraceReader::open(dir).expect("traces");
-    Loader::of_traces(reader, tokenizer, WINDOW, Distillation::new(1.3, &[]), 5).expect("windows")
+    windows_of_traces(reader, tokenizer, WINDOW, Distillation::new(1.3, &[]), 5).expect("windows").0
 }
 
 /// Weights are those of the whole step: two halves with unequal numbers of rows for each part of the loss give what one batch
@@ -350,9 +352,9 @@ fn watched(dir: &Path, reports: usize) -> (TaskContext, Arc<Watch>) {
     (TaskContext::new(harness::task(dir), watch.clone(), stop), watch)
 }
 
-fn job(recipe: &Recipe, budget_tokens: u64) -> Job<'_> {
+fn job(recipe: &Recipe, budget_tokens: u64) -> Training<'_> {
     let weights = LossWeights { kd: 1.0, ce: 0.25, format: 0.0 };
-    Job {
+    Training {
         config: config(4096, WINDOW, Weights::Absmean),
         recipe,
         weights,
@@ -364,7 +366,7 @@ fn job(recipe: &Recipe, budget_tokens: u64) -> Job<'_> {
     }
 }
 
-fn trained(job: &Job<'_>, traces: &Path, dir: &Path, reports: usize) -> (Result<Trained, StageError>, Vec<String>) {
+fn trained(job: &Training<'_>, traces: &Path, dir: &Path, reports: usize) -> (Result<Trained, StageError>, Vec<String>) {
     let tokenizer = student_tokenizer();
     let (ctx, watch) = watched(dir, reports);
     let result = train(job, &mut loader(traces, &tokenizer), &open("cpu", 2).expect("the CPU"), &ctx);
@@ -407,11 +409,11 @@ fn a_skipped_step_advances_the_cursor_only() {
         evaluates: false,
     };
     let mut trainer = Trainer::new(&open("cpu", 2).expect("the CPU"), job.config.clone(), shape, recipe.optimizer).expect("fits");
-    trainer.load_with(|t| flow_stages::train::initial_values(&job.config, t, recipe.seed)).expect("loads");
+    trainer.load_with(|t| flow_lm::train::initial_values(&job.config, t, recipe.seed)).expect("loads");
     let (mut t, mut cursor) = (1, 0);
     while t <= 24 {
         let (micros, _) = windows.step(cursor, 1, 1, &job.weights).expect("a step");
-        let hyper = recipe.hyper(t, (t - 1) as f64 / 24.0, 1.3, if t <= 12 { 8 } else { 4 });
+        let hyper = recipe.hyper(t, (t - 1) as f64 / 24.0, 1.3, if t <= 12 { Bits::Eight } else { Bits::Four });
         t += u64::from(!trainer.step(&micros, &hyper).expect("steps").skipped);
         cursor += 1;
     }

@@ -5,13 +5,13 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Golden, devices, golden_dir};
+use flow_lm::config::{A4, Activation, ModelConfig, Role, Weights};
+use flow_lm::format::gguf::GgufFile;
+use flow_lm::format::tensors::TensorSource;
+use flow_lm::format::ternary::masters;
+use flow_lm::format::{load, load_as};
+use flow_lm::infer::{Choice, Sampling, Session, Uses};
 use flow_shaders::device::{Device, open};
-use flow_stages::gguf::GgufFile;
-use flow_stages::model::checkpoint::{load, load_as};
-use flow_stages::model::config::{A4, Activation, ModelConfig, Role, Weights};
-use flow_stages::model::inference::{Inference, Uses};
-use flow_stages::model::tensors::Source;
-use flow_stages::model::ternary::masters;
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 
@@ -19,13 +19,13 @@ type Tensors = BTreeMap<String, Vec<f32>>;
 fn logits(
     device: &Device,
     config: &ModelConfig,
-    tensors: &impl Source,
+    tensors: &impl TensorSource,
     (batch, seq): (usize, usize),
     ids: &[u32],
     mask: &[u32],
 ) -> Vec<f32> {
     let uses = Uses { score: Some((batch, seq)), logits: true, ..Uses::default() };
-    let mut model = Inference::new(device, config.clone(), tensors, uses).unwrap();
+    let mut model = Session::new(device, config.clone(), tensors, uses).unwrap();
     model.logits(ids, mask).unwrap()
 }
 
@@ -152,34 +152,34 @@ fn golden_gguf_student_logits() {
 #[test]
 fn prompts_read_together_go_on_as_read_one_by_one() {
     let path = golden_dir().join("gguf/student-tq2_0.gguf");
-    let (config, tensors) = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    let (config, tensors) = flow_lm::format::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
     assert!(config.weights == Weights::Absmean && tensors.packed("layers.0.gate").is_some());
     let floats: Tensors = config.tensors().iter().map(|t| (t.name.clone(), tensors.tensor(&t.name).into_owned())).collect();
     let (n, prompt, decode) = (2, 21, 6);
     let ids: Vec<u32> = (0..n * prompt).map(|i| (i * 37 % config.vocab) as u32).collect();
     for device in devices() {
-        let one_by_one = |lm: &mut Inference| {
+        let one_by_one = |lm: &mut Session| {
             let mut next = Vec::new();
             for t in 0..prompt {
                 let column: Vec<u32> = ids.chunks(prompt).map(|s| s[t]).collect();
-                next = lm.step(&column, &[t as u32; 2], None).unwrap();
+                next = lm.step(&column, &[t as u32; 2]).unwrap();
             }
             next
         };
-        let go_on = |lm: &mut Inference, mut next: Vec<u32>| {
+        let go_on = |lm: &mut Session, mut next: Vec<u32>| {
             let mut all = next.clone();
             for t in 0..decode {
-                next = lm.step(&next, &[(prompt + t) as u32; 2], None).unwrap();
+                next = lm.step(&next, &[(prompt + t) as u32; 2]).unwrap();
                 all.extend(&next);
             }
             all
         };
         let uses = |prefill| Uses { decode: Some((n, 40)), prefill, ..Uses::default() };
-        let mut lm = Inference::new(&device, config.clone(), &floats, uses(0)).unwrap();
+        let mut lm = Session::new(&device, config.clone(), &floats, uses(0)).unwrap();
         let next = one_by_one(&mut lm);
         let want = go_on(&mut lm, next);
         for chunk in [8, 16] {
-            let mut lm = Inference::new(&device, config.clone(), &tensors, uses(chunk)).unwrap();
+            let mut lm = Session::new(&device, config.clone(), &tensors, uses(chunk)).unwrap();
             let mut next = Vec::new();
             for first in (0..prompt).step_by(chunk) {
                 let len = chunk.min(prompt - first);
@@ -196,17 +196,17 @@ fn prompts_read_together_go_on_as_read_one_by_one() {
 #[test]
 fn beginnings_of_different_lengths_do_not_touch_each_other() {
     let path = golden_dir().join("gguf/student-tq2_0.gguf");
-    let (config, tensors) = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    let (config, tensors) = flow_lm::format::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
     let starts: Vec<Vec<u32>> =
         [19usize, 0, 9, 33].iter().map(|n| (0..*n).map(|t| ((n * 31 + t * 37) % config.vocab) as u32).collect()).collect();
     let go_on = |order: [usize; 4]| {
         let uses = Uses { decode: Some((4, 56)), prefill: 8, ..Uses::default() };
-        let mut lm = Inference::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, uses).unwrap();
+        let mut lm = Session::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, uses).unwrap();
         lm.read_starts(&order.map(|i| &starts[i][..])).unwrap();
         let (mut next, mut all) = (order.map(|i| i as u32 + 5).to_vec(), vec![Vec::new(); 4]);
         for t in 0..12 {
             let pos = order.map(|i| (starts[i].len() + t) as u32);
-            next = lm.step(&next, &pos, None).unwrap();
+            next = lm.step(&next, &pos).unwrap();
             order.iter().zip(&next).for_each(|(i, id)| all[*i].push(*id));
         }
         all
@@ -215,11 +215,11 @@ fn beginnings_of_different_lengths_do_not_touch_each_other() {
     assert_eq!(all, go_on([3, 2, 0, 1]));
     // Read step by step, the longest one goes on the same way.
     let mut lm =
-        Inference::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, Uses { decode: Some((1, 56)), ..Uses::default() }).unwrap();
-    starts[3].iter().enumerate().for_each(|(t, id)| drop(lm.step(&[*id], &[t as u32], None).unwrap()));
+        Session::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, Uses { decode: Some((1, 56)), ..Uses::default() }).unwrap();
+    starts[3].iter().enumerate().for_each(|(t, id)| drop(lm.step(&[*id], &[t as u32]).unwrap()));
     let mut next = vec![8];
     for (t, want) in all[3].iter().enumerate() {
-        next = lm.step(&next, &[(starts[3].len() + t) as u32], None).unwrap();
+        next = lm.step(&next, &[(starts[3].len() + t) as u32]).unwrap();
         assert_eq!(next[0], *want, "token {t}");
     }
 }
@@ -229,20 +229,21 @@ fn beginnings_of_different_lengths_do_not_touch_each_other() {
 #[test]
 fn the_number_of_sequences_changes_no_token() {
     let path = golden_dir().join("gguf/student-tq2_0.gguf");
-    let ternary = flow_stages::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
-    let llama = flow_stages::model::checkpoint::load(&golden_dir().join("models/tiny-llama")).expect("loads");
+    let ternary = flow_lm::format::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
+    let llama = flow_lm::format::load(&golden_dir().join("models/tiny-llama")).expect("loads");
     for device in devices() {
         for (config, tensors) in [&ternary, &(llama.config.clone(), llama.tensors.clone())] {
             let start: Vec<u32> = (0..9).map(|t| t * 37 % config.vocab as u32).collect();
+            let sampling = Sampling::nucleus(1.5, 1.0, 0);
             let go_on = |n: usize| {
-                let uses = Uses { decode: Some((n, 40)), prefill: 8, sampling: Some((1.5, 1.0)), ..Uses::default() };
-                let mut lm = Inference::new(&device, config.clone(), tensors, uses).unwrap();
+                let uses = Uses { decode: Some((n, 40)), prefill: 8, draws: true, ..Uses::default() };
+                let mut lm = Session::new(&device, config.clone(), tensors, uses).unwrap();
                 lm.read_starts(&vec![&start[..]; n]).unwrap();
                 let (mut next, mut all) = (vec![3; n], Vec::new());
                 for t in 0..16 {
                     // Drawn, so that a rounding shows in more places than between the two most likely tokens.
-                    let uniform = vec![(t as f32 * 0.619).fract(); n];
-                    next = lm.step(&next, &vec![9 + t; n], Some(&uniform)).unwrap();
+                    let drawn = Choice { sampling: &sampling, tokens: &[], prompt: 0, uniform: (t as f32 * 0.619).fract() };
+                    next = lm.step_with(&next, &vec![9 + t; n], &vec![drawn; n]).unwrap();
                     assert!(next.iter().all(|id| *id == next[0]), "{n} equal sequences on {}", device.name());
                     all.push(next[0]);
                 }

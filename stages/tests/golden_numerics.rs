@@ -3,13 +3,13 @@
 mod common;
 
 use common::{Golden, cases, devices};
+use flow_lm::config::{ModelConfig, Preset};
+use flow_lm::graph::NewtonSchulz;
+use flow_lm::graph::{Graph, Hold};
 use flow_shaders::device::{Device, Session};
 use flow_shaders::kernel::Kernel;
 use flow_shaders::kernels::{act_quant, attention, gated, gemm, hyper, kd_loss, rmsnorm, rope, ternary, ternary_gemm};
 use flow_shaders::program::{BufferId, ListId, Program};
-use flow_stages::model::config::{ModelConfig, Preset};
-use flow_stages::model::graph::{Graph, Hold};
-use flow_stages::model::optimizer::NewtonSchulz;
 
 /// One list of operations with its inputs.
 struct Bench {

@@ -5,11 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Golden, devices};
+use flow_lm::config::{A4, Activation, Bits, ModelConfig, Weights};
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::Device;
-use flow_stages::model::config::{A4, Activation, ModelConfig, Weights};
-use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use flow_stages::model::storage::Storage;
-use flow_stages::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
 
 fn config(c: &serde_json::Value) -> ModelConfig {
     let n = |k: &str| c[k].as_u64().unwrap() as usize;
@@ -102,7 +102,7 @@ fn run(device: &Device, storage: Storage, slack: f64) {
             muon: (0.0, 0.0),
             clip: f("clip"),
             tau: f("tau"),
-            bits: want[6] as u32,
+            bits: Bits::of(want[6] as u32).expect("4 or 8"),
         };
         assert_eq!(want[6], if step < h["flip_step"].as_u64().unwrap() as usize { 8.0 } else { 4.0 });
         let s = trainer.step(std::slice::from_ref(&micro), &hyper).unwrap();

@@ -5,12 +5,12 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::LossWeights;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::windows::windows_of_traces;
 use flow_stages::teacher::collect::CollectStage;
-use flow_stages::tokenizer::Tokenizer;
 use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
-use flow_stages::train::windows::LossWeights;
 use harness::{golden, run, run_and_stop};
 use serde_json::{Value, json};
 
@@ -187,10 +187,10 @@ fn an_epoch_over_many_shards_visits_every_token_once() {
     assert!(counts.shards > 4, "{} shards fit into one pool", counts.shards);
     let open = || {
         let reader = TraceReader::<ProjectedRow>::open(dir.path()).expect("traces");
-        Loader::of_traces(reader, &tokenizer, 128, Distillation::new(1.0, &[]), 3).expect("windows")
+        windows_of_traces(reader, &tokenizer, 128, Distillation::new(1.0, &[]), 3).expect("windows")
     };
-    let mut loader = open();
-    assert_eq!((loader.totals().targets, loader.len()), ((SEQUENCES * LENGTH) as u64, (SEQUENCES * LENGTH / 128) as u64));
+    let (mut loader, totals) = open();
+    assert_eq!((totals.targets, loader.len()), ((SEQUENCES * LENGTH) as u64, (SEQUENCES * LENGTH / 128) as u64));
     let weights = LossWeights { kd: 1.0, ce: 1.0, format: 0.0 };
     let mut seen = vec![0u32; 4000];
     let (mut total, mut cursor, mut middle) = (0, 0, None);
@@ -210,7 +210,7 @@ fn an_epoch_over_many_shards_visits_every_token_once() {
     assert_eq!(seen, wanted);
     // A resumed training starts in the middle.
     let (cursor, labels) = middle.expect("a batch in the middle");
-    assert_eq!(open().step(cursor, 8, 1, &weights).expect("a batch").0[0].labels, labels);
+    assert_eq!(open().0.step(cursor, 8, 1, &weights).expect("a batch").0[0].labels, labels);
 }
 
 /// A budget is a sample of the whole text and of all prompts: what stands last in them is seen too.

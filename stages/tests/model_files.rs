@@ -5,12 +5,13 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use flow_stages::gguf::pack::{self, BLOCK};
-use flow_stages::gguf::{ExportStage, GgufFile, Value};
-use flow_stages::model::checkpoint::{self, load, load_as};
-use flow_stages::model::config::{Activation, ModelConfig, Preset, Role, Weights};
-use flow_stages::model::tensors::Source;
-use flow_stages::model::ternary::{masters, ternarise};
+use flow_lm::config::{Activation, ModelConfig, Preset, Role, Weights};
+use flow_lm::format::gguf::pack::{self, BLOCK};
+use flow_lm::format::gguf::{GgufFile, Value};
+use flow_lm::format::tensors::TensorSource;
+use flow_lm::format::ternary::{masters, ternarise};
+use flow_lm::format::{self, load, load_as};
+use flow_stages::kinds::export_gguf::ExportStage;
 use safetensors::SafeTensors;
 use serde_json::json;
 
@@ -33,7 +34,7 @@ fn made_up(config: &ModelConfig) -> BTreeMap<String, Vec<f32>> {
 
 fn save(dir: &Path, config: &ModelConfig, tensors: &BTreeMap<String, Vec<f32>>) {
     let all = tensors.iter().map(|(k, v)| (k.as_str(), v.as_slice()));
-    checkpoint::save(dir, config, all, Some(&golden("models/student-tokenizer-4096.json")), &json!({"bits": 8})).expect("saves");
+    format::save(dir, config, all, Some(&golden("models/student-tokenizer-4096.json")), &json!({"bits": 8})).expect("saves");
 }
 
 fn tiny() -> ModelConfig {
@@ -64,13 +65,13 @@ fn damaged_checkpoints_are_named() {
     for (what, bytes) in [("cut", &good[..good.len() - 100]), ("header cut", &good[..100]), ("empty", &[]), ("noise", &[0xff; 64][..])] {
         std::fs::write(&file, bytes).expect("write");
         let error = load(dir.path()).expect_err(what);
-        assert!(error.message.contains("model.safetensors") && error.help.is_some(), "{what}: {error}");
+        assert!(error.to_string().contains("model.safetensors") && error.help.is_some(), "{what}: {error}");
     }
     std::fs::write(&file, &good).expect("write");
     let other = ModelConfig { mlp: 512, ..tiny() };
     let json = json!({"model_type": "flow", "config": other});
     std::fs::write(dir.path().join("config.json"), json.to_string()).expect("write");
-    let error = load(dir.path()).expect_err("shapes differ").message;
+    let error = load(dir.path()).expect_err("shapes differ").to_string();
     assert!(error.contains("layers.0.mlp_sub_norm") && error.contains("[768]") && error.contains("[512]"), "{error}");
 }
 
@@ -149,7 +150,7 @@ fn packed_linears_divide_or_multiply_by_their_scale_as_the_configuration_says() 
         error.expect("config").replace("\"model_type\":\"bitnet\"", "\"model_type\":\"mamba\""),
     )
     .expect("write");
-    assert!(load(&dir.path().join("bitlinear")).expect_err("unknown family").message.contains("`mamba`"));
+    assert!(load(&dir.path().join("bitlinear")).expect_err("unknown family").to_string().contains("`mamba`"));
 }
 
 #[test]

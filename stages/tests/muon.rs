@@ -3,12 +3,12 @@
 
 mod common;
 
+use flow_lm::config::{ModelConfig, Preset};
+use flow_lm::graph::NewtonSchulz;
+use flow_lm::graph::{Graph, Hold};
+use flow_lm::rng::Rng;
 use flow_shaders::device::Device;
 use flow_shaders::kernels::hyper;
-use flow_stages::model::config::{ModelConfig, Preset};
-use flow_stages::model::graph::{Graph, Hold};
-use flow_stages::model::optimizer::NewtonSchulz;
-use flow_stages::rng::Rng;
 
 /// The first steps of the list that the authors of "The Polar Express" (arXiv 2505.16932) published, for low = 1e-3; all but
 /// the last are taken for values up to 1.01.

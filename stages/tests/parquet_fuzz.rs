@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use flow_engine::plugin::StageError;
-use flow_stages::project::import::ImportStage;
-use flow_stages::project::survey;
-use flow_stages::tokenizer::Tokenizer;
+use flow_lm::tokenizer::Tokenizer;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::import::ImportStage;
+use flow_stages::distil::survey;
+use flow_stages::distil::windows::windows_of_traces;
 use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -169,8 +169,8 @@ proptest! {
         outcome("counting projected traces", || survey(&projected, 3).map(|_| ()))?;
         outcome("loading windows", || {
             let reader = TraceReader::<ProjectedRow>::open(&projected)?;
-            let mut loader = Loader::of_traces(reader, tokenizer(), 16, Distillation::new(1.3, &[1.3]), 1)?;
-            let weights = flow_stages::train::windows::LossWeights { kd: 1.0, ce: 1.0, format: 0.0 };
+            let mut loader = windows_of_traces(reader, tokenizer(), 16, Distillation::new(1.3, &[1.3]), 1)?.0;
+            let weights = flow_lm::train::LossWeights { kd: 1.0, ce: 1.0, format: 0.0 };
             if !loader.is_empty() {
                 let (micros, _) = loader.step(0, 4, 1, &weights)?;
                 assert!(micros[0].ids.iter().all(|id| *id < 4096) && micros[0].labels.iter().all(|l| *l < 4096));

@@ -4,9 +4,11 @@ mod harness;
 
 use std::path::Path;
 
+use flow_lm::tokenizer::Tokenizer;
 use flow_stages::data::TextStage;
-use flow_stages::project::{FirstToken, ProjectStage, Projector, Rule};
-use flow_stages::tokenizer::{BpeStage, Tokenizer};
+use flow_stages::distil::project::ProjectStage;
+use flow_stages::distil::{FirstToken, Projector, Rule};
+use flow_stages::kinds::tokenizer_bpe::BpeStage;
 use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
 use proptest::prelude::*;
 use serde_json::json;
@@ -260,7 +262,7 @@ fn the_stage_streams_a_directory_and_gives_the_same_bytes_twice() {
         assert!(std::fs::read(a["traces"].join(file)).expect("a") == std::fs::read(b["traces"].join(file)).expect("b"), "{file}");
     }
     assert_eq!(std::fs::read(&a["stats"]).expect("a"), std::fs::read(&b["stats"]).expect("b"));
-    let stats: flow_stages::project::TraceStats = serde_json::from_slice(&std::fs::read(&a["stats"]).expect("stats")).expect("JSON");
+    let stats: flow_stages::distil::TraceStats = serde_json::from_slice(&std::fs::read(&a["stats"]).expect("stats")).expect("JSON");
     assert!(!stats.exact && stats.teacher_rows == 40_000 && stats.rows > 40_000 && stats.invalid_share == 0.0);
     assert!(stats.coverage > 0.3 && stats.lost_mass < 0.3 && stats.other_mass.iter().map(|b| b.rows).sum::<u64>() == stats.tokens);
     let reader = TraceReader::<ProjectedRow>::open(&a["traces"]).expect("open");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use flow_engine::plugin::{InputArtifact, Provenance, Stage, Task, TaskContext};
-use flow_stages::project::{OtherBin, TraceStats};
+use flow_stages::distil::{OtherBin, TraceStats};
 use flow_stages::report::{GateStage, ReportParams, ReportStage};
 use serde_json::{Value, json};
 

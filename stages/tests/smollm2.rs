@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::Golden;
+use flow_lm::config::Bits;
+use flow_lm::format::load_with_tokenizer;
+use flow_lm::infer::{KvCache, Session, Uses, Window, score_batch};
+use flow_lm::tokenizer::Tokenizer;
 use flow_shaders::device::open;
-use flow_stages::lm::{self, Generation, Window, generate, score_batch};
-use flow_stages::model::inference::{Inference, Uses};
 use flow_stages::teacher::file::FileStage;
+use flow_stages::teacher::local::answers;
 use flow_stages::teacher::template::Template;
-use flow_stages::tokenizer::Tokenizer;
 use harness::golden;
 use serde_json::{Value, json};
 
@@ -44,7 +46,7 @@ fn ids(v: &Value) -> Vec<u32> {
 #[test]
 fn the_files_tokenizer_is_the_models() {
     let Some(dir) = teacher() else { return };
-    let (_, tokenizer) = lm::load(&dir).expect("loads");
+    let (_, tokenizer) = load_with_tokenizer(&dir).expect("loads");
     for case in read("tokenize.json").as_array().expect("cases") {
         assert_eq!(tokenizer.encode(case["text"].as_str().expect("text")), ids(&case["ids"]), "{case}");
     }
@@ -60,13 +62,13 @@ fn the_files_tokenizer_is_the_models() {
 #[test]
 fn forced_logprobs_are_those_of_float32() {
     let Some(dir) = teacher() else { return };
-    let (model, _) = lm::load(&dir).expect("loads");
+    let (model, _) = load_with_tokenizer(&dir).expect("loads");
     let forced = Golden::file("smollm2/teacher_forced.safetensors", "models/smollm2-gguf-metadata.json");
     let text: Vec<u32> = forced.i32("ids").into_iter().map(|id| id as u32).collect();
     let (n, k) = (text.len(), 20);
     let uses = Uses { score: Some((1, n)), top_k: k, ..Uses::default() };
     let device = open("cpu", 0).expect("the CPU is always there");
-    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
     let top = lm.top_k(&text, &vec![1; n]).expect("scores");
     let (wanted_ids, wanted) = (forced.i32("top_ids"), forced.f32("top_logprobs"));
     let worst = top.logprobs.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -119,15 +121,14 @@ const NEAR: f32 = 0.25;
 #[test]
 fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let Some(dir) = teacher() else { return };
-    let (model, tokenizer) = lm::load(&dir).expect("loads");
+    let (model, tokenizer) = load_with_tokenizer(&dir).expect("loads");
     let all = written(&dir, &tokenizer);
     let device = open("cpu", 0).expect("the CPU is always there");
-    let how = Generation { batch: all.len(), max_tokens: 32, sampling: None, seed: 0, bits: 8, cache: Default::default() };
     let prompts: Vec<Vec<u32>> = all.iter().map(|w| w.context.clone()).collect();
-    let answers = generate(&model, &tokenizer, &device, &prompts, &how, Vec::new(), |_, _| Ok(())).expect("generates");
+    let answers = answers(&device, &model, &tokenizer, prompts, (Bits::Eight, 32, KvCache::default()), |_| Ok(())).expect("generates");
     let (seq, k) = (model.config.seq, 20);
     let uses = Uses { score: Some((1, seq)), top_k: k, ..Uses::default() };
-    let mut lm = Inference::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
+    let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
     let (mut alike, mut total) = (0, 0);
     for (w, answer) in all.iter().zip(&answers) {
         let whole = [w.context.as_slice(), &w.tokens].concat();

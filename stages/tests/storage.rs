@@ -5,11 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{devices, hyper, noise};
+use flow_lm::config::{ModelConfig, Preset, Role, Weights};
+use flow_lm::graph::{LossScale, Storage};
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::train::{MicroBatch, StepStats, TrainShape, Trainer};
 use flow_shaders::device::Device;
-use flow_stages::model::config::{ModelConfig, Preset, Role, Weights};
-use flow_stages::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use flow_stages::model::storage::{LossScale, Storage};
-use flow_stages::model::trainer::{MicroBatch, StepStats, TrainShape, Trainer};
 
 /// An odd hidden size: the last float16 of a row shares its word with the next row's first.
 fn config(weights: Weights) -> ModelConfig {

@@ -5,11 +5,11 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use flow_stages::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, model, pack, quant::dequantise};
-use flow_stages::lm;
-use flow_stages::model::checkpoint::Checkpoint;
-use flow_stages::model::config::{Activation, ModelConfig, Weights};
-use flow_stages::model::tensors::Source;
+use flow_lm::config::{Activation, ModelConfig, Weights};
+use flow_lm::format::Checkpoint;
+use flow_lm::format::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, model, pack, quant::dequantise};
+use flow_lm::format::load_with_tokenizer;
+use flow_lm::format::tensors::TensorSource;
 use flow_stages::teacher::file::FileStage;
 use flow_stages::teacher::template::Template;
 use harness::golden;
@@ -42,7 +42,7 @@ fn every_type_is_read_as_the_reference_reads_it() {
 fn a_gguf_file_becomes_a_teacher() {
     let dir = tempfile::tempdir().expect("dir");
     let out = teacher(&golden().join("gguf/student-tq2_0.gguf"), json!({"seq": 64}), dir.path()).expect("imports");
-    let (model, tokenizer) = lm::load(&out).expect("loads");
+    let (model, tokenizer) = load_with_tokenizer(&out).expect("loads");
     assert_eq!((model.config.seq, model.config.vocab), (64, tokenizer.vocab_size()));
     let text = "Fellow citizens, the state of {\"our\": union} — 1984";
     assert_eq!(tokenizer.decode_bytes(&tokenizer.encode(text)), text.as_bytes());
@@ -62,8 +62,8 @@ fn directories_become_teachers() {
         let dir = tempfile::tempdir().expect("dir");
         let from = golden().join("models").join(name);
         let out = teacher(&from, json!({"seq": 32}), dir.path()).expect(name);
-        let before = flow_stages::model::checkpoint::load(&from).expect("the source");
-        let (model, tokenizer) = lm::load(&out).expect(name);
+        let before = flow_lm::format::load(&from).expect("the source");
+        let (model, tokenizer) = load_with_tokenizer(&out).expect(name);
         assert_eq!(model.config.seq, 32, "{name}");
         assert!(same(&model, &before) && !tokenizer.context("").is_empty(), "{name}");
     }
@@ -91,8 +91,8 @@ fn shards_and_chat_templates_come_along() {
         "add_bos_token": false});
     std::fs::write(source.join("tokenizer_config.json"), settings.to_string()).expect("write");
     let out = teacher(&source, json!({}), &dir.path().join("out")).expect("imports");
-    let (model, tokenizer) = lm::load(&out).expect("loads");
-    assert!(same(&model, &flow_stages::model::checkpoint::load(&from).expect("the source")));
+    let (model, tokenizer) = load_with_tokenizer(&out).expect("loads");
+    assert!(same(&model, &flow_lm::format::load(&from).expect("the source")));
     let template = Template::of("chat", &out, &tokenizer).expect("comes along");
     assert_eq!(template.render("hi").expect("renders"), "<hi>");
     assert_ne!(tokenizer.context("hello")[0], tokenizer.bos());
@@ -237,9 +237,9 @@ proptest! {
 #[test]
 fn a_sentencepiece_vocabulary_encodes_as_sentencepiece() {
     let file = GgufFile::read(&golden().join("gguf/sentencepiece.gguf")).expect("reads");
-    let json = flow_stages::gguf::tokenizer::json(&file).expect("converts");
-    let roles = flow_stages::gguf::special::roles(&file).expect("roles");
-    let tokenizer = flow_stages::tokenizer::Tokenizer::from_bytes(json.to_string().as_bytes()).expect("loads").with_roles(&roles);
+    let json = flow_lm::format::gguf::tokenizer::json(&file).expect("converts");
+    let roles = flow_lm::format::gguf::roles::of(&file).expect("roles");
+    let tokenizer = flow_lm::tokenizer::Tokenizer::from_bytes(json.to_string().as_bytes()).expect("loads").with_roles(&roles);
     let cases = std::fs::read(golden().join("gguf/sentencepiece.json")).expect("golden file");
     let cases: Vec<serde_json::Value> = serde_json::from_slice(&cases).expect("JSON");
     for case in cases {

@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow_engine::plugin::{EventSink, StageError, TaskContext, TaskEvent};
+use flow_lm::graph::Optimizer;
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::LossWeights;
+use flow_lm::train::{Recipe, Schedule};
+use flow_lm::train::{Trained, Training};
 use flow_shaders::device::open;
-use flow_stages::model::optimizer::Optimizer;
-use flow_stages::tokenizer::Tokenizer;
+use flow_stages::distil::Distillation;
+use flow_stages::distil::windows::windows_of_traces;
+use flow_stages::task::train;
 use flow_stages::traces::{ProjectedRow, TraceReader};
-use flow_stages::train::distillation::Distillation;
-use flow_stages::train::loader::Loader;
-use flow_stages::train::recipe::{Recipe, Schedule};
-use flow_stages::train::windows::LossWeights;
-use flow_stages::train::{Job, Trained, train};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/a97e9d1/training")
@@ -49,7 +50,7 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
         checkpoint_every: 4,
         ..Recipe::default()
     };
-    let job = Job {
+    let job = Training {
         config: harness::small_model(tokenizer.vocab_size()),
         recipe: &recipe,
         weights: LossWeights { kd: 1.0, ce: 0.25, format: 0.1 },
@@ -64,7 +65,7 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
     let ctx = TaskContext::new(harness::task(dir), Arc::new(StopAt(AtomicUsize::new(stop_at), stop.clone())), stop);
     let reader = TraceReader::<ProjectedRow>::open(&fixture().join("traces"))?;
     let distillation = Distillation::new(job.tau, &reader.meta().taus);
-    let mut loader = Loader::of_traces(reader, &tokenizer, job.config.seq, distillation, 3)?;
+    let mut loader = windows_of_traces(reader, &tokenizer, job.config.seq, distillation, 3)?.0;
     train(&job, &mut loader, &device, &ctx)
 }
 

@@ -7,8 +7,8 @@ mod harness;
 use std::path::{Path, PathBuf};
 
 use flow_stages::eval::text::TextEvalStage;
-use flow_stages::train::student::StudentStage;
-use flow_stages::train::teacher::TeacherStage;
+use flow_stages::kinds::teacher_train::TeacherStage;
+use flow_stages::kinds::train_bitnet::StudentStage;
 use harness::{run, run_and_stop};
 use serde_json::{Value, json};
 

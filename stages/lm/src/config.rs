@@ -36,6 +36,37 @@ pub enum A4 {
     Hybrid,
 }
 
+/// Bits of the activations that ternary linears take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bits {
+    /// Codes of ±7.
+    Four,
+    /// Codes of ±127.
+    #[default]
+    Eight,
+}
+
+impl Bits {
+    /// The largest code.
+    pub fn qmax(self) -> f32 {
+        match self {
+            Bits::Four => 7.0,
+            Bits::Eight => 127.0,
+        }
+    }
+    /// 4 or 8.
+    pub fn count(self) -> u32 {
+        match self {
+            Bits::Four => 4,
+            Bits::Eight => 8,
+        }
+    }
+    /// By their number.
+    pub fn of(count: u32) -> Option<Self> {
+        [Bits::Four, Bits::Eight].into_iter().find(|b| b.count() == count)
+    }
+}
+
 /// Shape and numerics of a decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +100,7 @@ pub struct ModelConfig {
     /// Head shares the embedding.
     pub tied: bool,
     /// What goes to 4 bits with the flip.
-    #[serde(default, skip_serializing_if = "crate::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub a4: A4,
 }
 
@@ -231,4 +262,18 @@ impl ModelConfig {
         }
         None
     }
+}
+
+/// What is the case without a word is not written: keys and files outlive its introduction.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which.
+    pub field: String,
+    /// What is wrong with it, with the value.
+    pub why: String,
 }

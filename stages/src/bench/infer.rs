@@ -9,10 +9,10 @@ use flow_shaders::kernels::attention::Cached;
 use serde_json::{Value, json};
 
 use super::{median, peak_rss, rounded};
-use crate::gguf::{GgufFile, model};
-use crate::model::inference::{Inference, Uses};
-use crate::rng::Rng;
-use crate::train::device_error;
+use flow_lm::config::Bits;
+use flow_lm::format::gguf::{GgufFile, model};
+use flow_lm::infer::{Session, Uses};
+use flow_lm::rng::Rng;
 
 /// What is inferred.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,8 @@ pub struct InferBench {
     pub batch: usize,
     /// Rounds that count, after one that does not.
     pub repeat: usize,
-    /// Activation bits of ternary linears, 8 or 4.
-    pub bits: u32,
+    /// Activation bits of ternary linears.
+    pub bits: Bits,
     /// How the KV cache is held.
     pub cache: Cached,
     /// Score the prompt, logits at every position, instead of reading it into the cache.
@@ -46,8 +46,8 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     if b.score {
         uses = Uses { score: Some((b.batch, b.prompt)), top_k: 20, ..Uses::default() };
     }
-    let mut lm = Inference::new(device, config.clone(), &tensors, uses).map_err(device_error)?;
-    lm.set_bits(b.bits).map_err(device_error)?;
+    let mut lm = Session::new(device, config.clone(), &tensors, uses)?;
+    lm.set_bits(b.bits)?;
     let load = began.elapsed().as_secs_f64();
     let mut rng = Rng::new(1, "bench prompt");
     let (mut read, mut decoded) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
         let ids: Vec<u32> = (0..b.batch * b.prompt).map(|_| rng.below(config.vocab) as u32).collect();
         let began = Instant::now();
         if b.score {
-            lm.top_k(&ids, &vec![1; ids.len()]).map_err(device_error)?;
+            lm.top_k(&ids, &vec![1; ids.len()])?;
         } else {
             let next = prefill(&mut lm, &ids, b, chunk)?;
             let prompt_seconds = began.elapsed().as_secs_f64();
@@ -74,7 +74,7 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     let name = if b.score { "score_tokens_per_second" } else { "prefill_tokens_per_second" };
     let mut out = json!({
         "bench": "infer", "model": path.file_name().map(|n| n.to_string_lossy()), "parameters": config.parameters(),
-        "prompt": b.prompt, "decode": b.decode, "batch": b.batch, "bits": b.bits, "load_seconds": rounded(load),
+        "prompt": b.prompt, "decode": b.decode, "batch": b.batch, "bits": b.bits.count(), "load_seconds": rounded(load),
         name: rounded(median(read)), "planned_bytes": lm.bytes(), "peak_rss_bytes": peak_rss(), "device": device.name(),
     });
     if !b.score {
@@ -83,19 +83,19 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     Ok(out)
 }
 
-fn prefill(lm: &mut Inference, ids: &[u32], b: &InferBench, chunk: usize) -> Result<Vec<u32>, StageError> {
+fn prefill(lm: &mut Session, ids: &[u32], b: &InferBench, chunk: usize) -> Result<Vec<u32>, StageError> {
     let mut next = Vec::new();
     for first in (0..b.prompt).step_by(chunk) {
         let len = chunk.min(b.prompt - first);
         let part: Vec<u32> = ids.chunks_exact(b.prompt).flat_map(|s| s[first..first + len].iter().copied()).collect();
-        next = lm.prefill(&part, first, len).map_err(device_error)?;
+        next = lm.prefill(&part, first, len)?;
     }
     Ok(next)
 }
 
-fn decode(lm: &mut Inference, mut next: Vec<u32>, b: &InferBench) -> Result<(), StageError> {
+fn decode(lm: &mut Session, mut next: Vec<u32>, b: &InferBench) -> Result<(), StageError> {
     for t in 0..b.decode {
-        next = lm.step(&next, &vec![(b.prompt + t) as u32; b.batch], None).map_err(device_error)?;
+        next = lm.step(&next, &vec![(b.prompt + t) as u32; b.batch])?;
     }
     Ok(())
 }

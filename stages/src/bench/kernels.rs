@@ -10,8 +10,7 @@ use flow_shaders::program::Program;
 use serde_json::{Value, json};
 
 use super::{median, rounded};
-use crate::rng::Rng;
-use crate::train::device_error;
+use flow_lm::rng::Rng;
 
 /// What fills a buffer.
 #[derive(Clone, Copy)]
@@ -76,7 +75,7 @@ fn unit(limit: Limit) -> &'static str {
 }
 
 /// Median seconds of a dispatch: at least five, and a quarter of a second of them.
-fn run(device: &Device, case: &Case) -> Result<f64, StageError> {
+fn run(device: &Device, case: &Case) -> flow_lm::Result<f64> {
     let mut program = Program::default();
     let list = program.list("bench");
     let words = |f: &Fill| match *f {
@@ -84,7 +83,7 @@ fn run(device: &Device, case: &Case) -> Result<f64, StageError> {
     };
     let ids: Vec<_> = case.buffers.iter().enumerate().map(|(i, f)| program.persistent(format!("b{i}"), words(f))).collect();
     program.push(list, case.kernel, &ids, &case.params);
-    let mut session = device.load(program).map_err(device_error)?;
+    let mut session = device.load(program)?;
     let mut rng = Rng::new(1, "bench buffers");
     for (id, fill) in ids.iter().zip(&case.buffers) {
         let make = |i: usize, rng: &mut Rng| match *fill {
@@ -95,19 +94,19 @@ fn run(device: &Device, case: &Case) -> Result<f64, StageError> {
                 let x = rng.bits() as u32;
                 x & !((x & 0x5555_5555) << 1)
             }
-            Fill::Halves(_) => crate::model::tensors::half_pair(rng.uniform() - 0.5, rng.uniform() - 0.5),
+            Fill::Halves(_) => flow_lm::format::tensors::half_pair(rng.uniform() - 0.5, rng.uniform() - 0.5),
             Fill::Word(_, word) => word,
             Fill::Positions(_, period) => (i % period) as u32,
         };
-        session.write_with(*id, words(fill), |i| make(i, &mut rng)).map_err(device_error)?;
+        session.write_with(*id, words(fill), |i| make(i, &mut rng))?;
     }
     let last = ids[ids.len() - 1];
     let (mut seconds, begun) = (Vec::new(), Instant::now());
     for round in 0.. {
         let began = Instant::now();
-        session.run(list).map_err(device_error)?;
+        session.run(list)?;
         // Waits for the device.
-        session.read_f32_at(last, 0, 1).map_err(device_error)?;
+        session.read_f32_at(last, 0, 1)?;
         if round > 0 {
             seconds.push(began.elapsed().as_secs_f64());
         }

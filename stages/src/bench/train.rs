@@ -7,12 +7,12 @@ use flow_shaders::device::Device;
 use serde_json::{Value, json};
 
 use super::{median, peak_rss, rounded};
-use crate::model::config::{ModelConfig, Preset};
-use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use crate::model::storage::Storage;
-use crate::model::trainer::{Hyper, MicroBatch, TrainShape, Trainer};
-use crate::rng::Rng;
-use crate::train::{device_error, initial_values};
+use flow_lm::config::{Bits, ModelConfig, Preset};
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::rng::Rng;
+use flow_lm::train::initial_values;
+use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,8 @@ pub struct TrainBench {
     pub batch: usize,
     /// Tokens of a sequence; the preset's where `None`.
     pub seq: Option<usize>,
-    /// Activation bits, 8 or 4.
-    pub bits: u32,
+    /// Activation bits.
+    pub bits: Bits,
     /// Steps that count, after three that do not.
     pub steps: usize,
     /// Optimizer of the block linears.
@@ -56,8 +56,8 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
         storage: b.storage,
         evaluates: false,
     };
-    let mut trainer = Trainer::new(device, config.clone(), shape, b.optimizer).map_err(device_error)?;
-    trainer.load_with(|t| initial_values(&config, t, 1)).map_err(device_error)?;
+    let mut trainer = Trainer::new(device, config.clone(), shape, b.optimizer)?;
+    trainer.load_with(|t| initial_values(&config, t, 1))?;
     let micro = random_batch(&config, b.batch);
     let mut seconds = Vec::new();
     for step in 1..=b.steps as u64 + 3 {
@@ -73,7 +73,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
             bits: b.bits,
         };
         let began = Instant::now();
-        let stats = trainer.step(std::slice::from_ref(&micro), &hyper).map_err(device_error)?;
+        let stats = trainer.step(std::slice::from_ref(&micro), &hyper)?;
         if step > 3 {
             seconds.push(began.elapsed().as_secs_f64());
         }
@@ -84,7 +84,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
     let tokens = (b.batch * config.seq) as f64;
     let step = median(seconds);
     Ok(json!({
-        "bench": "train", "preset": b.preset.name(), "batch": b.batch, "seq": config.seq, "bits": b.bits,
+        "bench": "train", "preset": b.preset.name(), "batch": b.batch, "seq": config.seq, "bits": b.bits.count(),
         "optimizer": b.optimizer, "recompute": b.recompute, "moments": b.moments, "storage": b.storage,
         "parameters": config.parameters(), "steps": b.steps,
         "tokens_per_second": rounded(tokens / step), "step_ms": rounded(step * 1e3),

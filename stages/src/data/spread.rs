@@ -3,7 +3,7 @@
 //! Texts are in order of time or of subject, prompts in order of kind: a prefix is another distribution. What a larger budget
 //! takes holds what a smaller one took, so that raising it asks a paid teacher only for what is new.
 
-use crate::rng::Rng;
+use flow_lm::rng::Rng;
 
 /// `count` of `n` places, in ascending order: all of them where there are no more. The order in which places are taken is the
 /// bit-reversed count (van der Corput) from a seeded start, so that every beginning of it is spread evenly.

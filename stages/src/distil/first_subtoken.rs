@@ -34,7 +34,7 @@ pub fn first_subtoken<'b>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::{Tokenizer, golden_dir};
+    use flow_lm::tokenizer::Tokenizer;
     use serde_json::Value;
 
     fn numbers(v: &Value) -> Vec<f64> {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn golden_projection() {
-        let dir = golden_dir().join("models");
+        let dir = crate::golden_dir().join("models");
         let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("projection.json")).expect("golden")).expect("JSON");
         let load = |field: &str| Tokenizer::load(&dir.join(golden[field].as_str().expect("name"))).expect("tokenizer");
         let (student, teacher) = (load("student_tokenizer"), load("teacher_tokenizer"));

@@ -5,8 +5,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
-use crate::tokenizer::Tokenizer;
 use crate::traces::TokenTable;
+use flow_lm::tokenizer::Tokenizer;
 
 /// Shards of the memory, so that two threads seldom wait for each other.
 const SHARDS: usize = 16;

@@ -1,5 +1,6 @@
 //! `kd.import`: traces that another tool collected and projected, as Parquet with the proof of concept's columns.
 
+use crate::task;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,9 +13,9 @@ use super::sequence::{Projector, Rule};
 use super::stats::Tally;
 use crate::data::read_prompts;
 use crate::teacher::template::{self, Template};
-use crate::tokenizer::Tokenizer;
 use crate::traces::foreign::{ForeignRow, ForeignSequences};
 use crate::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+use flow_lm::tokenizer::Tokenizer;
 
 /// Parameters of `kd.import`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -202,6 +203,6 @@ impl Import<'_> {
             ctx.warn(format!("{} sequences begin after step 0: steps before them were dropped where the traces were made", self.gaps));
         }
         ctx.metric("rows", tally.rows as f64);
-        crate::write_json(ctx.output("stats")?, &tally.report("import", true, p.top_k.unwrap_or(0)))
+        task::write_json(ctx.output("stats")?, &tally.report("import", true, p.top_k.unwrap_or(0)))
     }
 }

@@ -1,21 +1,5 @@
 //! `kd.project`: from the teacher's tokens to the student's.
 
-mod buckets;
-mod byte_aligned;
-mod first_subtoken;
-mod first_token;
-pub mod import;
-mod sequence;
-mod stats;
-mod survey;
-
-pub use buckets::{Buckets, Cut};
-pub use first_subtoken::first_subtoken;
-pub use first_token::FirstToken;
-pub use sequence::{Projector, Rule};
-pub use stats::{OtherBin, Tally, TraceStats};
-pub use survey::{BadRow, Survey, head, survey};
-
 use std::sync::mpsc::sync_channel;
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
@@ -23,7 +7,11 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::tokenizer::Tokenizer;
+use flow_lm::tokenizer::Tokenizer;
+
+use super::first_token::FirstToken;
+use super::sequence::{Projector, Rule};
+use super::stats::Tally;
 use crate::traces::{CANDIDATES_OF_A_ROW, ProjectedRow, RawRow, SequenceRow, TraceReader, TraceWriter};
 
 /// How tokens of the teacher become tokens of the student.

@@ -1,26 +1,25 @@
 //! `bitnet.dryrun`: what a shape needs to run and to train, planned; and, where it fits, allocated and run with random
 //! packed weights.
 
+use crate::task;
 use std::time::Instant;
 
 use flow_engine::plugin::{OutputPort, ParamError, Stage, StageError, TaskContext};
-use flow_shaders::device::{Device, DeviceError, Session};
+use flow_shaders::device::{self, Device, DeviceError};
 use flow_shaders::kernels::ternary::packed_words;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::lm;
-use crate::model::config::{ModelConfig, Preset, Role, Weights};
-use crate::model::graph::Graph;
-use crate::model::inference::{Inference, Uses};
-use crate::model::optimizer::{Moments, Optimizer};
-use crate::model::storage::Storage;
-use crate::model::tensors::half_pair;
-use crate::model::trainer::{TrainShape, Trainer};
-use crate::rng::Rng;
-use crate::train::device_error;
-use crate::train::recipe::Recipe;
+use flow_lm::config::{Bits, ModelConfig, Preset, Role, Weights};
+use flow_lm::format::tensors::half_pair;
+use flow_lm::graph::Graph;
+use flow_lm::graph::Storage;
+use flow_lm::graph::{Moments, Optimizer};
+use flow_lm::infer::{Session, Uses};
+use flow_lm::rng::Rng;
+use flow_lm::train::Recipe;
+use flow_lm::train::{TrainShape, Trainer};
 
 /// Whether to allocate and run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,8 +95,8 @@ impl Stage for DryRunStage {
         let mut config = p.preset.config();
         config.seq = p.seq;
         let uses = Uses { score: Some((p.batch, p.seq)), logits: true, half_tables: true, ..Uses::default() };
-        let device = lm::device(ctx)?;
-        let planned = Inference::planned_bytes_on(&device, config.clone(), &uses);
+        let device = task::device(ctx)?;
+        let planned = Session::planned_bytes_on(&device, config.clone(), &uses);
         let free = device.free_memory();
         let fits = free.is_none_or(|f| planned as f64 <= p.max_memory * f as f64);
         let why_not = match p.run {
@@ -134,7 +133,7 @@ impl Stage for DryRunStage {
                 out["ratio"] = json!(m as f64 / planned as f64);
             }
         }
-        crate::write_json(ctx.output("report")?, &out)
+        task::write_json(ctx.output("report")?, &out)
     }
 }
 
@@ -183,19 +182,20 @@ fn execute(
     ctx: &TaskContext,
 ) -> Result<serde_json::Value, StageError> {
     let before = memory(device).map_or(0, |m| m.0);
-    let fill = |graph: &Graph, session: &mut Session| random_weights(graph, session, p.seed);
-    let mut lm = Inference::with_weights(device, config.clone(), uses, fill).map_err(device_error)?;
+    let fill = |graph: &Graph, session: &mut device::Session| random_weights(graph, session, p.seed);
+    let mut lm = Session::with_weights(device, config.clone(), uses, fill)?;
     let rows = p.batch * p.seq;
     let mut rng = Rng::new(p.seed, "dry-run tokens");
     let ids: Vec<u32> = (0..rows).map(|_| rng.below(config.vocab) as u32).collect();
     let mask = vec![1; rows];
     let mut runs = Vec::new();
     let mut logits: Vec<Vec<f32>> = Vec::new();
-    for bits in [8, 4] {
-        lm.set_bits(bits).map_err(device_error)?;
+    for bits in [Bits::Eight, Bits::Four] {
+        lm.set_bits(bits)?;
+        let bits = bits.count();
         let start = Instant::now();
         // The last position is enough to compare, and costs no memory beside what is measured.
-        let last = lm.last_logits(&ids, &mask).map_err(device_error)?;
+        let last = lm.last_logits(&ids, &mask)?;
         let seconds = start.elapsed().as_secs_f64();
         if last.iter().any(|x| !x.is_finite()) {
             return Err(StageError::new(format!("{} at A{bits}: a logit is not finite", p.preset.name())));
@@ -216,7 +216,7 @@ fn execute(
 }
 
 /// Random codes, straight into the packed buffers: no float copy of a linear ever exists.
-fn random_weights(graph: &Graph, session: &mut Session, seed: u64) -> Result<(), DeviceError> {
+fn random_weights(graph: &Graph, session: &mut device::Session, seed: u64) -> Result<(), DeviceError> {
     for t in &graph.tensors {
         let mut rng = Rng::new(seed, &t.spec.name);
         if let Some((codes, scale)) = t.packed {

@@ -6,14 +6,13 @@ use serde_json::{Value, json};
 
 use super::quality::Agreement;
 use super::student::Baseline;
-use crate::lm::{Window, score_batch, windows_together};
-use crate::model::inference::Inference;
 use crate::teacher::http::spec::Spec;
-use crate::tokenizer::Tokenizer;
-use crate::train::device_error;
+use flow_lm::infer::Session;
+use flow_lm::infer::{Window, score_batch, windows_together};
+use flow_lm::tokenizer::Tokenizer;
 
 /// Share of the student's tokens of the teacher's greedy answers that the student finds most likely there.
-pub fn agreement(lm: &mut Inference, tokenizer: &Tokenizer, baseline: &Baseline) -> Result<Agreement, StageError> {
+pub fn agreement(lm: &mut Session, tokenizer: &Tokenizer, baseline: &Baseline) -> Result<Agreement, StageError> {
     let (seq, batch) = (lm.config().seq, windows_together(lm.config()));
     let windows: Vec<(Vec<u32>, usize)> = baseline
         .results
@@ -30,8 +29,8 @@ pub fn agreement(lm: &mut Inference, tokenizer: &Tokenizer, baseline: &Baseline)
     for group in windows.chunks(batch) {
         let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: tokenizer.bos(), targets: &w.0 }).collect();
         let b = score_batch(&views, batch, seq);
-        lm.nll(&b.ids, &b.mask, &b.labels).map_err(device_error)?;
-        let best = lm.best().map_err(device_error)?;
+        lm.nll(&b.ids, &b.mask, &b.labels)?;
+        let best = lm.best()?;
         for (i, (tokens, before)) in group.iter().enumerate() {
             let answer = i * seq + (*before).min(tokens.len())..i * seq + tokens.len();
             for (label, best) in b.labels[answer.clone()].iter().zip(&best[answer]) {

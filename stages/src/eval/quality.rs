@@ -3,20 +3,19 @@
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::Device;
 
-use crate::lm::{Window, score_batch, windows_together};
-use crate::model::checkpoint::Checkpoint;
-use crate::model::inference::{Inference, Uses};
-use crate::project::{FirstToken, Projector, Rule};
-use crate::sample::spread_of;
+use crate::data::spread::spread_of;
+use crate::distil::{FirstToken, Projector, Rule};
 use crate::teacher::method::Method;
 use crate::teacher::scoring::{Keep, Scorer};
-use crate::tokenizer::Tokenizer;
 use crate::traces::{ProjectedRow, SequenceRow, Source};
-use crate::train::device_error;
+use flow_lm::format::Checkpoint;
+use flow_lm::infer::{Session, Uses};
+use flow_lm::infer::{Window, score_batch, windows_together};
+use flow_lm::tokenizer::Tokenizer;
 
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
-pub fn bits_per_byte(lm: &mut Inference, tokenizer: &Tokenizer, text: &str, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
+pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
     let tokens = tokenizer.encode(text);
     let seq = lm.config().seq;
     let stride = if sliding { (seq / 2).max(1) } else { seq };
@@ -40,16 +39,16 @@ pub fn bits_per_byte(lm: &mut Inference, tokenizer: &Tokenizer, text: &str, slid
         for (i, (_, skip)) in group.iter().enumerate() {
             b.labels[i * seq..i * seq + skip].fill(-1);
         }
-        let nll = lm.nll(&b.ids, &b.mask, &b.labels).map_err(device_error)?;
+        let nll = lm.nll(&b.ids, &b.mask, &b.labels)?;
         nats += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
     }
     Ok(nats / std::f64::consts::LN_2 / text.len().max(1) as f64)
 }
 
 /// A session that scores windows of the model's own length.
-pub fn scorer(device: &Device, model: &Checkpoint, targets: usize) -> Result<Inference, StageError> {
+pub fn scorer(device: &Device, model: &Checkpoint, targets: usize) -> Result<Session, StageError> {
     let uses = Uses { score: Some((windows_together(&model.config), model.config.seq)), targets, ..Uses::default() };
-    Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)
+    Ok(Session::new(device, model.config.clone(), &model.tensors, uses)?)
 }
 
 /// Against the teacher, over the student tokens whose bytes align.
@@ -68,7 +67,7 @@ pub struct Agreement {
 pub fn agreement(
     device: &Device,
     teacher: (&Checkpoint, &Tokenizer),
-    student: (&mut Inference, &Tokenizer),
+    student: (&mut Session, &Tokenizer),
     (text, bytes): (&str, usize),
     top_k: usize,
 ) -> Result<Agreement, StageError> {
@@ -77,7 +76,8 @@ pub fn agreement(
     let t_seq = model.config.seq;
     let batch = windows_together(&model.config);
     let keep = Keep { method: Method::TopK, top_k: top_k.min(model.config.vocab), draws: 0, taus: 0, batch, seq: t_seq };
-    let mut scorer = Scorer::new(device, model, tokenizer, keep, &[], 0)?;
+    let session = Session::new(device, model.config.clone(), &model.tensors, keep.uses(&[]))?;
+    let mut scorer = Scorer::new(session, tokenizer, keep, &[], 0);
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
     let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
@@ -109,7 +109,7 @@ pub fn agreement(
 }
 
 fn compare(
-    lm: &mut Inference,
+    lm: &mut Session,
     tokenizer: &Tokenizer,
     rows: &[Vec<ProjectedRow>],
     top_k: usize,
@@ -130,8 +130,8 @@ fn compare(
             meta[r] = [row.other_logprob, 1.0, 0.0, 0.0];
         }
     }
-    let losses = lm.losses(&b.ids, &b.mask, &b.labels, &ids, &logprobs, &meta).map_err(device_error)?;
-    let best = lm.best().map_err(device_error)?;
+    let losses = lm.losses(&b.ids, &b.mask, &b.labels, &ids, &logprobs, &meta)?;
+    let best = lm.best()?;
     for (r, m) in meta.iter().enumerate().filter(|(_, m)| m[1] > 0.0) {
         debug_assert!(m[1] > 0.0);
         total.kl += f64::from(losses[r].0);

@@ -5,10 +5,10 @@ use std::time::Instant;
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 
-use crate::lm::KvCache;
-use crate::model::checkpoint::Checkpoint;
-use crate::model::inference::{Inference, Uses};
-use crate::train::device_error;
+use flow_lm::config::Bits;
+use flow_lm::format::Checkpoint;
+use flow_lm::infer::KvCache;
+use flow_lm::infer::{Session, Uses};
 
 /// Medians over a few rounds.
 #[derive(Clone, Copy, Debug)]
@@ -22,34 +22,35 @@ pub struct Speed {
 }
 
 struct Bench {
-    decoder: Inference,
-    scorer: Inference,
+    session: Session,
+    /// Bytes of a session that only decodes.
+    bytes: u64,
     seq: usize,
 }
 
 impl Bench {
-    fn new(device: &Device, model: &Checkpoint, bits: u32, cache: KvCache) -> Result<Self, StageError> {
+    fn new(device: &Device, model: &Checkpoint, bits: Bits, cache: KvCache) -> Result<Self, StageError> {
         let seq = model.config.seq;
-        let make = |uses| Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error);
-        let mut decoder = make(Uses { decode: Some((1, seq)), cache: cache.form(), ..Uses::default() })?;
-        let mut scorer = make(Uses { score: Some((1, seq)), ..Uses::default() })?;
-        decoder.set_bits(bits).map_err(device_error)?;
-        scorer.set_bits(bits).map_err(device_error)?;
-        Ok(Self { decoder, scorer, seq })
+        let decoding = Uses { decode: Some((1, seq)), cache: cache.form(), ..Uses::default() }.for_tensors(&model.config, &model.tensors);
+        let bytes = Session::planned_bytes(model.config.clone(), &decoding);
+        let uses = Uses { score: Some((1, seq)), ..decoding };
+        let mut session = Session::new(device, model.config.clone(), &model.tensors, uses)?;
+        session.set_bits(bits)?;
+        Ok(Self { session, bytes, seq })
     }
     fn decode(&mut self) -> Result<f64, StageError> {
         let n = self.seq.min(64);
         let start = Instant::now();
         let mut id = vec![0];
         for t in 0..n {
-            id = self.decoder.step(&id, &[t as u32], None).map_err(device_error)?;
+            id = self.session.step(&id, &[t as u32])?;
         }
         Ok(n as f64 / start.elapsed().as_secs_f64())
     }
     fn prefill(&mut self) -> Result<f64, StageError> {
         let n = self.seq;
         let start = Instant::now();
-        self.scorer.nll(&vec![0; n], &vec![1; n], &vec![0; n]).map_err(device_error)?;
+        self.session.nll(&vec![0; n], &vec![1; n], &vec![0; n])?;
         Ok(n as f64 / start.elapsed().as_secs_f64())
     }
 }
@@ -60,7 +61,7 @@ fn median(mut x: Vec<f64>) -> f64 {
 }
 
 /// Speeds of several models, measured in turn so that all meet the same machine; each is (model, activation bits).
-pub fn compare(device: &Device, models: &[(&Checkpoint, u32)], cache: KvCache) -> Result<Vec<Speed>, StageError> {
+pub fn compare(device: &Device, models: &[(&Checkpoint, Bits)], cache: KvCache) -> Result<Vec<Speed>, StageError> {
     let mut benches = models.iter().map(|(m, bits)| Bench::new(device, m, *bits, cache)).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![(Vec::new(), Vec::new()); benches.len()];
     for round in 0..6 {
@@ -72,10 +73,10 @@ pub fn compare(device: &Device, models: &[(&Checkpoint, u32)], cache: KvCache) -
             }
         }
     }
-    Ok(benches.iter().zip(times).map(|(b, (d, p))| Speed { decode: median(d), prefill: median(p), bytes: b.decoder.bytes() }).collect())
+    Ok(benches.iter().zip(times).map(|(b, (d, p))| Speed { decode: median(d), prefill: median(p), bytes: b.bytes }).collect())
 }
 
 /// Speed of one model.
-pub fn measure(device: &Device, model: &Checkpoint, bits: u32, cache: KvCache) -> Result<Speed, StageError> {
+pub fn measure(device: &Device, model: &Checkpoint, bits: Bits, cache: KvCache) -> Result<Speed, StageError> {
     compare(device, &[(model, bits)], cache)?.pop().ok_or_else(|| StageError::new("nothing was measured"))
 }

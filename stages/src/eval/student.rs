@@ -1,5 +1,7 @@
 //! `eval.student`: the student against its teacher on held-out text and prompts, and QEI from measured figures.
 
+use crate::task;
+use flow_lm::format::load_with_tokenizer;
 use std::time::UNIX_EPOCH;
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
@@ -11,11 +13,13 @@ use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
-use crate::lm::{self, Generation, KvCache, generate};
-use crate::model::checkpoint::Checkpoint;
 use crate::teacher::http::spec::Spec;
+use crate::teacher::local::{answers, bits_of};
 use crate::teacher::{json_validity, render};
-use crate::tokenizer::Tokenizer;
+use flow_lm::config::Bits;
+use flow_lm::format::Checkpoint;
+use flow_lm::infer::KvCache;
+use flow_lm::tokenizer::Tokenizer;
 
 /// Parameters of `eval.student`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -73,22 +77,22 @@ impl Stage for EvalStage {
         Ok(Vec::new())
     }
     fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let (student, tokenizer) = lm::load(ctx.input("student")?)?;
+        let (student, tokenizer) = load_with_tokenizer(ctx.input("student")?)?;
         let spec = Spec::read(ctx.input("teacher")?)?;
-        let teacher = if spec.is_none() { Some(lm::load(ctx.input("teacher")?)?) } else { None };
+        let teacher = if spec.is_none() { Some(load_with_tokenizer(ctx.input("teacher")?)?) } else { None };
         let text = read_text(ctx.input("text")?)?;
         let train = ctx.input_opt("train").map(read_text).transpose()?;
         let baseline = read_baseline(ctx.input("baseline")?)?;
-        let device = lm::device(ctx)?;
-        let bits = p.bits.or_else(|| student.extra["activation_bits"].as_u64().map(|b| b as u32)).unwrap_or(8);
+        let device = task::device(ctx)?;
+        let bits = bits_of(p.bits, &student);
 
         let top_k = p.top_k.min(tokenizer.vocab_size());
         let mut lm_student = scorer(&device, &student, top_k)?;
-        let mut of_student = |bits: u32, sliding: bool| {
-            lm_student.set_bits(bits).map_err(crate::train::device_error)?;
+        let mut of_student = |bits: Bits, sliding: bool| {
+            lm_student.set_bits(bits)?;
             bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
         };
-        let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(8, false)?, of_student(bits, true)?);
+        let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(Bits::Eight, false)?, of_student(bits, true)?);
         ctx.progress(1, 4, "parts");
         let of_teacher = match &teacher {
             Some((model, tokenizer)) => {
@@ -99,14 +103,14 @@ impl Stage for EvalStage {
             None => None,
         };
         ctx.progress(2, 4, "parts");
-        lm_student.set_bits(bits).map_err(crate::train::device_error)?;
+        lm_student.set_bits(bits)?;
         let agrees = match &teacher {
             Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), (&text, p.agreement_bytes), top_k)?,
             None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
         };
         ctx.progress(3, 4, "parts");
         let samples = samples(&student, &tokenizer, &device, &baseline, bits, p.kv_cache)?;
-        let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, 8))).collect();
+        let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, Bits::Eight))).collect();
         let speeds = speed::compare(&device, &models, p.kv_cache)?;
         ctx.metric("bits_per_byte", at_bits);
         let of_teacher = match (&teacher, &spec) {
@@ -124,9 +128,9 @@ impl Stage for EvalStage {
         report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
         report["device"] = device.name().into();
         report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
-        report["eval_config"] = json!({"bits": bits, "top_k": p.top_k, "agreement_bytes": p.agreement_bytes.min(text.len()), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
+        report["eval_config"] = json!({"bits": bits.count(), "top_k": p.top_k, "agreement_bytes": p.agreement_bytes.min(text.len()), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
             "window": student.config.seq, "stride": student.config.seq});
-        crate::write_json(ctx.output("report")?, &report)
+        task::write_json(ctx.output("report")?, &report)
     }
 }
 
@@ -134,7 +138,7 @@ struct Figures {
     at_bits: f64,
     at_8: f64,
     sliding: f64,
-    bits: u32,
+    bits: Bits,
     agrees: Agreement,
     kl: Option<f64>,
 }
@@ -211,12 +215,11 @@ fn samples(
     tokenizer: &Tokenizer,
     device: &flow_shaders::device::Device,
     baseline: &Baseline,
-    bits: u32,
+    bits: Bits,
     cache: KvCache,
 ) -> Result<Vec<String>, StageError> {
     let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
-    let how = Generation { batch: 32, max_tokens: baseline.max_tokens, sampling: None, seed: 0, bits, cache };
-    let answers = generate(student, tokenizer, device, &prompts, &how, Vec::new(), |_, _| Ok(()))?;
+    let answers = answers(device, student, tokenizer, prompts, (bits, baseline.max_tokens, cache), |_| Ok(()))?;
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
 }
 
@@ -232,7 +235,7 @@ fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline,
         .map(|(a, student)| json!({"id": a.id, "kind": a.kind, "prompt": a.prompt, "student": student, "teacher": a.text}))
         .collect();
     json!({
-        "dtype": format!("ternary, A{}", f.bits),
+        "dtype": format!("ternary, A{}", f.bits.count()),
         "model_meta": {"config": student.config, "parameters": student.config.parameters(), "preset": student.extra["preset"],
             "teacher_config": t.meta, "teacher_parameters": t.parameters},
         "qei_metrics": {

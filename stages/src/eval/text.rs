@@ -1,15 +1,17 @@
 //! `eval.text`: bits per byte of one model on a text; no teacher is needed.
 
+use crate::task;
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_lm::format::load_with_tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::quality::{bits_per_byte, scorer};
 use crate::data::read_text;
-use crate::lm;
-use crate::model::config::Weights;
 use crate::teacher::http::spec::Spec;
+use crate::teacher::local::bits_of;
+use flow_lm::config::Weights;
 
 /// Parameters of `eval.text`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -52,22 +54,21 @@ impl Stage for TextEvalStage {
             return Err(StageError::new(format!("{}: a hosted teacher tells no bits per byte", spec.words()))
                 .help("measure a model that runs here: `teacher.train`, `teacher.file` or `train.bitnet`"));
         }
-        let (model, tokenizer) = lm::load(ctx.input("model")?)?;
+        let (model, tokenizer) = load_with_tokenizer(ctx.input("model")?)?;
         let text = read_text(ctx.input("text")?)?;
         let float = model.config.weights == Weights::Float;
-        let ended_at = model.extra["activation_bits"].as_u64().map_or(8, |b| b as u32);
-        let bits = p.bits.unwrap_or(ended_at);
-        let mut session = scorer(&lm::device(ctx)?, &model, 0)?;
-        session.set_bits(bits).map_err(crate::train::device_error)?;
+        let bits = bits_of(p.bits, &model);
+        let mut session = scorer(&task::device(ctx)?, &model, 0)?;
+        session.set_bits(bits)?;
         let plain = bits_per_byte(&mut session, &tokenizer, &text, false, ctx)?;
         let sliding = bits_per_byte(&mut session, &tokenizer, &text, true, ctx)?;
         ctx.metric("bits_per_byte", plain);
         let report = json!({
             "bits_per_byte": plain, "bits_per_byte_sliding": sliding, "bytes": text.len(),
-            "activation_bits": if float { serde_json::Value::Null } else { bits.into() },
+            "activation_bits": if float { serde_json::Value::Null } else { bits.count().into() },
             "weights": model.config.weights, "parameters": model.config.parameters(), "config": model.config,
             "tokenizer": {"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()},
         });
-        crate::write_json(ctx.output("report")?, &report)
+        task::write_json(ctx.output("report")?, &report)
     }
 }

@@ -4,7 +4,7 @@ use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::config::{A4, ModelConfig, Weights};
+use flow_lm::config::{A4, ModelConfig, Weights};
 
 /// What of a preset's shape is changed; what is null stays. `head_dim` is `dim / heads`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -4,17 +4,15 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::loader::Loader;
-use super::recipe::Recipe;
-use super::run::say_storage;
+use flow_lm::config::{ModelConfig, Preset, Weights};
+use flow_lm::format;
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Training, Windows};
+
 use super::shape::Shape;
-use super::validation::{self, Evaluate, Validation};
-use super::windows::LossWeights;
-use super::{Job, train};
+use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
 use crate::data::read_text;
-use crate::model::checkpoint;
-use crate::model::config::{ModelConfig, Preset, Weights};
-use crate::tokenizer::Tokenizer;
+use crate::task;
 
 /// Parameters of `teacher.train`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -92,8 +90,8 @@ impl Stage for TeacherStage {
         crate::fingerprints::training(Weights::Float)
     }
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
-        p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
-        p.eval.check()?;
+        p.recipe.check().map_err(|e| wrong("recipe", e))?;
+        p.eval.check().map_err(|e| wrong("eval", e))?;
         let counts = [("tokens", p.tokens == 0), ("layers", p.layers == Some(0)), ("seq", p.seq == Some(0))];
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return Err(ParamError { path: (*name).into(), message: "must be above 0".into(), help: None });
@@ -102,15 +100,17 @@ impl Stage for TeacherStage {
         Ok(Vec::new())
     }
     fn wiring(&self, p: &TeacherParams, wired: &[&str]) -> Result<(), StageError> {
-        validation::wiring(&p.eval, wired)
+        validation_is_wired(&p.eval, wired)
     }
     fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;
         let tokenizer = Tokenizer::load(tokenizer_path)?;
         let text = read_text(ctx.input("text")?)?;
         let config = p.config(tokenizer.vocab_size());
-        let mut loader = Loader::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos(), p.recipe.seed);
-        let job = Job {
+        let windows = Windows::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos());
+        let text_tokens = windows.targets();
+        let mut loader = Loader::<StageError>::of(windows, p.recipe.seed);
+        let job = Training {
             config: config.clone(),
             recipe: &p.recipe,
             weights: LossWeights { kd: 0.0, ce: 1.0, format: 0.0 },
@@ -118,19 +118,19 @@ impl Stage for TeacherStage {
             budget_tokens: p.tokens,
             flip_fraction: None,
             start: None,
-            validation: Validation::of(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
+            validation: validation(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
         };
-        let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
+        let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
         let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
-            "budget_tokens": p.tokens, "text_tokens": loader.totals().targets, "seen_tokens": trained.progress.seen_tokens,
+            "budget_tokens": p.tokens, "text_tokens": text_tokens, "seen_tokens": trained.progress.seen_tokens,
             "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
             "recipe": Recipe { lr: Some(p.recipe.peak()), ..p.recipe.clone() }, "curve": trained.progress.curve, "health": trained.progress.health,
         });
-        say_storage(&mut log, &p.recipe, &trained.progress);
-        validation::say(&mut log, &trained.progress.evaluations, trained.evaluation);
+        said_of_storage(&mut log, &p.recipe, &trained.progress);
+        said_of_validation(&mut log, &trained.progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
-        checkpoint::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
-        crate::write_json(ctx.output("log")?, &log)
+        format::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
+        task::write_json(ctx.output("log")?, &log)
     }
 }

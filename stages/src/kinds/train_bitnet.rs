@@ -4,19 +4,18 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::distillation::{Distillation, KdScale};
-use super::loader::{Loader, Totals};
-use super::recipe::Recipe;
-use super::run::say_storage;
+use flow_lm::config::{Activation, ModelConfig, Preset, Weights};
+use flow_lm::format;
+use flow_lm::tokenizer::Tokenizer;
+use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Start, Training, Windows};
+
 use super::shape::Shape;
-use super::start::Start;
-use super::validation::{self, Evaluate, Validation};
-use super::windows::LossWeights;
-use super::{Job, train};
+use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
 use crate::data::read_text;
-use crate::model::checkpoint;
-use crate::model::config::{Activation, ModelConfig, Preset, Weights};
-use crate::tokenizer::Tokenizer;
+use crate::distil::windows::{Totals, windows_of_traces};
+use crate::distil::{Distillation, KdScale};
+use crate::task;
+use crate::teacher::http::spec::Spec;
 use crate::traces::{ProjectedRow, TraceReader};
 
 /// Parameters of `train.bitnet`; the defaults are what the main job was found to learn best with (`docs/recipe.md`).
@@ -126,8 +125,8 @@ impl Stage for StudentStage {
         crate::fingerprints::training(Weights::Absmean)
     }
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
-        p.recipe.check().map_err(|e| ParamError { path: format!("recipe.{}", e.path), ..e })?;
-        p.eval.check()?;
+        p.recipe.check().map_err(|e| wrong("recipe", e))?;
+        p.eval.check().map_err(|e| wrong("eval", e))?;
         let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
         if !(p.tau.is_finite() && p.tau > 0.0) {
             return wrong("tau", format!("{} is not above 0", p.tau));
@@ -151,7 +150,7 @@ impl Stage for StudentStage {
         Ok(Vec::new())
     }
     fn wiring(&self, p: &StudentParams, wired: &[&str]) -> Result<(), StageError> {
-        validation::wiring(&p.eval, wired)?;
+        validation_is_wired(&p.eval, wired)?;
         match (wired.contains(&"traces"), wired.contains(&"text")) {
             (true, true) => {
                 Err(StageError::new("both `traces` and `text` are wired: a student learns from one of them").help("remove one"))
@@ -168,19 +167,22 @@ impl Stage for StudentStage {
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), lr: Some(p.recipe.peak()), ..p.recipe.clone() };
         // Weights as they were given; the loss has the KL's factor too.
         let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
-        let start = ctx.input_opt("init").map(|dir| Start::read(dir, &config, &tokenizer)).transpose()?;
-        let started = start.as_ref().map(Start::words);
-        let (mut loader, said) = match ctx.input_opt("text") {
+        let start = ctx.input_opt("init").map(|dir| start(dir, &config, &tokenizer)).transpose()?;
+        let started = start.as_ref().map(|s| {
+            let vocabulary = if s.same_vocabulary() { "the same" } else { "another" };
+            serde_json::json!({"vocabulary": vocabulary, "parameters": s.parameters()})
+        });
+        let ((mut loader, totals), said) = match ctx.input_opt("text") {
             None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
             Some(text) => {
-                let tokens = tokenizer.encode(&read_text(text)?);
+                let windows = Windows::of_text(&tokenizer.encode(&read_text(text)?), config.seq, tokenizer.bos());
+                let totals = Totals { targets: windows.targets(), ..Totals::default() };
                 // A text has no teacher, and nobody said what in it is structure.
-                (Loader::of_text(&tokens, config.seq, tokenizer.bos(), recipe.seed), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
+                ((Loader::of(windows, recipe.seed), totals), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
             }
         };
-        let totals = loader.totals();
         let shape = (recipe.batch, config.seq, loader.top_k());
-        let job = Job {
+        let job = Training {
             config: config.clone(),
             recipe: &recipe,
             weights: LossWeights { kd: said.kd * p.kd_scale.factor(p.tau), ..said },
@@ -188,9 +190,9 @@ impl Stage for StudentStage {
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flip_fraction,
             start,
-            validation: Validation::of(ctx, p.eval, &tokenizer, shape)?,
+            validation: validation(ctx, p.eval, &tokenizer, shape)?,
         };
-        let trained = train(&job, &mut loader, &crate::lm::device(ctx)?, ctx)?;
+        let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
         let progress = &trained.progress;
         let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
@@ -202,15 +204,27 @@ impl Stage for StudentStage {
         });
         let bits = if progress.flip.is_some() { 4 } else { 8 };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
-        say_storage(&mut log, &recipe, progress);
+        said_of_storage(&mut log, &recipe, progress);
         if let Some(started) = started {
             log["init"] = started;
         }
-        validation::say(&mut log, &progress.evaluations, trained.evaluation);
+        said_of_validation(&mut log, &progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
-        checkpoint::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
-        crate::write_json(ctx.output("log")?, &log)
+        format::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
+        task::write_json(ctx.output("log")?, &log)
     }
+}
+
+/// The model in a directory, for a student of shape `config`.
+fn start(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Start, StageError> {
+    if let Some(spec) = Spec::read(dir)? {
+        return Err(StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.words())).help("leave `init` out"));
+    }
+    let (model, theirs) = format::load_with_tokenizer(dir)?;
+    Start::of(model, &theirs, config, tokenizer).map_err(|e| {
+        let e = StageError::from(e);
+        StageError { message: format!("`init`: {}", e.message), ..e }
+    })
 }
 
 /// Windows over projected traces, which must be there and fit the tokenizer and the temperature.
@@ -221,7 +235,7 @@ fn of_traces<'a>(
     seq: usize,
     seed: u64,
     ctx: &TaskContext,
-) -> Result<Loader<'a>, StageError> {
+) -> Result<(Loader<'a, StageError>, Totals), StageError> {
     let reader = TraceReader::<ProjectedRow>::open(traces)?;
     if reader.meta().tokenizer_hash != tokenizer.digest() {
         return Err(StageError::new("the traces were projected onto another tokenizer than the student's")
@@ -233,15 +247,14 @@ fn of_traces<'a>(
     }
     let distillation = Distillation::new(p.tau, &reader.meta().taus);
     let taus = reader.meta().taus.clone();
-    let loader = Loader::of_traces(reader, tokenizer, seq, distillation, seed)?;
-    let totals = loader.totals();
+    let (loader, totals) = windows_of_traces(reader, tokenizer, seq, distillation, seed)?;
     if totals.targets == 0 {
         return Err(StageError::new("the traces hold no row to train on").help("collect more: `kd.collect`"));
     }
     if p.kd_weight > 0.0 {
         say_tails(&distillation, &taus, &totals, ctx);
     }
-    Ok(loader)
+    Ok((loader, totals))
 }
 
 /// Says how many rows have no exact tail at τ, why, and what adds one.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::parts::{EvalReport, TrainLog};
-use crate::project::TraceStats;
-use crate::train::skipped::MAX_SKIPPED_SHARE;
+use crate::distil::TraceStats;
+use flow_lm::train::skipped::MAX_SKIPPED_SHARE;
 
 /// Direction of a threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

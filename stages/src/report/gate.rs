@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
 use super::parts::{Baseline, EvalReport, TrainLog, read};
-use crate::project::TraceStats;
-use crate::train::skipped::MAX_SKIPPED_SHARE;
+use crate::distil::TraceStats;
+use flow_lm::train::skipped::MAX_SKIPPED_SHARE;
 
 /// Whether a student must be better than a compressor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use super::criteria::{Criterion, exit_criteria};
 use super::parts::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, read};
 use super::sections;
 use super::text::{bytes, escape, number, or_dash, whole};
-use crate::project::TraceStats;
+use crate::distil::TraceStats;
 
 /// Parameters of `report.html`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::train::skipped;
+use flow_lm::train::skipped;
 
 /// `TrainLog` of a training stage.
 #[derive(Clone, Debug, Default, Deserialize)]

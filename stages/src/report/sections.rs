@@ -8,7 +8,7 @@ use super::criteria::Criterion;
 use super::parts::{Baseline, DryRun, EvalReport, Point, TextReport, TrainLog, Verdict};
 use super::svg::{LineChart, Node, Series, bars, dag};
 use super::text::{bytes, escape, number, or_dash, percent, seconds, short, whole};
-use crate::project::TraceStats;
+use crate::distil::TraceStats;
 
 /// A row of cells; cells that hold a number are set right by their header.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {

@@ -1,16 +1,21 @@
 //! `teacher.baseline`: the teacher's greedy answers to fixed prompts, its speed and memory; lockable by a file.
 
+use crate::task;
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourceFile, Stage, StageError, TaskContext};
+use flow_lm::format::load_with_tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::local::answers;
 use super::template::{self, Template};
 use super::{MAX_REFUSED, POC_TEMPLATE, check_share, json_validity};
+use crate::data::spread::spread_of;
 use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
-use crate::lm::{self, Generation, KvCache, generate};
-use crate::sample::spread_of;
+use crate::task::go_on;
+use flow_lm::config::Bits;
+use flow_lm::infer::KvCache;
 
 /// Parameters of `teacher.baseline`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -84,20 +89,20 @@ impl Stage for BaselineStage {
             let out = super::hosted::baseline::baseline(&p, ctx, &asker, &prompts)?;
             return write(ctx, out, digests);
         }
-        let (teacher, tokenizer) = lm::load(dir)?;
+        let (teacher, tokenizer) = load_with_tokenizer(dir)?;
         let template = Template::of(&p.template, dir, &tokenizer)?;
-        let digests = digests(&prompts, lm::digest(dir)?, template.source());
+        let digests = digests(&prompts, task::digest(dir)?, template.source());
         check_lock(locked.as_ref(), &digests)?;
-        let device = lm::device(ctx)?;
+        let device = task::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
-        let how = Generation { batch: 32, max_tokens: p.max_tokens, sampling: None, seed: 0, bits: 8, cache: p.kv_cache };
-        let answers = generate(&teacher, &tokenizer, &device, &inputs, &how, Vec::new(), |done, _| {
-            ctx.progress(done.len() as u64, inputs.len() as u64, "prompts");
-            if ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
+        let (asked, read) = (inputs.len() as u64, inputs.iter().map(Vec::len).sum::<usize>());
+        let answers = answers(&device, &teacher, &tokenizer, inputs, (Bits::Eight, p.max_tokens, p.kv_cache), |done| {
+            ctx.progress(done as u64, asked, "prompts");
+            go_on(ctx)
         })?;
         let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();
-        let measured = speed::measure(&device, &teacher, 8, p.kv_cache)?;
+        let measured = speed::measure(&device, &teacher, Bits::Eight, p.kv_cache)?;
         ctx.metric("decode_tokens_per_second", measured.decode);
         let results: Vec<Value> = prompts
             .iter()
@@ -117,7 +122,7 @@ impl Stage for BaselineStage {
             "prefill_tokens_per_second": measured.prefill,
             "memory_bytes": measured.bytes,
             "json_validity": json_validity(prompts.iter().zip(texts.iter().map(String::as_str))),
-            "usage": {"prompt_tokens": inputs.iter().map(Vec::len).sum::<usize>(), "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
+            "usage": {"prompt_tokens": read, "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
             "results": results,
         });
         write(ctx, out, digests)
@@ -128,7 +133,7 @@ fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Res
     for (name, value) in digests {
         out[name] = value.into();
     }
-    crate::write_json(ctx.output("baseline")?, &out)
+    task::write_json(ctx.output("baseline")?, &out)
 }
 
 /// What a baseline is locked to.

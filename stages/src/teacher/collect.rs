@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::method::Method;
 use super::{MAX_REFUSED, POC_TEMPLATE, check_share, template};
-use crate::lm::KvCache;
 use crate::traces::Sampling;
+use flow_lm::infer::KvCache;
 
 /// How exactly logprobs are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

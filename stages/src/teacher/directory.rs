@@ -1,5 +1,6 @@
 //! A Hugging Face directory as a teacher's: its weights, and what its many small files say about tokens in one place.
 
+use crate::task;
 use std::path::Path;
 
 use flow_engine::plugin::StageError;
@@ -7,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::file::{copy, window, write};
 use super::template::CHAT_TEMPLATE;
-use crate::model::import;
-use crate::tokenizer::{Roles, Tokenizer};
+use flow_lm::format::hf;
+use flow_lm::tokenizer::{Roles, Tokenizer};
 
 /// Copies what a teacher needs; `config.json` gets the window and the roles of tokens.
 pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageError> {
@@ -31,18 +32,18 @@ pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageErr
         let roles = roles(from, &config, &settings, &tokenizer)?;
         config["extra"]["tokens"] = json!(roles);
     }
-    crate::write_json(&to.join("config.json"), &config)?;
+    task::write_json(&to.join("config.json"), &config)?;
     if let Some(template) = chat_template(from, &settings)? {
         write(&to.join(CHAT_TEMPLATE), &template)?;
     }
     copy(&tokenizer, &to.join("tokenizer.json"))?;
-    for file in import::weight_files(from)? {
+    for file in hf::weight_files(from)? {
         if let Some(name) = file.file_name() {
             copy(&file, &to.join(name))?;
         }
     }
-    let index = from.join(import::INDEX);
-    if index.is_file() { copy(&index, &to.join(import::INDEX)) } else { Ok(()) }
+    let index = from.join(hf::INDEX);
+    if index.is_file() { copy(&index, &to.join(hf::INDEX)) } else { Ok(()) }
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>, StageError> {
@@ -86,7 +87,7 @@ fn roles(dir: &Path, config: &Value, settings: &Value, tokenizer: &Path) -> Resu
     let mut ends = [ids(&config["eos_token_id"]), ids(&generation["eos_token_id"])].concat();
     let eos = named("eos_token").or_else(|| first("eos_token_id"));
     ends.extend(eos);
-    ends.extend(crate::gguf::special::END_NAMES.iter().filter_map(|n| known.id_of(n)));
+    ends.extend(flow_lm::format::gguf::roles::END_NAMES.iter().filter_map(|n| known.id_of(n)));
     ends.sort_unstable();
     ends.dedup();
     let add_bos = match settings["add_bos_token"].as_bool() {

@@ -1,5 +1,6 @@
 //! `teacher.file`: a model that exists already, as a teacher: a GGUF file, or a directory of safetensors.
 
+use crate::task;
 use std::path::Path;
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourcePath, Stage, StageError, TaskContext};
@@ -9,8 +10,8 @@ use serde_json::json;
 
 use super::directory;
 use super::template::CHAT_TEMPLATE;
-use crate::gguf::{self, GgufFile, special};
-use crate::model::checkpoint::{GGUF_TYPE, MODEL_GGUF};
+use flow_lm::format::gguf::{self, GgufFile, roles};
+use flow_lm::format::{GGUF_TYPE, MODEL_GGUF};
 
 /// Parameters of `teacher.file`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +59,7 @@ impl Stage for FileStage {
             import(from, to, p.seq)?
         }
         // What the next stage would find wrong is said here.
-        let (model, tokenizer) = crate::lm::load(to)?;
+        let (model, tokenizer) = flow_lm::format::load_with_tokenizer(to)?;
         ctx.metric("parameters", model.config.parameters() as f64);
         ctx.log(format!(
             "{} layers, {} parameters, {} tokens, windows of {}",
@@ -92,9 +93,9 @@ fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageError> 
     let about = json!({
         "model_type": GGUF_TYPE,
         "seq": window(from, seq, config.seq)?,
-        "extra": {"name": name, "tokens": special::roles(&file)?},
+        "extra": {"name": name, "tokens": roles::of(&file)?},
     });
-    crate::write_json(&to.join("config.json"), &about)?;
+    task::write_json(&to.join("config.json"), &about)?;
     write(&to.join("tokenizer.json"), &tokenizer.to_string())?;
     if let Some(template) = file.text("tokenizer.chat_template")? {
         write(&to.join(CHAT_TEMPLATE), template)?;

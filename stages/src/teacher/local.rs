@@ -1,6 +1,10 @@
 //! `kd.collect` from a model that runs here: rows of given text, of its own continuations, and of a student's.
 
 use flow_engine::plugin::{StageError, TaskContext};
+use flow_lm::config::Bits;
+use flow_lm::format::{Checkpoint, load_with_tokenizer};
+use flow_lm::infer::{Continuation, Decoding, KvCache, Request, Sampling as Choosing, Session, Uses, Window, generate, windows_together};
+use flow_lm::tokenizer::Tokenizer;
 use flow_shaders::device::Device;
 
 use super::collect::{CollectParams, Precision};
@@ -8,12 +12,50 @@ use super::method::{self, Method};
 use super::parts::{Drawn, Parts};
 use super::scoring::{Keep, Scorer};
 use super::template::Template;
+use crate::data::spread::{spread, spread_numbered};
 use crate::data::{read_prompts, read_text};
-use crate::lm::{self, Continuation, Generation, Window, generate, windows_together};
-use crate::model::checkpoint::Checkpoint;
-use crate::sample::{spread, spread_numbered};
-use crate::tokenizer::Tokenizer;
+use crate::task::{self, go_on};
 use crate::traces::{SequenceRow, Source, TraceMeta};
+
+/// Activation bits of a model: those that are asked for, those at which its training ended, or eight.
+pub fn bits_of(asked: Option<u32>, model: &Checkpoint) -> Bits {
+    let ended_at = || model.extra["activation_bits"].as_u64().map(|b| b as u32);
+    asked.or_else(ended_at).and_then(Bits::of).unwrap_or_default()
+}
+
+/// Sequences that are answered together.
+const ANSWERS_TOGETHER: usize = 32;
+
+/// A model's greedy answers to prompts, in their tokens; `visit` is told how many are there.
+pub fn answers(
+    device: &Device,
+    model: &Checkpoint,
+    tokenizer: &Tokenizer,
+    prompts: Vec<Vec<u32>>,
+    (bits, max_tokens, cache): (Bits, usize, KvCache),
+    mut visit: impl FnMut(usize) -> Result<(), StageError>,
+) -> Result<Vec<Continuation>, StageError> {
+    let Some(longest) = prompts.iter().map(Vec::len).max() else { return Ok(Vec::new()) };
+    let decoding = Decoding { batch: ANSWERS_TOGETHER, longest, max_tokens, draws: false, cache };
+    let uses = decoding.uses(&model.config, prompts.len(), Uses::default());
+    let mut session = Session::new(device, model.config.clone(), &model.tensors, uses)?;
+    session.set_bits(bits)?;
+    let requests = requests(prompts, &decoding, &session, tokenizer, &Choosing::greedy());
+    generate(&mut session, &requests, Vec::new(), |all, _| visit(all.len()))
+}
+
+/// Requests for continuations of prompts, the place of each its draw.
+fn requests(prompts: Vec<Vec<u32>>, how: &Decoding, session: &Session, tokenizer: &Tokenizer, sampling: &Choosing) -> Vec<Request> {
+    let room = how.room(session.config());
+    let one = |(draw, prompt): (usize, Vec<u32>)| Request {
+        max_tokens: how.max_tokens.min(room + 1 - prompt.len()),
+        prompt,
+        sampling: sampling.clone(),
+        draw: draw as u64,
+        ends: tokenizer.ends().to_vec(),
+    };
+    prompts.into_iter().enumerate().map(one).collect()
+}
 
 /// A sequence that is still to be scored, in the teacher's tokens.
 struct Continued {
@@ -32,7 +74,7 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         return Err(StageError::new("`stop` is for hosted teachers: a model that runs here ends at its own EOS").help("leave it out"));
     }
     let dir = ctx.input("teacher")?;
-    let (teacher, tokenizer) = lm::load(dir)?;
+    let (teacher, tokenizer) = load_with_tokenizer(dir)?;
     let text = ctx.input_opt("text").map(read_text).transpose()?;
     // A prompt keeps its place in the file as its number, however many are taken.
     let (places, prompts): (Vec<i64>, Vec<String>) = match ctx.input_opt("prompts") {
@@ -59,24 +101,72 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         seq: teacher.config.seq,
     };
     let template = Template::of(&p.template, dir, &tokenizer)?;
-    let device = lm::device(ctx)?;
-    let scorer = Scorer::new(&device, &teacher, &tokenizer, keep, &p.taus, p.seed)?;
-    let meta = meta(p, &teacher, &tokenizer, &template, keep, lm::digest(dir)?);
-    let mut job = Job { p, ctx, tokenizer: &tokenizer, scorer, keep, parts: Parts::new(ctx.state_dir(), &meta), places };
+    let device = task::device(ctx)?;
+    let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
+    let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
+    let asked = asked(p, &contexts, keep.seq, ctx);
+    let student = ctx.input_opt("student").filter(|_| !prompts.is_empty());
+    // One session of the teacher scores and, where it continues prompts itself, decodes: its weights are there once.
+    let mut uses = keep.uses(&p.taus);
+    let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| contexts[*i].clone()).collect();
+    let decoding = decoding(p, &inputs);
+    if let (None, Some(decoding)) = (student, &decoding) {
+        uses = decoding.uses(&teacher.config, inputs.len(), uses);
+    }
+    let session = Session::new(&device, teacher.config.clone(), &teacher.tensors, uses)?;
+    let scorer = Scorer::new(session, &tokenizer, keep, &p.taus, p.seed);
+    let meta = meta(p, &teacher, &tokenizer, &template, keep, task::digest(dir)?);
+    let mut job =
+        Collection { p, ctx, tokenizer: &tokenizer, scorer, keep, parts: Parts::new(ctx.state_dir(), &meta), places, rendered, contexts };
     if let Some(text) = text {
         // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
         job.text(&text, job.places.last().map_or(0, |i| i + 1))?;
     }
     if !prompts.is_empty() {
-        let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
-        let continued = match ctx.input_opt("student") {
-            Some(student) => job.student_continues(student, &device, &rendered)?,
-            None => job.teacher_continues(&teacher, &device, &rendered)?,
+        let continued = match (student, decoding) {
+            (Some(student), _) => job.student_continues(student, &device, &asked)?,
+            (None, Some(decoding)) => job.teacher_continues(inputs, &asked, &decoding)?,
+            (None, None) => Vec::new(),
         };
-        job.score(&continued, &rendered)?;
+        job.score(&continued)?;
     }
     ctx.metric("rows", job.parts.join(ctx.output("traces")?)? as f64);
     Ok(())
+}
+
+/// Which prompts are continued, each with its samples: those whose context leaves room in the window.
+fn asked(p: &CollectParams, contexts: &[Vec<u32>], seq: usize, ctx: &TaskContext) -> Vec<(usize, i32)> {
+    let room = seq.saturating_sub(1);
+    let too_long = contexts.iter().filter(|e| e.len() > room).count();
+    if too_long > 0 {
+        ctx.warn(format!("{too_long} prompts are longer than the teacher's window of {seq} tokens and were left out"));
+    }
+    let fits = (0..contexts.len()).filter(|i| contexts[*i].len() <= room);
+    fits.flat_map(|i| (0..p.samples as i32).map(move |s| (i, s))).collect()
+}
+
+/// How these prompts are continued; nothing where there are none.
+fn decoding(p: &CollectParams, inputs: &[Vec<u32>]) -> Option<Decoding> {
+    let longest = inputs.iter().map(Vec::len).max()?;
+    Some(Decoding { batch: p.batch, longest, max_tokens: p.max_tokens, draws: true, cache: p.kv_cache })
+}
+
+/// Draws a continuation of every prompt, from where an earlier attempt stopped.
+fn draw(
+    (p, ctx): (&CollectParams, &TaskContext),
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    inputs: Vec<Vec<u32>>,
+    decoding: &Decoding,
+) -> Result<Vec<Continuation>, StageError> {
+    let (mut drawn, before) = Drawn::resume(ctx.state_dir())?;
+    let total = inputs.len() as u64;
+    let requests = requests(inputs, decoding, session, tokenizer, &Choosing::nucleus(p.temperature, p.top_p, p.seed));
+    generate(session, &requests, before, |all, new| {
+        drawn.keep(&all[all.len() - new..])?;
+        ctx.progress(all.len() as u64, total, "prompts");
+        go_on(ctx)
+    })
 }
 
 fn meta(p: &CollectParams, teacher: &Checkpoint, tokenizer: &Tokenizer, template: &Template, keep: Keep, digest: String) -> TraceMeta {
@@ -96,7 +186,7 @@ fn meta(p: &CollectParams, teacher: &Checkpoint, tokenizer: &Tokenizer, template
     }
 }
 
-struct Job<'a> {
+struct Collection<'a> {
     p: &'a CollectParams,
     ctx: &'a TaskContext,
     tokenizer: &'a Tokenizer,
@@ -105,9 +195,12 @@ struct Job<'a> {
     parts: Parts<'a>,
     /// Places of the prompts in their file.
     places: Vec<i64>,
+    /// The prompts as the teacher reads them, as text and as its tokens.
+    rendered: Vec<String>,
+    contexts: Vec<Vec<u32>>,
 }
 
-impl Job<'_> {
+impl Collection<'_> {
     fn text(&mut self, text: &str, first: i64) -> Result<(), StageError> {
         let tokens = self.tokenizer.encode(text);
         let windows = self.windows(&tokens);
@@ -160,74 +253,39 @@ impl Job<'_> {
         cut.filter(|w| !w.targets.is_empty()).collect()
     }
 
-    /// Which prompts are continued, each with its samples: those whose context leaves room in the window.
-    fn asked(&self, contexts: &[Vec<u32>]) -> Vec<(usize, i32)> {
-        let room = self.keep.seq.saturating_sub(1);
-        let too_long = contexts.iter().filter(|e| e.len() > room).count();
-        if too_long > 0 {
-            self.ctx.warn(format!("{too_long} prompts are longer than the teacher's window of {} tokens and were left out", self.keep.seq));
-        }
-        let fits = (0..contexts.len()).filter(|i| contexts[*i].len() <= room);
-        fits.flat_map(|i| (0..self.p.samples as i32).map(move |s| (i, s))).collect()
-    }
-
-    fn draw(
-        &self,
-        model: &Checkpoint,
-        tokenizer: &Tokenizer,
-        device: &Device,
-        inputs: &[Vec<u32>],
-        bits: u32,
-    ) -> Result<Vec<Continuation>, StageError> {
-        let how = Generation {
-            batch: self.p.batch,
-            max_tokens: self.p.max_tokens,
-            sampling: Some((self.p.temperature, self.p.top_p)),
-            seed: self.p.seed,
-            bits,
-            cache: self.p.kv_cache,
-        };
-        let (mut drawn, before) = Drawn::resume(self.ctx.state_dir())?;
-        generate(model, tokenizer, device, inputs, &how, before, |all, new| {
-            drawn.keep(&all[all.len() - new..])?;
-            self.ctx.progress(all.len() as u64, inputs.len() as u64, "prompts");
-            go_on(self.ctx)
-        })
-    }
-
-    fn teacher_continues(&self, teacher: &Checkpoint, device: &Device, rendered: &[String]) -> Result<Vec<Continued>, StageError> {
-        let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.context(r)).collect();
-        let asked = self.asked(&contexts);
-        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| contexts[*i].clone()).collect();
-        let answers = self.draw(teacher, self.tokenizer, device, &inputs, 8)?;
-        let continued = asked.iter().zip(inputs).zip(answers);
-        Ok(continued.map(|((asked, context), a)| self.continued(*asked, Source::Sample, context, &a.tokens, a.stopped)).collect())
+    fn teacher_continues(&mut self, inputs: Vec<Vec<u32>>, asked: &[(usize, i32)], how: &Decoding) -> Result<Vec<Continued>, StageError> {
+        let answers = draw((self.p, self.ctx), self.scorer.session(), self.tokenizer, inputs, how)?;
+        let continued = asked.iter().zip(answers);
+        Ok(continued.map(|(asked, a)| self.continued(*asked, Source::Sample, &a.tokens, a.stopped)).collect())
     }
 
     /// The student draws, in its own tokens; the teacher reads the bytes in its.
-    fn student_continues(&self, dir: &std::path::Path, device: &Device, rendered: &[String]) -> Result<Vec<Continued>, StageError> {
-        let (student, theirs) = lm::load(dir)?;
-        let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| self.tokenizer.context(r)).collect();
-        let asked = self.asked(&contexts);
-        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| theirs.context(&rendered[*i])).collect();
-        let bits = student.extra["activation_bits"].as_u64().map_or(8, |b| b as u32);
-        let answers = self.draw(&student, &theirs, device, &inputs, bits)?;
+    fn student_continues(&self, dir: &std::path::Path, device: &Device, asked: &[(usize, i32)]) -> Result<Vec<Continued>, StageError> {
+        let (student, theirs) = load_with_tokenizer(dir)?;
+        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| theirs.context(&self.rendered[*i])).collect();
+        let Some(how) = decoding(self.p, &inputs) else { return Ok(Vec::new()) };
+        let uses = how.uses(&student.config, inputs.len(), Uses::default());
+        let mut session = Session::new(device, student.config.clone(), &student.tensors, uses)?;
+        session.set_bits(bits_of(None, &student))?;
+        let answers = draw((self.p, self.ctx), &mut session, &theirs, inputs, &how)?;
         let continued = asked.iter().zip(answers).map(|(asked, a)| {
             let tokens = self.tokenizer.encode_bytes(&theirs.decode_bytes(&a.tokens));
-            self.continued(*asked, Source::OnPolicy, contexts[asked.0].clone(), &tokens, a.stopped)
+            self.continued(*asked, Source::OnPolicy, &tokens, a.stopped)
         });
         Ok(continued.collect())
     }
 
-    fn continued(&self, (prompt, sample): (usize, i32), source: Source, context: Vec<u32>, answer: &[u32], stopped: bool) -> Continued {
+    fn continued(&self, (prompt, sample): (usize, i32), source: Source, answer: &[u32], stopped: bool) -> Continued {
+        let context = &self.contexts[prompt];
         let end = stopped.then(|| self.tokenizer.eos());
         let (before, finish) = (context.len(), if stopped { "stop" } else { "length" });
-        let tokens = context.into_iter().chain(answer.iter().copied()).chain(end).take(self.keep.seq + 1).collect();
+        let tokens = context.iter().chain(answer).copied().chain(end).take(self.keep.seq + 1).collect();
         Continued { prompt, sample, source, tokens, context: before, finish }
     }
 
-    fn score(&mut self, all: &[Continued], rendered: &[String]) -> Result<(), StageError> {
+    fn score(&mut self, all: &[Continued]) -> Result<(), StageError> {
         let (together, ctx, scorer, places) = (self.keep.batch, self.ctx, &mut self.scorer, &self.places);
+        let rendered = &self.rendered;
         for part in all.chunks(self.keep.part()) {
             self.parts.next(|writer| {
                 for group in part.chunks(together) {
@@ -262,8 +320,4 @@ impl Keep {
     fn part(&self) -> usize {
         (PART_TOKENS / (self.batch * self.seq)).max(1) * self.batch
     }
-}
-
-fn go_on(ctx: &TaskContext) -> Result<(), StageError> {
-    if ctx.should_stop() { Err(StageError::interrupted()) } else { Ok(()) }
 }

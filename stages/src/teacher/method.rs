@@ -16,8 +16,8 @@ use flow_engine::plugin::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rng::Rng;
 use crate::traces::{CandidateBytes, OTHER_FLOOR, RawRow, TokenTable};
+use flow_lm::rng::Rng;
 
 /// What a row keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ pub mod file;
 pub mod hosted;
 pub mod http;
 pub mod journal;
-mod local;
+pub mod local;
 pub mod method;
 mod parts;
 pub mod scoring;

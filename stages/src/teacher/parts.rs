@@ -1,13 +1,14 @@
 //! Work of a local teacher that a kill does not undo: finished parts in the task's state directory, taken up by the next
 //! attempt at the same key.
 
+use crate::task;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use flow_engine::plugin::StageError;
 
-use crate::lm::Continuation;
 use crate::traces::{RawRow, TraceMeta, TraceReader, TraceWriter};
+use flow_lm::infer::Continuation;
 
 /// Scored parts, each a small traces directory, in the order in which they were made.
 pub struct Parts<'a> {
@@ -77,7 +78,7 @@ impl<'a> Drawn<'a> {
     /// Keeps a group.
     pub fn keep(&mut self, group: &[Continuation]) -> Result<(), StageError> {
         let unfinished = self.state.join("unfinished.json");
-        crate::write_json(&unfinished, &group)?;
+        task::write_json(&unfinished, &group)?;
         finish(&unfinished, &self.path())?;
         self.groups += 1;
         Ok(())

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use flow_engine::plugin::StageError;
-use flow_shaders::device::Device;
 
 use super::method::{self, Method};
-use crate::lm::{Window, score_batch};
-use crate::model::checkpoint::Checkpoint;
-use crate::model::inference::{Inference, TopK, Uses};
-use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
 use crate::traces::{CandidateBytes, RawRow, TokenTable};
-use crate::train::device_error;
+use flow_lm::infer::{Session, TopK, Uses};
+use flow_lm::infer::{Window, score_batch};
+use flow_lm::rng::Rng;
+use flow_lm::tokenizer::Tokenizer;
 
 /// What rows keep.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +30,7 @@ pub struct Keep {
 
 /// A teacher that scores windows.
 pub struct Scorer {
-    lm: Inference,
+    lm: Session,
     tokens: Arc<TokenTable>,
     /// Tokens that the tokenizer has: what pads the model's vocabulary beyond them is none.
     known: usize,
@@ -43,24 +40,27 @@ pub struct Scorer {
     seed: u64,
 }
 
-impl Scorer {
-    /// Loads a teacher for scoring; `taus` are the temperatures of the tail, `seed` that of the draws.
-    pub fn new(
-        device: &Device,
-        teacher: &Checkpoint,
-        tokenizer: &Tokenizer,
-        keep: Keep,
-        taus: &[f32],
-        seed: u64,
-    ) -> Result<Self, StageError> {
-        let score = Some((keep.batch, keep.seq));
-        let uses = match keep.method {
-            Method::TopK => Uses { score, top_k: keep.top_k, taus: taus.to_vec(), ..Uses::default() },
+impl Keep {
+    /// What scoring needs of a session; `taus` are the temperatures of the tail.
+    pub fn uses(&self, taus: &[f32]) -> Uses {
+        let score = Some((self.batch, self.seq));
+        match self.method {
+            Method::TopK => Uses { score, top_k: self.top_k, taus: taus.to_vec(), ..Uses::default() },
             Method::Sampled | Method::Full => Uses { score, logits: true, ..Uses::default() },
-        };
-        let lm = Inference::new(device, teacher.config.clone(), &teacher.tensors, uses).map_err(device_error)?;
-        let tokens = Arc::new(table(tokenizer, teacher.config.vocab));
-        Ok(Self { lm, tokens, known: tokenizer.vocab_size(), keep, taus: taus[..keep.taus].to_vec(), seed })
+        }
+    }
+}
+
+impl Scorer {
+    /// A teacher for scoring, in a session that was made for at least [`Keep::uses`]; `seed` is that of the draws.
+    pub fn new(session: Session, tokenizer: &Tokenizer, keep: Keep, taus: &[f32], seed: u64) -> Self {
+        let tokens = Arc::new(table(tokenizer, session.config().vocab));
+        Self { lm: session, tokens, known: tokenizer.vocab_size(), keep, taus: taus[..keep.taus].to_vec(), seed }
+    }
+
+    /// The session, for other uses of it.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.lm
     }
 
     /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
@@ -68,7 +68,7 @@ impl Scorer {
     pub fn score(&mut self, windows: &[Window<'_>], keys: &[(i64, i32)]) -> Result<Vec<Vec<RawRow>>, StageError> {
         let b = score_batch(windows, self.keep.batch, self.keep.seq);
         if self.keep.method == Method::TopK {
-            let top = self.lm.top_k(&b.ids, &b.mask).map_err(device_error)?;
+            let top = self.lm.top_k(&b.ids, &b.mask)?;
             let row = |i: usize, t: usize, token: u32| self.top_row(&top, i * self.keep.seq + t, token);
             return Ok(windows
                 .iter()
@@ -76,7 +76,7 @@ impl Scorer {
                 .map(|(i, w)| w.targets.iter().enumerate().map(|(t, x)| row(i, t, *x)).collect())
                 .collect());
         }
-        let logits = self.lm.logits(&b.ids, &b.mask).map_err(device_error)?;
+        let logits = self.lm.logits(&b.ids, &b.mask)?;
         let vocab = self.lm.config().vocab;
         let mut all = Vec::with_capacity(windows.len());
         for (i, (window, key)) in windows.iter().zip(keys).enumerate() {

@@ -6,7 +6,7 @@ use flow_engine::plugin::{ParamError, StageError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, context};
 
-use crate::tokenizer::Tokenizer;
+use flow_lm::tokenizer::Tokenizer;
 
 /// File of a teacher's directory that holds its chat template (Jinja).
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";

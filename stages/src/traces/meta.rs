@@ -49,7 +49,7 @@ pub struct TraceMeta {
     pub template: String,
     /// blake3 of the template; set by the writer.
     pub template_hash: String,
-    /// Digest of the tokenizer that the ids belong to: [`crate::tokenizer::Tokenizer::digest`].
+    /// Digest of the tokenizer that the ids belong to: [`flow_lm::tokenizer::Tokenizer::digest`].
     pub tokenizer_hash: String,
     /// The teacher's tokenizer, kept when the rows are projected.
     pub teacher_tokenizer_hash: String,

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use flow_lm::config::Bits;
+use flow_lm::train::Hyper;
 use flow_shaders::device::{Device, open};
-use flow_stages::model::trainer::Hyper;
 use safetensors::SafeTensors;
 
 /// `FLOW_GOLDEN_DIR`, or the repository's own copy.
@@ -94,5 +95,6 @@ pub fn noise(seed: u64) -> impl FnMut() -> f32 {
 
 /// The scalars of a small training step.
 pub fn hyper(step: u64, tau: f32, bits: u32) -> Hyper {
+    let bits = Bits::of(bits).expect("4 or 8");
     Hyper { step, lr: 3e-3, muon_lr: 0.02, betas: (0.9, 0.95, 1e-8), weight_decay: 0.1, muon: (0.95, 0.1), clip: 1.0, tau, bits }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, InputArtifact, Stage, StageError, Task, TaskContext, TaskEvent};
-use flow_stages::model::config::{ModelConfig, Preset, Weights};
+use flow_lm::config::{ModelConfig, Preset, Weights};
 
 #[derive(Default)]
 pub struct Events(pub Mutex<Vec<TaskEvent>>);

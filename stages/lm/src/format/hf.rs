@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use flow_engine::plugin::StageError;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::checkpoint::{floats, parse, read_file, wrong_shape};
-use super::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::gguf::pack;
+use super::gguf::packed::rows_of_hf;
+use super::map::Mapped;
+use super::safetensors::{floats, parse, wrong_shape};
 use super::tensors::{PackedLinear, PackedTensors, Tensors};
-use crate::gguf::pack;
-use crate::gguf::words::words_of_hf;
-use crate::map::Mapped;
+use crate::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights};
+use crate::error::{Error, FormatError, Result};
 
 /// What a packed linear's `weight_scale` does (facts: read the configuration, never guess).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ enum Scale {
 }
 
 /// Configuration and tensors of a directory whose `config.json` is `json`.
-pub(super) fn hugging_face(dir: &Path, path: &Path, json: &Value, weights: Option<Weights>) -> Result<(ModelConfig, Tensors), StageError> {
+pub(super) fn read_directory(dir: &Path, path: &Path, json: &Value, weights: Option<Weights>) -> Result<(ModelConfig, Tensors)> {
     let config = config_of(path, json, weights)?;
     let scale = match json["quantization_config"]["linear_class"].as_str() {
         Some("autobitlinear") => Scale::Multiplies,
@@ -44,41 +44,44 @@ pub(super) fn hugging_face(dir: &Path, path: &Path, json: &Value, weights: Optio
     Ok((config, tensors.into()))
 }
 
-fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig, StageError> {
-    let fail = |what: String| StageError::new(format!("{}: {what}", path.display()));
-    let whole = |field: &str| -> Result<Option<usize>, StageError> {
+fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig> {
+    let wrong = |field: &str, why: String| FormatError::field(path, field, why);
+    let whole = |field: &str| -> Result<Option<usize>> {
         match &json[field] {
             Value::Null => Ok(None),
             v => v
                 .as_u64()
                 .filter(|n| *n <= 1 << 32)
                 .map(|n| Some(n as usize))
-                .ok_or_else(|| fail(format!("field `{field}`: expected a whole number, found {v}"))),
+                .ok_or_else(|| wrong(field, format!("expected a whole number, found {v}"))),
         }
     };
-    let must = |field: &str| whole(field)?.ok_or_else(|| fail(format!("field `{field}` is missing")));
+    let must = |field: &str| {
+        whole(field)?.ok_or_else(|| Error::from(FormatError::MissingField { file: path.to_owned(), field: field.to_owned() }))
+    };
     let (sub_norm, default_weights) = match json["model_type"].as_str() {
         Some("llama") => (false, Weights::Float),
         Some("bitnet") => (true, Weights::Absmean),
         other => {
-            return Err(fail(format!("model_type {}: expected llama or bitnet", other.map_or("is missing".into(), |o| format!("`{o}`"))))
+            let found = other.map_or("is missing".into(), |o| format!("`{o}`"));
+            return Err(FormatError::unsupported(path, format!("model_type {found}: expected llama or bitnet"))
                 .help("other families are not built in; convert the model to one of these shapes"));
         }
     };
     for field in ["attention_bias", "mlp_bias"] {
         if json[field] == true {
-            return Err(fail(format!("field `{field}`: linears with a bias are not supported")));
+            return Err(wrong(field, "linears with a bias are not supported".into()));
         }
     }
     let rope = &json["rope_parameters"];
     let kind = [&rope["rope_type"], &json["rope_scaling"]["rope_type"], &json["rope_scaling"]["type"]];
     if let Some(kind) = kind.iter().filter_map(|k| k.as_str()).find(|k| *k != "default") {
-        return Err(fail(format!("RoPE of type `{kind}` is not supported; expected default")));
+        return Err(FormatError::unsupported(path, format!("RoPE of type `{kind}` is not supported; expected default")));
     }
     let activation = match json["hidden_act"].as_str() {
         Some("silu") | None => Activation::Silu,
         Some("relu2") => Activation::Relu2,
-        Some(other) => return Err(fail(format!("field `hidden_act`: `{other}`; expected silu or relu2"))),
+        Some(other) => return Err(wrong("hidden_act", format!("`{other}`; expected silu or relu2"))),
     };
     let (dim, heads) = (must("hidden_size")?, must("num_attention_heads")?);
     let config = ModelConfig {
@@ -100,7 +103,7 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
         a4: A4::default(),
     };
     match config.problem() {
-        Some((field, message)) => Err(fail(format!("{field}: {message}"))),
+        Some((field, why)) => Err(FormatError::unsupported(path, format!("{field}: {why}"))),
         None => Ok(config),
     }
 }
@@ -109,16 +112,16 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
 pub const INDEX: &str = "model.safetensors.index.json";
 
 /// `model.safetensors`, or the files that [`INDEX`] names.
-pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, StageError> {
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let index = dir.join(INDEX);
     if !index.is_file() {
         return Ok(vec![dir.join("model.safetensors")]);
     }
-    let json: Value =
-        serde_json::from_slice(&read_file(&index)?).map_err(|e| StageError::new(format!("{}: not JSON: {e}", index.display())))?;
+    let text = std::fs::read(&index).map_err(|e| Error::io("cannot read", &index, e))?;
+    let json: Value = serde_json::from_slice(&text).map_err(|e| FormatError::not_json(&index, &e))?;
     let names: BTreeSet<&str> = json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, f)| f.as_str()).collect();
     if names.is_empty() || names.iter().any(|n| n.contains('/') || n.contains("..")) {
-        return Err(StageError::new(format!("{}: field `weight_map`: expected tensor names with file names", index.display())));
+        return Err(FormatError::field(&index, "weight_map", "expected tensor names with file names"));
     }
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
 }
@@ -158,11 +161,11 @@ enum Read {
     Packed(PackedLinear),
 }
 
-fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weights: Weights, scale: Scale) -> Result<Read, StageError> {
+fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weights: Weights, scale: Scale) -> Result<Read> {
     let name = &hugging_face_name(&spec.name);
     let found = files.iter().find_map(|(path, s)| s.tensor(name).ok().map(|view| (*path, view)));
     let Some((path, view)) = found else {
-        return Err(StageError::new(format!("{}: tensor `{name}` is missing", dir.display()))
+        return Err(Error::from(FormatError::MissingTensor { file: dir.to_owned(), tensor: name.clone(), beside: String::new() })
             .help("config.json asks for it; the directory is not complete"));
     };
     let packed = view.dtype() == Dtype::U8 && spec.role == Role::Linear;
@@ -179,7 +182,8 @@ fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weigh
     let scale_name = format!("{name}_scale");
     let stored = files.iter().find_map(|(path, s)| s.tensor(&scale_name).ok().map(|view| (*path, view)));
     let Some((scale_path, stored)) = stored else {
-        return Err(StageError::new(format!("{}: tensor `{scale_name}` is missing beside the packed `{name}`", dir.display())));
+        let beside = format!(" beside the packed `{name}`");
+        return Err(FormatError::MissingTensor { file: dir.to_owned(), tensor: scale_name, beside }.into());
     };
     let value = floats(scale_path, &scale_name, &stored)?.first().copied().unwrap_or(0.0);
     let value = match scale {
@@ -187,12 +191,12 @@ fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weigh
         Scale::Multiplies => value,
     };
     if !value.is_finite() || value <= 0.0 {
-        return Err(StageError::new(format!("{}: tensor `{scale_name}` gives the scale {value}", scale_path.display())));
+        return Err(FormatError::tensor(scale_path, &scale_name, format!("gives the scale {value}")));
     }
     if weights == Weights::Absmean && pack::is_ternary(view.data()) {
-        return Ok(Read::Packed(PackedLinear { words: words_of_hf(view.data(), rows, cols), scale: value, cols }));
+        return Ok(Read::Packed(PackedLinear { words: rows_of_hf(view.data(), rows, cols), scale: value, cols }));
     }
     let codes = pack::unpack_hf(view.data(), rows, cols)
-        .ok_or_else(|| StageError::new(format!("{}: tensor `{name}` holds a code beyond 2; it is not packed ternary", path.display())))?;
+        .ok_or_else(|| FormatError::tensor(path, name, "holds a code beyond 2; it is not packed ternary"))?;
     Ok(Read::Floats(codes.iter().map(|c| f32::from(*c) * value).collect()))
 }

@@ -5,16 +5,17 @@ use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 
-use flow_engine::plugin::StageError;
 use memmap2::Mmap;
+
+use crate::error::{Error, Result};
 
 /// A file mapped for reading.
 pub struct Mapped(Mmap);
 
 impl Mapped {
     /// Maps a file.
-    pub fn open(path: &Path) -> Result<Self, StageError> {
-        let failed = |e: std::io::Error| StageError::io("cannot read", path, &e);
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |e: std::io::Error| Error::io("cannot read", path, e);
         let file = File::open(path).map_err(failed)?;
         // SAFETY: the mapping is private and read-only, and its bytes are only ever looked at as `u8`, for which every
         // value is valid. Artifacts in a cache never change (mode 0444). A source file that another program cuts

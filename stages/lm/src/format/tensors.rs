@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ternary::{masters, unpack};
-use crate::gguf::model::Weights as GgufWeights;
 
-/// Gives float32 tensors by the names of [`super::config::ModelConfig::tensors`].
-pub trait Source {
+/// Gives float32 tensors by the names of [`crate::config::ModelConfig::tensors`].
+pub trait TensorSource {
     /// Values of a tensor of the model.
     fn tensor(&self, name: &str) -> Cow<'_, [f32]>;
     /// Whether a table is held as float16, and so can stay it.
@@ -33,7 +32,7 @@ pub fn half_pair(low: f32, high: f32) -> u32 {
     bits(low) | bits(high) << 16
 }
 
-impl Source for BTreeMap<String, Vec<f32>> {
+impl TensorSource for BTreeMap<String, Vec<f32>> {
     fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         Cow::Borrowed(&self[name])
     }
@@ -68,6 +67,13 @@ impl PackedTensors {
     }
 }
 
+/// Tensors that are made out of a mapped file when they are asked for.
+pub type MappedTensors = Arc<dyn InMappedFile>;
+
+/// A source that can be shared between threads and shown.
+pub trait InMappedFile: TensorSource + std::fmt::Debug + Send + Sync {}
+impl<T: TensorSource + std::fmt::Debug + Send + Sync> InMappedFile for T {}
+
 /// Tensors of a model that was read.
 #[derive(Clone, Debug)]
 pub enum Tensors {
@@ -75,16 +81,16 @@ pub enum Tensors {
     Held(BTreeMap<String, Vec<f32>>),
     /// In memory, ternary linears as packed words.
     Packed(PackedTensors),
-    /// In a mapped GGUF file.
-    Mapped(Arc<GgufWeights>),
+    /// In a mapped file.
+    Mapped(MappedTensors),
 }
 
-impl Source for Tensors {
+impl TensorSource for Tensors {
     fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         match self {
             Tensors::Held(all) => all.tensor(name),
             Tensors::Packed(all) => all.tensor(name),
-            Tensors::Mapped(file) => Cow::Owned(file.values(name)),
+            Tensors::Mapped(file) => file.tensor(name),
         }
     }
     fn is_half(&self, name: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Ternary codes of a linear, outside a program: for export and import.
 
-use super::config::Weights;
+use crate::config::Weights;
 
 /// Codes −1, 0, +1 of a linear and the scale of each row.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,9 +3,9 @@
 use flow_shaders::kernels::{attention, embed, gated, gemm, rmsnorm};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::config::{Activation, Role};
-use super::graph::{Act, Batch, BlockTape, Graph, Tape};
-use super::storage::Keep;
+use super::declare::Graph;
+use super::tape::{Act, Batch, BlockTape, Keep, Tape};
+use crate::config::{Activation, Role};
 
 /// Gradient buffers and the row order of the embedding's scatter.
 pub(crate) struct Gradients {

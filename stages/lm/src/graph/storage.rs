@@ -4,57 +4,10 @@
 
 use flow_shaders::kernels::halves;
 use flow_shaders::program::{BufferId, ListId};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::config::{Role, Weights};
-use super::graph::{Act, BlockTape, Graph};
-
-/// How activations and gradients are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Storage {
-    /// 32-bit floats.
-    #[default]
-    Float32,
-    /// 16-bit floats, with a dynamic loss scale.
-    Float16,
-}
-
-/// What a forward pass keeps for the backward pass.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Keep {
-    pub storage: Storage,
-    /// Only the input of each block: the rest is made again.
-    pub inputs_only: bool,
-}
-
-impl Keep {
-    /// Everything, as it was computed.
-    pub const FLOATS: Keep = Keep { storage: Storage::Float32, inputs_only: false };
-}
-
-/// What a forward pass kept of a block.
-pub(crate) struct Kept {
-    pub tape: BlockTape,
-    /// Values of each activation that was put away, in the order of [`BlockTape::activations`].
-    floats: Vec<usize>,
-}
-
-impl BlockTape {
-    /// The buffers of floats that are as large as activations.
-    fn activations(&mut self, inputs_only: bool) -> Vec<&mut BufferId> {
-        if inputs_only {
-            return vec![&mut self.x_in];
-        }
-        let Self { x_in, q, k, v, o, x_mid, gate, up, act, h_attn, o_in, h_mlp, down_in, .. } = self;
-        let values = [h_attn, o_in, h_mlp, down_in].into_iter().filter_map(|a| match a {
-            Act::Values(buffer) => Some(buffer),
-            Act::Codes { .. } => None,
-        });
-        [x_in, q, k, v, o, x_mid, gate, up, act].into_iter().chain(values).collect()
-    }
-}
+use super::declare::Graph;
+use super::tape::{BlockTape, Keep, KeptBlock, Storage};
+use crate::config::{Role, Weights};
 
 impl Graph {
     /// Whether the gradient of a tensor is stored as float16. The threshold rule derives the gradient of its scales from
@@ -64,7 +17,7 @@ impl Graph {
     }
 
     /// Puts a block's activations away after its forward pass.
-    pub(crate) fn put_away(&mut self, list: ListId, mut tape: BlockTape, keep: Keep) -> Kept {
+    pub(crate) fn put_away(&mut self, list: ListId, mut tape: BlockTape, keep: Keep) -> KeptBlock {
         let mut floats = Vec::new();
         if keep.storage == Storage::Float16 {
             // Without SubLN the input of a linear is the activation itself.
@@ -82,11 +35,11 @@ impl Graph {
                 *buffer = half;
             }
         }
-        Kept { tape, floats }
+        KeptBlock { tape, floats }
     }
 
     /// A block's activations as floats again, for its backward pass.
-    pub(crate) fn take_back(&mut self, list: ListId, kept: &Kept, keep: Keep) -> BlockTape {
+    pub(crate) fn take_back(&mut self, list: ListId, kept: &KeptBlock, keep: Keep) -> BlockTape {
         let mut tape = kept.tape.clone();
         let mut done: Vec<(BufferId, BufferId)> = Vec::new();
         for (buffer, n) in tape.activations(keep.inputs_only).into_iter().zip(&kept.floats) {

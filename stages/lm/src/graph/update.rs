@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backward::Gradients;
-use super::config::{Role, TensorSpec, Weights};
-use super::graph::Graph;
-use super::storage::Storage;
+use super::declare::Graph;
+use super::tape::Storage;
+use crate::config::{Role, TensorSpec, Weights};
 
 /// Which optimizer updates the block linears; everything else is AdamW's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

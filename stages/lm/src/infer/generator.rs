@@ -1,125 +1,181 @@
-//! A language model with its tokenizer on a device: what teachers, evaluation and generation share.
+//! Continuing prompts: sequences that join and leave the slots of a session between steps, each with its own way to choose
+//! tokens.
 
-use std::path::Path;
-
-use flow_engine::plugin::{StageError, TaskContext};
-use flow_shaders::device::{Device, open};
-use flow_shaders::kernels::attention::Cached;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::checkpoint::{self, Checkpoint};
-use crate::model::config::ModelConfig;
-use crate::model::inference::{Inference, Uses};
+use super::sampling::Sampling;
+use super::session::{Choice, Session};
+use crate::error::{Error, RequestError, Result};
 use crate::rng::Rng;
-use crate::tokenizer::{Roles, Tokenizer};
-use crate::train::device_error;
 
-/// The device that a task asks for.
-pub fn device(ctx: &TaskContext) -> Result<Device, StageError> {
-    let device = open(ctx.device(), ctx.threads()).map_err(device_error)?;
-    ctx.computes_on(&device.name());
-    Ok(device)
-}
-
-/// A model directory with its tokenizer.
-pub fn load(dir: &Path) -> Result<(Checkpoint, Tokenizer), StageError> {
-    let model = checkpoint::load(dir)?;
-    let path = model.tokenizer.clone().ok_or_else(|| {
-        StageError::new(format!("{}: no tokenizer.json", dir.display())).help("a model directory needs its tokenizer beside config.json")
-    })?;
-    let mut tokenizer = Tokenizer::load(&path)?;
-    if let Ok(roles) = serde_json::from_value::<Roles>(model.extra["tokens"].clone()) {
-        tokenizer = tokenizer.with_roles(&roles);
-    }
-    if tokenizer.vocab_size() > model.config.vocab {
-        return Err(StageError::new(format!(
-            "{}: tokenizer.json has {} tokens, the model {}",
-            dir.display(),
-            tokenizer.vocab_size(),
-            model.config.vocab
-        )));
-    }
-    Ok((model, tokenizer))
-}
-
-/// Digest of a directory's files, by name and content: what a baseline is locked to.
-pub fn digest(dir: &Path) -> Result<String, StageError> {
-    let mut names: Vec<_> = std::fs::read_dir(dir)
-        .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>())
-        .map_err(|e| StageError::io("cannot read", dir, &e))?;
-    names.sort();
-    let mut hash = blake3::Hasher::new();
-    for path in names {
-        let bytes = std::fs::read(&path).map_err(|e| StageError::io("cannot read", &path, &e))?;
-        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update(blake3::hash(&bytes).as_bytes());
-    }
-    Ok(hash.finalize().to_hex().to_string())
-}
-
-/// Bytes that the logits of windows scored together may take, and the KV cache of sequences decoded together.
-const BATCH_BYTES: usize = 256 << 20;
-
-/// Windows of the model's length to score together: eight, or fewer where their logits would pass [`BATCH_BYTES`]. How
-/// many changes no result.
-pub fn windows_together(config: &ModelConfig) -> usize {
-    (BATCH_BYTES / (4 * config.seq * config.vocab).max(1)).clamp(1, 8)
-}
-
-/// Sequences to decode together: those of `how`, or fewer where their cache would pass [`BATCH_BYTES`].
-fn decoded_together(config: &ModelConfig, kv_len: usize, how: &Generation, prompts: usize) -> usize {
-    let head = 4 * how.cache.form().fitting(config.head_dim).words(config.head_dim);
-    let bytes = 2 * config.layers * kv_len * config.kv_heads * head;
-    how.batch.min(prompts).min(BATCH_BYTES / bytes.max(1)).max(1)
-}
-
-/// Tokens of prompts that are read together. It does not depend on the batch: how a prompt is cut decides on roundings.
-const CHUNK: usize = 32;
-
-/// How the keys and values of earlier tokens are held while a model decodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum KvCache {
-    /// 32-bit floats.
-    Float32,
-    /// 16-bit floats.
-    #[default]
-    Float16,
-    /// Bytes with a step for each position and head: a quarter of the memory, and an error of at most half a step.
-    Int8,
-}
-
-impl KvCache {
-    /// The form in a program.
-    pub fn form(self) -> Cached {
-        match self {
-            KvCache::Float32 => Cached::Float,
-            KvCache::Float16 => Cached::Half,
-            KvCache::Int8 => Cached::Int8,
-        }
-    }
-}
-
-/// How continuations are chosen.
-#[derive(Clone, Copy, Debug)]
-pub struct Generation {
-    /// Sequences decoded together.
-    pub batch: usize,
-    /// Tokens of a continuation, at most.
+/// A prompt to continue.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Tokens of the prompt, as the model reads it ([`crate::tokenizer::Tokenizer::context`]).
+    pub prompt: Vec<u32>,
+    /// Tokens of the continuation, at most.
     pub max_tokens: usize,
-    /// Temperature and top-p; greedy without.
-    pub sampling: Option<(f32, f32)>,
-    /// Seed of the draws.
-    pub seed: u64,
-    /// Activation bits of ternary linears.
-    pub bits: u32,
-    /// How keys and values are held.
-    pub cache: KvCache,
+    /// How they are chosen.
+    pub sampling: Sampling,
+    /// Which of several draws with this seed it is ([`Sampling::rng`]).
+    pub draw: u64,
+    /// Tokens that end it.
+    pub ends: Vec<u32>,
+}
+
+/// Why a continuation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A token that ends an answer was chosen.
+    Stop,
+    /// It has as many tokens as were asked for, or its slot is full.
+    Length,
+}
+
+/// What a step did for a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The number that [`Generator::join`] gave.
+    pub sequence: u64,
+    /// The token that was chosen; none where it ended the sequence.
+    pub token: Option<u32>,
+    /// Set with the last token.
+    pub finish: Option<Finish>,
+}
+
+/// Sequences in the slots of a session. The tokens of one depend neither on which others there are nor on how many.
+pub struct Generator<'s> {
+    session: &'s mut Session,
+    slots: Vec<Option<Sequence>>,
+    joined: u64,
+}
+
+struct Sequence {
+    number: u64,
+    request: Request,
+    /// The prompt, then what was chosen.
+    tokens: Vec<u32>,
+    rng: Rng,
+    /// Whether all of the prompt but its last token is in the cache.
+    read: bool,
+}
+
+impl<'s> Generator<'s> {
+    /// No sequence yet.
+    pub fn new(session: &'s mut Session) -> Self {
+        let slots = (0..session.slots().0).map(|_| None).collect();
+        Self { session, slots, joined: 0 }
+    }
+
+    /// Whether another sequence can join.
+    pub fn has_room(&self) -> bool {
+        self.slots.iter().any(Option::is_none)
+    }
+
+    /// Whether there is no sequence.
+    pub fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+
+    /// Takes a sequence in, from the next step on; its number.
+    pub fn join(&mut self, request: Request) -> Result<u64> {
+        let (slots, room) = self.session.slots();
+        let vocab = self.session.config().vocab;
+        let refuse = |e: RequestError| Err(Error::from(e));
+        request.sampling.check(vocab)?;
+        if let Some(id) = request.prompt.iter().copied().find(|id| *id as usize >= vocab) {
+            return refuse(RequestError::Token { id, vocab });
+        }
+        match request.prompt.len() {
+            0 => return refuse(RequestError::Empty),
+            tokens if tokens >= room => return refuse(RequestError::Long { tokens, room }),
+            _ => {}
+        }
+        // The first free slot: a pass over few slots is a small one.
+        let Some(slot) = self.slots.iter_mut().find(|s| s.is_none()) else { return refuse(RequestError::Full { slots }) };
+        let number = self.joined;
+        self.joined += 1;
+        let (tokens, rng) = (request.prompt.clone(), request.sampling.rng(request.draw));
+        *slot = Some(Sequence { number, tokens, rng, read: false, request });
+        Ok(number)
+    }
+
+    /// Lets a sequence go before its end.
+    pub fn leave(&mut self, number: u64) {
+        self.slots.iter_mut().filter(|s| s.as_ref().is_some_and(|s| s.number == number)).for_each(|s| *s = None);
+    }
+
+    /// Reads the prompts of those that have joined, and chooses a token for every sequence.
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        self.read_prompts()?;
+        let Some(last) = self.slots.iter().rposition(Option::is_some) else { return Ok(Vec::new()) };
+        // What a free slot computes is seen by nobody: its next sequence begins at its first position.
+        let idle = Sampling::greedy();
+        let (mut ids, mut pos, mut uniform) = (Vec::new(), Vec::new(), Vec::new());
+        for slot in &mut self.slots[..=last] {
+            let tokens = slot.as_ref().map_or(&[0][..], |s| &s.tokens);
+            ids.push(tokens[tokens.len() - 1]);
+            pos.push(tokens.len() as u32 - 1);
+            let draws = slot.as_mut().filter(|s| s.request.sampling.temperature > 0.0);
+            uniform.push(draws.map_or(0.0, |s| s.rng.uniform()));
+        }
+        let choices: Vec<Choice<'_>> = self.slots[..=last]
+            .iter()
+            .zip(&uniform)
+            .map(|(slot, uniform)| match slot {
+                Some(s) => Choice { sampling: &s.request.sampling, tokens: &s.tokens, prompt: s.request.prompt.len(), uniform: *uniform },
+                None => Choice { sampling: &idle, tokens: &[], prompt: 0, uniform: 0.0 },
+            })
+            .collect();
+        let next = self.session.step_with(&ids, &pos, &choices)?;
+        let room = self.session.slots().1;
+        let mut events = Vec::new();
+        for (slot, token) in self.slots.iter_mut().zip(next) {
+            let Some(sequence) = slot else { continue };
+            let event = sequence.take(token, room);
+            if event.finish.is_some() {
+                *slot = None;
+            }
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// Puts the prompts of new sequences, but for their last tokens, into the cache.
+    fn read_prompts(&mut self) -> Result<()> {
+        let is_new = |s: &Option<Sequence>| s.as_ref().is_some_and(|s| !s.read);
+        let (new, there) = (self.slots.iter().filter(|s| is_new(s)).count(), self.slots.iter().flatten().count());
+        if new == there && new > 1 {
+            // All begin: their prompts are read together.
+            let start = |s: &'_ Option<Sequence>| s.as_ref().map_or(0, |s| s.tokens.len() - 1);
+            let starts: Vec<&[u32]> = self.slots.iter().map(|s| s.as_ref().map_or(&[][..], |x| &x.tokens[..start(s)])).collect();
+            self.session.read_starts(&starts)?;
+        } else if new > 0 {
+            for (slot, s) in self.slots.iter().enumerate().filter(|(_, s)| is_new(s)) {
+                let tokens = s.as_ref().map_or(&[][..], |s| &s.tokens);
+                self.session.read_start(slot, &tokens[..tokens.len() - 1])?;
+            }
+        }
+        self.slots.iter_mut().flatten().for_each(|s| s.read = true);
+        Ok(())
+    }
+}
+
+impl Sequence {
+    /// What a chosen token means, in a slot of `room` positions.
+    fn take(&mut self, token: u32, room: usize) -> Event {
+        if self.request.ends.contains(&token) {
+            return Event { sequence: self.number, token: None, finish: Some(Finish::Stop) };
+        }
+        self.tokens.push(token);
+        let drawn = self.tokens.len() - self.request.prompt.len();
+        let full = drawn >= self.request.max_tokens || self.tokens.len() > room;
+        Event { sequence: self.number, token: Some(token), finish: full.then_some(Finish::Length) }
+    }
 }
 
 /// One continuation.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continuation {
     /// Tokens, without the one that ended it.
     pub tokens: Vec<u32>,
@@ -127,100 +183,32 @@ pub struct Continuation {
     pub stopped: bool,
 }
 
-/// Continues every prompt ([`Tokenizer::context`]), many sequences together; the result does not depend on the batch
-/// size. `done` are the first ones, of an earlier attempt; `visit` is told all that are done so far, and how many of them
-/// are new.
-pub fn generate(
-    model: &Checkpoint,
-    tokenizer: &Tokenizer,
-    device: &Device,
-    prompts: &[Vec<u32>],
-    how: &Generation,
+/// Continues every request, as many together as the session has slots. `done` are the first ones, of an earlier attempt;
+/// `visit` is told all that are done so far, and how many of them are new, and says whether to go on: it stops nothing that
+/// is not told.
+pub fn generate<E: From<Error>>(
+    session: &mut Session,
+    requests: &[Request],
     done: Vec<Continuation>,
-    mut visit: impl FnMut(&[Continuation], usize) -> Result<(), StageError>,
-) -> Result<Vec<Continuation>, StageError> {
-    if done.len() >= prompts.len() {
-        return Ok(done);
-    }
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let kv_len = (longest + how.max_tokens).min(model.config.seq.max(longest + 1));
-    let how = &Generation { batch: decoded_together(&model.config, kv_len, how, prompts.len()), ..*how };
-    // All of a prompt but its last token is read by chunks.
-    let (read, prefill) = if longest > 1 { ((longest - 1).next_multiple_of(CHUNK), CHUNK) } else { (0, 0) };
-    let uses =
-        Uses { decode: Some((how.batch, kv_len.max(read))), sampling: how.sampling, prefill, cache: how.cache.form(), ..Uses::default() };
-    let mut lm = Inference::new(device, model.config.clone(), &model.tensors, uses).map_err(device_error)?;
-    lm.set_bits(how.bits).map_err(device_error)?;
+    mut visit: impl FnMut(&[Continuation], usize) -> Result<(), E>,
+) -> Result<Vec<Continuation>, E> {
     let mut all = done;
-    for prompts in prompts[all.len()..].chunks(how.batch) {
-        all.extend(group_of(&mut lm, tokenizer, prompts, all.len(), kv_len, how)?);
-        visit(&all, prompts.len())?;
+    let slots = session.slots().0.max(1);
+    for group in requests.get(all.len()..).unwrap_or_default().chunks(slots) {
+        let mut generator = Generator::new(session);
+        let mut made = vec![Continuation::default(); group.len()];
+        for request in group {
+            generator.join(request.clone())?;
+        }
+        while !generator.is_idle() {
+            for event in generator.step()? {
+                let one = &mut made[event.sequence as usize];
+                one.tokens.extend(event.token);
+                one.stopped |= event.finish == Some(Finish::Stop);
+            }
+        }
+        all.extend(made);
+        visit(&all, group.len())?;
     }
     Ok(all)
-}
-
-fn group_of(
-    lm: &mut Inference,
-    tokenizer: &Tokenizer,
-    prompts: &[Vec<u32>],
-    first: usize,
-    kv_len: usize,
-    how: &Generation,
-) -> Result<Vec<Continuation>, StageError> {
-    let mut rngs: Vec<Rng> = (0..how.batch).map(|i| Rng::new(how.seed, &format!("sample {}", first + i))).collect();
-    let mut out = vec![Continuation::default(); prompts.len()];
-    let mut done: Vec<bool> = (0..how.batch).map(|i| i >= prompts.len()).collect();
-    let starts: Vec<&[u32]> = prompts.iter().map(|p| &p[..p.len() - 1]).collect();
-    lm.read_starts(&starts).map_err(device_error)?;
-    let mut ids: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(tokenizer.bos(), |p| p[p.len() - 1])).collect();
-    let mut pos: Vec<u32> = (0..how.batch).map(|i| prompts.get(i).map_or(0, |p| p.len() as u32 - 1)).collect();
-    while !done.iter().all(|d| *d) {
-        let uniform: Option<Vec<f32>> = how.sampling.map(|_| rngs.iter_mut().map(Rng::uniform).collect());
-        let next = lm.step(&ids, &pos, uniform.as_deref()).map_err(device_error)?;
-        for i in (0..prompts.len()).filter(|i| !done[*i]).collect::<Vec<_>>() {
-            if tokenizer.is_end(next[i]) {
-                (done[i], out[i].stopped) = (true, true);
-                continue;
-            }
-            out[i].tokens.push(next[i]);
-            (ids[i], pos[i]) = (next[i], pos[i] + 1);
-            done[i] = out[i].tokens.len() == how.max_tokens || pos[i] as usize == kv_len;
-        }
-    }
-    Ok(out)
-}
-
-/// What is scored in one go: a token that is only read, and those that follow it.
-#[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
-    /// Read first: BOS, or the first token of a prompt that has none.
-    pub first: u32,
-    /// Scored.
-    pub targets: &'a [u32],
-}
-
-/// Windows of at most `seq` targets, scored `batch` at a time: ids, mask and labels.
-pub struct ScoreBatch {
-    /// Inputs `[batch, seq]`.
-    pub ids: Vec<u32>,
-    /// Real tokens.
-    pub mask: Vec<u32>,
-    /// Targets, −1 for none.
-    pub labels: Vec<i32>,
-}
-
-/// Lays windows of targets out for scoring; fewer than `batch` are padded with empty ones.
-pub fn score_batch(windows: &[Window<'_>], batch: usize, seq: usize) -> ScoreBatch {
-    let mut b = ScoreBatch { ids: vec![0; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
-    for (i, w) in windows.iter().enumerate() {
-        b.ids[i * seq] = w.first;
-        for (t, token) in w.targets.iter().enumerate() {
-            b.labels[i * seq + t] = *token as i32;
-            b.mask[i * seq + t] = 1;
-            if t + 1 < seq {
-                b.ids[i * seq + t + 1] = *token;
-            }
-        }
-    }
-    b
 }

@@ -1,73 +1,27 @@
-//! Running a model without gradients: scoring windows of text, and decoding many sequences together over a KV cache.
+//! A model ready to run on a device: its weights once, for scoring windows and for decoding the sequences of its slots.
 
-use flow_shaders::device::{Device, DeviceError, Session};
-use flow_shaders::kernel::Kernel;
-use flow_shaders::kernels::attention::Cached;
-use flow_shaders::kernels::{hyper, kd_loss, sample, ternary, topk};
-use flow_shaders::pack_ternary;
-use flow_shaders::program::{BufferId, ListId, Program};
+use flow_shaders::device::{self, Device};
+use flow_shaders::kernels::{hyper, sample};
+use flow_shaders::program::{BufferId, ListId};
 
-use super::config::{ModelConfig, Weights};
-use super::graph::{Batch, Graph, Hold};
-use super::tensors::Source;
-use super::trainer::qmax;
+use super::program::{Built, Decode, Prefill, Score, Uses, build};
+use super::sampling::Sampling;
+use crate::config::{Bits, ModelConfig};
+use crate::error::Result;
+use crate::format::tensors::TensorSource;
+use crate::graph::Graph;
 
-/// What a session must be able to do.
-#[derive(Clone, Debug, Default)]
-pub struct Uses {
-    /// Windows scored together and their length.
-    pub score: Option<(usize, usize)>,
-    /// Top-K kept when scoring (0: none) and the temperatures of the tail.
-    pub top_k: usize,
-    /// Temperatures of `other_lse`, at most three.
-    pub taus: Vec<f32>,
-    /// Buckets of distillation targets that scoring may be given (KL against a teacher), 0: none.
-    pub targets: usize,
-    /// Sequences decoded together and the positions that fit.
-    pub decode: Option<(usize, usize)>,
-    /// Temperature and top-p of sampling; greedy without.
-    pub sampling: Option<(f32, f32)>,
-    /// Rows whose logits can be read back (`score_logits`), instead of being thrown away.
-    pub logits: bool,
-    /// Tokens of every decoded sequence that are read together ([`Inference::prefill`]), 0: none.
-    pub prefill: usize,
-    /// How the KV cache is held (a larger form where the model's heads do not fit).
-    pub cache: Cached,
-    /// Embedding and head as float16. A model whose file has them so is held so, whatever this says.
-    pub half_tables: bool,
-}
-
-struct Score {
-    batch: Batch,
-    labels: BufferId,
-    meta: BufferId,
-    target_ids: BufferId,
-    target_logprobs: BufferId,
-    losses: BufferId,
-    ids: BufferId,
-    logprobs: BufferId,
-    other: BufferId,
-    best: BufferId,
-    logits: Option<BufferId>,
-    nll: ListId,
-    top: ListId,
-    values: Option<ListId>,
-}
-
-struct Decode {
-    batch: Batch,
-    uniform: BufferId,
-    chosen: BufferId,
-    greedy: ListId,
-    sampled: ListId,
-    prefill: Option<Prefill>,
-}
-
-struct Prefill {
-    batch: Batch,
-    /// Row of each sequence whose next token is chosen.
-    rows: BufferId,
-    list: ListId,
+/// How the next token of a slot is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// The rule.
+    pub sampling: &'a Sampling,
+    /// The sequence so far, with the token that is fed.
+    pub tokens: &'a [u32],
+    /// How many of them are the prompt.
+    pub prompt: usize,
+    /// A random number in [0, 1).
+    pub uniform: f32,
 }
 
 /// Top-K of every row of a scored batch.
@@ -81,8 +35,8 @@ pub struct TopK {
 }
 
 /// A model ready to run on a device.
-pub struct Inference {
-    session: Session,
+pub struct Session {
+    device: device::Session,
     config: ModelConfig,
     hyper: BufferId,
     uses: Uses,
@@ -90,14 +44,11 @@ pub struct Inference {
     decode: Option<Decode>,
 }
 
-impl Inference {
+impl Session {
     /// Plans, allocates and loads a model.
-    pub fn new(device: &Device, config: ModelConfig, tensors: &impl Source, mut uses: Uses) -> Result<Self, DeviceError> {
-        uses.half_tables |= tensors.is_half("embed") && (config.tied || tensors.is_half("head"));
-        let built = build(config, &uses);
-        let mut session = device.load(built.program)?;
-        built.graph.load(&mut session, tensors)?;
-        Self::ready(session, built.graph, built.score, built.decode, uses)
+    pub fn new(device: &Device, config: ModelConfig, tensors: &impl TensorSource, uses: Uses) -> Result<Self> {
+        let uses = uses.for_tensors(&config, tensors);
+        Self::with_weights(device, config, uses, |graph, session| graph.load(session, tensors))
     }
 
     /// As [`Self::new`], with weights that `fill` writes straight into the buffers.
@@ -105,28 +56,24 @@ impl Inference {
         device: &Device,
         config: ModelConfig,
         uses: Uses,
-        fill: impl FnOnce(&Graph, &mut Session) -> Result<(), DeviceError>,
-    ) -> Result<Self, DeviceError> {
-        let built = build(config, &uses);
-        let mut session = device.load(built.program)?;
-        fill(&built.graph, &mut session)?;
-        Self::ready(session, built.graph, built.score, built.decode, uses)
-    }
-
-    fn ready(mut session: Session, graph: Graph, score: Option<Score>, decode: Option<Decode>, uses: Uses) -> Result<Self, DeviceError> {
+        fill: impl FnOnce(&Graph, &mut device::Session) -> Result<(), device::DeviceError>,
+    ) -> Result<Self> {
+        let Built { program, graph, score, decode } = build(config, &uses);
+        let mut session = device.load(program)?;
+        fill(&graph, &mut session)?;
         graph.write_constants(&mut session)?;
         if let Some(s) = &score {
             let pos: Vec<u32> = (0..s.batch.rows()).map(|r| (r % s.batch.q_len) as u32).collect();
             session.write(s.batch.pos, &pos)?;
         }
-        if let (Some(d), Some((n, kv_len))) = (&decode, uses.decode) {
-            session.write(d.batch.mask, &vec![1; n * kv_len])?;
-            if let Some(p) = &d.prefill {
-                session.write(p.batch.mask, &vec![1; n * kv_len])?;
+        if let Some(d) = &decode {
+            session.write(d.mask, &vec![1; d.slots * d.kv_len])?;
+            for p in d.prefill.iter().chain(d.prefill_one.iter().map(|one| &one.read)) {
+                session.write(p.batch.mask, &vec![1; p.batch.sequences * d.kv_len])?;
             }
         }
-        let mut ready = Self { session, hyper: graph.hyper, config: graph.config, uses, score, decode };
-        ready.set_bits(8)?;
+        let mut ready = Self { device: session, hyper: graph.hyper, config: graph.config, uses, score, decode };
+        ready.set_bits(Bits::Eight)?;
         Ok(ready)
     }
 
@@ -142,7 +89,7 @@ impl Inference {
 
     /// Bytes allocated on the device for weights, cache and activations.
     pub fn bytes(&self) -> u64 {
-        self.session.planned_bytes()
+        self.device.planned_bytes()
     }
 
     /// The model's shape.
@@ -150,31 +97,32 @@ impl Inference {
         &self.config
     }
 
-    /// Activation bits of ternary linears (8 or 4). What is scored, drawn or compared here is at temperature 1.
-    pub fn set_bits(&mut self, bits: u32) -> Result<(), DeviceError> {
+    /// Activation bits of ternary linears, of everything that runs from now on. What is scored, drawn or compared here is at temperature 1.
+    pub fn set_bits(&mut self, bits: Bits) -> Result<()> {
         let mut h = vec![0f32; hyper::LEN];
-        h[hyper::QMAX] = qmax(bits);
+        h[hyper::QMAX] = bits.qmax();
         h[hyper::INV_TAU] = 1.0;
-        self.session.write_f32(self.hyper, &h)
+        Ok(self.device.write_f32(self.hyper, &h)?)
     }
 
     fn scoring(&self) -> &Score {
         self.score.as_ref().expect("built with `score`")
     }
 
-    fn feed(&mut self, ids: &[u32], mask: &[u32]) -> Result<(), DeviceError> {
+    fn feed(&mut self, ids: &[u32], mask: &[u32]) -> Result<()> {
         let batch = self.scoring().batch;
-        self.session.write(batch.ids, ids)?;
-        self.session.write(batch.mask, mask)
+        self.device.write(batch.ids, ids)?;
+        Ok(self.device.write(batch.mask, mask)?)
     }
 
-    /// Negative log-likelihood (nats) of `labels` at every row, 0 where the label is negative.
-    pub fn nll(&mut self, ids: &[u32], mask: &[u32], labels: &[i32]) -> Result<Vec<f32>, DeviceError> {
+    /// Negative log-likelihood (nats) `[rows]` of `labels` at every row, 0 where the label is negative. `ids`, `mask` and
+    /// `labels` are `[windows, seq]`.
+    pub fn nll(&mut self, ids: &[u32], mask: &[u32], labels: &[i32]) -> Result<Vec<f32>> {
         let meta = vec![[0f32; 4]; labels.len()];
         Ok(self.losses(ids, mask, labels, &[], &[], &meta)?.into_iter().map(|l| l.1).collect())
     }
 
-    /// (KL, NLL) of every row against distillation targets; see [`super::trainer::MicroBatch`] for the layout.
+    /// (KL, NLL) `[rows]` of every row against distillation targets `[rows, targets]`; see [`crate::train::MicroBatch`] for the layout.
     pub fn losses(
         &mut self,
         ids: &[u32],
@@ -183,75 +131,146 @@ impl Inference {
         target_ids: &[i32],
         target_logprobs: &[f32],
         meta: &[[f32; 4]],
-    ) -> Result<Vec<(f32, f32)>, DeviceError> {
+    ) -> Result<Vec<(f32, f32)>> {
         self.feed(ids, mask)?;
         let s = self.score.as_ref().expect("built with `score`");
-        self.session.write_i32(s.labels, labels)?;
-        self.session.write_f32(s.meta, bytemuck::cast_slice(meta))?;
+        self.device.write_i32(s.labels, labels)?;
+        self.device.write_f32(s.meta, bytemuck::cast_slice(meta))?;
         if self.uses.targets > 0 && !target_ids.is_empty() {
-            self.session.write_i32(s.target_ids, target_ids)?;
-            self.session.write_f32(s.target_logprobs, target_logprobs)?;
+            self.device.write_i32(s.target_ids, target_ids)?;
+            self.device.write_f32(s.target_logprobs, target_logprobs)?;
         }
-        self.session.run(s.nll)?;
-        let losses = self.session.read_f32(s.losses)?;
+        self.device.run(s.nll)?;
+        let losses = self.device.read_f32(s.losses)?;
         Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
     }
 
-    /// The most likely next token of every row of the last scored batch.
-    pub fn best(&mut self) -> Result<Vec<u32>, DeviceError> {
+    /// The most likely next token `[rows]` of every row of the last scored batch.
+    pub fn best(&mut self) -> Result<Vec<u32>> {
         let best = self.scoring().best;
-        self.session.read(best)
+        Ok(self.device.read(best)?)
     }
 
     /// Top-K + Other of every row.
-    pub fn top_k(&mut self, ids: &[u32], mask: &[u32]) -> Result<TopK, DeviceError> {
+    pub fn top_k(&mut self, ids: &[u32], mask: &[u32]) -> Result<TopK> {
         self.feed(ids, mask)?;
         let (list, a, b, c) = {
             let s = self.scoring();
             (s.top, s.ids, s.logprobs, s.other)
         };
-        self.session.run(list)?;
-        Ok(TopK { ids: self.session.read(a)?, logprobs: self.session.read_f32(b)?, other: self.session.read_f32(c)? })
+        self.device.run(list)?;
+        Ok(TopK { ids: self.device.read(a)?, logprobs: self.device.read_f32(b)?, other: self.device.read_f32(c)? })
     }
 
-    /// Logits of every row (sessions built with `logits`).
-    pub fn logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>, DeviceError> {
+    /// Logits `[rows, vocab]` (sessions built with `logits`). The copy of them that a session keeps is a buffer of its own:
+    /// without `logits` they share the memory of other transient buffers.
+    pub fn logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>> {
         self.feed(ids, mask)?;
         let s = self.scoring();
         let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
-        self.session.run(list)?;
-        self.session.read_f32(buffer)
+        self.device.run(list)?;
+        Ok(self.device.read_f32(buffer)?)
     }
 
-    /// Logits of the last row only (sessions built with `logits`).
-    pub fn last_logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>, DeviceError> {
+    /// Logits `[vocab]` of the last row only (sessions built with `logits`).
+    pub fn last_logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>> {
         self.feed(ids, mask)?;
         let s = self.scoring();
         let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
-        self.session.run(list)?;
-        self.session.read_f32_at(buffer, (ids.len() - 1) * self.config.vocab, self.config.vocab)
+        self.device.run(list)?;
+        Ok(self.device.read_f32_at(buffer, (ids.len() - 1) * self.config.vocab, self.config.vocab)?)
     }
 
-    /// Feeds one token to every sequence at its position and chooses the next ones: greedily, or by the numbers in
-    /// [0, 1) of `uniform`.
-    pub fn step(&mut self, ids: &[u32], pos: &[u32], uniform: Option<&[f32]>) -> Result<Vec<u32>, DeviceError> {
-        let d = self.decode.as_ref().expect("built with `decode`");
-        self.session.write(d.batch.ids, ids)?;
-        self.session.write(d.batch.pos, pos)?;
-        match uniform {
-            Some(u) => {
-                self.session.write_f32(d.uniform, u)?;
-                self.session.run(d.sampled)?;
-            }
-            None => self.session.run(d.greedy)?,
+    fn decoding(&self) -> &Decode {
+        self.decode.as_ref().expect("built with `decode`")
+    }
+
+    /// Slots, and the positions of each.
+    pub fn slots(&self) -> (usize, usize) {
+        self.decode.as_ref().map_or((0, 0), |d| (d.slots, d.kv_len))
+    }
+
+    /// Tokens of a prompt that are read together.
+    pub fn chunk(&self) -> usize {
+        self.uses.prefill
+    }
+
+    /// Feeds one token to each of the first slots at its position (`ids`, `pos` `[n]`) and gives the most likely next ones.
+    pub fn step(&mut self, ids: &[u32], pos: &[u32]) -> Result<Vec<u32>> {
+        self.run_pass(ids, pos, |pass| pass.greedy)?;
+        self.chosen(ids.len())
+    }
+
+    /// Feeds one token to each of the first slots, as [`Self::step`], and chooses the next ones as their sequences say.
+    pub fn step_with(&mut self, ids: &[u32], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<u32>> {
+        if choices.iter().all(|c| c.sampling.temperature == 0.0 && c.sampling.takes_logits_as_they_are()) {
+            return self.step(ids, pos);
         }
-        self.session.read(d.chosen)
+        let pass = self.run_pass(ids, pos, |pass| pass.draws.expect("built with `draws`").forward)?;
+        let lists = self.decoding().passes[pass].draws.expect("built with `draws`");
+        self.adjust(choices)?;
+        let uniform: Vec<f32> = choices.iter().map(|c| c.uniform).collect();
+        let buffer = self.decoding().uniform;
+        self.device.write_f32(buffer, &uniform)?;
+        // One run for each way to choose: mostly there is one.
+        let mut next = vec![0; ids.len()];
+        let mut left: Vec<usize> = (0..ids.len()).collect();
+        while let Some(first) = left.first() {
+            let (temperature, top_p) = (choices[*first].sampling.temperature, choices[*first].sampling.top_p);
+            let alike =
+                |i: &usize| choices[*i].sampling.temperature == temperature && (temperature == 0.0 || choices[*i].sampling.top_p == top_p);
+            let (same, others): (Vec<usize>, Vec<usize>) = left.iter().partition(|i| alike(i));
+            if temperature == 0.0 {
+                self.device.run(lists.argmax)?;
+            } else {
+                self.set_draw(lists.sample, temperature, top_p);
+                self.device.run(lists.sample)?;
+            }
+            let chosen = self.chosen(ids.len())?;
+            same.iter().for_each(|i| next[*i] = chosen[*i]);
+            left = others;
+        }
+        Ok(next)
     }
 
-    /// Reads the beginnings of sequences into the cache, by chunks of `prefill` tokens. One that is shorter than others
-    /// repeats its last token: what that leaves at later positions is overwritten before it is read.
-    pub fn read_starts(&mut self, starts: &[&[u32]]) -> Result<(), DeviceError> {
-        let (n, chunk) = (self.uses.decode.map_or(0, |d| d.0), self.uses.prefill);
+    /// Runs a list of the smallest pass that has these slots; its place among the passes.
+    fn run_pass(&mut self, ids: &[u32], pos: &[u32], list: impl Fn(&super::program::Pass) -> ListId) -> Result<usize> {
+        let d = self.decoding();
+        let pass = d.passes.iter().position(|p| p.slots >= ids.len()).expect("no more sequences than slots");
+        let (list, ids_at, pos_at) = (list(&d.passes[pass]), d.ids, d.pos);
+        self.device.write(ids_at, ids)?;
+        self.device.write(pos_at, pos)?;
+        self.device.run(list)?;
+        Ok(pass)
+    }
+
+    fn chosen(&mut self, n: usize) -> Result<Vec<u32>> {
+        let chosen = self.decoding().chosen;
+        Ok(self.device.read_at(chosen, 0, n)?)
+    }
+
+    /// Changes the logits of the slots whose sampling asks for it.
+    fn adjust(&mut self, choices: &[Choice<'_>]) -> Result<()> {
+        let (buffer, vocab) = (self.decoding().logits.expect("built with `draws`"), self.config.vocab);
+        for (slot, c) in choices.iter().enumerate().filter(|(_, c)| !c.sampling.takes_logits_as_they_are()) {
+            let mut logits = self.device.read_f32_at(buffer, slot * vocab, vocab)?;
+            c.sampling.adjust(&mut logits, c.tokens, c.prompt);
+            self.device.write_f32_at(buffer, slot * vocab, &logits)?;
+        }
+        Ok(())
+    }
+
+    fn set_draw(&mut self, list: ListId, temperature: f32, top_p: f32) {
+        let now: sample::Shape = self.device.program().lists[list.0 as usize].1[0].params.get();
+        if (now.temperature, now.top_p) != (temperature, top_p) {
+            self.device.set_params(list, 0, &sample::Shape { temperature, top_p, ..now });
+        }
+    }
+
+    /// Reads the beginnings of sequences into the first slots, by chunks of [`Self::chunk`] tokens. One that is shorter than
+    /// others repeats its last token: what that leaves at later positions is overwritten before it is read.
+    pub fn read_starts(&mut self, starts: &[&[u32]]) -> Result<()> {
+        let (n, chunk) = (self.decoding().slots, self.uses.prefill);
         let longest = starts.iter().map(|s| s.len()).max().unwrap_or(0);
         let token = |i: usize, t: usize| starts.get(i).and_then(|s| s.get(t).or(s.last())).copied().unwrap_or(0);
         for first in (0..longest).step_by(chunk.max(1)) {
@@ -261,181 +280,41 @@ impl Inference {
         Ok(())
     }
 
-    /// Feeds `len` tokens (at most `prefill`) to every sequence from position `first` on, and chooses the next ones
-    /// greedily. `ids [sequences, len]`.
-    pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>, DeviceError> {
-        let d = self.decode.as_ref().expect("built with `decode`");
-        let p = d.prefill.as_ref().expect("built with `prefill`");
-        let (n, chunk) = (p.batch.sequences, p.batch.q_len);
-        // A shorter chunk repeats its last token: what that leaves at later positions of the cache is overwritten before
-        // it is read.
-        let at = |i: usize, t: usize| ids[i * len + t.min(len - 1)];
-        let padded: Vec<u32> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
-        assert!(first + chunk <= self.uses.decode.map_or(0, |u| u.1), "a chunk of {chunk} from position {first} on does not fit");
-        let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk) as u32).collect();
-        let rows: Vec<u32> = (0..n).map(|i| (i * chunk + len - 1) as u32).collect();
-        let (list, chosen) = (p.list, d.chosen);
-        let (ids_at, pos_at, rows_at) = (p.batch.ids, p.batch.pos, p.rows);
-        self.session.write(ids_at, &padded)?;
-        self.session.write(pos_at, &pos)?;
-        self.session.write(rows_at, &rows)?;
-        self.session.run(list)?;
-        self.session.read(chosen)
-    }
-}
-
-/// The kernels of everything that a session may do, by name.
-pub fn kernels(config: ModelConfig, half_tables: bool, cache: Cached) -> Vec<&'static Kernel> {
-    let uses = Uses {
-        // More rows than the product of a few takes; decoding has few.
-        score: Some((2, 4)),
-        top_k: 1,
-        targets: 1,
-        decode: Some((1, 4)),
-        sampling: Some((1.0, 1.0)),
-        prefill: 2,
-        half_tables,
-        cache,
-        ..Uses::default()
-    };
-    build(config, &uses).program.kernels()
-}
-
-struct Built {
-    program: Program,
-    graph: Graph,
-    score: Option<Score>,
-    decode: Option<Decode>,
-}
-
-fn build(config: ModelConfig, uses: &Uses) -> Built {
-    let positions = uses.score.map_or(0, |s| s.1).max(uses.decode.map_or(0, |d| d.1)).max(1);
-    let hold = if uses.half_tables { Hold::PackedHalf } else { Hold::Packed };
-    let mut graph = Graph::new(config, positions, hold);
-    let score = uses.score.map(|(n, seq)| build_score(&mut graph, uses, n, seq));
-    let decode = uses.decode.map(|(n, kv_len)| build_decode(&mut graph, uses, n, kv_len));
-    let program = std::mem::take(&mut graph.program);
-    Built { program, graph, score, decode }
-}
-
-fn build_score(g: &mut Graph, uses: &Uses, n: usize, seq: usize) -> Score {
-    let (rows, vocab) = (n * seq, g.config.vocab);
-    let batch = g.batch("score", n, seq, seq);
-    let p = &mut g.program;
-    let k = uses.top_k;
-    let mut s = Score {
-        batch,
-        labels: p.persistent("labels", rows),
-        meta: p.persistent("meta", rows * 4),
-        target_ids: p.persistent("target_ids", rows * uses.targets),
-        target_logprobs: p.persistent("target_logprobs", rows * uses.targets),
-        losses: p.persistent("losses", rows * 4),
-        ids: p.persistent("topk.ids", rows * k),
-        logprobs: p.persistent("topk.logprobs", rows * k),
-        other: p.persistent("topk.other", if k > 0 { rows * (1 + uses.taus.len()) } else { 0 }),
-        best: p.persistent("best", rows),
-        logits: uses.logits.then(|| p.persistent("logits", rows * vocab)),
-        nll: p.list("nll"),
-        top: p.list("top"),
-        values: uses.logits.then(|| p.list("logits")),
-    };
-    if !uses.logits {
-        let tape = g.forward(s.nll, &batch, None, None);
-        let shape = sample::Shape { rows: rows as u32, vocab: vocab as u32, temperature: 1.0, top_p: 1.0 };
-        g.program.push(s.nll, &sample::ARGMAX, &[tape.logits, s.best], &shape);
-        let shape = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: uses.targets as u32 };
-        let kept = g.program.transient("kept", rows * uses.targets);
-        let buffers = [tape.logits, s.target_ids, s.target_logprobs, s.meta, s.labels, g.hyper, s.losses, kept];
-        g.program.push(s.nll, &kd_loss::KD_LOSS, &buffers, &shape);
-    }
-    if k > 0 {
-        let tape = g.forward(s.top, &batch, None, None);
-        let mut taus = [1.0; 3];
-        taus[..uses.taus.len()].copy_from_slice(&uses.taus);
-        let shape = topk::Shape { rows: rows as u32, vocab: vocab as u32, k: k as u32, n_tau: uses.taus.len() as u32, taus };
-        g.program.push(s.top, &topk::TOPK, &[tape.logits, s.ids, s.logprobs, s.other], &shape);
-    }
-    if let (Some(list), Some(logits)) = (s.values, s.logits) {
-        g.forward(list, &batch, None, Some(logits));
-    }
-    s.values = s.values.filter(|_| uses.logits);
-    s
-}
-
-fn build_decode(g: &mut Graph, uses: &Uses, n: usize, kv_len: usize) -> Decode {
-    let batch = g.batch("decode", n, 1, kv_len);
-    let cache = g.cache("cache", n, kv_len, uses.cache);
-    let vocab = g.config.vocab as u32;
-    let mut d = Decode {
-        prefill: None,
-        batch,
-        uniform: g.program.persistent("uniform", n),
-        chosen: g.program.persistent("chosen", n),
-        greedy: g.program.list("greedy"),
-        sampled: g.program.list("sampled"),
-    };
-    let tape = g.forward(d.greedy, &batch, Some(&cache), None);
-    let shape = sample::Shape { rows: n as u32, vocab, temperature: 1.0, top_p: 1.0 };
-    g.program.push(d.greedy, &sample::ARGMAX, &[tape.logits, d.chosen], &shape);
-    if let Some((temperature, top_p)) = uses.sampling {
-        let tape = g.forward(d.sampled, &batch, Some(&cache), None);
-        let shape = sample::Shape { rows: n as u32, vocab, temperature, top_p };
-        g.program.push(d.sampled, &sample::SAMPLE, &[tape.logits, d.uniform, d.chosen], &shape);
-    }
-    if uses.prefill > 0 {
-        let p = Prefill {
-            batch: g.batch("prefill", n, uses.prefill, kv_len),
-            rows: g.program.persistent("prefill.rows", n),
-            list: g.program.list("prefill"),
-        };
-        let logits = g.prefill(p.list, &p.batch, &cache, p.rows);
-        let shape = sample::Shape { rows: n as u32, vocab, temperature: 1.0, top_p: 1.0 };
-        g.program.push(p.list, &sample::ARGMAX, &[logits, d.chosen], &shape);
-        d.prefill = Some(p);
-    }
-    d
-}
-
-impl Graph {
-    /// Writes parameters into a session of this graph's program, packing the ternary linears.
-    fn load(&self, session: &mut Session, tensors: &impl Source) -> Result<(), DeviceError> {
-        for t in &self.tensors {
-            let name = &t.spec.name;
-            if let Some(master) = t.master {
-                session.write_f32(master, &tensors.tensor(name))?;
-            }
-            if let Some(half) = t.half {
-                session.write(half, &tensors.halves(name))?;
-            }
-            if let Some((codes, scale)) = t.packed {
-                let rule = u32::from(self.config.weights == Weights::Threshold);
-                let (rows, cols) = (t.spec.shape[0], t.spec.shape[1]);
-                let (words, s) = tensors.packed(name).unwrap_or_else(|| pack_ternary(&tensors.tensor(name), cols, rule));
-                debug_assert_eq!(words.len(), rows * ternary::packed_words(cols));
-                session.write(codes, &words)?;
-                session.write_f32(scale, &vec![s; rows])?;
-            }
+    /// Reads the beginning of a sequence into one slot; the others keep what they hold.
+    pub fn read_start(&mut self, slot: usize, start: &[u32]) -> Result<()> {
+        let d = self.decoding();
+        let Some(one) = &d.prefill_one else { return self.read_starts(&[start]) };
+        let (list, at): (ListId, Vec<(BufferId, usize)>) = (one.read.list, one.windows.iter().map(|w| (*w, slot * one.words)).collect());
+        self.device.place(list, &at);
+        for (i, part) in start.chunks(self.uses.prefill).enumerate() {
+            let one = self.decode.as_ref().and_then(|d| d.prefill_one.as_ref()).expect("it was there");
+            run_prefill(&mut self.device, &one.read, part, i * self.uses.prefill, part.len())?;
         }
         Ok(())
     }
+
+    /// Feeds `len` tokens (at most [`Self::chunk`]) to every slot from position `first` on, and chooses the next ones
+    /// greedily. `ids [slots, len]`.
+    pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>> {
+        let d = self.decode.as_ref().expect("built with `decode`");
+        let p = d.prefill.as_ref().expect("built with `prefill`");
+        assert!(first + p.batch.q_len <= d.kv_len, "a chunk of {} from position {first} on does not fit", p.batch.q_len);
+        let slots = d.slots;
+        run_prefill(&mut self.device, p, ids, first, len)?;
+        self.chosen(slots)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::config::Preset;
-
-    /// Tokens seldom show a rounding: what decides is which products decoding takes.
-    #[test]
-    fn decoding_takes_products_whose_sums_no_other_sequence_changes() {
-        for (weights, half_tables) in [Weights::Float, Weights::Absmean].into_iter().flat_map(|w| [(w, false), (w, true)]) {
-            let config = ModelConfig { weights, ..Preset::Poc.config() };
-            let uses = Uses { decode: Some((3, 8)), sampling: Some((1.0, 1.0)), prefill: 4, half_tables, ..Uses::default() };
-            let program = build(config, &uses).program;
-            for (name, ops) in program.lists.iter().filter(|(name, _)| name == "greedy" || name == "sampled") {
-                let names: Vec<&str> = ops.iter().map(|op| op.kernel.name).filter(|k| k.starts_with("gem")).collect();
-                assert!(!names.is_empty() && names.iter().all(|k| k.starts_with("gemv_nt")), "{name}, {weights:?}: {names:?}");
-            }
-        }
-    }
+/// Runs a prefill over `ids [sequences, len]` from position `first` on. A shorter chunk repeats its last token: what that
+/// leaves at later positions of the cache is overwritten before it is read.
+fn run_prefill(device: &mut device::Session, p: &Prefill, ids: &[u32], first: usize, len: usize) -> Result<()> {
+    let (n, chunk) = (p.batch.sequences, p.batch.q_len);
+    let at = |i: usize, t: usize| ids[i * len + t.min(len - 1)];
+    let padded: Vec<u32> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
+    let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk) as u32).collect();
+    let rows: Vec<u32> = (0..n).map(|i| (i * chunk + len - 1) as u32).collect();
+    device.write(p.batch.ids, &padded)?;
+    device.write(p.batch.pos, &pos)?;
+    device.write(p.rows, &rows)?;
+    Ok(device.run(p.list)?)
 }

@@ -1,25 +1,13 @@
 //! How a model is trained: optimizer, schedule, flip, clipping.
 
-use flow_engine::plugin::ParamError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schedule::Schedule;
 use super::skipped::MAX_SKIPPED_SHARE;
-use crate::model::optimizer::{Moments, NewtonSchulz, Optimizer};
-use crate::model::storage::Storage;
-use crate::model::trainer::Hyper;
-
-/// Shape of the learning rate over the token budget, after warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// Half a cosine down to `lr_min`.
-    Cosine,
-    /// A straight line down to `lr_min`.
-    Linear,
-    /// Constant, then from half of the budget a fifth of it falling to `lr_min`, without weight decay (BitNet's tips).
-    TwoStage,
-}
+use super::trainer::Hyper;
+use crate::config::{Bits, Refused, is_default};
+use crate::graph::{Moments, NewtonSchulz, Optimizer, Storage};
 
 /// Parameters that `teacher.train` and `train.bitnet` share; the defaults are what the main job was found to learn best with
 /// (`docs/recipe.md`).
@@ -64,10 +52,10 @@ pub struct Recipe {
     /// Micro-batches whose gradients make one step.
     pub accumulate: usize,
     /// AdamW's moments: `float32`, or `int8` in a quarter of the memory.
-    #[serde(skip_serializing_if = "crate::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub moments: Moments,
     /// What a step keeps (activations, gradients): `float32`, or `float16` in half the memory, with a dynamic loss scale.
-    #[serde(skip_serializing_if = "crate::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub storage: Storage,
     /// Compute a block's activations again in the backward pass: the same result in less memory, a fourth slower.
     #[schemars(extend("x-key" = false))]
@@ -122,8 +110,8 @@ impl Default for Recipe {
 
 impl Recipe {
     /// Ranges that the schema cannot say.
-    pub fn check(&self) -> Result<(), ParamError> {
-        let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
+    pub fn check(&self) -> Result<(), Refused> {
+        let wrong = |field: &str, why: String| Err(Refused { field: field.into(), why });
         let positive = [("lr", self.peak()), ("muon_lr", self.muon_lr), ("clip", self.clip), ("eps", self.eps)];
         if let Some((name, v)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return wrong(name, format!("{v} is not above 0"));
@@ -171,24 +159,11 @@ impl Recipe {
 
     /// Share of the peak rate after `progress` of the budget, and whether weight decay still applies.
     pub fn rate(&self, progress: f64) -> (f64, bool) {
-        let (warmup, low) = (f64::from(self.warmup), f64::from(self.lr_min));
-        if progress < warmup {
-            return ((progress / warmup).max(0.01), true);
-        }
-        let t = ((progress - warmup) / (1.0 - warmup).max(1e-9)).clamp(0.0, 1.0);
-        match self.schedule {
-            Schedule::Cosine => (low + (1.0 - low) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * t)), true),
-            Schedule::Linear => {
-                let left = ((1.0 - t) / f64::from(self.cooldown).max(1e-9)).min(1.0);
-                (low + (1.0 - low) * left, true)
-            }
-            Schedule::TwoStage if progress < 0.5 => (1.0, true),
-            Schedule::TwoStage => (low + (0.2 - low).max(0.0) * (1.0 - (progress - 0.5) * 2.0).max(0.0), false),
-        }
+        self.schedule.rate(progress, f64::from(self.warmup), f64::from(self.lr_min), f64::from(self.cooldown))
     }
 
     /// Scalars of a step: AdamW's t, the share of the budget seen before it.
-    pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: u32) -> Hyper {
+    pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: Bits) -> Hyper {
         let (rate, decays) = self.rate(progress);
         let decay = if decays { self.weight_decay } else { 0.0 };
         Hyper {

@@ -1,23 +1,45 @@
 //! The training loop: batches, steps, the flip, the curve, checkpoints, and resuming bit by bit.
 
+use std::path::Path;
 use std::time::Instant;
 
-use flow_engine::plugin::{StageError, TaskContext};
-use flow_shaders::device::{Device, DeviceError};
+use flow_shaders::device::Device;
 
+use super::batch::LossWeights;
 use super::loader::Loader;
 use super::recipe::Recipe;
 use super::skipped;
-use super::start::Start;
+use super::start::{Start, initial_values};
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
+use super::trainer::{StepStats, TrainShape, Trainer};
 use super::validation::{Evaluation, Validation};
-use super::windows::LossWeights;
-use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
-use crate::model::trainer::{StepStats, TrainShape, Trainer};
-use crate::rng::Rng;
+use crate::config::{Bits, ModelConfig, TensorSpec, Weights};
+use crate::error::{Error, Result, TrainingError};
+
+/// Who follows a training: is told of it, may stop it, and says where its state is kept. `()` follows nothing.
+pub trait Watch {
+    /// Targets seen, of those that are to be seen.
+    fn progress(&self, _seen: u64, _budget: u64) {}
+    /// A figure by its name.
+    fn metric(&self, _name: &str, _value: f64) {}
+    /// What happened.
+    fn log(&self, _message: String) {}
+    /// What a person should look at.
+    fn warn(&self, _message: String) {}
+    /// Whether to write a checkpoint and stop.
+    fn should_stop(&self) -> bool {
+        false
+    }
+    /// Directory of the checkpoint; without one nothing is kept.
+    fn state_dir(&self) -> Option<&Path> {
+        None
+    }
+}
+
+impl Watch for () {}
 
 /// What is trained on what.
-pub struct Job<'a> {
+pub struct Training<'a> {
     /// Shape.
     pub config: ModelConfig,
     /// Optimizer and schedule.
@@ -48,29 +70,13 @@ pub struct Trained {
     pub session_bytes: u64,
 }
 
-/// What a device says, as a stage's failure.
-pub fn device_error(e: DeviceError) -> StageError {
-    StageError::new(e.to_string())
-}
-
-/// Initial weights: linears normal with variance 1/in, a hundredth of it where they write to the residual stream (so that
-/// the embedding is heard from the first step), embeddings and head normal with deviation 0.02, norms 1.
-pub fn initial_values(config: &ModelConfig, t: &TensorSpec, seed: u64) -> Vec<f32> {
-    let mut rng = Rng::new(seed, &format!("init {}", t.name));
-    match t.role {
-        Role::Norm => vec![1.0; t.len()],
-        Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
-        Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
-        Role::Linear => {
-            let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");
-            let deviation = if writes_stream { 0.1 } else { 1.0 } / (t.shape[1] as f32).sqrt();
-            (0..t.len()).map(|_| deviation * rng.normal()).collect()
-        }
-    }
-}
-
-/// Trains to the budget, from the last checkpoint of this task if there is one.
-pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &TaskContext) -> Result<Trained, StageError> {
+/// Trains to the budget, from the last checkpoint if there is one. Nothing where it was stopped: its state is in the checkpoint.
+pub fn train<E: From<Error>>(
+    job: &Training<'_>,
+    loader: &mut Loader<'_, E>,
+    device: &Device,
+    watch: &impl Watch,
+) -> Result<Option<Trained>, E> {
     let r = job.recipe;
     let shape = TrainShape {
         batch: r.batch,
@@ -82,25 +88,24 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
         storage: r.storage,
         evaluates: job.validation.is_some(),
     };
-    let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer).map_err(device_error)?;
-    ctx.computes_on(&device.name());
+    let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer)?;
     let mut progress = Progress::default();
-    match state::load(ctx.state_dir()) {
-        Some((saved, params, optimizer)) if trainer.load_optimizer_state(&optimizer).map_err(device_error)? => {
-            trainer.load(&params).map_err(device_error)?;
+    match watch.state_dir().and_then(state::load) {
+        Some((saved, params, optimizer)) if trainer.load_optimizer_state(&optimizer)? => {
+            trainer.load(&params)?;
             progress = saved;
-            ctx.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
+            watch.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
         }
         _ => {
             let values = |t: &TensorSpec| match &job.start {
                 Some(start) => start.values(&job.config, t, r.seed),
                 None => initial_values(&job.config, t, r.seed),
             };
-            trainer.load_with(values).map_err(device_error)?;
+            trainer.load_with(values)?;
         }
     }
     if (r.batch * r.accumulate) as u64 > loader.len() {
-        ctx.warn(format!(
+        watch.warn(format!(
             "a step takes {} windows (batch {} × accumulate {}), the data has {}: a step sees some of them more than once; lower `batch` \
              or `accumulate`, or bring more text",
             r.batch * r.accumulate,
@@ -109,67 +114,80 @@ pub fn train(job: &Job<'_>, loader: &mut Loader<'_>, device: &Device, ctx: &Task
             loader.len()
         ));
     }
+    // Where no directory keeps them.
+    let mut best_tensors = None;
     let start = (Instant::now(), progress.seen_tokens);
     while progress.seen_tokens < job.budget_tokens {
         let (stats, lr) = step(job, loader, &mut trainer, &mut progress)?;
         let last = progress.seen_tokens >= job.budget_tokens;
         if progress.has_means() && (progress.step.is_multiple_of(r.log_every) || last) {
             point(job, &mut progress, lr);
-            ctx.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens, "tokens");
-            ctx.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
+            watch.progress(progress.seen_tokens.min(job.budget_tokens), job.budget_tokens);
+            watch.metric("tokens_per_second", (progress.seen_tokens - start.1) as f64 / start.0.elapsed().as_secs_f64());
         }
-        evaluate(job, &mut trainer, &mut progress, last, ctx)?;
-        let stop = ctx.should_stop();
+        evaluate(job, &mut trainer, (&mut progress, &mut best_tensors), last, watch)?;
+        let stop = watch.should_stop();
         if progress.step.is_multiple_of(r.checkpoint_every) || last || stop {
             if progress.step.is_multiple_of(r.checkpoint_every) || last {
                 let record = health(job, &progress, &stats, lr);
                 progress.health.push(record);
             }
-            checkpoint(&mut trainer, &progress, ctx)?;
+            checkpoint(&mut trainer, &progress, watch)?;
         }
         if stop && !last {
-            return Err(StageError::interrupted());
+            return Ok(None);
         }
     }
     not_too_many_skipped(r, &progress)?;
-    warn_of_overshoot(job, &progress, ctx);
-    ctx.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
+    warn_of_overshoot(job, &progress, watch);
+    watch.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
     let best = progress.best.filter(|b| b.step != progress.step);
-    let tensors = match best {
-        Some(best) => state::load_best(ctx.state_dir(), &best, job.config.tensors().len())?,
-        None => trainer.tensors().map_err(device_error)?,
+    let tensors = match (best, watch.state_dir()) {
+        (Some(best), Some(dir)) => state::load_best(dir, &best, job.config.tensors().len())?,
+        (Some(_), None) => best_tensors.unwrap_or_default(),
+        (None, _) => trainer.tensors()?,
     };
     let evaluation = best.or(progress.evaluations.last().copied());
-    Ok(Trained { tensors, evaluation, session_bytes: trainer.session_bytes(), progress })
+    Ok(Some(Trained { tensors, evaluation, session_bytes: trainer.session_bytes(), progress }))
 }
 
 /// Evaluates where this step asks for it, and keeps the parameters where they are the best so far.
-fn evaluate(job: &Job<'_>, trainer: &mut Trainer, p: &mut Progress, last: bool, ctx: &TaskContext) -> Result<(), StageError> {
+fn evaluate(
+    job: &Training<'_>,
+    trainer: &mut Trainer,
+    (p, best_tensors): (&mut Progress, &mut Option<Tensors>),
+    last: bool,
+    watch: &impl Watch,
+) -> Result<()> {
     let Some(validation) = &job.validation else { return Ok(()) };
     if !(last || validation.when.every.is_some_and(|n| p.step.is_multiple_of(n))) {
         return Ok(());
     }
-    let bits = bits(job, p);
-    let bits_per_byte = validation.bits_per_byte(trainer, bits)?;
+    let bits_per_byte = validation.bits_per_byte(trainer, bits(job, p).unwrap_or(Bits::Four))?;
+    let bits = recorded(bits(job, p));
     if !bits_per_byte.is_finite() {
-        ctx.warn(format!("step {}: the validation text has no finite figure; it is left out", p.step));
+        watch.warn(format!("step {}: the validation text has no finite figure; it is left out", p.step));
         return Ok(());
     }
     let now = Evaluation { step: p.step, seen_tokens: p.seen_tokens, bits, bits_per_byte };
     p.evaluations.push(now);
-    ctx.metric("validation_bits_per_byte", bits_per_byte);
+    watch.metric("validation_bits_per_byte", bits_per_byte);
     // A figure at 8 bits says nothing of the model at 4: those before the flip are not compared.
     if validation.when.best && p.best.is_none_or(|b| b.bits != bits || bits_per_byte < b.bits_per_byte) {
         p.best = Some(now);
         if !last {
-            state::save_best(ctx.state_dir(), &now, &trainer.tensors().map_err(device_error)?)?;
+            let tensors = trainer.tensors()?;
+            match watch.state_dir() {
+                Some(dir) => state::save_best(dir, &now, &tensors)?,
+                None => *best_tensors = Some(tensors),
+            }
         }
     }
     Ok(())
 }
 
 /// Fails where more steps were skipped than the recipe allows.
-fn not_too_many_skipped(r: &Recipe, p: &Progress) -> Result<(), StageError> {
+fn not_too_many_skipped(r: &Recipe, p: &Progress) -> Result<()> {
     if p.skipped as f64 <= skipped::allowed(p.attempted(), r.max_skipped_share) {
         return Ok(());
     }
@@ -177,23 +195,22 @@ fn not_too_many_skipped(r: &Recipe, p: &Progress) -> Result<(), StageError> {
         n if n < skipped::JUDGED_FROM => "a run of fewer than 20 may skip one".to_owned(),
         _ => format!("`max_skipped_share` allows {:.2} %", 100.0 * r.max_skipped_share),
     };
-    Err(StageError::new(format!(
-        "step {}: {} of {} attempted steps were skipped because a gradient was not finite ({} of them with a loss that was not), at {} \
-         tokens; {rule}",
-        p.step,
-        p.skipped,
-        p.attempted(),
-        p.nan_steps,
-        p.seen_tokens
-    ))
+    Err(Error::from(TrainingError::Skipped {
+        step: p.step,
+        skipped: p.skipped,
+        attempted: p.attempted(),
+        nan_steps: p.nan_steps,
+        seen_tokens: p.seen_tokens,
+        rule,
+    })
     .help("lower `lr` or `muon_lr`, lengthen `warmup`, or look for broken rows with `flow traces check`"))
 }
 
 /// A step is whole: one that is large beside the budget sees more than was asked for.
-fn warn_of_overshoot(job: &Job<'_>, p: &Progress, ctx: &TaskContext) {
+fn warn_of_overshoot(job: &Training<'_>, p: &Progress, watch: &impl Watch) {
     let (beyond, batch) = (p.seen_tokens - job.budget_tokens, (job.recipe.batch * job.config.seq) as u64);
     if beyond > batch || beyond > job.budget_tokens {
-        ctx.warn(format!(
+        watch.warn(format!(
             "{} tokens were seen where the budget is {}: a step takes up to {} (batch {} × accumulate {} × {} tokens); lower `accumulate` \
              or `batch` to meet the budget",
             p.seen_tokens,
@@ -206,35 +223,42 @@ fn warn_of_overshoot(job: &Job<'_>, p: &Progress, ctx: &TaskContext) {
     }
 }
 
-fn bits(job: &Job<'_>, progress: &Progress) -> u32 {
+/// Activation bits of the next step; none in full precision.
+fn bits(job: &Training<'_>, progress: &Progress) -> Option<Bits> {
     match (job.config.weights, progress.flip) {
-        (Weights::Float, _) => 0,
-        (_, Some(_)) => 4,
-        (_, None) => 8,
+        (Weights::Float, _) => None,
+        (_, Some(_)) => Some(Bits::Four),
+        (_, None) => Some(Bits::Eight),
     }
 }
 
-fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut Progress) -> Result<(StepStats, f64), StageError> {
+/// As records have them: 0 for full precision.
+fn recorded(bits: Option<Bits>) -> u32 {
+    bits.map_or(0, Bits::count)
+}
+
+fn step<E: From<Error>>(
+    job: &Training<'_>,
+    loader: &mut Loader<'_, E>,
+    trainer: &mut Trainer,
+    p: &mut Progress,
+) -> Result<(StepStats, f64), E> {
     let r = job.recipe;
     let due = job.flip_fraction.is_some_and(|f| p.seen_tokens as f64 >= f * job.budget_tokens as f64);
     if due && p.flip.is_none() && job.config.weights != Weights::Float {
         p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
     }
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;
-    let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).max(4));
+    let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).unwrap_or(Bits::Four));
     let (micros, targets) = loader.step(p.cursor, r.batch, r.accumulate, &job.weights)?;
     p.cursor += (r.batch * r.accumulate) as u64;
-    let stats = trainer.step(&micros, &hyper).map_err(device_error)?;
+    let stats = trainer.step(&micros, &hyper)?;
     p.count(&stats, targets);
     if p.overflows_in_a_row == skipped::MAX_OVERFLOWS_IN_A_ROW {
-        return Err(StageError::new(format!(
-            "step {}: {} steps in a row overflowed what float16 holds, down to a loss scale of {}, at {} tokens",
-            p.step,
-            p.overflows_in_a_row,
-            trainer.loss_scale(),
-            p.seen_tokens
-        ))
-        .help("set `storage: float32` in `recipe`, or lower `lr`"));
+        let (step, in_a_row, seen_tokens) = (p.step, p.overflows_in_a_row, p.seen_tokens);
+        return Err(Error::from(TrainingError::Overflows { step, in_a_row, loss_scale: trainer.loss_scale(), seen_tokens })
+            .help("set `storage: float32` in `recipe`, or lower `lr`")
+            .into());
     }
     if p.attempted() >= skipped::JUDGED_FROM {
         not_too_many_skipped(r, p)?;
@@ -242,18 +266,7 @@ fn step(job: &Job<'_>, loader: &mut Loader<'_>, trainer: &mut Trainer, p: &mut P
     Ok((stats, f64::from(hyper.lr)))
 }
 
-/// Says in a log what a recipe with smaller storage did; logs of others stay as they are.
-pub fn say_storage(log: &mut serde_json::Value, r: &Recipe, p: &Progress) {
-    if !crate::is_default(&r.moments) {
-        log["moments"] = serde_json::json!(r.moments);
-    }
-    if !crate::is_default(&r.storage) {
-        log["storage"] = serde_json::json!(r.storage);
-        log["overflow_steps"] = p.overflows.into();
-    }
-}
-
-fn point(job: &Job<'_>, p: &mut Progress, lr: f64) {
+fn point(job: &Training<'_>, p: &mut Progress, lr: f64) {
     let [loss, kl, ce, format, grad_norm, grad_norm_clipped] = p.take_means();
     let unweighted = |x: f64, w: f32| if w > 0.0 { (x / f64::from(w) * 1e6).round() / 1e6 } else { 0.0 };
     let w = &job.weights;
@@ -267,17 +280,17 @@ fn point(job: &Job<'_>, p: &mut Progress, lr: f64) {
         grad_norm,
         grad_norm_clipped,
         lr: (lr * 1e9).round() / 1e9,
-        bits: bits(job, p),
+        bits: recorded(bits(job, p)),
     });
 }
 
-fn health(job: &Job<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
+fn health(job: &Training<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
     let round = |x: f32| (f64::from(x) * 1e6).round() / 1e6;
     Health {
         step: p.step,
         seen_tokens: p.seen_tokens,
         flip_done: p.flip.is_some(),
-        activation_bits: bits(job, p),
+        activation_bits: recorded(bits(job, p)),
         last_loss: round(s.total()),
         grad_norm: round(s.grad_norm),
         skipped_steps: p.skipped,
@@ -285,10 +298,9 @@ fn health(job: &Job<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
     }
 }
 
-fn checkpoint(trainer: &mut Trainer, progress: &Progress, ctx: &TaskContext) -> Result<(), StageError> {
-    let params = trainer.tensors().map_err(device_error)?;
-    let optimizer = trainer.optimizer_state().map_err(device_error)?;
-    state::save(ctx.state_dir(), progress, &params, &optimizer)?;
-    state::forget_others(ctx.state_dir(), progress.best.as_ref());
+fn checkpoint(trainer: &mut Trainer, progress: &Progress, watch: &impl Watch) -> Result<()> {
+    let Some(dir) = watch.state_dir() else { return Ok(()) };
+    state::save(dir, progress, &trainer.tensors()?, &trainer.optimizer_state()?)?;
+    state::forget_others(dir, progress.best.as_ref());
     Ok(())
 }

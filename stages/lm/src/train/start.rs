@@ -1,17 +1,29 @@
 //! What a training starts from: drawn values, or the parameters of another model.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use flow_engine::plugin::StageError;
-
-use super::run::initial_values;
-use crate::lm;
-use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{ModelConfig, Role, TensorSpec, Weights};
-use crate::model::tensors::Source as _;
-use crate::teacher::http::spec::Spec;
+use crate::config::{ModelConfig, Role, TensorSpec, Weights};
+use crate::error::{Error, Result, ShapeError};
+use crate::format::Checkpoint;
+use crate::format::tensors::TensorSource as _;
+use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
+
+/// Initial weights: linears normal with variance 1/in, a hundredth of it where they write to the residual stream (so that
+/// the embedding is heard from the first step), embeddings and head normal with deviation 0.02, norms 1.
+pub fn initial_values(config: &ModelConfig, t: &TensorSpec, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed, &format!("init {}", t.name));
+    match t.role {
+        Role::Norm => vec![1.0; t.len()],
+        Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
+        Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
+        Role::Linear => {
+            let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");
+            let deviation = if writes_stream { 0.1 } else { 1.0 } / (t.shape[1] as f32).sqrt();
+            (0..t.len()).map(|_| deviation * rng.normal()).collect()
+        }
+    }
+}
 
 /// A model of the same blocks, whose parameters a training starts from.
 pub struct Start {
@@ -21,23 +33,22 @@ pub struct Start {
 }
 
 impl Start {
-    /// The model in a directory, for one of shape `config` over the vocabulary of `tokenizer`.
-    pub fn read(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self, StageError> {
-        if let Some(spec) = Spec::read(dir)? {
-            return Err(
-                StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.words())).help("leave `init` out")
-            );
-        }
-        let (model, theirs) = lm::load(dir)?;
+    /// A model and its tokenizer, for one of shape `config` over the vocabulary of `tokenizer`.
+    pub fn of(model: Checkpoint, theirs: &Tokenizer, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self> {
         fits(&model.config, config)?;
         let same = theirs.digest() == tokenizer.digest();
-        let pieces = (!same || model.config.vocab != config.vocab).then(|| Pieces::of(&theirs, tokenizer, same, config.vocab));
+        let pieces = (!same || model.config.vocab != config.vocab).then(|| Pieces::of(theirs, tokenizer, same, config.vocab));
         Ok(Self { model, pieces })
     }
 
-    /// What is said of it in a log.
-    pub fn words(&self) -> serde_json::Value {
-        serde_json::json!({"vocabulary": if self.pieces.is_none() { "the same" } else { "another" }, "parameters": self.model.config.parameters()})
+    /// Whether both have the same vocabulary.
+    pub fn same_vocabulary(&self) -> bool {
+        self.pieces.is_none()
+    }
+
+    /// Parameters of the model.
+    pub fn parameters(&self) -> usize {
+        self.model.config.parameters()
     }
 
     /// Values of a tensor. A token that is not of their vocabulary begins as the mean of its pieces there; what cannot be
@@ -61,8 +72,8 @@ impl Start {
 }
 
 /// Whether a model of shape `there` can be taken over into `here`, tensor by tensor.
-fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<(), StageError> {
-    let refuse = |message: String, help: &str| Err(StageError::new(format!("`init`: {message}")).help(help));
+fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<()> {
+    let refuse = |why: String, help: &'static str| Err(Error::from(ShapeError::Start { why }).help(help));
     let alike = "give student and model the same `layers` and `shape` (SubLN too)";
     let blocks = |c: &ModelConfig| c.tensors().into_iter().filter(|t| matches!(t.role, Role::Linear | Role::Norm)).collect::<Vec<_>>();
     let (theirs, ours) = (blocks(there), blocks(here));

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use flow_engine::plugin::StageError;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::trainer::StepStats;
 use super::validation::{Evaluation, best_file};
-use crate::model::trainer::StepStats;
+use crate::error::{Error, Result, TrainingError};
 
 /// A point of the loss curve: means over the steps since the last one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -162,14 +162,14 @@ fn file(dir: &Path) -> PathBuf {
 }
 
 /// Replaces the state.
-pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tensors) -> Result<(), StageError> {
-    let json = serde_json::to_string(progress).map_err(|e| StageError::new(e.to_string()))?;
+pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tensors) -> Result<()> {
+    let json = serde_json::to_string(progress).map_err(|e| unwritten(&file(dir), e.to_string()))?;
     let named = params.iter().map(|(n, v)| (format!("param.{n}"), v)).chain(optimizer.iter().map(|(n, v)| (format!("optimizer.{n}"), v)));
     write(&file(dir), named, Some(HashMap::from([("progress".to_owned(), json)])))
 }
 
 /// Keeps the best parameters so far. Earlier ones stay until a checkpoint says that they are not wanted.
-pub fn save_best(dir: &Path, of: &Evaluation, params: &Tensors) -> Result<(), StageError> {
+pub fn save_best(dir: &Path, of: &Evaluation, params: &Tensors) -> Result<()> {
     write(&best_file(dir, of), params.iter().map(|(n, v)| (n.clone(), v)), None)
 }
 
@@ -186,12 +186,12 @@ pub fn forget_others(dir: &Path, best: Option<&Evaluation>) {
 }
 
 /// The parameters of the best evaluation, `count` tensors.
-pub fn load_best(dir: &Path, of: &Evaluation, count: usize) -> Result<Tensors, StageError> {
+pub fn load_best(dir: &Path, of: &Evaluation, count: usize) -> Result<Tensors> {
     let path = best_file(dir, of);
     let bytes = std::fs::read(&path).unwrap_or_default();
     let stored = SafeTensors::deserialize(&bytes).ok().filter(|s| s.len() == count);
     let stored = stored.ok_or_else(|| {
-        StageError::new(format!("{} is missing or damaged: the best checkpoint is lost", path.display()))
+        Error::from(TrainingError::BestLost { file: path.clone() })
             .help("delete the file `training.safetensors` beside it, so that the stage trains again")
     })?;
     Ok(stored.tensors().into_iter().map(|(n, view)| (n, bytemuck::pod_collect_to_vec(view.data()))).collect())
@@ -201,19 +201,22 @@ fn write<'a>(
     target: &Path,
     tensors: impl Iterator<Item = (String, &'a Vec<f32>)>,
     metadata: Option<HashMap<String, String>>,
-) -> Result<(), StageError> {
+) -> Result<()> {
     let mut views = Vec::new();
     for (name, values) in tensors {
         let view =
-            TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| StageError::new(e.to_string()))?;
+            TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| unwritten(target, e.to_string()))?;
         views.push((name, view));
     }
     let partial = target.with_extension("partial");
-    safetensors::serialize_to_file(views, metadata, &partial).map_err(|e| {
-        StageError::new(format!("cannot write checkpoint {}: {e}", partial.display())).help("free some disk space and run again")
-    })?;
+    safetensors::serialize_to_file(views, metadata, &partial)
+        .map_err(|e| unwritten(&partial, e.to_string()).help("free some disk space and run again"))?;
     let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, target));
-    sync.map_err(|e| StageError::io("cannot write checkpoint", target, &e))
+    sync.map_err(|e| Error::io("cannot write checkpoint", target, e))
+}
+
+fn unwritten(file: &Path, why: String) -> Error {
+    TrainingError::Checkpoint { file: file.to_owned(), why }.into()
 }
 
 /// Reads the state back, if there is a whole one.

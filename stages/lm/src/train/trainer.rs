@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use flow_shaders::device::{Device, DeviceError, Session};
+use flow_shaders::device::{self, Device};
 use flow_shaders::kernels::{hyper, kd_loss};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::backward::{Gradients, Pass};
-use super::config::{ModelConfig, TensorSpec, Weights};
-use super::graph::{Batch, Graph, Hold};
-use super::optimizer::{Moments, NewtonSchulz, Optimizer, State};
-use super::storage::{Keep, LossScale, Storage};
+use super::batch::MicroBatch;
+use crate::config::{Bits, ModelConfig, TensorSpec, Weights};
+use crate::error::Result;
+use crate::format::tensors::half_pair;
+use crate::graph::backward::{Gradients, Pass};
+use crate::graph::tape::Keep;
+use crate::graph::update::State;
+use crate::graph::{Batch, Graph, Hold, LossScale, Moments, NewtonSchulz, Optimizer, Storage};
 
 /// Sizes of a training program.
 #[derive(Clone, Copy, Debug)]
@@ -33,23 +36,6 @@ pub struct TrainShape {
     pub evaluates: bool,
 }
 
-/// One micro-batch on the host; all rows are `batch · seq`, row-major.
-#[derive(Clone, Debug, Default)]
-pub struct MicroBatch {
-    /// Input token ids.
-    pub ids: Vec<u32>,
-    /// 1 for real tokens.
-    pub mask: Vec<u32>,
-    /// Next token, negative where there is no target.
-    pub labels: Vec<i32>,
-    /// Student ids of the buckets `[rows, top_k]`, −1 when absent.
-    pub topk_ids: Vec<i32>,
-    /// What the teacher says of them, tempered ([`crate::train::distillation::Distillation`]).
-    pub targets: Vec<f32>,
-    /// Per row: Other's log-mass at τ, weights of KL, CE and format.
-    pub meta: Vec<[f32; 4]>,
-}
-
 /// Scalars of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Hyper {
@@ -69,8 +55,8 @@ pub struct Hyper {
     pub clip: f32,
     /// Temperature of the KL.
     pub tau: f32,
-    /// Activation bits: 8 or 4.
-    pub bits: u32,
+    /// Activation bits.
+    pub bits: Bits,
 }
 
 impl Hyper {
@@ -84,17 +70,12 @@ impl Hyper {
         h[hyper::BIAS2] = (1.0 - power(self.betas.1)) as f32;
         h[hyper::CLIP] = self.clip;
         h[hyper::INV_TAU] = 1.0 / self.tau;
-        h[hyper::QMAX] = qmax(self.bits);
+        h[hyper::QMAX] = self.bits.qmax();
         h[hyper::INV_LOSS_SCALE] = 1.0 / loss_scale;
         h[hyper::MUON_LR] = self.muon_lr;
         (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
         h
     }
-}
-
-/// Largest activation code: ±127 at 8 bits, ±7 at 4.
-pub fn qmax(bits: u32) -> f32 {
-    if bits == 4 { 7.0 } else { 127.0 }
 }
 
 /// What one step did.
@@ -136,13 +117,21 @@ struct Lists {
     evaluate: Option<(ListId, ListId)>,
 }
 
+/// Inputs and results of a step; `rows` are those of a micro-batch.
 struct Io {
+    /// `[rows, top_k]`.
     topk_ids: BufferId,
+    /// `[rows, top_k]`.
     targets: BufferId,
+    /// `[rows, 4]`.
     meta: BufferId,
+    /// `[rows]`.
     labels: BufferId,
+    /// `[rows, 4]`.
     losses: BufferId,
+    /// KL, CE, format loss, rows that are not finite.
     loss_sum: BufferId,
+    /// Norm, factor, whether the step is skipped.
     clip: BufferId,
 }
 
@@ -151,7 +140,7 @@ const LOSS_SCALE: &str = "loss_scale";
 
 /// A model being trained on a device.
 pub struct Trainer {
-    session: Session,
+    device: device::Session,
     graph: Graph,
     shape: TrainShape,
     batch: Batch,
@@ -165,7 +154,7 @@ pub struct Trainer {
 
 impl Trainer {
     /// Builds and allocates the program.
-    pub fn new(device: &Device, config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Result<Self, DeviceError> {
+    pub fn new(device: &Device, config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Result<Self> {
         let (graph, parts) = build(config, shape, optimizer);
         let Parts { batch, io, lists, gradients, states, program } = parts;
         let mut session = device.load(program)?;
@@ -173,7 +162,7 @@ impl Trainer {
         let pos: Vec<u32> = (0..batch.rows()).map(|r| (r % shape.seq) as u32).collect();
         session.write(batch.pos, &pos)?;
         let loss_scale = (shape.storage == Storage::Float16).then(LossScale::default);
-        Ok(Self { session, graph, shape, batch, io, lists, gradients, states, loss_scale })
+        Ok(Self { device: session, graph, shape, batch, io, lists, gradients, states, loss_scale })
     }
 
     /// Bytes that such a session needs, without allocating anything.
@@ -183,7 +172,7 @@ impl Trainer {
 
     /// Bytes that the planner predicted.
     pub fn session_bytes(&self) -> u64 {
-        self.session.planned_bytes()
+        self.device.planned_bytes()
     }
 
     /// The model's shape.
@@ -192,43 +181,37 @@ impl Trainer {
     }
 
     /// Sets parameters by name; every tensor must be there with its size.
-    pub fn load(&mut self, tensors: &BTreeMap<String, Vec<f32>>) -> Result<(), DeviceError> {
+    pub fn load(&mut self, tensors: &BTreeMap<String, Vec<f32>>) -> Result<()> {
         for t in &self.graph.tensors {
             let values = &tensors[&t.spec.name];
-            self.session.write_f32(t.master.expect("training keeps masters"), values)?;
+            self.device.write_f32(t.master.expect("training keeps masters"), values)?;
         }
         Ok(())
     }
 
     /// Sets parameters that are made one by one: no copy of the model is held beside the session.
-    pub fn load_with(&mut self, mut values: impl FnMut(&TensorSpec) -> Vec<f32>) -> Result<(), DeviceError> {
+    pub fn load_with(&mut self, mut values: impl FnMut(&TensorSpec) -> Vec<f32>) -> Result<()> {
         for t in &self.graph.tensors {
-            self.session.write_f32(t.master.expect("training keeps masters"), &values(&t.spec))?;
+            self.device.write_f32(t.master.expect("training keeps masters"), &values(&t.spec))?;
         }
         Ok(())
     }
 
     /// Parameters by name.
-    pub fn tensors(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+    pub fn tensors(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
         for t in &self.graph.tensors {
-            all.insert(t.spec.name.clone(), self.session.read_f32(t.master.expect("training keeps masters"))?);
+            all.insert(t.spec.name.clone(), self.device.read_f32(t.master.expect("training keeps masters"))?);
         }
         Ok(all)
     }
 
     /// Gradients of the last step, before clipping.
-    pub fn gradients(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+    pub fn gradients(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
         let scale = self.loss_scale();
         for ((t, g), half) in self.graph.tensors.iter().zip(&self.gradients.grads).zip(&self.gradients.half) {
-            let mut values = if *half {
-                let words = self.session.read(*g)?;
-                let halves: &[u16] = bytemuck::cast_slice(&words);
-                halves[..t.spec.len()].iter().map(|h| half::f16::from_bits(*h).to_f32()).collect()
-            } else {
-                self.session.read_f32(*g)?
-            };
+            let mut values = if *half { half_values(&self.device.read(*g)?, t.spec.len()) } else { self.device.read_f32(*g)? };
             values.iter_mut().for_each(|v| *v /= scale);
             all.insert(t.spec.name.clone(), values);
         }
@@ -236,11 +219,11 @@ impl Trainer {
     }
 
     /// Optimizer state by `tensor.part`.
-    pub fn optimizer_state(&mut self) -> Result<BTreeMap<String, Vec<f32>>, DeviceError> {
+    pub fn optimizer_state(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
         for (t, s) in self.graph.tensors.iter().zip(&self.states) {
             for (part, buffer) in s.buffers() {
-                all.insert(format!("{}.{part}", t.spec.name), self.session.read_f32(buffer)?);
+                all.insert(format!("{}.{part}", t.spec.name), self.device.read_f32(buffer)?);
             }
         }
         if let Some(s) = self.loss_scale {
@@ -250,11 +233,11 @@ impl Trainer {
     }
 
     /// Restores what [`Self::optimizer_state`] gave; `false` if a part is missing or has another size.
-    pub fn load_optimizer_state(&mut self, state: &BTreeMap<String, Vec<f32>>) -> Result<bool, DeviceError> {
+    pub fn load_optimizer_state(&mut self, state: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
         for (t, s) in self.graph.tensors.iter().zip(&self.states) {
             for (part, buffer) in s.buffers() {
                 match state.get(&format!("{}.{part}", t.spec.name)) {
-                    Some(values) if values.len() == self.session.program().words(buffer) => self.session.write_f32(buffer, values)?,
+                    Some(values) if values.len() == self.device.program().words(buffer) => self.device.write_f32(buffer, values)?,
                     _ => return Ok(false),
                 }
             }
@@ -278,38 +261,68 @@ impl Trainer {
         self.loss_scale = self.loss_scale.map(|_| scale);
     }
 
-    fn feed(&mut self, micro: &MicroBatch) -> Result<(), DeviceError> {
+    fn feed(&mut self, micro: &MicroBatch) -> Result<()> {
         let (starts, order) = scatter_order(&micro.ids, self.graph.config.vocab);
-        self.session.write(self.batch.ids, &micro.ids)?;
-        self.session.write(self.batch.mask, &micro.mask)?;
-        self.session.write(self.gradients.starts, &starts)?;
-        self.session.write(self.gradients.order, &order)?;
-        self.session.write_i32(self.io.labels, &micro.labels)?;
+        self.device.write(self.batch.ids, &micro.ids)?;
+        self.device.write(self.batch.mask, &micro.mask)?;
+        self.device.write(self.gradients.starts, &starts)?;
+        self.device.write(self.gradients.order, &order)?;
+        self.device.write_i32(self.io.labels, &micro.labels)?;
         if self.shape.top_k > 0 {
-            self.session.write_i32(self.io.topk_ids, &micro.topk_ids)?;
-            self.session.write_f32(self.io.targets, &micro.targets)?;
+            self.device.write_i32(self.io.topk_ids, &micro.topk_ids)?;
+            self.device.write_f32(self.io.targets, &micro.targets)?;
         }
         // The weights carry the loss scale into every gradient.
         let scale = self.loss_scale();
         let meta: Vec<[f32; 4]> = micro.meta.iter().map(|m| [m[0], m[1] * scale, m[2] * scale, m[3] * scale]).collect();
-        self.session.write_f32(self.io.meta, bytemuck::cast_slice(&meta))
+        Ok(self.device.write_f32(self.io.meta, bytemuck::cast_slice(&meta))?)
     }
 
-    /// One optimizer step over micro-batches whose weights already sum to one.
-    pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats, DeviceError> {
-        let scale = self.loss_scale();
-        self.session.write_f32(self.graph.hyper, &hyper.words(scale))?;
+    /// Adds the gradients of micro-batches, whose weights sum to one over the whole step, to those of the step; the first call
+    /// of a step (`begins`) starts them anew. The parameters stay.
+    pub fn accumulate(&mut self, micros: &[MicroBatch], hyper: &Hyper, begins: bool) -> Result<()> {
+        if begins {
+            let scale = self.loss_scale();
+            self.device.write_f32(self.graph.hyper, &hyper.words(scale))?;
+        }
         for (i, micro) in micros.iter().enumerate() {
+            let first = begins && i == 0;
             self.feed(micro)?;
             // After the write: a step of one micro-batch is then a single submission.
-            if i == 0 {
-                self.session.run(self.lists.begin)?;
+            if first {
+                self.device.run(self.lists.begin)?;
             }
-            self.session.run(if i == 0 { self.lists.first } else { self.lists.micro })?;
+            self.device.run(if first { self.lists.first } else { self.lists.micro })?;
         }
-        self.session.run(self.lists.update)?;
-        let sums = self.session.read_f32(self.io.loss_sum)?;
-        let clip = self.session.read_f32(self.io.clip)?;
+        Ok(())
+    }
+
+    /// Hands what was accumulated to `sum`, buffer by buffer (losses `[4]`, then the gradient of every tensor in the order of
+    /// the model), and takes what it gives: the sum over all who train this model, where they are several.
+    pub fn reduce(&mut self, mut sum: impl FnMut(&str, &mut [f32]) -> Result<()>) -> Result<()> {
+        let mut losses = self.device.read_f32(self.io.loss_sum)?;
+        sum("losses", &mut losses)?;
+        self.device.write_f32(self.io.loss_sum, &losses)?;
+        for (i, t) in self.graph.tensors.iter().enumerate() {
+            let (buffer, half) = (self.gradients.grads[i], self.gradients.half[i]);
+            let mut values = if half { half_values(&self.device.read(buffer)?, t.spec.len()) } else { self.device.read_f32(buffer)? };
+            sum(&t.spec.name, &mut values)?;
+            if half {
+                let words: Vec<u32> = values.chunks(2).map(|v| half_pair(v[0], v.get(1).copied().unwrap_or(0.0))).collect();
+                self.device.write(buffer, &words)?;
+            } else {
+                self.device.write_f32(buffer, &values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clips what was accumulated and updates the parameters with it.
+    pub fn apply(&mut self) -> Result<StepStats> {
+        let scale = self.loss_scale();
+        self.device.run(self.lists.update)?;
+        let sums = self.device.read_f32(self.io.loss_sum)?;
+        let clip = self.device.read_f32(self.io.clip)?;
         let skipped = clip[2] != 0.0;
         // A loss that is not finite, or a gradient that is too large without any scale, is the training's own fault.
         let overflowed = skipped && sums[3] == 0.0 && scale > 1.0;
@@ -328,20 +341,32 @@ impl Trainer {
         })
     }
 
+    /// One optimizer step over micro-batches whose weights already sum to one.
+    pub fn step(&mut self, micros: &[MicroBatch], hyper: &Hyper) -> Result<StepStats> {
+        self.accumulate(micros, hyper, true)?;
+        self.apply()
+    }
+
     /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`]. The shape must say that it
     /// `evaluates`.
-    pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: u32) -> Result<Vec<(f32, f32)>, DeviceError> {
+    pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: Bits) -> Result<Vec<(f32, f32)>> {
         let (quantise, evaluate) = self.lists.evaluate.expect("a shape that evaluates");
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::INV_TAU] = 1.0 / tau;
-        h[hyper::QMAX] = qmax(bits);
-        self.session.write_f32(self.graph.hyper, &h)?;
-        self.session.run(quantise)?;
+        h[hyper::QMAX] = bits.qmax();
+        self.device.write_f32(self.graph.hyper, &h)?;
+        self.device.run(quantise)?;
         self.feed(micro)?;
-        self.session.run(evaluate)?;
-        let losses = self.session.read_f32(self.io.losses)?;
+        self.device.run(evaluate)?;
+        let losses = self.device.read_f32(self.io.losses)?;
         Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
     }
+}
+
+/// The first `n` float16 of packed words.
+fn half_values(words: &[u32], n: usize) -> Vec<f32> {
+    let halves: &[u16] = bytemuck::cast_slice(words);
+    halves[..n].iter().map(|h| half::f16::from_bits(*h).to_f32()).collect()
 }
 
 /// The kernels of a training program, by name.

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use flow_engine::plugin::{ParamError, StageError, TaskContext};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::run::device_error;
-use super::windows::{LossWeights, Windows};
-use crate::data::read_text;
-use crate::model::trainer::{MicroBatch, Trainer};
+use super::batch::{LossWeights, MicroBatch};
+use super::trainer::Trainer;
+use super::windows::Windows;
+use crate::config::{Bits, Refused, is_default};
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 /// When a training is evaluated on the text in its input `validation`: at the end, and where these say so.
@@ -20,14 +20,14 @@ pub struct Evaluate {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<u64>,
     /// Give the parameters of the best evaluation at the final activation bits, instead of the last ones.
-    #[serde(skip_serializing_if = "crate::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub best: bool,
 }
 
 impl Evaluate {
     /// Ranges that the schema cannot say.
-    pub fn check(&self) -> Result<(), ParamError> {
-        let wrong = |path: &str, message: &str| Err(ParamError { path: format!("eval.{path}"), message: message.into(), help: None });
+    pub fn check(&self) -> Result<(), Refused> {
+        let wrong = |field: &str, why: &str| Err(Refused { field: field.into(), why: why.into() });
         match (self.every, self.best) {
             (Some(0), _) => wrong("every", "0 is not above 0"),
             (None, true) => wrong("best", "there is nothing to choose from without `every`"),
@@ -57,27 +57,10 @@ pub struct Validation {
     pub when: Evaluate,
 }
 
-/// Evaluation needs a text.
-pub(super) fn wiring(when: &Evaluate, wired: &[&str]) -> Result<(), StageError> {
-    if *when != Evaluate::default() && !wired.contains(&"validation") {
-        return Err(StageError::new("`eval` is set and no text is wired to `validation`")
-            .help("wire `validation: corpus.validation`, and give `data.text` a share for it"));
-    }
-    Ok(())
-}
-
 impl Validation {
-    /// The text in the input `validation`, in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k`
-    /// buckets. Nothing where none is wired.
-    pub fn of(
-        ctx: &TaskContext,
-        when: Evaluate,
-        tokenizer: &Tokenizer,
-        (batch, seq, top_k): (usize, usize, usize),
-    ) -> Result<Option<Self>, StageError> {
-        let Some(path) = ctx.input_opt("validation") else { return Ok(None) };
-        let text = read_text(path).map_err(|e| e.help("give `data.text` a share for it: `validation: 0.05`"))?;
-        let windows = Windows::of_text(&tokenizer.encode(&text), seq, tokenizer.bos());
+    /// A text in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k` buckets.
+    pub fn of(text: &str, when: Evaluate, tokenizer: &Tokenizer, (batch, seq, top_k): (usize, usize, usize)) -> Self {
+        let windows = Windows::of_text(&tokenizer.encode(text), seq, tokenizer.bos());
         let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
         let micro = |first: usize| {
             let mut m = MicroBatch::default();
@@ -91,14 +74,14 @@ impl Validation {
             m
         };
         let micros = (0..windows.len()).step_by(batch).map(micro).collect();
-        Ok(Some(Self { micros, bytes: text.len(), when }))
+        Self { micros, bytes: text.len(), when }
     }
 
     /// Bits per byte with the trainer's parameters, at these activation bits.
-    pub fn bits_per_byte(&self, trainer: &mut Trainer, bits: u32) -> Result<f64, StageError> {
+    pub fn bits_per_byte(&self, trainer: &mut Trainer, bits: Bits) -> Result<f64> {
         let mut nats = 0.0;
         for micro in &self.micros {
-            let losses = trainer.evaluate(micro, 1.0, bits.max(4)).map_err(device_error)?;
+            let losses = trainer.evaluate(micro, 1.0, bits)?;
             nats += losses.iter().map(|(_, ce)| f64::from(*ce)).sum::<f64>();
         }
         // Six decimals: short enough that JSON gives the same number back when a task resumes.
@@ -109,12 +92,4 @@ impl Validation {
 /// File of the best parameters, beside the checkpoint: its name says of which evaluation they are.
 pub fn best_file(dir: &Path, of: &Evaluation) -> PathBuf {
     dir.join(format!("best-{}-{}.safetensors", of.step, of.bits))
-}
-
-/// Says in a log what was evaluated; logs of trainings without a validation text stay as they are.
-pub fn say(log: &mut serde_json::Value, evaluations: &[Evaluation], chosen: Option<Evaluation>) {
-    if let Some(last) = evaluations.last() {
-        let of = chosen.unwrap_or(*last);
-        log["validation"] = serde_json::json!({"bits_per_byte": of.bits_per_byte, "step": of.step, "bits": of.bits, "curve": evaluations});
-    }
 }

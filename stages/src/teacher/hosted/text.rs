@@ -1,6 +1,6 @@
 //! Given text for a hosted teacher: windows to score, or beginnings to continue.
 
-use crate::sample::spread;
+use crate::data::spread::spread;
 
 /// Bytes of a window that is scored: about 128 tokens.
 const WINDOW: usize = 512;

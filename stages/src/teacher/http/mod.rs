@@ -15,6 +15,7 @@ pub mod probe;
 pub mod shape;
 pub mod spec;
 
+use crate::task;
 use std::collections::BTreeMap;
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
@@ -231,7 +232,7 @@ impl Stage for HttpTeacherStage {
         ));
         let dir = ctx.output("teacher")?;
         std::fs::create_dir_all(dir).map_err(|e| StageError::io("cannot make", dir, &e))?;
-        crate::write_json(&dir.join(spec::FILE), &spec)
+        task::write_json(&dir.join(spec::FILE), &spec)
     }
 }
 

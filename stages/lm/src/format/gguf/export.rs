@@ -1,6 +1,7 @@
-//! `export.gguf`: a ternary student as a file that stock llama.cpp loads.
+//! A ternary student as a file that stock llama.cpp loads.
 
-use flow_engine::plugin::{InputPort, OutputPort, Stage, StageError, TaskContext};
+use std::path::Path;
+
 use half::f16;
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -8,13 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::names::gguf_name;
 use super::pack;
-use super::tokens;
+use super::tokenizer_keys;
 use super::types::TensorType;
 use super::write::{Entry, GgufWriter, Value};
-use crate::model::checkpoint::{self, Checkpoint};
-use crate::model::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
-use crate::model::tensors::Source;
-use crate::model::ternary::{Ternary, by_rule};
+use crate::config::{Activation, ModelConfig, Role, TensorSpec, Weights};
+use crate::error::{Error, Result, ShapeError};
+use crate::format::checkpoint::Checkpoint;
+use crate::format::tensors::TensorSource;
+use crate::format::ternary::{Ternary, by_rule};
 
 /// Storage of the ternary linears.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -40,82 +42,55 @@ pub enum EmbeddingType {
     F32,
 }
 
-/// Parameters of `export.gguf`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ExportParams {
-    /// Storage of the ternary linears.
-    #[serde(rename = "type")]
-    pub linear: LinearType,
-    /// Storage of the embedding, which is also the head.
-    pub embedding: EmbeddingType,
-    /// `general.name` in the file; by default `flow student`.
-    pub name: Option<String>,
+/// What an export did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Linears whose columns no block of 256 divides: they are stored as float16.
+    pub wide: Vec<String>,
 }
 
-/// `export.gguf`.
-pub struct ExportStage;
-
-impl Stage for ExportStage {
-    type Params = ExportParams;
-    const KIND: &'static str = "export.gguf";
-    const REVISION: u32 = 1;
-    const SUMMARY: &'static str = "Writes a ternary student as GGUF for llama.cpp.";
-
-    fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("student", &["Model"], "A ternary model with SiLU and SubLN."),
-            InputPort::required("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with."),
-        ]
-    }
-    fn outputs(&self) -> Vec<OutputPort> {
-        vec![OutputPort::pure("gguf", "Gguf", "Architecture `bitnet`, loads in stock llama.cpp.")]
-    }
-    fn run(&self, p: ExportParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let model = checkpoint::load(ctx.input("student")?)?;
-        exportable(&model.config)?;
-        let linear = match p.linear {
-            LinearType::Tq2_0 => TensorType::Tq2_0,
-            LinearType::Tq1_0 => TensorType::Tq1_0,
-        };
-        let mut writer = GgufWriter::default();
-        let name = p.name.unwrap_or_else(|| "flow student".into());
-        architecture_keys(&mut writer, &model.config, &name, linear);
-        tokens::add_keys(&mut writer, ctx.input("tokenizer")?, model.config.vocab)?;
-        let mut wide = Vec::new();
-        for spec in model.config.tensors() {
-            if spec.role == Role::Scale {
-                continue;
+/// Writes architecture `bitnet`, with the tokenizer in `tokenizer` (a `tokenizer.json`) and `name` as `general.name`.
+pub fn export(
+    model: &Checkpoint,
+    tokenizer: &Path,
+    name: &str,
+    (linear, embedding): (LinearType, EmbeddingType),
+    to: &Path,
+) -> Result<Exported> {
+    exportable(&model.config)?;
+    let linear = match linear {
+        LinearType::Tq2_0 => TensorType::Tq2_0,
+        LinearType::Tq1_0 => TensorType::Tq1_0,
+    };
+    let mut writer = GgufWriter::default();
+    architecture_keys(&mut writer, &model.config, name, linear);
+    tokenizer_keys::add(&mut writer, tokenizer, model.config.vocab)?;
+    let mut wide = Vec::new();
+    for spec in model.config.tensors() {
+        if spec.role == Role::Scale {
+            continue;
+        }
+        let ty = match spec.role {
+            Role::Embedding | Role::Head if embedding == EmbeddingType::F16 => TensorType::F16,
+            Role::Linear if spec.shape[1] % pack::BLOCK == 0 => linear,
+            Role::Linear => {
+                wide.push(spec.name.clone());
+                TensorType::F16
             }
-            let ty = match spec.role {
-                Role::Embedding | Role::Head if p.embedding == EmbeddingType::F16 => TensorType::F16,
-                Role::Linear if spec.shape[1] % pack::BLOCK == 0 => linear,
-                Role::Linear => {
-                    wide.push(spec.name.clone());
-                    TensorType::F16
-                }
-                _ => TensorType::F32,
-            };
-            let model = &model;
-            let (name, shape) = (gguf_name(&spec.name), spec.shape.clone());
-            writer.tensor(Entry { name, shape, ty, data: Box::new(move || bytes_of(model, &spec, ty)) });
-        }
-        if !wide.is_empty() {
-            ctx.warn(format!(
-                "{} linears have columns that no block of 256 divides and are stored as float16: {}",
-                wide.len(),
-                wide.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
-            ));
-        }
-        ctx.metric("tensor_bytes", writer.tensor_bytes() as f64);
-        writer.write(ctx.output("gguf")?)
+            _ => TensorType::F32,
+        };
+        let (name, shape) = (gguf_name(&spec.name), spec.shape.clone());
+        writer.tensor(Entry { name, shape, ty, data: Box::new(move || bytes_of(model, &spec, ty)) });
     }
+    writer.write(to)?;
+    Ok(Exported { tensor_bytes: writer.tensor_bytes(), wide })
 }
 
 /// Refuses what llama.cpp's `bitnet` cannot compute.
-fn exportable(c: &ModelConfig) -> Result<(), StageError> {
-    let refuse =
-        |what: &str, help: &str| Err(StageError::new(format!("the student cannot be exported as GGUF: {what}")).help(help.to_owned()));
+fn exportable(c: &ModelConfig) -> Result<()> {
+    let refuse = |why: &'static str, help: &'static str| Err(Error::from(ShapeError::Export { why }).help(help));
     if c.weights == Weights::Float {
         return refuse("its linears are full precision", "train it ternary (`train.bitnet`), or keep its safetensors checkpoint");
     }

@@ -1,21 +1,21 @@
-//! GGUF: ternary packings, a writer, a reader with its quantised types, models and tokenizers out of files, and the kind
-//! `export.gguf`.
+//! GGUF: ternary packings, a writer, a reader with its quantised types, models and tokenizers out of files, and
+//! students into them.
 
-mod export;
+pub mod export;
 pub mod model;
 mod names;
 pub mod pack;
+pub mod packed;
 pub mod quant;
 mod read;
+pub mod roles;
 mod sentencepiece;
-pub mod special;
 pub mod tokenizer;
-mod tokens;
+mod tokenizer_keys;
 pub mod types;
-pub(crate) mod words;
+mod vocabulary;
 mod write;
 
-pub use export::{ExportParams, ExportStage};
 pub use read::{GgufFile, TensorInfo};
 pub use types::TensorType;
 pub use write::{Entry, GgufWriter, Value};

@@ -1,32 +1,32 @@
 //! A model out of a GGUF file: architecture `llama`, llama.cpp's `bitnet`, and bitnet.cpp's `bitnet-25` and `bitnet-b1.58`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use flow_engine::plugin::StageError;
-
 use super::names::gguf_name;
+use super::packed::{self, shared_scale};
 use super::quant::dequantise;
 use super::read::GgufFile;
 use super::types::TensorType;
-use super::words::{shared_scale, words};
-use crate::model::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
-use crate::model::tensors::Tensors;
-use crate::model::ternary::masters;
+use crate::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
+use crate::error::{Error, FormatError, Result};
+use crate::format::tensors::{MappedTensors, TensorSource, Tensors};
+use crate::format::ternary::masters;
 
 /// Shape and numerics that the file declares, with the sequence that it was trained for. Every tensor is there, of the
 /// right shape and of a type that is read. `weights` of a `bitnet` file is known only with its values: here `Float`.
-pub fn config(file: &GgufFile) -> Result<ModelConfig, StageError> {
+pub fn config(file: &GgufFile) -> Result<ModelConfig> {
     let config = declared(file)?;
     if let Some((field, message)) = config.problem() {
-        return Err(file.error(format!("{field}: {message}")));
+        return Err(file.unsupported(format!("{field}: {message}")));
     }
     for spec in config.tensors() {
         let name = gguf_name(&spec.name);
         let (info, ..) = file.raw(&name)?;
         if info.shape != spec.shape {
-            return Err(file.error(format!("tensor `{name}` has shape {:?}, its keys ask for {:?}", info.shape, spec.shape)));
+            return Err(FormatError::tensor(file.path(), &name, format!("has shape {:?}, its keys ask for {:?}", info.shape, spec.shape)));
         }
     }
     Ok(config)
@@ -35,17 +35,17 @@ pub fn config(file: &GgufFile) -> Result<ModelConfig, StageError> {
 /// Values of `general.architecture` that are read.
 const ARCHITECTURES: [&str; 4] = ["llama", "bitnet", "bitnet-25", "bitnet-b1.58"];
 
-fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
+fn declared(file: &GgufFile) -> Result<ModelConfig> {
     let architecture = file.text("general.architecture")?.unwrap_or_default();
     if !ARCHITECTURES.contains(&architecture) {
-        return Err(file.error(format!("field `general.architecture`: `{architecture}` is not built in")).help(format!(
+        return Err(file.wrong_field("general.architecture", format!("`{architecture}` is not built in")).help(format!(
             "architectures that are read: {}; convert the model, or serve it and use `teacher.http`",
             ARCHITECTURES.join(", ")
         )));
     }
     refuse_extras(file, architecture)?;
     let key = |name: &str| format!("{architecture}.{name}");
-    let must = |name: &str| file.whole(&key(name))?.ok_or_else(|| file.error(format!("field `{}` is missing", key(name))));
+    let must = |name: &str| file.whole(&key(name))?.ok_or_else(|| file.missing_field(&key(name)));
     let vocab = match file.whole(&key("vocab_size"))? {
         Some(n) => n,
         None => file.raw("token_embd.weight")?.0.shape.first().copied().unwrap_or(0),
@@ -53,14 +53,13 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
     // Every block has tensors: a damaged count must not make a list of billions.
     let layers = must("block_count")?;
     if layers > file.tensors.len() {
-        return Err(file.error(format!("field `{}`: {layers} blocks in a file of {} tensors", key("block_count"), file.tensors.len())));
+        return Err(file.wrong_field(&key("block_count"), format!("{layers} blocks in a file of {} tensors", file.tensors.len())));
     }
     let (dim, heads) = (must("embedding_length")?, must("attention.head_count")?);
     let head_dim = file.whole(&key("attention.key_length"))?.unwrap_or(dim / heads.max(1));
     if let Some(rotated) = file.whole(&key("rope.dimension_count"))?.filter(|n| *n != head_dim) {
-        return Err(
-            file.error(format!("field `{}`: {rotated} of {head_dim} dimensions of a head are rotated", key("rope.dimension_count")))
-        );
+        let why = format!("{rotated} of {head_dim} dimensions of a head are rotated");
+        return Err(file.wrong_field(&key("rope.dimension_count"), why));
     }
     Ok(ModelConfig {
         vocab,
@@ -84,25 +83,26 @@ fn declared(file: &GgufFile) -> Result<ModelConfig, StageError> {
 }
 
 /// Variants of the architecture that the kernels do not compute.
-fn refuse_extras(file: &GgufFile, architecture: &str) -> Result<(), StageError> {
-    let refuse = |what: String| Err(file.error(what).help("serve the model and use `teacher.http`, or choose another one"));
+fn refuse_extras(file: &GgufFile, architecture: &str) -> Result<()> {
+    let refuse = |e: Error| Err(e.help("serve the model and use `teacher.http`, or choose another one"));
     let scaling = file.text(&format!("{architecture}.rope.scaling.type"))?.unwrap_or("none");
     let factor = file.number(&format!("{architecture}.rope.scaling.factor"))?.unwrap_or(1.0);
     if !(scaling == "none" || scaling == "linear" && factor == 1.0) {
-        return refuse(format!("field `{architecture}.rope.scaling.type`: `{scaling}` by {factor} is not supported"));
+        let why = format!("`{scaling}` by {factor} is not supported");
+        return refuse(file.wrong_field(&format!("{architecture}.rope.scaling.type"), why));
     }
     if file.whole(&format!("{architecture}.expert_count"))?.unwrap_or(0) > 0 {
-        return refuse(format!("field `{architecture}.expert_count`: mixtures of experts are not supported"));
+        return refuse(file.wrong_field(&format!("{architecture}.expert_count"), "mixtures of experts are not supported"));
     }
     let extra = |t: &str| t == "rope_freqs.weight" || t.ends_with(".bias") || t.ends_with(".scale");
     if let Some(t) = file.tensors.iter().find(|t| extra(&t.name)) {
-        return refuse(format!("tensor `{}`: RoPE factors, biases and separate scales are not supported", t.name));
+        return refuse(file.unsupported(format!("tensor `{}`: RoPE factors, biases and separate scales are not supported", t.name)));
     }
     Ok(())
 }
 
 /// Tensors of a mapped file, found and checked: their values can be made at any time.
-pub struct Weights {
+struct InFile {
     file: GgufFile,
     places: BTreeMap<String, Place>,
     head_dim: usize,
@@ -118,34 +118,31 @@ struct Place {
     ternary: Option<(usize, f32)>,
 }
 
-impl Weights {
-    /// Values of a tensor by our name.
-    pub fn values(&self, name: &str) -> Vec<f32> {
+impl TensorSource for InFile {
+    fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         let place = &self.places[name];
         let values = dequantise(place.ty, self.file.bytes(place.bytes.clone()));
-        match (place.rotated, place.ternary) {
+        Cow::Owned(match (place.rotated, place.ternary) {
             (Some(cols), _) => rotate_half(self.head_dim, cols, &values),
             (_, Some((_, scale))) => masters_of(&values, scale),
             _ => values,
-        }
+        })
     }
 
-    /// Packed words and scale of a ternary linear, straight from its blocks.
-    pub fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
+    /// Straight from its blocks.
+    fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
         let place = &self.places[name];
         let (cols, scale) = place.ternary?;
-        let packed = words(place.ty, self.file.bytes(place.bytes.clone()), cols);
+        let rows = packed::rows(place.ty, self.file.bytes(place.bytes.clone()), cols);
         self.file.forget(place.bytes.clone());
-        Some((packed, scale))
+        Some((rows, scale))
     }
 
-    /// Whether a tensor is stored as float16.
-    pub fn is_half(&self, name: &str) -> bool {
+    fn is_half(&self, name: &str) -> bool {
         self.places.get(name).is_some_and(|p| p.ty == TensorType::F16)
     }
 
-    /// A float16 tensor, two values in a word.
-    pub fn halves(&self, name: &str) -> Vec<u32> {
+    fn halves(&self, name: &str) -> Vec<u32> {
         let place = self.places[name].bytes.clone();
         let pairs = self.file.bytes(place.clone()).chunks_exact(4);
         let all = pairs.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -154,14 +151,14 @@ impl Weights {
     }
 }
 
-impl std::fmt::Debug for Weights {
+impl std::fmt::Debug for InFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} tensors of {}", self.places.len(), self.file.path().display())
     }
 }
 
 /// Opens a model.
-pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors), StageError> {
+pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors)> {
     let mut config = config(&file)?;
     let mut places = BTreeMap::new();
     for spec in config.tensors() {
@@ -188,7 +185,7 @@ pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors), StageError> {
         return Ok((config, tensors.into()));
     }
     let head_dim = config.head_dim;
-    Ok((config, Tensors::Mapped(Arc::new(Weights { file, places, head_dim }))))
+    Ok((config, Tensors::Mapped(Arc::new(InFile { file, places, head_dim }) as MappedTensors)))
 }
 
 /// Undoes llama.cpp's order of the rows of q and k in architecture `llama`: within a head, rows 2i and 2i + 1 rotate

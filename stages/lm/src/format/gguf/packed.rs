@@ -1,4 +1,4 @@
-//! Ternary blocks of a file as the kernels' packed words, without a float in between.
+//! Ternary blocks of a file as the kernels' packed rows, without a float in between.
 
 use half::f16;
 use rayon::prelude::*;
@@ -20,8 +20,8 @@ pub fn shared_scale(ty: TensorType, bytes: &[u8]) -> Option<f32> {
     (scales.all(|s| s == first) && scale > 0.0 && scale.is_finite()).then_some(scale)
 }
 
-/// Packed words `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale.
-pub fn words(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
+/// Packed rows `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale.
+pub fn rows(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
     let per_row = cols / ty.block() * ty.block_bytes();
     let mut out = vec![0u32; bytes.len() / per_row * (cols / 16)];
     out.par_chunks_mut(cols / 16).zip(bytes.par_chunks_exact(per_row)).for_each(|(out, row)| {
@@ -38,8 +38,8 @@ pub fn words(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
     out
 }
 
-/// Packed words `[rows, ceil(cols/16)]` of a linear in Hugging Face's layout (see `pack::hf`), whose codes are ternary.
-pub fn words_of_hf(bytes: &[u8], rows: usize, cols: usize) -> Vec<u32> {
+/// Packed rows `[rows, ceil(cols/16)]` of a linear in Hugging Face's layout (see `pack::hf`), whose codes are ternary.
+pub fn rows_of_hf(bytes: &[u8], rows: usize, cols: usize) -> Vec<u32> {
     let quarter = rows / 4;
     let per_row = cols.div_ceil(16);
     let mut out = vec![0u32; rows * per_row];
@@ -82,19 +82,19 @@ fn of_codes(codes: &[i8], out: &mut [u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::pack::{i2_s_x86, tq1_0, tq2_0};
+    use crate::format::gguf::pack::{i2_s_x86, tq1_0, tq2_0};
 
     #[test]
     fn words_are_those_that_the_kernels_pack() {
-        let (rows, cols, scale) = (3, 512, 0.25f32);
-        let codes: Vec<i8> = (0..rows * cols).map(|i| ((i * 7 + i / 13) % 3) as i8 - 1).collect();
+        let (cols, scale) = (512, 0.25f32);
+        let codes: Vec<i8> = (0..3 * cols).map(|i| ((i * 7 + i / 13) % 3) as i8 - 1).collect();
         // Masters of magnitude 1.5 times the scale at two thirds of the places: their absmean is the scale.
-        let (want, _) = flow_shaders::pack_ternary(&crate::model::ternary::masters(&codes, scale), cols, 0);
+        let (want, _) = flow_shaders::pack_ternary(&crate::format::ternary::masters(&codes, scale), cols, 0);
         for (ty, pack) in [(TensorType::Tq2_0, tq2_0 as fn(&[i8], f32, &mut Vec<u8>)), (TensorType::Tq1_0, tq1_0)] {
             let mut bytes = Vec::new();
             codes.chunks(cols).for_each(|row| pack(row, scale, &mut bytes));
             assert_eq!(shared_scale(ty, &bytes), Some(scale));
-            assert!(words(ty, &bytes, cols) == want, "{ty:?}");
+            assert!(rows(ty, &bytes, cols) == want, "{ty:?}");
             let last = bytes.len() - 1;
             bytes[last] ^= 1;
             assert_eq!(shared_scale(ty, &bytes), None);
@@ -103,7 +103,7 @@ mod tests {
         bytes.extend(scale.to_le_bytes());
         bytes.resize(bytes.len() + I2_S_TAIL - 4, 0);
         assert_eq!(shared_scale(TensorType::I2S, &bytes), Some(scale));
-        assert!(words(TensorType::I2S, &bytes, cols) == want, "I2_S");
+        assert!(rows(TensorType::I2S, &bytes, cols) == want, "I2_S");
         bytes[5] |= 0b1100;
         assert_eq!(shared_scale(TensorType::I2S, &bytes), None);
         assert_eq!(shared_scale(TensorType::F16, &[0; 64]), None);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::quant::dequantise;
 use super::types::{TensorType, foreign_name, supported};
 use super::write::Value;
-use crate::map::Mapped;
-use flow_engine::plugin::StageError;
+use crate::error::{Error, FormatError, Result};
+use crate::format::map::Mapped;
 
 /// A tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,10 +115,10 @@ impl Cursor<'_> {
 
 impl GgufFile {
     /// Reads a file.
-    pub fn read(path: &Path) -> Result<Self, StageError> {
+    pub fn read(path: &Path) -> Result<Self> {
         let bytes = Mapped::open(path)?;
         let header = Header::parse(&bytes).map_err(|what| {
-            StageError::new(format!("{}: not a readable GGUF file: {what}", path.display()))
+            Error::from(FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why: what })
                 .help("the file is damaged, cut short or of another format: fetch it again")
         })?;
         Ok(Self { path: path.to_owned(), data: header.data, keys: header.keys, tensors: header.tensors, bytes })
@@ -129,13 +129,23 @@ impl GgufFile {
         &self.path
     }
 
-    /// An error about this file.
-    pub fn error(&self, what: impl std::fmt::Display) -> StageError {
-        StageError::new(format!("{}: {what}", self.path.display()))
+    /// A field of this file with a value that cannot be.
+    pub fn wrong_field(&self, key: &str, why: impl Into<String>) -> Error {
+        FormatError::field(&self.path, key, why)
+    }
+
+    /// A field that this file must have.
+    pub fn missing_field(&self, key: &str) -> Error {
+        FormatError::MissingField { file: self.path.clone(), field: key.to_owned() }.into()
+    }
+
+    /// What of this file is not built in.
+    pub fn unsupported(&self, why: impl Into<String>) -> Error {
+        FormatError::unsupported(&self.path, why)
     }
 
     /// A text key, if it is there.
-    pub fn text(&self, key: &str) -> Result<Option<&str>, StageError> {
+    pub fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.keys.get(key) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text)),
@@ -144,7 +154,7 @@ impl GgufFile {
     }
 
     /// A whole number, if it is there.
-    pub fn whole(&self, key: &str) -> Result<Option<usize>, StageError> {
+    pub fn whole(&self, key: &str) -> Result<Option<usize>> {
         let number = match self.keys.get(key) {
             None => return Ok(None),
             Some(Value::U32(v)) => Some(u64::from(*v)),
@@ -160,7 +170,7 @@ impl GgufFile {
     }
 
     /// A number, if it is there.
-    pub fn number(&self, key: &str) -> Result<Option<f32>, StageError> {
+    pub fn number(&self, key: &str) -> Result<Option<f32>> {
         match self.keys.get(key) {
             None => Ok(None),
             Some(Value::F32(v)) if v.is_finite() => Ok(Some(*v)),
@@ -169,7 +179,7 @@ impl GgufFile {
     }
 
     /// A flag, if it is there.
-    pub fn flag(&self, key: &str) -> Result<Option<bool>, StageError> {
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.keys.get(key) {
             None => Ok(None),
             Some(Value::Bool(v)) => Ok(Some(*v)),
@@ -177,14 +187,14 @@ impl GgufFile {
         }
     }
 
-    fn wrong(&self, key: &str, expected: &str, found: &Value) -> StageError {
+    fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
         let found: String = format!("{found:?}").chars().take(60).collect();
-        self.error(format!("field `{key}`: expected {expected}, found {found}"))
+        self.wrong_field(key, format!("expected {expected}, found {found}"))
     }
 
     /// Where a tensor's bytes lie, for [`Self::bytes`].
-    pub fn place(&self, name: &str) -> Result<(&TensorInfo, TensorType, Range<usize>), StageError> {
-        let fail = |what: String| self.error(format!("tensor `{name}` {what}"));
+    pub fn place(&self, name: &str) -> Result<(&TensorInfo, TensorType, Range<usize>)> {
+        let fail = |why: String| FormatError::tensor(&self.path, name, why);
         let info = self
             .tensors
             .iter()
@@ -215,12 +225,12 @@ impl GgufFile {
     }
 
     /// Bytes of a tensor.
-    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8]), StageError> {
+    pub fn raw(&self, name: &str) -> Result<(&TensorInfo, TensorType, &[u8])> {
         self.place(name).map(|(info, ty, place)| (info, ty, self.bytes(place)))
     }
 
     /// Values of a tensor.
-    pub fn floats(&self, name: &str) -> Result<Vec<f32>, StageError> {
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
         let (_, ty, bytes) = self.raw(name)?;
         Ok(dequantise(ty, bytes))
     }

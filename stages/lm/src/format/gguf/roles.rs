@@ -1,9 +1,8 @@
 //! The tokens of a GGUF file that begin a text and end an answer.
 
-use flow_engine::plugin::StageError;
-
 use super::read::GgufFile;
 use super::write::Value;
+use crate::error::{Error, Result};
 use crate::tokenizer::Roles;
 
 /// Tokens that end a turn or a text in the families that are read; files often name only one of them.
@@ -11,8 +10,8 @@ pub const END_NAMES: [&str; 8] =
     ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"];
 
 /// Roles by the keys, and by the names of well-known tokens.
-pub fn roles(file: &GgufFile) -> Result<Roles, StageError> {
-    let id = |name: &str| Ok::<_, StageError>(file.whole(&format!("tokenizer.ggml.{name}"))?.map(|id| id as u32));
+pub fn of(file: &GgufFile) -> Result<Roles> {
+    let id = |name: &str| Ok::<_, Error>(file.whole(&format!("tokenizer.ggml.{name}"))?.map(|id| id as u32));
     let eos = id("eos_token_id")?;
     let mut ends: Vec<u32> = [eos, id("eot_token_id")?, id("eom_token_id")?].into_iter().flatten().collect();
     if let Some(Value::Texts(tokens)) = file.keys.get("tokenizer.ggml.tokens") {

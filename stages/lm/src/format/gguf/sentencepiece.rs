@@ -5,19 +5,19 @@
 
 use std::collections::HashMap;
 
-use flow_engine::plugin::StageError;
 use serde_json::{Value as Json, json};
 
 use super::read::GgufFile;
-use super::tokenizer::Vocabulary;
+use super::vocabulary::Vocabulary;
 use super::write::Value;
+use crate::error::Result;
 
 /// Model, normalizer and decoder of a `tokenizer.json`.
-pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Json, Json, Json), StageError> {
+pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Json, Json, Json)> {
     let field = "tokenizer.ggml.scores";
     let scores = match file.keys.get(field) {
         Some(Value::F32s(scores)) if scores.len() == vocabulary.tokens.len() => scores,
-        _ => return Err(file.error(format!("field `{field}`: expected a float32 for each of {} tokens", vocabulary.tokens.len()))),
+        _ => return Err(file.wrong_field(field, format!("expected a float32 for each of {} tokens", vocabulary.tokens.len()))),
     };
     let unknown = file.whole("tokenizer.ggml.unknown_token_id")?.and_then(|id| vocabulary.tokens.get(id));
     let model = json!({

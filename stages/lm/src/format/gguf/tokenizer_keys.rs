@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::write::{GgufWriter, Value};
-use crate::tokenizer::Tokenizer;
-use flow_engine::plugin::StageError;
 use serde_json::Value as Json;
+
+use super::write::{GgufWriter, Value};
+use crate::error::{Error, FormatError, Result, TokenizerError};
+use crate::tokenizer::Tokenizer;
 
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
@@ -13,20 +14,20 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
 /// Adds `tokenizer.ggml.*` for a byte-level BPE over `vocab` ids.
-pub fn add_keys(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<(), StageError> {
+pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<()> {
     let tokenizer = Tokenizer::load(path)?;
-    let fail = |what: String| StageError::new(format!("{}: {what}", path.display()));
-    if tokenizer.vocab_size() > vocab {
-        return Err(fail(format!("holds {} tokens, the model only {vocab}", tokenizer.vocab_size()))
+    let tokens = tokenizer.vocab_size();
+    if tokens > vocab {
+        return Err(Error::from(TokenizerError::Beyond { place: path.to_owned(), name: "", tokens, vocab })
             .help("wire the tokenizer that the student was trained with"));
     }
-    let raw = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-    let json: Json = serde_json::from_slice(&raw).map_err(|e| fail(format!("not JSON: {e}")))?;
+    let raw = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+    let json: Json = serde_json::from_slice(&raw).map_err(|e| FormatError::not_json(path, &e))?;
     let pre = pre_tokenizer(&json).ok_or_else(|| {
-        fail("llama.cpp has no name for this pre-tokenizer".into())
+        Error::from(TokenizerError::Unsupported { file: path.to_owned(), why: "llama.cpp has no name for this pre-tokenizer".into() })
             .help("a plain byte-level one (`gpt-2`), alone or after single digits (`smollm`), can be exported")
     })?;
-    let merges = merges(&json).ok_or_else(|| fail("field `model.merges`: expected pairs of tokens".into()))?;
+    let merges = merges(&json).ok_or_else(|| FormatError::field(path, "model.merges", "expected pairs of tokens"))?;
     let mut tokens = Vec::with_capacity(vocab);
     let mut types = Vec::with_capacity(vocab);
     let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();

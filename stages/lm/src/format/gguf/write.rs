@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::types::TensorType;
-use flow_engine::plugin::StageError;
+use crate::error::{Error, FormatError, Result};
 
 /// Alignment of tensor data.
 pub const ALIGNMENT: u64 = 32;
@@ -74,8 +74,8 @@ impl<'a> GgufWriter<'a> {
         self.tensors.iter().map(Entry::size).sum()
     }
     /// Writes the file.
-    pub fn write(&self, path: &Path) -> Result<(), StageError> {
-        let failed = |e: std::io::Error| StageError::io("cannot write", path, &e);
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io("cannot write", path, e);
         let mut head = Vec::new();
         head.extend(b"GGUF");
         head.extend(3u32.to_le_bytes());
@@ -100,7 +100,7 @@ impl<'a> GgufWriter<'a> {
         for t in &self.tensors {
             let mut data = (t.data)();
             if data.len() as u64 != t.size() {
-                return Err(StageError::new(format!("tensor `{}` gave {} bytes instead of {}", t.name, data.len(), t.size())));
+                return Err(FormatError::write(format!("tensor `{}` gave {} bytes instead of {}", t.name, data.len(), t.size())));
             }
             data.resize(data.len().next_multiple_of(ALIGNMENT as usize), 0);
             out.write_all(&data).map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::gguf::pack;
+use crate::format::gguf::pack;
 
 pub fn f32(b: &[u8], out: &mut [f32]) {
     out[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);

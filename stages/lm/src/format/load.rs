@@ -1,0 +1,77 @@
+//! Reading a model, whatever its layout.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::checkpoint::Checkpoint;
+use super::gguf::{self, GgufFile};
+use super::{flow, hf};
+use crate::config::Weights;
+use crate::error::{Error, FormatError, Result, TokenizerError};
+use crate::tokenizer::{Roles, Tokenizer};
+
+/// `model_type` of a directory whose weights are [`MODEL_GGUF`].
+pub const GGUF_TYPE: &str = "gguf";
+
+/// The weights of such a directory.
+pub const MODEL_GGUF: &str = "model.gguf";
+
+/// Reads a model: a directory of ours, one of Hugging Face's (`model_type` `llama` or `bitnet`), one around a GGUF file, or
+/// a GGUF file itself.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    load_as(path, None)
+}
+
+/// Reads a model with other block linears than its configuration says (a BitNet checkpoint in full precision).
+pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint> {
+    if dir.is_file() {
+        let (config, tensors) = gguf::model::load(GgufFile::read(dir)?)?;
+        return Ok(Checkpoint { config, tensors, extra: Value::Null, tokenizer: None });
+    }
+    let path = dir.join("config.json");
+    let text = std::fs::read(&path)
+        .map_err(|e| Error::io("cannot read", &path, e).help("a model directory holds config.json and model.safetensors"))?;
+    let json: Value = serde_json::from_slice(&text).map_err(|e| FormatError::not_json(&path, &e))?;
+    let tokenizer = Some(dir.join("tokenizer.json")).filter(|t| t.is_file());
+    match json["model_type"].as_str() {
+        Some(GGUF_TYPE) => around_gguf(dir, &path, &json, tokenizer),
+        Some(flow::MODEL_TYPE) => flow::load(dir, &path, json, weights, tokenizer),
+        _ => {
+            let (config, tensors) = hf::read_directory(dir, &path, &json, weights)?;
+            Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer })
+        }
+    }
+}
+
+/// Reads a model with its tokenizer.
+pub fn load_with_tokenizer(path: &Path) -> Result<(Checkpoint, Tokenizer)> {
+    let model = load(path)?;
+    let (tokenizer, name) = if path.is_file() {
+        let file = GgufFile::read(path)?;
+        let json = gguf::tokenizer::json(&file)?.to_string();
+        let unreadable = |why| TokenizerError::Unreadable { file: path.to_owned(), why };
+        (Tokenizer::from_bytes(json.as_bytes()).map_err(unreadable)?.with_roles(&gguf::roles::of(&file)?), "its tokenizer")
+    } else {
+        let json = model.tokenizer.as_ref().ok_or_else(|| {
+            Error::from(TokenizerError::Missing { dir: path.to_owned() }).help("a model directory needs its tokenizer beside config.json")
+        })?;
+        let tokenizer = Tokenizer::load(json)?;
+        let roles = serde_json::from_value::<Roles>(model.extra["tokens"].clone());
+        (if let Ok(roles) = roles { tokenizer.with_roles(&roles) } else { tokenizer }, "tokenizer.json")
+    };
+    let (tokens, vocab) = (tokenizer.vocab_size(), model.config.vocab);
+    if tokens > vocab {
+        return Err(TokenizerError::Beyond { place: path.to_owned(), name, tokens, vocab }.into());
+    }
+    Ok((model, tokenizer))
+}
+
+fn around_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {
+    let (mut config, tensors) = gguf::model::load(GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    let seq = json["seq"].as_u64().filter(|n| (1..=config.seq as u64).contains(n));
+    config.seq = seq
+        .ok_or_else(|| FormatError::field(path, "seq", format!("expected a number from 1 to {}, found {}", config.seq, json["seq"])))?
+        as usize;
+    Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer })
+}

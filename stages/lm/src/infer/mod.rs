@@ -1,0 +1,21 @@
+//! Running a model.
+//!
+//! - [`program`]: what a session is built for; [`session`]: weights once, many uses;
+//! - [`scoring`]: windows of text; [`sampling`]: how a token is chosen; [`generator`]: sequences that come and go;
+//! - [`kv`]: how a cache is held; [`plan`]: how much is done together.
+
+pub mod generator;
+pub mod kv;
+pub mod plan;
+pub mod program;
+pub mod sampling;
+pub mod scoring;
+pub mod session;
+
+pub use generator::{Continuation, Event, Finish, Generator, Request, generate};
+pub use kv::KvCache;
+pub use plan::{Decoding, windows_together};
+pub use program::Uses;
+pub use sampling::Sampling;
+pub use scoring::{ScoreBatch, Window, score_batch};
+pub use session::{Choice, Session, TopK};
