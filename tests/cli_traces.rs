@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use flow_stages::traces::{CandidateBytes, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+use flow_stages::traces::{CandidateBytes, Origin, RawRow, SequenceRow, TraceMeta, TraceWriter};
 use serde_json::Value;
 
 #[path = "support/mod.rs"]
@@ -34,7 +34,7 @@ fn write(dir: &Path, tokenizer: &str, rows: &[RawRow]) {
         let sequence = SequenceRow {
             prompt_idx,
             sample_idx: 0,
-            source: Source::Sample,
+            source: Origin::Sample,
             context: b"say".to_vec(),
             context_ids: None,
             finish_reason: "stop".into(),

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use flow_stages::traces::{RawRow, SequenceRow, Source, TraceReader, settle};
+use flow_stages::traces::{Origin, RawRow, SequenceRow, TraceReader, settle};
 use serde_json::Value;
 use support::teacher::Proxy;
 
@@ -108,7 +108,7 @@ impl Project {
     }
 }
 
-fn check(all: &[(SequenceRow, Vec<RawRow>)], source: Source) {
+fn check(all: &[(SequenceRow, Vec<RawRow>)], source: Origin) {
     for (sequence, rows) in all {
         assert_eq!(sequence.source, source);
         assert!(!rows.is_empty());
@@ -134,7 +134,7 @@ fn a_real_server_is_collected_from() {
         project.flow(&["run", "p.yaml", "projected", "baseline"], proxy.server.address, &["--var", &format!("endpoint={endpoint}")]);
         let all = project.sequences("out/traces");
         assert_eq!(all.iter().map(|s| s.0.prompt_idx).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
-        check(&all, Source::Sample);
+        check(&all, Origin::Sample);
         let stats: Value = serde_json::from_slice(&fs::read(project.path("out/stats.json")).unwrap()).unwrap();
         assert_eq!(stats["invalid_share"], 0.0, "{stats}");
         assert!(stats["coverage"].as_f64().unwrap() > 0.5, "{stats}");
@@ -144,7 +144,7 @@ fn a_real_server_is_collected_from() {
     // Given text, one request a token; every byte of it is in the traces once.
     project.flow(&["run", "p.yaml", "projected_text"], real.address, &[]);
     let all = project.sequences("out/text");
-    check(&all, Source::Text);
+    check(&all, Origin::Text);
     let text: Vec<u8> =
         all.iter().flat_map(|(s, rows)| [s.context.clone(), rows.iter().flat_map(|r| r.sample_bytes.clone()).collect()].concat()).collect();
     let corpus = fs::read(project.path("corpus.txt")).unwrap();

@@ -7,9 +7,9 @@ use flow_engine::Registry;
 use flow_engine::plan::{Plan, StageId};
 use flow_engine::plugin::{EventSink, Stage as _, TaskEvent};
 use flow_engine::problem::Problem;
-use flow_stages::teacher::baseline::BaselineStage;
-use flow_stages::teacher::collect::CollectStage;
-use flow_stages::teacher::http::HttpTeacherStage;
+use flow_stages::kinds::kd_collect::CollectStage;
+use flow_stages::kinds::teacher_baseline::BaselineStage;
+use flow_stages::kinds::teacher_http::HttpTeacherStage;
 use flow_stages::teacher::http::probe::{Work, standalone};
 
 use crate::args::ProbeArgs;

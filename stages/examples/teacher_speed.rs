@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use flow_stages::teacher::http::HttpParams;
+use flow_stages::teacher::http::params::HttpParams;
 use flow_stages::teacher::http::shape::{Draw, call};
 use serde_json::{Value, json};
 

@@ -11,9 +11,9 @@ use flow_lm::rng::Rng;
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::LossWeights;
 use flow_stages::distil::Distillation;
-use flow_stages::distil::project::ProjectStage;
 use flow_stages::distil::windows::windows_of_traces;
-use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::kinds::kd_project::ProjectStage;
+use flow_stages::traces::{CandidateBytes, Origin, ProjectedRow, RawRow, SequenceRow, TokenTable, TraceMeta, TraceReader, TraceWriter};
 
 struct Quiet;
 impl EventSink for Quiet {
@@ -106,7 +106,7 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
         let sequence = SequenceRow {
             prompt_idx: n as i64,
             sample_idx: 0,
-            source: Source::Text,
+            source: Origin::Text,
             context: Vec::new(),
             context_ids: None,
             finish_reason: "text".into(),

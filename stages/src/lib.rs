@@ -1,4 +1,12 @@
-//! The built-in kinds of `flow`.
+//! The built-in kinds of `flow`: what a pipeline can do with a language model. The model itself is in [`flow_lm`]. In reading
+//! order:
+//!
+//! - [`kinds`]: one thin file a kind, and the registry;
+//! - [`data`]: texts and prompts; [`teacher`]: who answers, here or behind an API; [`traces`]: what was answered, in Parquet;
+//! - [`distil`]: a teacher's rows over the student's tokens, and as training windows;
+//! - [`eval`] and [`report`]: measured figures, verdicts, the page; [`bench`]: speeds;
+//! - [`task`]: what kinds do with their task; `fingerprints`: which kernels enter their keys.
+
 pub mod bench;
 pub mod data;
 pub mod distil;
@@ -10,27 +18,7 @@ pub mod task;
 pub mod teacher;
 pub mod traces;
 
-/// Every built-in kind; a new one is one more line.
-pub fn registry() -> flow_engine::Registry {
-    flow_engine::Registry::new()
-        .with(data::TextStage)
-        .with(data::PromptsStage)
-        .with(kinds::tokenizer_bpe::BpeStage)
-        .with(distil::project::ProjectStage)
-        .with(distil::import::ImportStage)
-        .with(teacher::baseline::BaselineStage)
-        .with(teacher::collect::CollectStage)
-        .with(kinds::teacher_train::TeacherStage)
-        .with(teacher::file::FileStage)
-        .with(teacher::http::HttpTeacherStage)
-        .with(kinds::train_bitnet::StudentStage)
-        .with(eval::student::EvalStage)
-        .with(eval::text::TextEvalStage)
-        .with(eval::dryrun::DryRunStage)
-        .with(kinds::export_gguf::ExportStage)
-        .with(report::GateStage)
-        .with(report::ReportStage)
-}
+pub use kinds::registry;
 
 /// Whether a pipeline left a choice open: such a parameter is not written into keys, which thus outlive its introduction.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -17,7 +17,7 @@ use flow_shaders::device::{Device, open};
 use flow_stages::distil::Distillation;
 use flow_stages::distil::windows::windows_of_traces;
 use flow_stages::task::train;
-use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{Origin, ProjectedRow, SequenceRow, TraceMeta, TraceReader, TraceWriter};
 
 /// Takes the device away at one of the reports of progress, and keeps what the task says.
 struct Taking {
@@ -49,7 +49,7 @@ fn traces(dir: &Path, tokenizer: &Tokenizer) {
         });
         let (context, context_ids) = (Vec::new(), None);
         let about =
-            SequenceRow { prompt_idx: s.into(), sample_idx: 0, source: Source::Text, context, context_ids, finish_reason: "text".into() };
+            SequenceRow { prompt_idx: s.into(), sample_idx: 0, source: Origin::Text, context, context_ids, finish_reason: "text".into() };
         writer.push(about, rows).expect("a sequence");
     }
     writer.finish().expect("written");

@@ -24,14 +24,14 @@ use flow_lm::train::{Loader, LossWeights};
 use flow_lm::train::{Trained, Training};
 use flow_shaders::device::{Device, open};
 use flow_stages::distil::Distillation;
-use flow_stages::distil::project::ProjectStage;
 use flow_stages::distil::windows::windows_of_traces;
+use flow_stages::kinds::kd_collect::CollectStage;
+use flow_stages::kinds::kd_project::ProjectStage;
 use flow_stages::kinds::tokenizer_bpe::BpeStage;
 use flow_stages::kinds::train_bitnet::{StudentParams, StudentStage};
 use flow_stages::task::train;
-use flow_stages::teacher::collect::CollectStage;
 use flow_stages::teacher::method::softmax;
-use flow_stages::traces::{ProjectedRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{Origin, ProjectedRow, SequenceRow, TraceMeta, TraceReader, TraceWriter};
 use serde_json::{Value, json};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -271,7 +271,7 @@ fn traces(dir: &Path, windows: usize, taus: &[f32], change: impl Fn(usize, usize
             row
         };
         let (context, context_ids, prompt_idx) = (Vec::new(), None, s as i64);
-        let about = SequenceRow { prompt_idx, sample_idx: 0, source: Source::Text, context, context_ids, finish_reason: "text".into() };
+        let about = SequenceRow { prompt_idx, sample_idx: 0, source: Origin::Text, context, context_ids, finish_reason: "text".into() };
         writer.push(about, (0..WINDOW).map(row).collect::<Vec<_>>()).expect("a sequence");
     }
     writer.finish().expect("written");

@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, LargeStringAr
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use flow_engine::plugin::StageError;
-use flow_stages::distil::import::ImportStage;
+use flow_stages::kinds::kd_import::ImportStage;
 use flow_stages::traces::{ProjectedRow, SequenceRow, TraceReader};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};

@@ -9,8 +9,8 @@ use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::LossWeights;
 use flow_stages::distil::Distillation;
 use flow_stages::distil::windows::windows_of_traces;
-use flow_stages::teacher::collect::CollectStage;
-use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::kinds::kd_collect::CollectStage;
+use flow_stages::traces::{Origin, ProjectedRow, RawRow, SequenceRow, TraceMeta, TraceReader, TraceWriter};
 use harness::{golden, run, run_and_stop};
 use serde_json::{Value, json};
 
@@ -145,7 +145,7 @@ fn on_policy_rows_are_the_teachers_of_the_students_words() {
     let params = json!({"top_k": 5, "template": "{prompt}", "max_tokens": 6, "samples": 2});
     let own = asked.collect("own", params.clone(), &["prompts"]);
     let theirs = asked.collect("theirs", params, &["prompts", "student"]);
-    assert!(own.iter().all(|s| s.0.source == Source::Sample) && theirs.iter().all(|s| s.0.source == Source::OnPolicy));
+    assert!(own.iter().all(|s| s.0.source == Origin::Sample) && theirs.iter().all(|s| s.0.source == Origin::OnPolicy));
     assert_eq!(own.len(), 4);
     let text = |rows: &[RawRow]| rows.iter().flat_map(|r| r.sample_bytes.clone()).collect::<Vec<u8>>();
     for ((a, rows), (b, scored)) in own.iter().zip(&theirs) {
@@ -176,7 +176,7 @@ fn an_epoch_over_many_shards_visits_every_token_once() {
         let sequence = SequenceRow {
             prompt_idx: s as i64,
             sample_idx: 0,
-            source: Source::Text,
+            source: Origin::Text,
             context: Vec::new(),
             context_ids: None,
             finish_reason: "text".into(),

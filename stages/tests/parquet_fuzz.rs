@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use flow_engine::plugin::StageError;
 use flow_lm::tokenizer::Tokenizer;
 use flow_stages::distil::Distillation;
-use flow_stages::distil::import::ImportStage;
 use flow_stages::distil::survey;
 use flow_stages::distil::windows::windows_of_traces;
-use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::kinds::kd_import::ImportStage;
+use flow_stages::traces::{CandidateBytes, Origin, ProjectedRow, RawRow, SequenceRow, TokenTable, TraceMeta, TraceReader, TraceWriter};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ struct Good {
 
 fn sequence(prompt_idx: i64) -> SequenceRow {
     let (context, context_ids) = (b"say".to_vec(), Some(vec![5, 6]));
-    SequenceRow { prompt_idx, sample_idx: 0, source: Source::Sample, context, context_ids, finish_reason: "stop".into() }
+    SequenceRow { prompt_idx, sample_idx: 0, source: Origin::Sample, context, context_ids, finish_reason: "stop".into() }
 }
 
 fn good() -> &'static Good {

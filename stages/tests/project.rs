@@ -5,11 +5,11 @@ mod harness;
 use std::path::Path;
 
 use flow_lm::tokenizer::Tokenizer;
-use flow_stages::data::TextStage;
-use flow_stages::distil::project::ProjectStage;
 use flow_stages::distil::{FirstToken, Projector, Rule};
+use flow_stages::kinds::data_text::TextStage;
+use flow_stages::kinds::kd_project::ProjectStage;
 use flow_stages::kinds::tokenizer_bpe::BpeStage;
-use flow_stages::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{Origin, ProjectedRow, RawRow, SequenceRow, TraceMeta, TraceReader, TraceWriter};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn sequence() -> SequenceRow {
     SequenceRow {
         prompt_idx: 0,
         sample_idx: 0,
-        source: Source::Text,
+        source: Origin::Text,
         context: b"Once".to_vec(),
         context_ids: None,
         finish_reason: "stop".into(),

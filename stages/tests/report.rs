@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use flow_engine::plugin::{InputArtifact, Provenance, Stage, Task, TaskContext};
 use flow_stages::distil::{OtherBin, TraceStats};
-use flow_stages::report::{GateStage, ReportParams, ReportStage};
+use flow_stages::kinds::eval_gate::GateStage;
+use flow_stages::kinds::report_html::{ReportParams, ReportStage};
 use serde_json::{Value, json};
 
 fn eval(qei: f64) -> Value {

@@ -14,7 +14,7 @@ use flow_lm::format::load_with_tokenizer;
 use flow_lm::infer::{KvCache, Session, Uses, Window, score_batch};
 use flow_lm::tokenizer::Tokenizer;
 use flow_shaders::device::open;
-use flow_stages::teacher::file::FileStage;
+use flow_stages::kinds::teacher_file::FileStage;
 use flow_stages::teacher::local::answers;
 use flow_stages::teacher::template::Template;
 use harness::golden;

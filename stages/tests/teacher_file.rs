@@ -10,7 +10,7 @@ use flow_lm::format::Checkpoint;
 use flow_lm::format::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, model, pack, quant::dequantise};
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::format::tensors::TensorSource;
-use flow_stages::teacher::file::FileStage;
+use flow_stages::kinds::teacher_file::FileStage;
 use flow_stages::teacher::template::Template;
 use harness::golden;
 use proptest::prelude::*;

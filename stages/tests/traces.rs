@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flow_stages::traces::{CandidateBytes, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, TraceReader, TraceWriter};
+use flow_stages::traces::{CandidateBytes, Origin, ProjectedRow, RawRow, SequenceRow, TokenTable, TraceMeta, TraceReader, TraceWriter};
 
 fn meta() -> TraceMeta {
     TraceMeta {
@@ -32,7 +32,7 @@ fn sequence(i: i64) -> SequenceRow {
     SequenceRow {
         prompt_idx: i,
         sample_idx: 0,
-        source: if i % 2 == 0 { Source::Text } else { Source::Sample },
+        source: if i % 2 == 0 { Origin::Text } else { Origin::Sample },
         context: vec![0xff, i as u8],
         context_ids: (i % 3 == 0).then(|| vec![1, 2]),
         finish_reason: "stop".into(),

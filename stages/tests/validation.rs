@@ -6,7 +6,7 @@ mod harness;
 
 use std::path::{Path, PathBuf};
 
-use flow_stages::eval::text::TextEvalStage;
+use flow_stages::kinds::eval_text::TextEvalStage;
 use flow_stages::kinds::teacher_train::TeacherStage;
 use flow_stages::kinds::train_bitnet::StudentStage;
 use harness::{run, run_and_stop};

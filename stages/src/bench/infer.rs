@@ -8,7 +8,7 @@ use flow_shaders::device::Device;
 use flow_shaders::kernels::attention::Cached;
 use serde_json::{Value, json};
 
-use super::{median, peak_rss, rounded};
+use super::figures::{median, peak_rss, rounded};
 use flow_lm::config::Bits;
 use flow_lm::format::gguf::{GgufFile, model};
 use flow_lm::infer::{Session, Uses};

@@ -9,7 +9,7 @@ use flow_shaders::kernels::{act_quant, adamw, attention, elementwise, gated, gem
 use flow_shaders::program::Program;
 use serde_json::{Value, json};
 
-use super::{median, rounded};
+use super::figures::{median, rounded};
 use flow_lm::rng::Rng;
 
 /// What fills a buffer.

@@ -6,7 +6,7 @@ use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 use serde_json::{Value, json};
 
-use super::{median, peak_rss, rounded};
+use super::figures::{median, peak_rss, rounded};
 use flow_lm::config::{Bits, ModelConfig, Preset};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};

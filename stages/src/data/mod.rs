@@ -1,8 +1,8 @@
-//! What a pipeline starts from: a text and prompts.
+//! What a pipeline starts from: a text and prompts, and what a budget takes of them.
 
-mod prompts;
+pub mod prompts;
 pub mod spread;
-mod text;
+pub mod text;
 
-pub use prompts::{Prompt, PromptsStage, read_prompts};
-pub use text::{TextStage, read_text};
+pub use prompts::{Prompt, read_prompts};
+pub use text::read_text;

@@ -1,126 +1,21 @@
-//! `kd.import`: traces that another tool collected and projected, as Parquet with the proof of concept's columns.
+//! Rows that another tool collected and projected: sequences are found by their steps, bad rows keep their place.
 
-use crate::task;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourcePath, Stage, StageError, TaskContext};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use flow_engine::plugin::{StageError, TaskContext};
 
-use super::first_token::FirstToken;
-use super::sequence::{Projector, Rule};
+use super::sequence::Projector;
 use super::stats::Tally;
-use crate::data::read_prompts;
-use crate::teacher::template::{self, Template};
-use crate::traces::foreign::{ForeignRow, ForeignSequences};
-use crate::traces::{ProjectedRow, RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
-use flow_lm::tokenizer::Tokenizer;
-
-/// Parameters of `kd.import`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ImportParams {
-    /// A Parquet file, or a directory of them: rows follow `prompt_idx`, `sample_idx` and `step_idx`, whatever their files' names.
-    pub path: SourcePath,
-    /// Who made them, for reports.
-    #[serde(default)]
-    pub teacher: String,
-    /// How the prompts were put to that teacher: a text with `{prompt}`.
-    #[serde(default = "poc_template")]
-    pub template: String,
-    /// Candidates to keep per row; all that the rows hold where null.
-    #[serde(default)]
-    pub top_k: Option<usize>,
-    /// Share of invalid rows above which the stage fails.
-    #[serde(default = "max_invalid")]
-    pub max_invalid: f64,
-}
-
-fn poc_template() -> String {
-    crate::teacher::POC_TEMPLATE.into()
-}
-fn max_invalid() -> f64 {
-    0.02
-}
-
-/// `kd.import`.
-pub struct ImportStage;
-
-impl Stage for ImportStage {
-    type Params = ImportParams;
-    const KIND: &'static str = "kd.import";
-    const REVISION: u32 = 2;
-    const SUMMARY: &'static str = "Reads another tool's traces over the student's vocabulary and quarantines their bad rows.";
-
-    fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer, whose ids the rows hold."),
-            InputPort::optional("prompts", &["Prompts"], "What was asked, by `prompt_idx` from 0: the rows' contexts."),
-        ]
-    }
-    fn outputs(&self) -> Vec<OutputPort> {
-        vec![
-            OutputPort::pure("traces", "ProjectedTraces", "Rows with student ids."),
-            OutputPort::pure("stats", "TraceStats", "Coverage, refused rows by reason (JSON)."),
-        ]
-    }
-    fn check(&self, p: &ImportParams) -> Result<Vec<String>, ParamError> {
-        let wrong = |path: &str, message: String| Err(ParamError { path: path.into(), message, help: None });
-        template::check(&p.template)?;
-        if p.top_k == Some(0) {
-            return wrong("top_k", "0 is not above 0".into());
-        }
-        if !(0.0..=1.0).contains(&p.max_invalid) {
-            return wrong("max_invalid", format!("{} is not a share between 0 and 1", p.max_invalid));
-        }
-        Ok(Vec::new())
-    }
-    fn run(&self, p: ImportParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let dir = ctx.input("tokenizer")?;
-        let tokenizer = Tokenizer::load(dir)?;
-        let template = Template::of(&p.template, dir, &tokenizer)?;
-        let contexts: Vec<String> = match ctx.input_opt("prompts") {
-            Some(path) => read_prompts(path)?.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?,
-            None => Vec::new(),
-        };
-        let meta = TraceMeta {
-            teacher: p.teacher.clone(),
-            template: template.source().into(),
-            tokenizer_hash: tokenizer.digest(),
-            eos_id: Some(tokenizer.eos() as i32),
-            vocab: tokenizer.vocab_size(),
-            top_k: p.top_k.unwrap_or(0),
-            projection: Some("import".into()),
-            ..TraceMeta::default()
-        };
-        let first = FirstToken::new(&tokenizer);
-        let mut import = Import {
-            contexts: &contexts,
-            vocab: tokenizer.vocab_size() as i32,
-            projector: Projector::new(&first, Rule::Same, p.top_k.unwrap_or(usize::MAX), None),
-            writer: TraceWriter::create(ctx.output("traces")?, &meta)?,
-            tally: Tally::default(),
-            waiting: Vec::new(),
-            parts: BTreeMap::new(),
-            gaps: 0,
-            first_bad: None,
-        };
-        for sequence in ForeignSequences::open(&p.path.0)? {
-            sequence?.into_iter().try_for_each(|row| import.take(row))?;
-            if ctx.should_stop() {
-                return Err(StageError::interrupted());
-            }
-        }
-        import.finish(&p, ctx)
-    }
-}
+use crate::traces::foreign::ForeignRow;
+use crate::traces::{Origin, ProjectedRow, RawRow, SequenceRow, TraceWriter};
 
 fn named(file: &Path, row: u64, what: &str) -> String {
     format!("{} row {row}: {what}", file.display())
 }
 
-struct Import<'a> {
+/// Rows of another tool on their way into projected traces.
+pub struct Import<'a> {
     contexts: &'a [String],
     vocab: i32,
     projector: Projector<'a>,
@@ -134,8 +29,24 @@ struct Import<'a> {
     first_bad: Option<String>,
 }
 
-impl Import<'_> {
-    fn take(&mut self, row: ForeignRow) -> Result<(), StageError> {
+impl<'a> Import<'a> {
+    /// Rows over a vocabulary, with the contexts of their prompts.
+    pub fn new(contexts: &'a [String], vocab: usize, projector: Projector<'a>, writer: TraceWriter<ProjectedRow>) -> Self {
+        Self {
+            contexts,
+            vocab: vocab as i32,
+            projector,
+            writer,
+            tally: Tally::default(),
+            waiting: Vec::new(),
+            parts: BTreeMap::new(),
+            gaps: 0,
+            first_bad: None,
+        }
+    }
+
+    /// Takes a row, in order.
+    pub fn take(&mut self, row: ForeignRow) -> Result<(), StageError> {
         if !(0..self.vocab).contains(&row.row.sample_id) {
             let what = format!(
                 "field `teacher_sample_id`: {} is no token of the student's tokenizer, which has {}",
@@ -166,7 +77,7 @@ impl Import<'_> {
         let sequence = SequenceRow {
             prompt_idx,
             sample_idx: *part,
-            source: Source::Sample,
+            source: Origin::Sample,
             context: context.cloned().unwrap_or_default().into_bytes(),
             context_ids: None,
             finish_reason: "unknown".into(),
@@ -182,18 +93,19 @@ impl Import<'_> {
         self.writer.push(sequence, projected)
     }
 
-    fn finish(mut self, p: &ImportParams, ctx: &TaskContext) -> Result<(), StageError> {
+    /// Writes what is left, and refuses where more than `max_invalid` of the rows in `path` are bad.
+    pub fn finish(mut self, path: &Path, max_invalid: f64, ctx: &TaskContext) -> Result<Tally, StageError> {
         self.close()?;
         self.writer.finish()?;
-        let (tally, path) = (&self.tally, p.path.0.display());
+        let (tally, path) = (&self.tally, path.display());
         if tally.rows == 0 {
             return Err(StageError::new(format!("{path}: the files hold no rows")));
         }
         let reasons = tally.invalid.iter().map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join(", ");
         if let Some(first) = &self.first_bad {
             let what = format!("{:.2} % of the rows are invalid ({reasons}), the first is {first}", 100.0 * tally.invalid_share());
-            if tally.invalid_share() > p.max_invalid {
-                return Err(StageError::new(format!("{path}: {what}; max_invalid allows {:.2} %", 100.0 * p.max_invalid)).help(
+            if tally.invalid_share() > max_invalid {
+                return Err(StageError::new(format!("{path}: {what}; max_invalid allows {:.2} %", 100.0 * max_invalid)).help(
                     "mend them where they were made, or raise `max_invalid`: such rows keep their place and train by cross-entropy",
                 ));
             }
@@ -202,7 +114,6 @@ impl Import<'_> {
         if self.gaps > 0 {
             ctx.warn(format!("{} sequences begin after step 0: steps before them were dropped where the traces were made", self.gaps));
         }
-        ctx.metric("rows", tally.rows as f64);
-        task::write_json(ctx.output("stats")?, &tally.report("import", true, p.top_k.unwrap_or(0)))
+        Ok(self.tally)
     }
 }

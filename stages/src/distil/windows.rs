@@ -8,7 +8,7 @@ use flow_lm::train::windows::{Said, Token};
 use flow_lm::train::{Loader, Shards, Windows};
 
 use super::tau::Distillation;
-use crate::traces::{ProjectedRow, SequenceRow, Source, TraceReader};
+use crate::traces::{Origin, ProjectedRow, SequenceRow, TraceReader};
 
 /// Rows that train by KL, and those of them whose tail at τ is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn empty(reader: &TraceReader<ProjectedRow>, tokenizer: &Tokenizer, seq: usize) 
 /// are read and not learned.
 fn add(windows: &mut Windows, sequence: &SequenceRow, rows: &[ProjectedRow], distillation: Distillation) -> Tails {
     let mut tokens: Vec<Token> = Vec::with_capacity(rows.len());
-    if sequence.source != Source::Text {
+    if sequence.source != Origin::Text {
         tokens.extend(sequence.context_ids.iter().flatten().map(|id| Token { id: *id as u32, target: false, row: None }));
     }
     let mut tails = Tails::default();

@@ -4,8 +4,8 @@
 use flow_engine::plugin::StageError;
 use serde_json::{Value, json};
 
+use super::baseline::Baseline;
 use super::quality::Agreement;
-use super::student::Baseline;
 use crate::teacher::http::spec::Spec;
 use flow_lm::infer::Session;
 use flow_lm::infer::{Window, score_batch, windows_together};
@@ -46,7 +46,7 @@ pub fn agreement(lm: &mut Session, tokenizer: &Tokenizer, baseline: &Baseline) -
 /// Why figures are missing.
 pub fn notes(spec: &Spec) -> Vec<String> {
     let mut notes = vec![
-        format!("the teacher is hosted ({}): KL and its bits per byte are not available, nor the QEI made of them", spec.words()),
+        format!("the teacher is hosted ({}): KL and its bits per byte are not available, nor the QEI made of them", spec.named()),
         "agreement is with the teacher's greedy answers of the baseline, over the student's tokens of them".into(),
         "the teacher's speed is that of the baseline, over the network".into(),
     ];

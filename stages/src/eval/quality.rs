@@ -7,7 +7,7 @@ use crate::data::spread::spread_of;
 use crate::distil::{FirstToken, Projector, Rule};
 use crate::teacher::method::Method;
 use crate::teacher::scoring::{Keep, Scorer};
-use crate::traces::{ProjectedRow, SequenceRow, Source};
+use crate::traces::{Origin, ProjectedRow, SequenceRow};
 use flow_lm::format::Checkpoint;
 use flow_lm::infer::{Session, Uses};
 use flow_lm::infer::{Window, score_batch, windows_together};
@@ -93,7 +93,7 @@ pub fn agreement(
             let sequence = SequenceRow {
                 prompt_idx: 0,
                 sample_idx: 0,
-                source: Source::Text,
+                source: Origin::Text,
                 context: Vec::new(),
                 context_ids: None,
                 finish_reason: String::new(),

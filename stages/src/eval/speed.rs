@@ -5,6 +5,7 @@ use std::time::Instant;
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 
+use crate::bench::figures::median;
 use flow_lm::config::Bits;
 use flow_lm::format::Checkpoint;
 use flow_lm::infer::KvCache;
@@ -53,11 +54,6 @@ impl Bench {
         self.session.nll(&vec![0; n], &vec![1; n], &vec![0; n])?;
         Ok(n as f64 / start.elapsed().as_secs_f64())
     }
-}
-
-fn median(mut x: Vec<f64>) -> f64 {
-    x.sort_by(f64::total_cmp);
-    x[x.len() / 2]
 }
 
 /// Speeds of several models, measured in turn so that all meet the same machine; each is (model, activation bits).

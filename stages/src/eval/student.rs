@@ -1,137 +1,93 @@
-//! `eval.student`: the student against its teacher on held-out text and prompts, and QEI from measured figures.
+//! The student against its teacher on held-out text and prompts, and QEI from measured figures.
 
-use crate::task;
-use flow_lm::format::load_with_tokenizer;
 use std::time::UNIX_EPOCH;
 
-use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use flow_engine::plugin::{StageError, TaskContext};
+use flow_lm::config::Bits;
+use flow_lm::format::{Checkpoint, load_with_tokenizer};
+use flow_lm::infer::KvCache;
+use flow_lm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
+use super::baseline::{Baseline, read_baseline};
 use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
+use crate::task;
 use crate::teacher::http::spec::Spec;
+use crate::teacher::json_validity;
 use crate::teacher::local::{answers, bits_of};
-use crate::teacher::{json_validity, render};
-use flow_lm::config::Bits;
-use flow_lm::format::Checkpoint;
-use flow_lm::infer::KvCache;
-use flow_lm::tokenizer::Tokenizer;
 
-/// Parameters of `eval.student`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalParams {
-    /// Bytes of the held-out text to compare distributions on, spread over it; the bits per byte take all of it.
+/// What is measured, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Bytes of the held-out text to compare distributions on.
     pub agreement_bytes: usize,
     /// Candidates of the teacher's distributions.
     pub top_k: usize,
-    /// Activation bits: those at which training ended where null.
+    /// Activation bits, where they are not those at which training ended.
     pub bits: Option<u32>,
-    /// How keys and values are held while a model decodes: `float16`, `int8` (a quarter of float32) or `float32`.
-    #[serde(skip_serializing_if = "crate::is_default")]
+    /// How keys and values are held while a model decodes.
     pub kv_cache: KvCache,
 }
 
-impl Default for EvalParams {
-    fn default() -> Self {
-        Self { agreement_bytes: 40_000, top_k: 20, bits: None, kv_cache: KvCache::default() }
-    }
-}
+/// Measures what is wired to a task; the report.
+pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
+    let (student, tokenizer) = load_with_tokenizer(ctx.input("student")?)?;
+    let spec = Spec::read(ctx.input("teacher")?)?;
+    let teacher = if spec.is_none() { Some(load_with_tokenizer(ctx.input("teacher")?)?) } else { None };
+    let text = read_text(ctx.input("text")?)?;
+    let train = ctx.input_opt("train").map(read_text).transpose()?;
+    let baseline = read_baseline(ctx.input("baseline")?)?;
+    let device = task::device(ctx)?;
+    let bits = bits_of(p.bits, &student);
 
-/// `eval.student`.
-pub struct EvalStage;
-
-impl Stage for EvalStage {
-    type Params = EvalParams;
-    const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 4;
-    const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
-    const HEAVY: bool = true;
-
-    fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("student", &["Model"], "The student."),
-            InputPort::required("teacher", &["Teacher"], "Its teacher."),
-            InputPort::required("baseline", &["Baseline"], "The teacher's greedy answers."),
-            InputPort::required("text", &["Text"], "Held-out text."),
-            InputPort::optional("train", &["Text"], "Training text, to prime the compressors with."),
-        ]
-    }
-    fn outputs(&self) -> Vec<OutputPort> {
-        vec![OutputPort::measured("report", "EvalReport", "All figures and samples (JSON).")]
-    }
-    fn fingerprints(&self) -> Vec<(String, String)> {
-        crate::fingerprints::inference()
-    }
-    fn check(&self, p: &EvalParams) -> Result<Vec<String>, ParamError> {
-        if p.top_k == 0 {
-            return Err(ParamError { path: "top_k".into(), message: "0 is not above 0".into(), help: None });
-        }
-        if !matches!(p.bits, None | Some(4 | 8)) {
-            return Err(ParamError { path: "bits".into(), message: "is 4, 8 or null".into(), help: None });
-        }
-        Ok(Vec::new())
-    }
-    fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let (student, tokenizer) = load_with_tokenizer(ctx.input("student")?)?;
-        let spec = Spec::read(ctx.input("teacher")?)?;
-        let teacher = if spec.is_none() { Some(load_with_tokenizer(ctx.input("teacher")?)?) } else { None };
-        let text = read_text(ctx.input("text")?)?;
-        let train = ctx.input_opt("train").map(read_text).transpose()?;
-        let baseline = read_baseline(ctx.input("baseline")?)?;
-        let device = task::device(ctx)?;
-        let bits = bits_of(p.bits, &student);
-
-        let top_k = p.top_k.min(tokenizer.vocab_size());
-        let mut lm_student = scorer(&device, &student, top_k)?;
-        let mut of_student = |bits: Bits, sliding: bool| {
-            lm_student.set_bits(bits)?;
-            bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
-        };
-        let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(Bits::Eight, false)?, of_student(bits, true)?);
-        ctx.progress(1, 4, "parts");
-        let of_teacher = match &teacher {
-            Some((model, tokenizer)) => {
-                let mut lm = scorer(&device, model, 0)?;
-                let plain = bits_per_byte(&mut lm, tokenizer, &text, false, ctx)?;
-                Some((plain, bits_per_byte(&mut lm, tokenizer, &text, true, ctx)?))
-            }
-            None => None,
-        };
-        ctx.progress(2, 4, "parts");
+    let top_k = p.top_k.min(tokenizer.vocab_size());
+    let mut lm_student = scorer(&device, &student, top_k)?;
+    let mut of_student = |bits: Bits, sliding: bool| {
         lm_student.set_bits(bits)?;
-        let agrees = match &teacher {
-            Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), (&text, p.agreement_bytes), top_k)?,
-            None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
-        };
-        ctx.progress(3, 4, "parts");
-        let samples = samples(&student, &tokenizer, &device, &baseline, bits, p.kv_cache)?;
-        let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, Bits::Eight))).collect();
-        let speeds = speed::compare(&device, &models, p.kv_cache)?;
-        ctx.metric("bits_per_byte", at_bits);
-        let of_teacher = match (&teacher, &spec) {
-            (Some((model, _)), _) => OfTeacher::of_model(model, of_teacher, speeds.get(1)),
-            (None, Some(spec)) => OfTeacher::of_hosted(spec, &baseline),
-            (None, None) => OfTeacher::default(),
-        };
-        let figures = Figures { at_bits, at_8, sliding, bits, agrees, kl: teacher.as_ref().map(|_| agrees.kl) };
-        let compressed = compressors::figures(text.as_bytes(), train.as_deref().map(str::as_bytes))?;
-        let mut report = report(&figures, &student, &of_teacher, &baseline, &speeds[0], &samples);
-        if let Some(spec) = &spec {
-            report["notes"] = json!(hosted::notes(spec));
+        bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
+    };
+    let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(Bits::Eight, false)?, of_student(bits, true)?);
+    ctx.progress(1, 4, "parts");
+    let of_teacher = match &teacher {
+        Some((model, tokenizer)) => {
+            let mut lm = scorer(&device, model, 0)?;
+            let plain = bits_per_byte(&mut lm, tokenizer, &text, false, ctx)?;
+            Some((plain, bits_per_byte(&mut lm, tokenizer, &text, true, ctx)?))
         }
-        report["compressors"] = json!(compressed);
-        report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
-        report["device"] = device.name().into();
-        report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
-        report["eval_config"] = json!({"bits": bits.count(), "top_k": p.top_k, "agreement_bytes": p.agreement_bytes.min(text.len()), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
-            "window": student.config.seq, "stride": student.config.seq});
-        task::write_json(ctx.output("report")?, &report)
+        None => None,
+    };
+    ctx.progress(2, 4, "parts");
+    lm_student.set_bits(bits)?;
+    let agrees = match &teacher {
+        Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), (&text, p.agreement_bytes), top_k)?,
+        None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
+    };
+    ctx.progress(3, 4, "parts");
+    let samples = samples(&student, &tokenizer, &device, &baseline, bits, p.kv_cache)?;
+    let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, Bits::Eight))).collect();
+    let speeds = speed::compare(&device, &models, p.kv_cache)?;
+    ctx.metric("bits_per_byte", at_bits);
+    let of_teacher = match (&teacher, &spec) {
+        (Some((model, _)), _) => OfTeacher::of_model(model, of_teacher, speeds.get(1)),
+        (None, Some(spec)) => OfTeacher::of_hosted(spec, &baseline),
+        (None, None) => OfTeacher::default(),
+    };
+    let figures = Figures { at_bits, at_8, sliding, bits, agrees, kl: teacher.as_ref().map(|_| agrees.kl) };
+    let compressed = compressors::figures(text.as_bytes(), train.as_deref().map(str::as_bytes))?;
+    let mut report = report(&figures, &student, &of_teacher, &baseline, &speeds[0], &samples);
+    if let Some(spec) = &spec {
+        report["notes"] = json!(hosted::notes(spec));
     }
+    report["compressors"] = json!(compressed);
+    report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
+    report["device"] = device.name().into();
+    report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
+    report["eval_config"] = json!({"bits": bits.count(), "top_k": p.top_k, "agreement_bytes": p.agreement_bytes.min(text.len()), "kv_cache": p.kv_cache, "holdout_bytes": text.len(),
+        "window": student.config.seq, "stride": student.config.seq});
+    Ok(report)
 }
 
 struct Figures {
@@ -170,43 +126,6 @@ impl OfTeacher {
     fn of_hosted(spec: &Spec, baseline: &Baseline) -> Self {
         Self { meta: hosted::meta(spec), decode: baseline.decode_tokens_per_second, bytes: spec.memory_bytes, ..Self::default() }
     }
-}
-
-/// What the evaluation reads of `teacher_baseline.json`.
-#[derive(Deserialize)]
-pub(super) struct Baseline {
-    pub template: String,
-    #[serde(default = "default_max_tokens")]
-    max_tokens: usize,
-    json_validity: Option<f64>,
-    decode_tokens_per_second: Option<f64>,
-    pub results: Vec<Answer>,
-}
-
-fn default_max_tokens() -> usize {
-    128
-}
-
-#[derive(Deserialize)]
-pub(super) struct Answer {
-    id: i64,
-    kind: String,
-    pub prompt: String,
-    /// As the teacher read it; made by the template where the file does not say.
-    rendered: Option<String>,
-    pub text: String,
-}
-
-impl Answer {
-    /// The prompt as the teacher read it.
-    pub fn rendered(&self, template: &str) -> String {
-        self.rendered.clone().unwrap_or_else(|| render(template, &self.prompt))
-    }
-}
-
-fn read_baseline(path: &std::path::Path) -> Result<Baseline, StageError> {
-    let text = std::fs::read(path).map_err(|e| StageError::io("cannot read", path, &e))?;
-    serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: not a baseline: {e}", path.display())))
 }
 
 /// The student's greedy answers to the baseline's prompts.

@@ -218,7 +218,7 @@ impl Stage for StudentStage {
 /// The model in a directory, for a student of shape `config`.
 fn start(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Start, StageError> {
     if let Some(spec) = Spec::read(dir)? {
-        return Err(StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.words())).help("leave `init` out"));
+        return Err(StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.named())).help("leave `init` out"));
     }
     let (model, theirs) = format::load_with_tokenizer(dir)?;
     Start::of(model, &theirs, config, tokenizer).map_err(|e| {

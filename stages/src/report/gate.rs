@@ -1,12 +1,11 @@
-//! `eval.gate`: a verdict on a student from measured values.
+//! A verdict on a student from measured values.
 
-use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_engine::plugin::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
-use super::parts::{Baseline, EvalReport, TrainLog, read};
+use super::parts::{Baseline, EvalReport, TrainLog};
 use crate::distil::TraceStats;
 use flow_lm::train::skipped::MAX_SKIPPED_SHARE;
 
@@ -74,71 +73,8 @@ impl Default for GateParams {
     }
 }
 
-/// `eval.gate`.
-pub struct GateStage;
-
-impl Stage for GateStage {
-    type Params = GateParams;
-    const KIND: &'static str = "eval.gate";
-    const REVISION: u32 = 2;
-    const SUMMARY: &'static str = "Accepts or refuses a student by thresholds; a refusal ends the run with exit code 3.";
-
-    fn inputs(&self) -> Vec<InputPort> {
-        vec![
-            InputPort::required("report", &["EvalReport"], "What `eval.student` measured."),
-            InputPort::required("baseline", &["Baseline"], "The teacher's locked answers that the report compares with."),
-            InputPort::optional("student", &["TrainLog"], "The student's training log, for flip, NaN and seen tokens."),
-            InputPort::optional("stats", &["TraceStats"], "Statistics of the traces, for invalid rows and their number."),
-        ]
-    }
-    fn outputs(&self) -> Vec<OutputPort> {
-        vec![OutputPort::measured("verdict", "Verdict", "Each criterion with its value, and whether all hold (JSON).")]
-    }
-    fn check(&self, p: &GateParams) -> Result<Vec<String>, ParamError> {
-        let shares = [
-            ("json_validity", p.json_validity),
-            ("flip_at", p.flip_at),
-            ("max_skipped_share", p.max_skipped_share),
-            ("max_invalid", p.max_invalid),
-        ];
-        if let Some(Floor::Margin(margin)) = p.below_compressor.filter(|f| matches!(f, Floor::Margin(m) if !m.is_finite() || m.abs() > 8.0))
-        {
-            let message = format!("{margin} is no number of bits per byte");
-            return Err(ParamError { path: "below_compressor".into(), message, help: Some("true, false, or such as 0.05".into()) });
-        }
-        for (path, value) in shares {
-            if let Some(v) = value.filter(|v| !(0.0..=1.0).contains(v)) {
-                return Err(ParamError { path: path.into(), message: format!("{v} is not a share between 0 and 1"), help: None });
-            }
-        }
-        Ok(Vec::new())
-    }
-    fn run(&self, p: GateParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let report: EvalReport = read(ctx.input("report")?, "EvalReport")?;
-        let baseline: Baseline = read(ctx.input("baseline")?, "Baseline")?;
-        let log: Option<TrainLog> = ctx.input_opt("student").map(|f| read(f, "TrainLog")).transpose()?;
-        let stats: Option<TraceStats> = ctx.input_opt("stats").map(|f| read(f, "TraceStats")).transpose()?;
-        same_prompts(&report, &baseline)?;
-        let (criteria, not_checked) = judge(&p, &report, log.as_ref(), stats.as_ref());
-        let reasons: Vec<String> = criteria.iter().filter(|c| c.pass != Some(true)).map(Criterion::failing).collect();
-        let warnings: Vec<String> = beaten_by(&p, &report).into_iter().collect();
-        warnings.iter().for_each(|warning| ctx.warn(warning.clone()));
-        let verdict = json!({
-            "accepted": reasons.is_empty(),
-            "reasons": reasons,
-            "warnings": warnings,
-            "criteria": criteria,
-            "not_checked": not_checked,
-            "baseline": {"teacher_digest": baseline.teacher_digest, "prompts_digest": baseline.prompts_digest, "template": baseline.template},
-        });
-        let out = ctx.output("verdict")?;
-        let text = serde_json::to_string_pretty(&verdict).map_err(|e| StageError::new(e.to_string()))?;
-        std::fs::write(out, text + "\n").map_err(|e| StageError::io("cannot write", out, &e))
-    }
-}
-
 /// A report that answers other prompts than the baseline compares nothing.
-fn same_prompts(report: &EvalReport, baseline: &Baseline) -> Result<(), StageError> {
+pub(crate) fn same_prompts(report: &EvalReport, baseline: &Baseline) -> Result<(), StageError> {
     if report.results.is_empty() || baseline.results.is_empty() {
         return Ok(());
     }
@@ -158,7 +94,7 @@ fn best_compressor(r: &EvalReport) -> Option<(f64, String)> {
 }
 
 /// A student that a compressor beats, where the gate does not say what it thinks of that.
-fn beaten_by(p: &GateParams, r: &EvalReport) -> Option<String> {
+pub(crate) fn beaten_by(p: &GateParams, r: &EvalReport) -> Option<String> {
     let (student, (bits, name)) = (r.bits_per_byte.student?, best_compressor(r)?);
     (p.below_compressor.is_none() && student >= bits).then(|| {
         format!("a compressor knows the text better: student {student:.3} bits per byte, {name} {bits:.3}; `below_compressor: true` refuses such a student")
@@ -178,7 +114,12 @@ fn floor(p: &GateParams, r: &EvalReport) -> Option<Criterion> {
     Some(Criterion::new("below_compressor", r.bits_per_byte.student, Op::Below, bits - margin).explained(&format!("{name}: {bits:.4}")))
 }
 
-fn judge(p: &GateParams, r: &EvalReport, log: Option<&TrainLog>, stats: Option<&TraceStats>) -> (Vec<Criterion>, Vec<&'static str>) {
+pub(crate) fn judge(
+    p: &GateParams,
+    r: &EvalReport,
+    log: Option<&TrainLog>,
+    stats: Option<&TraceStats>,
+) -> (Vec<Criterion>, Vec<&'static str>) {
     let q = &r.qei_metrics;
     let (mut criteria, mut not_checked) = (Vec::new(), Vec::new());
     let always = [

@@ -1,13 +1,12 @@
 //! The verdict on a student and the report of a pipeline.
 
-mod criteria;
-mod gate;
-mod page;
-mod parts;
+pub mod criteria;
+mod exit;
+pub mod gate;
+pub(crate) mod page;
+pub(crate) mod parts;
 mod sections;
 mod svg;
 mod text;
 
 pub use criteria::{Criterion, Op};
-pub use gate::{GateParams, GateStage};
-pub use page::{ReportParams, ReportStage};

@@ -1,30 +1,18 @@
-//! `report.html`: one self-contained page and the summary of a pipeline.
+//! The page and the summary of a pipeline.
 
-use flow_engine::plugin::{InputPort, OutputPort, Stage, StageError, TaskContext};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use flow_engine::plugin::{StageError, TaskContext};
 use serde_json::{Map, Value, json};
 
-use super::criteria::{Criterion, exit_criteria};
+use super::criteria::Criterion;
+use super::exit::exit_criteria;
 use super::parts::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, read};
 use super::sections;
 use super::text::{bytes, escape, number, or_dash, whole};
 use crate::distil::TraceStats;
 
-/// Parameters of `report.html`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReportParams {
-    /// Title of the page; by default `Distillation report`.
-    pub title: Option<String>,
-}
-
-/// `report.html`.
-pub struct ReportStage;
-
 /// Everything that was wired, by the stage that made it.
 #[derive(Default)]
-struct Parts {
+pub(crate) struct Parts {
     baselines: Vec<(String, Baseline)>,
     stats: Vec<(String, TraceStats)>,
     logs: Vec<(String, TrainLog)>,
@@ -36,7 +24,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn collect(ctx: &TaskContext) -> Result<Self, StageError> {
+    /// The artifacts on the port `parts`.
+    pub fn collect(ctx: &TaskContext) -> Result<Self, StageError> {
         let mut parts = Self::default();
         for artifact in ctx.inputs("parts") {
             let stage = artifact.from.split('.').next().unwrap_or(&artifact.from).to_owned();
@@ -72,38 +61,8 @@ impl Parts {
     }
 }
 
-impl Stage for ReportStage {
-    type Params = ReportParams;
-    const KIND: &'static str = "report.html";
-    const REVISION: u32 = 2;
-    const SUMMARY: &'static str = "Gathers what a pipeline measured into one self-contained page.";
-
-    fn inputs(&self) -> Vec<InputPort> {
-        vec![InputPort::list(
-            "parts",
-            &["Baseline", "TraceStats", "TrainLog", "EvalReport", "TextReport", "Verdict", "DryRun"],
-            "What to show, in any order; a section without its part is left out.",
-        )]
-    }
-    fn outputs(&self) -> Vec<OutputPort> {
-        vec![
-            OutputPort::measured("report", "Html", "The page."),
-            OutputPort::measured("summary", "Summary", "Exit criteria and headline figures (JSON)."),
-        ]
-    }
-    fn run(&self, p: ReportParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let parts = Parts::collect(ctx)?;
-        let title = p.title.as_deref().unwrap_or("Distillation report");
-        let page = page(title, &parts, ctx);
-        let out = ctx.output("report")?;
-        std::fs::write(out, page).map_err(|e| StageError::io("cannot write", out, &e))?;
-        let out = ctx.output("summary")?;
-        let text = serde_json::to_string_pretty(&summary(&parts, ctx)).map_err(|e| StageError::new(e.to_string()))?;
-        std::fs::write(out, text + "\n").map_err(|e| StageError::io("cannot write", out, &e))
-    }
-}
-
-fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
+/// The page.
+pub(crate) fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
     let badge = match parts.accepted() {
         Some(true) => "<span class=\"badge good\">gate: accepted</span>",
         Some(false) => "<span class=\"badge bad\">gate: refused</span>",
@@ -142,7 +101,7 @@ fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
 }
 
 /// `pipeline_summary.json`.
-fn summary(parts: &Parts, ctx: &TaskContext) -> Value {
+pub(crate) fn summary(parts: &Parts, ctx: &TaskContext) -> Value {
     let criteria = parts.exit_criteria();
     let count = |pass: Option<bool>| criteria.iter().filter(|c| c.pass == pass).count();
     let stages: Vec<Value> = ctx

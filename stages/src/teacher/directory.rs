@@ -6,7 +6,7 @@ use std::path::Path;
 use flow_engine::plugin::StageError;
 use serde_json::{Value, json};
 
-use super::file::{copy, window, write};
+use super::files::{copy, window, write};
 use super::template::CHAT_TEMPLATE;
 use flow_lm::format::hf;
 use flow_lm::tokenizer::{Roles, Tokenizer};

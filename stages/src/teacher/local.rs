@@ -7,7 +7,7 @@ use flow_lm::infer::{Continuation, Decoding, KvCache, Request, Sampling as Choos
 use flow_lm::tokenizer::Tokenizer;
 use flow_shaders::device::Device;
 
-use super::collect::{CollectParams, Precision};
+use super::collection::{CollectParams, Precision};
 use super::method::{self, Method};
 use super::parts::{Drawn, Parts};
 use super::scoring::{Keep, Scorer};
@@ -15,7 +15,7 @@ use super::template::Template;
 use crate::data::spread::{spread, spread_numbered};
 use crate::data::{read_prompts, read_text};
 use crate::task::{self, go_on};
-use crate::traces::{SequenceRow, Source, TraceMeta};
+use crate::traces::{Origin, SequenceRow, TraceMeta};
 
 /// Activation bits of a model: those that are asked for, those at which its training ended, or eight.
 pub fn bits_of(asked: Option<u32>, model: &Checkpoint) -> Bits {
@@ -61,7 +61,7 @@ fn requests(prompts: Vec<Vec<u32>>, how: &Decoding, session: &Session, tokenizer
 struct Continued {
     prompt: usize,
     sample: i32,
-    source: Source,
+    source: Origin,
     /// The context's tokens, then those that are scored.
     tokens: Vec<u32>,
     context: usize,
@@ -217,7 +217,7 @@ impl Collection<'_> {
                         let sequence = SequenceRow {
                             prompt_idx,
                             sample_idx,
-                            source: Source::Text,
+                            source: Origin::Text,
                             context: Vec::new(),
                             context_ids: None,
                             finish_reason: "text".into(),
@@ -256,7 +256,7 @@ impl Collection<'_> {
     fn teacher_continues(&mut self, inputs: Vec<Vec<u32>>, asked: &[(usize, i32)], how: &Decoding) -> Result<Vec<Continued>, StageError> {
         let answers = draw((self.p, self.ctx), self.scorer.session(), self.tokenizer, inputs, how)?;
         let continued = asked.iter().zip(answers);
-        Ok(continued.map(|(asked, a)| self.continued(*asked, Source::Sample, &a.tokens, a.stopped)).collect())
+        Ok(continued.map(|(asked, a)| self.continued(*asked, Origin::Sample, &a.tokens, a.stopped)).collect())
     }
 
     /// The student draws, in its own tokens; the teacher reads the bytes in its.
@@ -270,12 +270,12 @@ impl Collection<'_> {
         let answers = draw((self.p, self.ctx), &mut session, &theirs, inputs, &how)?;
         let continued = asked.iter().zip(answers).map(|(asked, a)| {
             let tokens = self.tokenizer.encode_bytes(&theirs.decode_bytes(&a.tokens));
-            self.continued(*asked, Source::OnPolicy, &tokens, a.stopped)
+            self.continued(*asked, Origin::OnPolicy, &tokens, a.stopped)
         });
         Ok(continued.collect())
     }
 
-    fn continued(&self, (prompt, sample): (usize, i32), source: Source, answer: &[u32], stopped: bool) -> Continued {
+    fn continued(&self, (prompt, sample): (usize, i32), source: Origin, answer: &[u32], stopped: bool) -> Continued {
         let context = &self.contexts[prompt];
         let end = stopped.then(|| self.tokenizer.eos());
         let (before, finish) = (context.len(), if stopped { "stop" } else { "length" });

@@ -1,11 +1,11 @@
 //! Teachers: what a teacher answers, its locked baseline, and the collection of its distributions.
 
-pub mod baseline;
-pub mod collect;
+pub mod collection;
 mod directory;
-pub mod file;
+mod files;
 pub mod hosted;
 pub mod http;
+pub mod import;
 pub mod journal;
 pub mod local;
 pub mod method;
@@ -18,10 +18,10 @@ use flow_engine::plugin::ParamError;
 use crate::data::Prompt;
 
 /// Share of a hosted teacher's answers that may be refused, unless a pipeline says otherwise.
-const MAX_REFUSED: f64 = 0.05;
+pub(crate) const MAX_REFUSED: f64 = 0.05;
 
 /// Refuses a parameter that is no share.
-fn check_share(path: &str, share: f64) -> Result<(), ParamError> {
+pub(crate) fn check_share(path: &str, share: f64) -> Result<(), ParamError> {
     if (0.0..=1.0).contains(&share) {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! What makes a row's distribution valid, and the one rule for its mass.
 
-use super::{CANDIDATES_OF_A_ROW, ProjectedRow, TraceMeta};
+use super::meta::TraceMeta;
+use super::rows::{CANDIDATES_OF_A_ROW, ProjectedRow};
 
 /// Mass of Other after renormalisation.
 pub const OTHER_FLOOR: f64 = 1e-6;

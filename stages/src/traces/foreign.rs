@@ -9,8 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type};
 use flow_engine::plugin::StageError;
 
-use super::RawRow;
 use super::parquet::{Batches, Part, Wrong};
+use super::rows::RawRow;
 
 const HELP: &str = "needed: prompt_idx, step_idx, teacher_sample_id (integers), teacher_sample_text (string), topk_ids (list of \
                     integers), topk_logprobs (list of numbers), other_logprob (number); sample_idx where a prompt has several";
@@ -80,7 +80,7 @@ pub struct ForeignSequences {
     /// Files that are not open yet, the last one first.
     closed: Vec<Closed>,
     /// Open files in the order of their names.
-    open: Vec<Source>,
+    open: Vec<Origin>,
 }
 
 /// A file whose keys were looked at.
@@ -94,7 +94,7 @@ struct Closed {
 }
 
 /// A file that is being read.
-struct Source {
+struct Origin {
     place: usize,
     rows: VecDeque<ForeignRow>,
     /// None where `rows` are all of them.
@@ -124,7 +124,7 @@ impl ForeignSequences {
         let Some(key) = key else { return Ok(None) };
         while let Some(file) = self.closed.pop_if(|c| c.first <= key) {
             let at = self.open.partition_point(|s| s.place < file.place);
-            self.open.insert(at, Source::open(&file)?);
+            self.open.insert(at, Origin::open(&file)?);
         }
         let mut rows = Vec::new();
         for source in &mut self.open {
@@ -145,7 +145,7 @@ impl Iterator for ForeignSequences {
     }
 }
 
-impl Source {
+impl Origin {
     fn open(file: &Closed) -> Result<Self, StageError> {
         let mut source = Self { place: file.place, rows: VecDeque::new(), more: Some(ForeignRows::open(&file.path)?) };
         if !file.rises {

@@ -5,7 +5,11 @@ use std::path::Path;
 use flow_engine::plugin::StageError;
 
 use super::meta::MetaFile;
-use super::{Layout, ProjectedRow, RawRow, TraceCounts, TraceReader, TraceRow, TraceWriter};
+use super::meta::{Layout, TraceCounts};
+use super::reader::TraceReader;
+use super::rows::{ProjectedRow, RawRow};
+use super::schema::TraceRow;
+use super::writer::TraceWriter;
 
 /// Layout of a directory.
 pub fn layout(dir: &Path) -> Result<Layout, StageError> {

@@ -132,6 +132,20 @@ fn guarded<T>(body: impl FnOnce() -> Result<T, Wrong>) -> Result<T, Wrong> {
     }
 }
 
+/// A file that is being read as traces and is not.
+pub(super) fn unreadable(path: &Path, wrong: &Wrong) -> StageError {
+    corrupt(path, &wrong.to_string())
+}
+
+/// What to do about files of traces that are not what they should be.
+pub(super) const ADVICE: &str = "the file is damaged, cut short, or not what docs/formats.md says of traces: delete it and run the stage that makes it again (in a \
+     cache, `flow verify` heals it), or mend the program that wrote it";
+
+/// A file of traces that is not what it should be.
+pub(super) fn corrupt(path: &Path, what: &str) -> StageError {
+    StageError::new(format!("{}: not readable as traces: {what}", path.display())).help(ADVICE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use flow_engine::plugin::StageError;
 
 use super::meta::MetaFile;
-use super::parquet::{Batches, Part, Wrong};
+use super::meta::{TraceCounts, TraceMeta};
+use super::parquet::{ADVICE, Batches, Part, corrupt, unreadable};
+use super::rows::SequenceRow;
 use super::schema::{self, Door, TraceRow};
-use super::{SequenceRow, TokenTable, TraceCounts, TraceMeta};
+use super::tokens::TokenTable;
 
 /// A traces directory that was opened for reading.
 pub struct TraceReader<R: TraceRow> {
@@ -81,18 +83,6 @@ impl<R: TraceRow> TraceReader<R> {
             failed: false,
         })
     }
-}
-
-const ADVICE: &str = "the file is damaged, cut short, or not what docs/formats.md says of traces: delete it and run the stage that makes it again (in a \
-     cache, `flow verify` heals it), or mend the program that wrote it";
-
-/// [`corrupt`] of a file that is being read.
-pub(super) fn unreadable(path: &Path, wrong: &Wrong) -> StageError {
-    corrupt(path, &wrong.to_string())
-}
-
-fn corrupt(path: &Path, what: &str) -> StageError {
-    StageError::new(format!("{}: not readable as traces: {what}", path.display())).help(ADVICE)
 }
 
 /// Iterator over `(sequence, rows)`.

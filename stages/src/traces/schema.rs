@@ -9,7 +9,10 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
 
-use super::{ByteStrings, CandidateBytes, Layout, ProjectedRow, RawRow, SequenceRow, Source, TokenTable, TraceMeta, is_structural};
+use super::bytes::ByteStrings;
+use super::meta::{Layout, TraceMeta};
+use super::rows::{Origin, ProjectedRow, RawRow, SequenceRow, is_structural};
+use super::tokens::{CandidateBytes, TokenTable};
 
 /// What a reader knows of the directory that rows come from.
 pub struct Door<'a> {
@@ -231,7 +234,7 @@ pub(super) fn sequences(batch: &RecordBatch, meta: &TraceMeta, first: u64) -> Re
             Ok(SequenceRow {
                 prompt_idx: p[i],
                 sample_idx: s[i],
-                source: Source::parse(name).ok_or_else(|| format!("column `source`: `{name}` is none of text, sample, on_policy"))?,
+                source: Origin::parse(name).ok_or_else(|| format!("column `source`: `{name}` is none of text, sample, on_policy"))?,
                 context: context.value(i).to_vec(),
                 context_ids,
                 finish_reason: finish.value(i).to_owned(),

@@ -11,8 +11,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::parquet::{Batches, Part};
-use super::{ByteStrings, RawRow};
+use super::bytes::ByteStrings;
+use super::parquet::{Batches, Part, unreadable};
 
 /// File of a traces directory that holds the table.
 pub(super) const FILE: &str = "tokens.parquet";
@@ -82,7 +82,7 @@ impl TokenTable {
         if !path.exists() {
             return Ok(table);
         }
-        let mut file = Batches::open(&path, Part::default(), super::reader::unreadable)?;
+        let mut file = Batches::open(&path, Part::default(), unreadable)?;
         while let Some(listed) = file.next(|batch, _| table.list(batch)) {
             listed?;
         }
@@ -124,27 +124,6 @@ impl Default for CandidateBytes {
 impl<'a> FromIterator<&'a [u8]> for CandidateBytes {
     fn from_iter<T: IntoIterator<Item = &'a [u8]>>(items: T) -> Self {
         Self::Own(items.into_iter().collect())
-    }
-}
-
-impl RawRow {
-    /// Bytes of candidate `i`.
-    pub fn candidate(&self, i: usize) -> &[u8] {
-        match &self.topk_bytes {
-            CandidateBytes::Own(strings) => strings.get(i),
-            CandidateBytes::Table(table) => table.get(self.topk_ids[i]).unwrap_or_default(),
-        }
-    }
-    /// How many candidates have bytes: all of them, but in foreign or damaged rows.
-    pub fn candidates_with_bytes(&self) -> usize {
-        match &self.topk_bytes {
-            CandidateBytes::Own(strings) => strings.len(),
-            CandidateBytes::Table(_) => self.topk_ids.len(),
-        }
-    }
-    /// Bytes of all candidates.
-    pub fn candidate_bytes(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.candidates_with_bytes()).map(|i| self.candidate(i))
     }
 }
 

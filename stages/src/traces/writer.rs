@@ -13,8 +13,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::meta::MetaFile;
+use super::meta::{TraceCounts, TraceMeta};
+use super::rows::{CANDIDATES_OF_A_ROW, SequenceRow};
 use super::schema::{self, TraceRow};
-use super::{CANDIDATES_OF_A_ROW, SequenceRow, TokenTable, TraceCounts, TraceMeta, tokens};
+use super::tokens::{self, TokenTable};
 
 /// Rows gathered before a batch goes to Parquet.
 const BATCH_ROWS: usize = 8_192;

@@ -5,17 +5,22 @@ use serde_json::{Value, json};
 
 use super::refusals::Refusals;
 use crate::data::Prompt;
-use crate::teacher::baseline::BaselineParams;
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::shape::{Answer, Call, Draw, call};
 use crate::teacher::http::spec::Endpoint;
 use crate::teacher::{json_validity, render};
 
-/// The baseline without its digests.
-pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &[Prompt]) -> Result<Value, StageError> {
-    let draw = Draw { max_tokens: p.max_tokens, temperature: 0.0, top_p: 1.0, seed: Some(0), stop: Vec::new(), logprobs: false };
+/// The baseline without its digests: greedy answers of at most `max_tokens` to prompts put by `template`, of which the share
+/// `max_refused` may be refused.
+pub fn baseline(
+    (template, max_tokens, max_refused): (&str, usize, f64),
+    ctx: &TaskContext,
+    asker: &Asker,
+    prompts: &[Prompt],
+) -> Result<Value, StageError> {
+    let draw = Draw { max_tokens, temperature: 0.0, top_p: 1.0, seed: Some(0), stop: Vec::new(), logprobs: false };
     let request = |n: usize| -> Call {
-        let rendered = render(&p.template, &prompts[n].prompt);
+        let rendered = render(template, &prompts[n].prompt);
         let asked = if asker.spec().endpoint == Endpoint::Chat { &prompts[n].prompt } else { &rendered };
         call(asker.spec(), asked, 0, &draw)
     };
@@ -25,7 +30,7 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
         call: &request,
         label: &|n| format!("prompt {}", prompts[n].id),
         max_failed: 0.0,
-        max_refused: p.max_refused,
+        max_refused: max_refused,
         unit: "prompts",
     };
     asker.ask(ctx, &questions)?;
@@ -58,7 +63,7 @@ pub fn baseline(p: &BaselineParams, ctx: &TaskContext, asker: &Asker, prompts: &
     Ok(json!({
         "teacher": asker.spec(),
         "parameters": null,
-        "max_tokens": p.max_tokens,
+        "max_tokens": max_tokens,
         "decode_tokens_per_second": decode,
         "decode_measured": "as the server says, else answer tokens over the time of the request, median over the answers",
         "prefill_tokens_per_second": null,

@@ -12,14 +12,14 @@ use super::scores::Scores;
 use super::text;
 use crate::data::spread::spread_numbered;
 use crate::data::{read_prompts, read_text};
-use crate::teacher::collect::{CollectParams, Precision};
+use crate::teacher::collection::{CollectParams, Precision};
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::probe::{Found, Logprobs, probe};
 use crate::teacher::http::shape::{Call, Draw, Reply, call};
 use crate::teacher::http::spec::Endpoint;
 use crate::teacher::method::Method;
 use crate::teacher::{render, template};
-use crate::traces::{RawRow, SequenceRow, Source, TraceMeta, TraceWriter};
+use crate::traces::{Origin, RawRow, SequenceRow, TraceMeta, TraceWriter};
 
 /// Answers that are looked through for the tokens that end one, before rows are made.
 const SHOWN: usize = 64;
@@ -83,7 +83,7 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext, asker: &Asker) -> Result<()
 fn meta(p: &CollectParams, asker: &Asker, found: &Found) -> TraceMeta {
     let spec = asker.spec();
     TraceMeta {
-        teacher: spec.words(),
+        teacher: spec.named(),
         teacher_digest: spec.digest(),
         template: p.template.clone(),
         // Nobody tells a hosted teacher's tokenizer: its ids are never taken for a student's.
@@ -178,7 +178,7 @@ fn continuations(
         let sequence = SequenceRow {
             prompt_idx: w.prompt_idx,
             sample_idx: w.sample_idx,
-            source: Source::Sample,
+            source: Origin::Sample,
             context: w.context.clone().into_bytes(),
             context_ids: None,
             finish_reason,

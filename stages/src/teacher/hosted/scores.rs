@@ -7,11 +7,11 @@ use flow_engine::plugin::{StageError, TaskContext};
 
 use super::refusals::Refusals;
 use super::rows::row;
-use crate::teacher::collect::CollectParams;
+use crate::teacher::collection::CollectParams;
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::shape::{Call, Pieces, Refusal, Reply, Step, score_call};
-use crate::traces::{RawRow, SequenceRow, Source, TraceWriter};
+use crate::traces::{Origin, RawRow, SequenceRow, TraceWriter};
 
 fn label(window: usize) -> String {
     format!("window {window} of the text")
@@ -91,7 +91,7 @@ impl Scores<'_> {
         SequenceRow {
             prompt_idx: self.first + w as i64,
             sample_idx: 0,
-            source: Source::Text,
+            source: Origin::Text,
             // What no distribution came for stands before the first row.
             context: window.as_bytes()[..window.len().saturating_sub(scored)].to_vec(),
             context_ids: None,

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use flow_engine::plugin::{EventSink, Stage as _, StageError, Task, TaskContext};
+use flow_engine::plugin::{EventSink, StageError, Task, TaskContext};
 use serde_json::Value;
 
 use super::ask::{Asker, Questions};
 use super::client::Outcome;
+use super::params::HttpParams;
 use super::preset::{Offered, Provider, When};
 use super::shape::{Answer, Call, Draw, Expect, Reply, call};
 use super::spec::{Endpoint, Limits};
-use super::{HttpParams, HttpTeacherStage};
 
 /// Of which distribution the logprobs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn changed(a: &Answer, b: &Answer) -> bool {
 /// The probe came to nothing: which setting to change.
 fn unusable(asker: &Asker, why: &str) -> StageError {
     let spec = asker.spec();
-    let error = StageError::new(format!("{} gives no usable answer: {why}", spec.words()));
+    let error = StageError::new(format!("{} gives no usable answer: {why}", spec.named()));
     if why.contains("logprob") {
         let help = match (spec.preset().offered, spec.provider) {
             (_, Provider::Ollama) => {
@@ -149,7 +149,7 @@ pub fn standalone(params: &Value, work: &[Work], scratch: &Path, tell: Arc<dyn E
     let task = Task {
         flow: 1,
         stage: "probe".into(),
-        kind: HttpTeacherStage::KIND.into(),
+        kind: "teacher.http".into(),
         key: String::new(),
         params: Value::Null,
         inputs: Vec::new(),
@@ -195,7 +195,7 @@ fn estimate(work: &Work, limits: &Limits) -> String {
 /// What was found, line by line.
 pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageError> {
     let (spec, preset) = (asker.spec().clone(), asker.spec().preset());
-    let mut lines = vec![format!("teacher       {}", spec.words())];
+    let mut lines = vec![format!("teacher       {}", spec.named())];
     match asker.block_on(asker.client().models()) {
         Ok(Some(names)) if names.contains(&spec.model) => lines.push("model         is listed by the server".into()),
         Ok(Some(names)) => {

@@ -72,7 +72,7 @@ impl Spec {
         self.provider.preset()
     }
     /// The teacher in words.
-    pub fn words(&self) -> String {
+    pub fn named(&self) -> String {
         format!("{} at {} ({})", self.model, self.base_url, self.preset().name)
     }
     /// What traces and baselines are locked to: everything that decides an answer.
@@ -161,25 +161,53 @@ impl Default for Limits {
             api_key_env: None,
             organization: None,
             proxy: None,
-            timeout: 600.0,
-            connect_timeout: 10.0,
-            concurrency: 8,
+            timeout: seconds::<{ Self::TIMEOUT_MS }>(),
+            connect_timeout: seconds::<{ Self::CONNECT_TIMEOUT_MS }>(),
+            concurrency: Self::CONCURRENCY,
             requests_per_minute: None,
             tokens_per_minute: None,
             price_prompt: None,
             price_completion: None,
             budget_tokens: None,
             budget_cost: None,
-            attempts: 10,
-            backoff: 0.5,
-            backoff_max: 60.0,
-            outage: 300.0,
+            attempts: Self::ATTEMPTS,
+            backoff: seconds::<{ Self::BACKOFF_MS }>(),
+            backoff_max: seconds::<{ Self::BACKOFF_MAX_MS }>(),
+            outage: seconds::<{ Self::OUTAGE_MS }>(),
             reask: false,
         }
     }
 }
 
+/// A default in milliseconds, as seconds.
+pub fn seconds<const MS: u32>() -> f64 {
+    f64::from(MS) / 1000.0
+}
+/// A default number.
+pub fn count<const N: usize>() -> usize {
+    N
+}
+/// A default number of tries.
+pub fn tries<const N: u32>() -> u32 {
+    N
+}
+
 impl Limits {
+    /// Default of `timeout`, as all of these.
+    pub const TIMEOUT_MS: u32 = 600_000;
+    /// See there.
+    pub const CONNECT_TIMEOUT_MS: u32 = 10_000;
+    /// See there.
+    pub const CONCURRENCY: usize = 8;
+    /// See there.
+    pub const ATTEMPTS: u32 = 10;
+    /// See there.
+    pub const BACKOFF_MS: u32 = 500;
+    /// See there.
+    pub const BACKOFF_MAX_MS: u32 = 60_000;
+    /// See there.
+    pub const OUTAGE_MS: u32 = 300_000;
+
     /// The limits among a stage's unkeyed parameters; absent ones take their defaults.
     pub fn of(operational: &Value) -> Result<Self, StageError> {
         if operational.is_null() {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
-use super::{AnswerKey, Kept};
+use super::answer::{AnswerKey, KeptAnswer};
 
 /// First line of a segment.
 pub(super) const HEADER: &[u8] = b"flow-answers 1\n";
@@ -134,9 +134,9 @@ pub(super) fn pack(key: &AnswerKey, body: &[u8], millis: u32) -> std::io::Result
 }
 
 /// Flags, milliseconds and answer after a frame's key.
-pub(super) fn unpack(rest: &[u8]) -> std::io::Result<Kept> {
+pub(super) fn unpack(rest: &[u8]) -> std::io::Result<KeptAnswer> {
     let millis = u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]);
     let bytes = &rest[5..];
     let body = if rest[0] & ZSTD == 0 { bytes.to_vec() } else { zstd::decode_all(bytes)? };
-    Ok(Kept { body, millis })
+    Ok(KeptAnswer { body, millis })
 }

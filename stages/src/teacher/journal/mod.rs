@@ -12,12 +12,13 @@
 //! An answer counts when [`Journal::append`] returns: its frame is on disk then. Frames that wait are written and
 //! synced together.
 
+mod answer;
 mod frame;
+mod shelf;
 mod writer;
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom};
+pub use answer::{AnswerKey, KeptAnswer};
+
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
@@ -27,58 +28,9 @@ use std::thread::JoinHandle;
 use flow_engine::plugin::StageError;
 use tokio::sync::oneshot;
 
-use frame::{PREFIX, Scan, checked, pack, unpack};
+use frame::{PREFIX, checked, pack, unpack};
+use shelf::{Shelf, failed};
 use writer::{Own, Waiting, write};
-
-/// Digest of what was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct AnswerKey(pub [u8; 32]);
-
-impl AnswerKey {
-    fn derived(&self, what: &str) -> Self {
-        let mut hash = blake3::Hasher::new();
-        Self(*hash.update(format!("flow-answer {what}\n").as_bytes()).update(&self.0).finalize().as_bytes())
-    }
-    /// Under which the answer lies that was asked for in the place of a refused one.
-    pub fn again(&self) -> Self {
-        self.derived("again 1")
-    }
-    /// Under which it is written why an answer is refused.
-    pub fn refusal(&self) -> Self {
-        self.derived("refused 1")
-    }
-}
-
-/// A kept answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The body as the server sent it.
-    pub body: Vec<u8>,
-    /// How long the request took.
-    pub millis: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    segment: usize,
-    at: u64,
-    len: u32,
-}
-
-struct Segment {
-    path: PathBuf,
-    file: File,
-    /// What has been read of it.
-    read: u64,
-}
-
-#[derive(Default)]
-struct Shelf {
-    index: HashMap<AnswerKey, Place>,
-    segments: Vec<Segment>,
-    /// Frames in the middle of a segment that are not what was written.
-    damaged: u64,
-}
 
 /// An open journal.
 pub struct Journal {
@@ -86,10 +38,6 @@ pub struct Journal {
     shelf: Arc<RwLock<Shelf>>,
     sender: Mutex<Option<Sender<Waiting>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-fn failed(doing: &str, path: &Path, error: &std::io::Error) -> StageError {
-    StageError::io(doing, path, error).help("answers that were stored before are safe; make room or repair the disk and run again")
 }
 
 impl Journal {
@@ -143,7 +91,7 @@ impl Journal {
     }
 
     /// The answer to what was asked, if it is kept and whole.
-    pub fn get(&self, key: &AnswerKey) -> Result<Option<Kept>, StageError> {
+    pub fn get(&self, key: &AnswerKey) -> Result<Option<KeptAnswer>, StageError> {
         let shelf = self.shelf.read().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = shelf.index.get(key) else { return Ok(None) };
         let segment = &shelf.segments[place.segment];
@@ -198,38 +146,6 @@ impl Drop for Journal {
     }
 }
 
-impl Shelf {
-    /// Reads a segment from where it was left.
-    fn catch_up(&mut self, path: &Path) -> Result<usize, StageError> {
-        let n = match self.segments.iter().position(|s| s.path == path) {
-            Some(n) => n,
-            None => {
-                let file = File::open(path).map_err(|e| failed("cannot open", path, &e))?;
-                self.segments.push(Segment { path: path.to_owned(), file, read: 0 });
-                self.segments.len() - 1
-            }
-        };
-        let from = self.segments[n].read;
-        if from > 0 && self.segments[n].file.metadata().is_ok_and(|m| m.len() <= from) {
-            return Ok(n);
-        }
-        let mut file = self.segments[n].file.try_clone().map_err(|e| failed("cannot open", path, &e))?;
-        file.seek(SeekFrom::Start(from)).map_err(|e| failed("cannot read", path, &e))?;
-        let length = file.metadata().map_err(|e| failed("cannot read", path, &e))?.len();
-        let mut scan = Scan { file: BufReader::with_capacity(1 << 20, file), at: from, length, damaged: 0 };
-        if from == 0 && !scan.header().map_err(|e| failed("cannot read", path, &e))? {
-            return Ok(n);
-        }
-        while let Some((key, at, len)) = scan.next().map_err(|e| failed("cannot read", path, &e))? {
-            // The first answer stays: what was made of it once is made of it again.
-            self.index.entry(key).or_insert(Place { segment: n, at, len });
-        }
-        self.segments[n].read = scan.at;
-        self.damaged += scan.damaged;
-        Ok(n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::frame::{HEADER, MAGIC};
@@ -254,7 +170,7 @@ mod tests {
     }
     fn whole(journal: &Journal, range: std::ops::Range<u32>) {
         for n in range {
-            assert_eq!(journal.get(&key(n)).expect("read"), Some(Kept { body: body(n), millis: n }), "{n}");
+            assert_eq!(journal.get(&key(n)).expect("read"), Some(KeptAnswer { body: body(n), millis: n }), "{n}");
         }
     }
 

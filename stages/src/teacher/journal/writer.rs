@@ -10,8 +10,9 @@ use flow_engine::plugin::StageError;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
+use super::answer::AnswerKey;
 use super::frame::{HEADER, PREFIX};
-use super::{AnswerKey, Place, Shelf, failed};
+use super::shelf::{Place, Shelf, failed};
 
 /// A segment that has grown beyond this is left for reading.
 const SEGMENT: u64 = 256 << 20;

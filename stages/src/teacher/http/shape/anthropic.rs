@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::reply::{Failure, Raw};
-use super::{Draw, ended};
+use super::answer::{Failure, Raw, ended};
+use super::call::Draw;
 use crate::teacher::http::spec::Spec;
 
 pub fn request(spec: &Spec, prompt: &str, draw: &Draw) -> (String, Value) {

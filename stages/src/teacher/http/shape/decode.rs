@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Step;
 use super::align::{Aligned, Around, Unaligned, align};
+use super::call::Step;
 use super::token::{Drawn, Spelling, Token};
 
 /// Texts of tokens that end a turn or a text, as the common families spell them.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::reply::{Failed, Failure};
+use super::answer::{Failed, Failure, shortened};
 
 /// The failure in an object, if it is one.
 pub fn of(value: &Value) -> Option<Failure> {
@@ -34,7 +34,7 @@ fn told(error: &Value, holder: &Value) -> Failure {
     let words = [&error["message"], error, &error["detail"], &holder["message"], &error["type"]];
     let message = words.iter().find_map(|w| w.as_str()).map_or_else(|| error.to_string(), str::to_owned);
     let places = [&error["code"], &error["status"], &error["status_code"], &error["type"], &holder["code"], &holder["status"]];
-    Failure { status: places.iter().find_map(|p| status(p)), why: super::shortened(&message), kind: Failed::Said }
+    Failure { status: places.iter().find_map(|p| status(p)), why: shortened(&message), kind: Failed::Said }
 }
 
 /// A choice that says that it failed, without an `error`.
@@ -47,7 +47,7 @@ fn ended(choice: &Value) -> Option<Failure> {
         "timeout" => Some(504),
         _ => return None,
     };
-    let message = reason["message"].as_str().map_or_else(String::new, |m| format!(": {}", super::shortened(m)));
+    let message = reason["message"].as_str().map_or_else(String::new, |m| format!(": {}", shortened(m)));
     Some(Failure { status, why: format!("it ended with `{word}`{message}"), kind: Failed::Said })
 }
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::reply::{Failure, Raw};
+use super::answer::{Failure, Raw, ended};
+use super::call::Draw;
 use super::token::{self, Drawn, Token};
-use super::{Draw, ended};
 use crate::teacher::http::spec::Spec;
 
 pub fn request(spec: &Spec, prompt: &str, draw: &Draw) -> (String, Value) {

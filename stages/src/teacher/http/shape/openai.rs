@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::reply::{Failure, Raw};
+use super::answer::{Failure, Raw, ended};
+use super::call::Draw;
 use super::token::{self, Drawn, Token};
-use super::{Draw, ended};
 use crate::teacher::http::preset::Asked;
 use crate::teacher::http::spec::{Endpoint, Spec};
 
@@ -64,7 +64,7 @@ pub fn answer(value: &Value) -> Result<Raw, Failure> {
     };
     ended(&mut raw, choice["finish_reason"].as_str().or(choice["finish_reason"]["type"].as_str()));
     if let Some(words) = message["refusal"].as_str().filter(|_| raw.text.as_deref().is_none_or(str::is_empty)) {
-        raw.filtered = Some(format!("the model refused: {}", super::shortened(words)));
+        raw.filtered = Some(format!("the model refused: {}", super::answer::shortened(words)));
     }
     Ok(raw)
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::align::Around;
+use super::answer::{Failure, Refusal, Refused};
+use super::call::{Call, Expect, Step};
 use super::decode::{Against, Manner, decode};
-use super::reply::{Failure, Refusal, Refused};
+use super::openai;
 use super::token::{self, Drawn, Token};
-use super::{Call, Expect, Step, openai};
 use crate::teacher::http::preset::Scoring;
 use crate::teacher::http::spec::Spec;
 

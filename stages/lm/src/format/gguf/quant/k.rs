@@ -1,6 +1,6 @@
 //! The "k" types: super-blocks of 256 weights whose sub-blocks have small integer scales of their own.
 
-use super::half_at;
+use super::half_at::half_at;
 
 /// Scale and minimum (6 bits each) of sub-block `j` out of the 12 packed bytes of Q4_K and Q5_K: the first four lie in
 /// the low six bits, the last four in the halves of the last four bytes and the two bits that the others leave.

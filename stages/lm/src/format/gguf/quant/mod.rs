@@ -1,10 +1,10 @@
 //! Blocks of quantised weights as float32, by the reference formulas of ggml.
 
+mod half_at;
 mod k;
 mod plain;
 mod small;
 
-use half::f16;
 use rayon::prelude::*;
 
 use super::pack::unpack_i2_s_x86;
@@ -41,9 +41,4 @@ pub fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
         out.chunks_exact_mut(weights).zip(bytes.chunks_exact(size)).for_each(|(out, bytes)| block(bytes, out));
     });
     out
-}
-
-/// The float16 at `at`.
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }

@@ -1,7 +1,7 @@
 //! Blocks of 32 weights: float16 scale `d`, for the `_1` types a float16 minimum `m`, then codes. Byte j of the 4-bit
 //! codes holds element j in its low half and element j + 16 in its high half.
 
-use super::half_at;
+use super::half_at::half_at;
 
 /// y = d · (q − 8).
 pub fn q4_0(b: &[u8], out: &mut [f32]) {

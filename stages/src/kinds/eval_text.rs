@@ -1,17 +1,17 @@
 //! `eval.text`: bits per byte of one model on a text; no teacher is needed.
 
-use crate::task;
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_lm::config::Weights;
 use flow_lm::format::load_with_tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::quality::{bits_per_byte, scorer};
 use crate::data::read_text;
+use crate::eval::quality::{bits_per_byte, scorer};
+use crate::task;
 use crate::teacher::http::spec::Spec;
 use crate::teacher::local::bits_of;
-use flow_lm::config::Weights;
 
 /// Parameters of `eval.text`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +51,7 @@ impl Stage for TextEvalStage {
     }
     fn run(&self, p: TextEvalParams, ctx: &TaskContext) -> Result<(), StageError> {
         if let Some(spec) = Spec::read(ctx.input("model")?)? {
-            return Err(StageError::new(format!("{}: a hosted teacher tells no bits per byte", spec.words()))
+            return Err(StageError::new(format!("{}: a hosted teacher tells no bits per byte", spec.named()))
                 .help("measure a model that runs here: `teacher.train`, `teacher.file` or `train.bitnet`"));
         }
         let (model, tokenizer) = load_with_tokenizer(ctx.input("model")?)?;

@@ -1,21 +1,21 @@
 //! `teacher.baseline`: the teacher's greedy answers to fixed prompts, its speed and memory; lockable by a file.
 
-use crate::task;
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourceFile, Stage, StageError, TaskContext};
+use flow_lm::config::Bits;
 use flow_lm::format::load_with_tokenizer;
+use flow_lm::infer::KvCache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::local::answers;
-use super::template::{self, Template};
-use super::{MAX_REFUSED, POC_TEMPLATE, check_share, json_validity};
 use crate::data::spread::spread_of;
 use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
-use crate::task::go_on;
-use flow_lm::config::Bits;
-use flow_lm::infer::KvCache;
+use crate::is_default;
+use crate::task::{self, go_on};
+use crate::teacher::local::answers;
+use crate::teacher::template::{self, Template};
+use crate::teacher::{MAX_REFUSED, POC_TEMPLATE, check_share, hosted, json_validity};
 
 /// Parameters of `teacher.baseline`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +33,7 @@ pub struct BaselineParams {
     #[schemars(extend("x-key" = false))]
     pub max_refused: f64,
     /// How keys and values are held while a teacher that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
-    #[serde(skip_serializing_if = "crate::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub kv_cache: KvCache,
 }
 
@@ -82,11 +82,11 @@ impl Stage for BaselineStage {
         let dir = ctx.input("teacher")?;
         let locked = locked(&p)?;
         let prompts = chosen(read_prompts(ctx.input("prompts")?)?, &p, locked.as_ref());
-        if let Some(asker) = super::hosted::open(ctx)? {
+        if let Some(asker) = hosted::open(ctx)? {
             let template = template::of_hosted(&p.template)?;
             let digests = digests(&prompts, asker.spec().digest(), template);
             check_lock(locked.as_ref(), &digests)?;
-            let out = super::hosted::baseline::baseline(&p, ctx, &asker, &prompts)?;
+            let out = hosted::baseline::baseline((&p.template, p.max_tokens, p.max_refused), ctx, &asker, &prompts)?;
             return write(ctx, out, digests);
         }
         let (teacher, tokenizer) = load_with_tokenizer(dir)?;
