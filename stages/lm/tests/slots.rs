@@ -1,0 +1,144 @@
+//! Sequences that come and go: what one says depends neither on its neighbours nor on their number.
+
+use flow_lm::config::{ModelConfig, Preset, Weights};
+use flow_lm::infer::{Event, Finish, Generator, Request, Sampling, Session, Uses};
+use flow_lm::rng::Rng;
+use flow_lm::train::initial_values;
+use flow_shaders::device::{Device, open};
+use std::collections::BTreeMap;
+
+const VOCAB: usize = 211;
+
+fn model(weights: Weights) -> (ModelConfig, BTreeMap<String, Vec<f32>>) {
+    let config = ModelConfig {
+        vocab: VOCAB,
+        dim: 64,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 32,
+        mlp: 96,
+        seq: 128,
+        weights,
+        ..Preset::Poc.config()
+    };
+    let louder = |t: &flow_lm::config::TensorSpec| initial_values(&config, t, 3).iter().map(|v| v * 3.0).collect();
+    let tensors = config.tensors().iter().map(|t| (t.name.clone(), louder(t))).collect();
+    (config, tensors)
+}
+
+fn devices() -> Vec<Device> {
+    open("cpu", 2).into_iter().chain(open("gpu", 0).map_err(|e| eprintln!("SKIPPED on wgpu: {e}"))).collect()
+}
+
+/// Requests of many kinds: lengths of prompts, ways to choose, ends.
+fn requests() -> Vec<Request> {
+    let mut rng = Rng::new(5, "prompts");
+    let allowed: std::sync::Arc<[u32]> = vec![0x5555_5555; VOCAB.div_ceil(32)].into();
+    (0..9usize)
+        .map(|i| {
+            let prompt = (0..[1, 5, 33, 2, 40, 32, 7, 64, 3][i]).map(|_| rng.below(VOCAB) as u32).collect();
+            let base = Sampling { temperature: [0.0, 0.9, 1.3][i % 3], seed: 11, ..Sampling::default() };
+            let sampling = match i {
+                1 => Sampling { top_k: 7, ..base },
+                3 => Sampling { repetition_penalty: 1.5, ..base },
+                4 => Sampling { top_p: 0.7, min_p: 0.05, ..base },
+                5 => Sampling { frequency_penalty: 0.8, presence_penalty: 0.3, ..base },
+                7 => Sampling { mask: Some(allowed.clone()), bias: vec![(2, 3.0), (4, -3.0)], ..base },
+                _ => base,
+            };
+            Request { prompt, max_tokens: [6, 14, 3, 20, 9, 11, 1, 16, 8][i], sampling, draw: i as u64, ends: vec![9, 17] }
+        })
+        .collect()
+}
+
+fn session(device: &Device, model: &(ModelConfig, BTreeMap<String, Vec<f32>>), slots: usize) -> Session {
+    let uses = Uses { decode: Some((slots, 100)), draws: true, prefill: 32, ..Uses::default() };
+    Session::new(device, model.0.clone(), &model.1, uses).expect("fits")
+}
+
+/// What each request was answered, in a session of so many slots which they join in turn, as room allows and the order asks.
+fn answered(session: &mut Session, requests: &[Request], pause: usize) -> Vec<(Vec<u32>, Finish)> {
+    let mut generator = Generator::new(session);
+    let mut said: Vec<(Vec<u32>, Option<Finish>)> = vec![Default::default(); requests.len()];
+    let (mut waiting, mut places, mut steps) = ((0..requests.len()).rev().collect::<Vec<_>>(), BTreeMap::new(), 0);
+    while !waiting.is_empty() || !generator.is_idle() {
+        while generator.has_room() && !waiting.is_empty() && (steps % (pause + 1) == 0 || generator.is_idle()) {
+            let i = waiting.pop().expect("one waits");
+            places.insert(generator.join(requests[i].clone()).expect("a good request"), i);
+            if pause > 0 {
+                break;
+            }
+        }
+        for Event { sequence, token, finish } in generator.step().expect("steps") {
+            let one = &mut said[places[&sequence]];
+            one.0.extend(token);
+            one.1 = one.1.or(finish);
+        }
+        steps += 1;
+    }
+    said.into_iter().map(|(tokens, finish)| (tokens, finish.expect("it ended"))).collect()
+}
+
+#[test]
+fn a_sequence_says_the_same_alone_and_among_others() {
+    for (device, weights) in devices().iter().flat_map(|d| [Weights::Float, Weights::Absmean].map(|w| (d, w))) {
+        let model = model(weights);
+        let all = requests();
+        let alone: Vec<_> = all.iter().flat_map(|r| answered(&mut session(device, &model, 1), std::slice::from_ref(r), 0)).collect();
+        for (i, (tokens, finish)) in alone.iter().enumerate() {
+            let whole = tokens.len() == all[i].max_tokens;
+            assert!(whole == (*finish == Finish::Length) && tokens.iter().all(|t| *t < VOCAB as u32), "{i}: {tokens:?} {finish:?}");
+        }
+        assert!(alone[7].0.iter().all(|t| t % 2 == 0), "a mask of even tokens: {:?}", alone[7]);
+        for (slots, pause) in [(9, 0), (8, 0), (3, 0), (5, 2), (2, 1)] {
+            let together = answered(&mut session(device, &model, slots), &all, pause);
+            assert_eq!(together, alone, "{slots} slots, pause {pause}, {weights:?} on {}", device.name());
+        }
+    }
+}
+
+#[test]
+fn one_that_leaves_makes_room_and_changes_nobody() {
+    let device = open("cpu", 1).expect("the CPU");
+    let model = model(Weights::Absmean);
+    let all = requests();
+    let alone = answered(&mut session(&device, &model, 1), &all[3..4], 0).remove(0);
+    let mut lm = session(&device, &model, 2);
+    let mut generator = Generator::new(&mut lm);
+    let gone = generator.join(all[1].clone()).expect("joins");
+    let kept = generator.join(all[3].clone()).expect("joins");
+    assert!(!generator.has_room() && generator.join(all[0].clone()).is_err());
+    let mut said = Vec::new();
+    for step in 0.. {
+        if step == 2 {
+            generator.leave(gone);
+            generator.join(all[4].clone()).expect("there is room");
+        }
+        let events = generator.step().expect("steps");
+        said.extend(events.iter().filter(|e| e.sequence == kept).filter_map(|e| e.token));
+        if events.iter().any(|e| e.sequence == kept && e.finish.is_some()) {
+            break;
+        }
+    }
+    assert_eq!(said, alone.0);
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_with_its_value() {
+    let model = model(Weights::Absmean);
+    let mut lm = session(&open("cpu", 1).expect("the CPU"), &model, 2);
+    let mut generator = Generator::new(&mut lm);
+    let good = Request { prompt: vec![1, 2], max_tokens: 4, ..Request::default() };
+    for (bad, says) in [
+        (Request { prompt: Vec::new(), ..good.clone() }, "no token"),
+        (Request { prompt: vec![1, 211], ..good.clone() }, "211"),
+        (Request { prompt: vec![1; 128], ..good.clone() }, "128"),
+        (Request { sampling: Sampling { top_p: 1.5, ..Sampling::default() }, ..good.clone() }, "1.5"),
+        (Request { sampling: Sampling { bias: vec![(300, 1.0)], ..Sampling::default() }, ..good.clone() }, "300"),
+    ] {
+        let error = generator.join(bad).expect_err(says).to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    assert!(generator.is_idle() && generator.step().expect("nothing to do").is_empty());
+}
