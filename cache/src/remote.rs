@@ -62,6 +62,8 @@ impl Remote {
         let defaults = [("timeout", "60 seconds"), ("connect_timeout", "5 seconds"), ("aws_conditional_put", "etag")];
         let options = defaults.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter();
         let options = options.chain(environment.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+        // One who comes second finds it there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (store, root) = object_store::parse_url_opts(&parsed, options).map_err(|e| bad(e.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

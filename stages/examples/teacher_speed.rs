@@ -30,6 +30,7 @@ fn main() {
         .collect();
     let (bodies, next, tokens) = (Arc::new(bodies), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let start = Instant::now();
     runtime.block_on(async {

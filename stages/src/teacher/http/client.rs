@@ -101,6 +101,8 @@ impl Client {
         if spec.preset().shape == Shape::Anthropic {
             headers.insert(header_name("anthropic-version")?, HeaderValue::from_static("2023-06-01"));
         }
+        // One who comes second finds it there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .default_headers(headers)
             .user_agent(concat!("flow/", env!("CARGO_PKG_VERSION")))
@@ -336,4 +338,32 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Certificates are checked by the library; that a provider of ciphers is there shows in the first bytes of a handshake.
+    #[test]
+    fn https_begins_with_a_handshake() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let greeted = std::thread::spawn(move || {
+            let mut first = [0u8; 6];
+            listener.accept().expect("a connection").0.read_exact(&mut first).map(|()| first)
+        });
+        let spec = serde_json::json!({"teacher": "http", "provider": "openai", "model": "m", "base_url": format!("https://127.0.0.1:{port}/v1"),
+            "endpoint": "chat", "system": null, "body": {}, "headers": {}, "ask_top_k": 0, "memory_bytes": null});
+        let spec: Spec = serde_json::from_value(spec).expect("a spec");
+        let clock: Clock = std::sync::Arc::new(std::time::SystemTime::now);
+        let client = Client::new(&spec, &Limits::default(), None, clock).expect("a client");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        assert!(matches!(runtime.block_on(client.models()), Err(Outcome::Again { .. })));
+        // A TLS record that holds a handshake: its client hello.
+        let hello = greeted.join().expect("joins").expect("bytes");
+        assert!((hello[0], hello[5]) == (22, 1), "{hello:?}");
+    }
 }
