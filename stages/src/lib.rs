@@ -2,7 +2,8 @@
 //! order:
 //!
 //! - [`kinds`]: one thin file a kind, and the registry;
-//! - [`data`]: texts and prompts; [`teacher`]: who answers, here or behind an API; [`traces`]: what was answered, in Parquet;
+//! - [`data`]: texts and prompts; [`teacher`]: who answers, here (`local`) or behind an API (`hosted`, `http/` with what is known
+//!   of providers in `preset` and their requests and answers in `shape/`); [`traces`]: what was answered, in Parquet;
 //! - [`distil`]: a teacher's rows over the student's tokens, and as training windows;
 //! - [`eval`] and [`report`]: measured figures, verdicts, the page; [`bench`]: speeds;
 //! - [`task`]: what kinds do with their task; `fingerprints`: which kernels enter their keys.

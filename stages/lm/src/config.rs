@@ -141,7 +141,7 @@ impl TensorSpec {
     }
 }
 
-/// A named shape (design: presets).
+/// A named shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Preset {
     /// 256 × 4 layers, MLP 768, vocab 4,096, sequence 128.

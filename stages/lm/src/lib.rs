@@ -2,8 +2,12 @@
 //! task. In reading order:
 //!
 //! - [`config`]: the shape of a model, the one declaration from which everything else follows;
-//! - [`format`](mod@format): models in files; [`tokenizer`]: text as tokens;
-//! - [`graph`]: the model as a program; [`infer`]: running it, sequences in slots that come and go; [`train`]: a step, and the loop;
+//! - [`format`](mod@format): models in files: `flow`, `hf`, `gguf/` with its types (`types`), their formulas (`quant/`), its writer;
+//! - [`tokenizer`]: text as tokens, and learning how;
+//! - [`graph`]: the model as a program: forward, backward, update, storage;
+//! - [`infer`]: running it: sessions whose slots sequences join and leave (`session`, `generator`), how tokens are chosen
+//!   (`sampling`), `scoring`;
+//! - [`train`]: one step (`trainer`), what it is fed with and how its loss is weighed (`batch`), the recipe, the loop;
 //! - [`error`]: what can go wrong; [`rng`]: seeded randomness.
 
 #![deny(missing_docs)]
