@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use flow_engine::plugin::{EventSink, Stage, Task, TaskContext, TaskEvent};
 use flow_lm::rng::Rng;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_lm::train::LossWeights;
 use flow_stages::distil::Distillation;
 use flow_stages::distil::windows::windows_of_traces;
@@ -83,18 +83,18 @@ fn main() {
 }
 
 /// Writes sequences of the text's tokens with made-up candidates; gives the rows and the seconds spent on making them up.
-fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (u64, f64) {
+fn write(dir: &Path, teacher: &Tokenizer, tokens: &[TokenId], sequences: usize) -> (u64, f64) {
     let meta = TraceMeta {
         teacher: "synthetic".into(),
         tokenizer_hash: teacher.digest(),
-        eos_id: Some(teacher.eos() as i32),
+        eos_id: Some(teacher.eos().signed()),
         vocab: teacher.vocab_size(),
         top_k: K,
         ..TraceMeta::default()
     };
     let mut writer = TraceWriter::<RawRow>::create(dir, &meta).expect("a writer");
     let mut table = TokenTable::default();
-    (0..teacher.vocab_size() as u32).for_each(|id| table.insert(id, teacher.token_bytes(id)));
+    (0..teacher.vocab_size() as u32).map(TokenId).for_each(|id| table.insert(id.0, teacher.token_bytes(id)));
     let table = Arc::new(table);
     let mut rng = Rng::new(1, "synthetic");
     let mut making = 0.0;
@@ -117,7 +117,7 @@ fn write(dir: &Path, teacher: &Tokenizer, tokens: &[u32], sequences: usize) -> (
 }
 
 /// Candidates as often as the text has them: frequent tokens are frequent candidates.
-fn row(table: &Arc<TokenTable>, tokens: &[u32], drawn: u32, rng: &mut Rng) -> RawRow {
+fn row(table: &Arc<TokenTable>, tokens: &[TokenId], drawn: TokenId, rng: &mut Rng) -> RawRow {
     let mut ids = vec![drawn];
     while ids.len() < K {
         let id = tokens[rng.below(tokens.len())];
@@ -130,10 +130,10 @@ fn row(table: &Arc<TokenTable>, tokens: &[u32], drawn: u32, rng: &mut Rng) -> Ra
     let logprobs: Vec<f32> = (0..K).map(|i| (head.ln() + i as f64 * (1.0 - head).ln()) as f32).collect();
     let other = 1.0 - logprobs.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
     RawRow {
-        sample_id: drawn as i32,
-        sample_bytes: table.get(drawn as i32).expect("a token").to_vec(),
+        sample_id: drawn.signed(),
+        sample_bytes: table.get(drawn.signed()).expect("a token").to_vec(),
         topk_bytes: CandidateBytes::Table(table.clone()),
-        topk_ids: ids.iter().map(|i| *i as i32).collect(),
+        topk_ids: ids.iter().map(|i| i.signed()).collect(),
         topk_logprobs: logprobs,
         other_logprob: other.max(1e-9).ln() as f32,
         other_lse: None,

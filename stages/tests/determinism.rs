@@ -9,6 +9,7 @@ use flow_lm::config::{ModelConfig, Preset, Role, Weights};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
 use flow_lm::infer::{Session, Uses};
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::{Device, Opening, open, open_with};
 use flow_shaders::kernels::attention::Cached;
@@ -187,13 +188,14 @@ fn decoded(device: &Device, cache: Cached, sequences: usize) -> Vec<u32> {
     let mut lm = Session::new(device, config.clone(), &tensors, uses).unwrap();
     let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
     let mut all: Vec<u32> = bytemuck::cast_vec(lm.logits(&ids, &[1; 20]).unwrap());
-    let starts: Vec<&[u32]> = (0..sequences).map(|s| [&ids[..19], &ids[3..9], &ids[..0]][s % 3]).collect();
+    let tokens: Vec<TokenId> = TokenId::of_words(ids.clone());
+    let starts: Vec<&[TokenId]> = (0..sequences).map(|s| [&tokens[..19], &tokens[3..9], &tokens[..0]][s % 3]).collect();
     lm.read_starts(&starts).unwrap();
-    let mut next: Vec<u32> = (5..).take(sequences).collect();
+    let mut next: Vec<TokenId> = (5..).take(sequences).map(TokenId).collect();
     for t in 0..12 {
         let pos: Vec<u32> = starts.iter().map(|start| start.len() as u32 + t).collect();
         next = lm.step(&next, &pos).unwrap();
-        all.extend(&next);
+        all.extend(TokenId::words(&next));
     }
     all
 }

@@ -17,7 +17,7 @@ use flow_lm::format;
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
 use flow_lm::infer::{Session, Uses};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_lm::train::Recipe;
 use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
 use flow_lm::train::{Loader, LossWeights};
@@ -71,7 +71,7 @@ impl Setting {
         let loaded = Tokenizer::load(&tokenizer).expect("loads");
         let text = "The people of the United States, in order to form a more perfect union.";
         std::fs::write(dir.path().join("text"), text).expect("a text");
-        let tokens = loaded.encode(text)[..SEQ].to_vec();
+        let tokens = TokenId::words(&loaded.encode(text)[..SEQ]).to_vec();
         let config = config(loaded.vocab_size() + 4, SEQ, Weights::Float);
         let tensors = tensors(&config, 3, 1.5);
         let all = tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
@@ -103,7 +103,7 @@ impl Setting {
         let tensors: flow_lm::format::tensors::Tensors = tensors.clone().into();
         let mut lm = Session::new(&open("cpu", 0).expect("the CPU"), config.clone(), &tensors, uses).expect("fits");
         let bos = Tokenizer::load(&self.tokenizer).expect("loads").bos();
-        let ids: Vec<u32> = std::iter::once(bos).chain(self.tokens.iter().copied()).take(SEQ).collect();
+        let ids: Vec<u32> = std::iter::once(bos.0).chain(self.tokens.iter().copied()).take(SEQ).collect();
         let logits = lm.logits(&ids, &[1; SEQ]).expect("scores");
         logits.chunks(config.vocab).map(|z| softmax(&z[..self.vocab])).collect()
     }

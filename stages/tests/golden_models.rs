@@ -11,6 +11,7 @@ use flow_lm::format::tensors::TensorSource;
 use flow_lm::format::ternary::masters;
 use flow_lm::format::{load, load_as};
 use flow_lm::infer::{Choice, Sampling, Session, Uses};
+use flow_lm::tokenizer::TokenId;
 use flow_shaders::device::{Device, open};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -156,17 +157,17 @@ fn prompts_read_together_go_on_as_read_one_by_one() {
     assert!(config.weights == Weights::Absmean && tensors.packed("layers.0.gate").is_some());
     let floats: Tensors = config.tensors().iter().map(|t| (t.name.clone(), tensors.tensor(&t.name).into_owned())).collect();
     let (n, prompt, decode) = (2, 21, 6);
-    let ids: Vec<u32> = (0..n * prompt).map(|i| (i * 37 % config.vocab) as u32).collect();
+    let ids: Vec<TokenId> = (0..n * prompt).map(|i| TokenId((i * 37 % config.vocab) as u32)).collect();
     for device in devices() {
         let one_by_one = |lm: &mut Session| {
             let mut next = Vec::new();
             for t in 0..prompt {
-                let column: Vec<u32> = ids.chunks(prompt).map(|s| s[t]).collect();
+                let column: Vec<TokenId> = ids.chunks(prompt).map(|s| s[t]).collect();
                 next = lm.step(&column, &[t as u32; 2]).unwrap();
             }
             next
         };
-        let go_on = |lm: &mut Session, mut next: Vec<u32>| {
+        let go_on = |lm: &mut Session, mut next: Vec<TokenId>| {
             let mut all = next.clone();
             for t in 0..decode {
                 next = lm.step(&next, &[(prompt + t) as u32; 2]).unwrap();
@@ -183,7 +184,7 @@ fn prompts_read_together_go_on_as_read_one_by_one() {
             let mut next = Vec::new();
             for first in (0..prompt).step_by(chunk) {
                 let len = chunk.min(prompt - first);
-                let part: Vec<u32> = ids.chunks(prompt).flat_map(|s| s[first..first + len].to_vec()).collect();
+                let part: Vec<TokenId> = ids.chunks(prompt).flat_map(|s| s[first..first + len].to_vec()).collect();
                 next = lm.prefill(&part, first, len).unwrap();
             }
             assert_eq!(go_on(&mut lm, next), want, "chunks of {chunk} on {}", device.name());
@@ -197,13 +198,13 @@ fn prompts_read_together_go_on_as_read_one_by_one() {
 fn beginnings_of_different_lengths_do_not_touch_each_other() {
     let path = golden_dir().join("gguf/student-tq2_0.gguf");
     let (config, tensors) = flow_lm::format::gguf::model::load(GgufFile::read(&path).expect("reads")).expect("loads");
-    let starts: Vec<Vec<u32>> =
-        [19usize, 0, 9, 33].iter().map(|n| (0..*n).map(|t| ((n * 31 + t * 37) % config.vocab) as u32).collect()).collect();
+    let starts: Vec<Vec<TokenId>> =
+        [19usize, 0, 9, 33].iter().map(|n| (0..*n).map(|t| TokenId(((n * 31 + t * 37) % config.vocab) as u32)).collect()).collect();
     let go_on = |order: [usize; 4]| {
         let uses = Uses { decode: Some((4, 56)), prefill: 8, ..Uses::default() };
         let mut lm = Session::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, uses).unwrap();
         lm.read_starts(&order.map(|i| &starts[i][..])).unwrap();
-        let (mut next, mut all) = (order.map(|i| i as u32 + 5).to_vec(), vec![Vec::new(); 4]);
+        let (mut next, mut all) = (order.map(|i| TokenId(i as u32 + 5)).to_vec(), vec![Vec::new(); 4]);
         for t in 0..12 {
             let pos = order.map(|i| (starts[i].len() + t) as u32);
             next = lm.step(&next, &pos).unwrap();
@@ -217,7 +218,7 @@ fn beginnings_of_different_lengths_do_not_touch_each_other() {
     let mut lm =
         Session::new(&open("cpu", 2).unwrap(), config.clone(), &tensors, Uses { decode: Some((1, 56)), ..Uses::default() }).unwrap();
     starts[3].iter().enumerate().for_each(|(t, id)| drop(lm.step(&[*id], &[t as u32]).unwrap()));
-    let mut next = vec![8];
+    let mut next = vec![TokenId(8)];
     for (t, want) in all[3].iter().enumerate() {
         next = lm.step(&next, &[(starts[3].len() + t) as u32]).unwrap();
         assert_eq!(next[0], *want, "token {t}");
@@ -233,13 +234,13 @@ fn the_number_of_sequences_changes_no_token() {
     let llama = flow_lm::format::load(&golden_dir().join("models/tiny-llama")).expect("loads");
     for device in devices() {
         for (config, tensors) in [&ternary, &(llama.config.clone(), llama.tensors.clone())] {
-            let start: Vec<u32> = (0..9).map(|t| t * 37 % config.vocab as u32).collect();
+            let start: Vec<TokenId> = (0..9).map(|t| TokenId(t * 37 % config.vocab as u32)).collect();
             let sampling = Sampling::nucleus(1.5, 1.0, 0);
             let go_on = |n: usize| {
                 let uses = Uses { decode: Some((n, 40)), prefill: 8, draws: true, ..Uses::default() };
                 let mut lm = Session::new(&device, config.clone(), tensors, uses).unwrap();
                 lm.read_starts(&vec![&start[..]; n]).unwrap();
-                let (mut next, mut all) = (vec![3; n], Vec::new());
+                let (mut next, mut all) = (vec![TokenId(3); n], Vec::new());
                 for t in 0..16 {
                     // Drawn, so that a rounding shows in more places than between the two most likely tokens.
                     let drawn = Choice { sampling: &sampling, tokens: &[], prompt: 0, uniform: (t as f32 * 0.619).fract() };

@@ -4,7 +4,7 @@ mod harness;
 
 use std::path::Path;
 
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_stages::distil::{FirstToken, Projector, Rule};
 use flow_stages::kinds::data_text::TextStage;
 use flow_stages::kinds::kd_project::ProjectStage;
@@ -52,7 +52,7 @@ fn project(student: &Tokenizer, rule: Rule, rows: &[RawRow]) -> Vec<ProjectedRow
 fn probability(row: &ProjectedRow, student: &Tokenizer, text: &str) -> f64 {
     let ids = student.encode(text);
     assert_eq!(ids.len(), 1, "`{text}` must be one token");
-    let at = row.topk_ids.iter().position(|i| *i == ids[0] as i32);
+    let at = row.topk_ids.iter().position(|i| *i == ids[0].signed());
     at.map_or(0.0, |i| f64::from(row.topk_logprobs[i]).exp())
 }
 
@@ -109,9 +109,9 @@ fn the_end_of_a_text_and_quarantined_rows_keep_their_positions() {
     let rows = [row(" the", &[(" the", 0.5), ("", 0.3)]), bad, row("", &[("", 0.8), (" a", 0.1)]), row(" a", &[(" a", 0.9)])];
     let out = project(&student, Rule::ByteAligned, &rows);
     assert_eq!(out.len(), 4);
-    let eos = student.eos() as i32;
+    let eos = student.eos().signed();
     assert_eq!(out.iter().map(|r| r.kd_weight).collect::<Vec<_>>(), [1.0, 0.0, 1.0, 1.0]);
-    assert_eq!(out[1].sample_id, student.encode(" people")[0] as i32);
+    assert_eq!(out[1].sample_id, student.encode(" people")[0].signed());
     assert!(out[0].topk_ids.contains(&eos) && out[2].sample_id == eos && out[2].topk_ids[0] == eos);
     near(f64::from(out[2].topk_logprobs[0]).exp(), 0.8);
 }
@@ -153,7 +153,7 @@ proptest! {
                 prop_assert!(r.topk_ids.iter().enumerate().all(|(i, id)| !r.topk_ids[..i].contains(id)));
             }
             if rule == Rule::ByteAligned {
-                let ids: Vec<u32> = out.iter().map(|r| r.sample_id as u32).filter(|i| *i != student.eos()).collect();
+                let ids: Vec<TokenId> = out.iter().map(|r| TokenId(r.sample_id as u32)).filter(|i| *i != student.eos()).collect();
                 let text: Vec<u8> = rows.iter().flat_map(|r| r.sample_bytes.clone()).collect();
                 prop_assert_eq!(student.decode_bytes(&ids), text);
             } else {
@@ -175,11 +175,11 @@ fn the_same_tokenizer_is_the_identity_by_either_way() {
     let rows: Vec<RawRow> = ids
         .iter()
         .map(|id| {
-            let others: Vec<u32> = std::iter::once(*id).chain([300, 301, 302].into_iter().filter(|o| o != id)).collect();
+            let others: Vec<TokenId> = std::iter::once(*id).chain([300, 301, 302].map(TokenId).into_iter().filter(|o| o != id)).collect();
             RawRow {
-                sample_id: *id as i32,
+                sample_id: id.signed(),
                 sample_bytes: student.token_bytes(*id).to_vec(),
-                topk_ids: others.iter().map(|o| *o as i32).collect(),
+                topk_ids: others.iter().map(|o| o.signed()).collect(),
                 topk_bytes: others.iter().map(|o| student.token_bytes(*o)).collect(),
                 topk_logprobs: (0..others.len()).map(|i| -1.0 - i as f32).collect(),
                 other_logprob: (1.0 - (0..others.len()).map(|i| (-1.0 - i as f64).exp()).sum::<f64>()).ln() as f32,
@@ -225,7 +225,7 @@ fn made_up(dir: &Path, limit: usize) -> (std::path::PathBuf, std::path::PathBuf)
             .map(|id| {
                 let mut others = vec![*id];
                 while others.len() < 20 {
-                    let other = 2 + (mix(&mut state) % 8190) as u32;
+                    let other = TokenId(2 + (mix(&mut state) % 8190) as u32);
                     if !others.contains(&other) {
                         others.push(other);
                     }
@@ -233,9 +233,9 @@ fn made_up(dir: &Path, limit: usize) -> (std::path::PathBuf, std::path::PathBuf)
                 let bytes = others.iter().map(|o| teacher.token_bytes(*o)).collect();
                 let first = -0.3 - (mix(&mut state) % 1000) as f32 / 500.0;
                 RawRow {
-                    sample_id: *id as i32,
+                    sample_id: id.signed(),
                     sample_bytes: teacher.token_bytes(*id).to_vec(),
-                    topk_ids: others.iter().map(|o| *o as i32).collect(),
+                    topk_ids: others.iter().map(|o| o.signed()).collect(),
                     topk_bytes: bytes,
                     topk_logprobs: (0..20).map(|k| first - k as f32 * 1.7).collect(),
                     other_logprob: -1.0,
@@ -270,7 +270,7 @@ fn the_stage_streams_a_directory_and_gives_the_same_bytes_twice() {
     assert_eq!(reader.meta().tokenizer_hash, tokenizer.digest());
     for item in reader.sequences().expect("sequences").take(5) {
         let (s, rows) = item.expect("reads");
-        assert_eq!(s.context_ids, Some(tokenizer.encode("Once").iter().map(|i| *i as i32).collect()));
+        assert_eq!(s.context_ids, Some(tokenizer.encode("Once").iter().map(|i| i.signed()).collect()));
         assert!(rows.len() >= 127);
     }
 }

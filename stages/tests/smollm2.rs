@@ -12,7 +12,7 @@ use common::Golden;
 use flow_lm::config::Bits;
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::infer::{KvCache, Session, Uses, Window, score_batch};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::open;
 use flow_stages::kinds::teacher_file::FileStage;
 use flow_stages::teacher::local::answers;
@@ -39,8 +39,8 @@ fn read(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden().join("smollm2").join(name)).expect("golden file")).expect("JSON")
 }
 
-fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+fn ids(v: &Value) -> Vec<TokenId> {
+    v.as_array().expect("ids").iter().map(|id| TokenId(id.as_u64().expect("an id") as u32)).collect()
 }
 
 #[test]
@@ -55,7 +55,10 @@ fn the_files_tokenizer_is_the_models() {
     let corpus = std::fs::read_to_string(harness::corpus()).expect("corpus");
     let part: String = corpus.chars().take(200_000).collect();
     assert!(tokenizer.encode(&part) == published.encode(&part));
-    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.is_end(0), tokenizer.is_end(1)), (1, 2, true, false));
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.is_end(TokenId(0)), tokenizer.is_end(TokenId(1))),
+        (TokenId(1), TokenId(2), true, false)
+    );
 }
 
 /// Exact float32 logprobs of the same dequantised weights.
@@ -64,19 +67,19 @@ fn forced_logprobs_are_those_of_float32() {
     let Some(dir) = teacher() else { return };
     let (model, _) = load_with_tokenizer(&dir).expect("loads");
     let forced = Golden::file("smollm2/teacher_forced.safetensors", "models/smollm2-gguf-metadata.json");
-    let text: Vec<u32> = forced.i32("ids").into_iter().map(|id| id as u32).collect();
+    let text: Vec<TokenId> = forced.i32("ids").into_iter().map(|id| TokenId(id as u32)).collect();
     let (n, k) = (text.len(), 20);
     let uses = Uses { score: Some((1, n)), top_k: k, ..Uses::default() };
     let device = open("cpu", 0).expect("the CPU is always there");
     let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
-    let top = lm.top_k(&text, &vec![1; n]).expect("scores");
+    let top = lm.top_k(TokenId::words(&text), &vec![1; n]).expect("scores");
     let (wanted_ids, wanted) = (forced.i32("top_ids"), forced.f32("top_logprobs"));
     let worst = top.logprobs.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 2e-3, "logprobs of the Top-20 differ by {worst}");
     for (r, (got, want)) in top.ids.chunks(k).zip(wanted_ids.chunks(k)).enumerate() {
         for (i, (g, w)) in got.iter().zip(want).enumerate() {
-            let tied = (0..k).any(|j| want[j] == *g as i32 && (wanted[r * k + i] - wanted[r * k + j]).abs() < 2e-3);
-            assert!(*g as i32 == *w || tied || i + 1 == k, "row {r}, place {i}: {g} instead of {w}");
+            let tied = (0..k).any(|j| want[j] == g.signed() && (wanted[r * k + i] - wanted[r * k + j]).abs() < 2e-3);
+            assert!(g.signed() == *w || tied || i + 1 == k, "row {r}, place {i}: {g} instead of {w}");
         }
     }
     let window = Window { first: text[0], targets: &text[1..] };
@@ -90,13 +93,13 @@ fn forced_logprobs_are_those_of_float32() {
 /// What llama.cpp wrote greedily after a prompt.
 struct Written {
     prompt: String,
-    context: Vec<u32>,
-    tokens: Vec<u32>,
+    context: Vec<TokenId>,
+    tokens: Vec<TokenId>,
 }
 
 fn written(dir: &Path, tokenizer: &Tokenizer) -> Vec<Written> {
     let chat = Template::of("chat", dir, tokenizer).expect("has one");
-    let tokens = |list: &Value| list.as_array().expect("tokens").iter().map(|p| p["id"].as_u64().expect("an id") as u32).collect();
+    let tokens = |list: &Value| list.as_array().expect("tokens").iter().map(|p| TokenId(p["id"].as_u64().expect("an id") as u32)).collect();
     let mut all = Vec::new();
     for case in read("greedy_completion.json").as_array().expect("cases") {
         let prompt = case["prompt"].as_str().expect("prompt").to_owned();
@@ -124,7 +127,7 @@ fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let (model, tokenizer) = load_with_tokenizer(&dir).expect("loads");
     let all = written(&dir, &tokenizer);
     let device = open("cpu", 0).expect("the CPU is always there");
-    let prompts: Vec<Vec<u32>> = all.iter().map(|w| w.context.clone()).collect();
+    let prompts: Vec<Vec<TokenId>> = all.iter().map(|w| w.context.clone()).collect();
     let answers = answers(&device, &model, &tokenizer, prompts, (Bits::Eight, 32, KvCache::default()), |_| Ok(())).expect("generates");
     let (seq, k) = (model.config.seq, 20);
     let uses = Uses { score: Some((1, seq)), top_k: k, ..Uses::default() };

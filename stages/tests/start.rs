@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use flow_lm::config::{ModelConfig, Role, TensorSpec, Weights};
 use flow_lm::format::tensors::TensorSource as _;
 use flow_lm::format::{self, load, load_with_tokenizer};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_lm::train::Start;
 use flow_lm::train::initial_values;
 use flow_stages::kinds::teacher_train::TeacherStage;
@@ -117,11 +117,11 @@ fn tokens_that_the_model_has_not_begin_as_the_mean_of_their_pieces() {
     let start = start_from(&teacher, &config, &ours).expect("fits");
     let spec = |name: &str| config.tensors().into_iter().find(|t| t.name == name).expect(name);
     let (embed, table) = (start.values(&config, &spec("embed"), 1), model.tensors.tensor("embed"));
-    let row = |table: &[f32], id: u32| table[id as usize * 64..][..64].to_vec();
+    let row = |table: &[f32], id: TokenId| table[id.index() * 64..][..64].to_vec();
     let mut several = 0;
-    for id in (100..ours.vocab_size() as u32).step_by(997) {
+    for id in (100..ours.vocab_size() as u32).step_by(997).map(TokenId) {
         let bytes = ours.token_bytes(id);
-        let whole = (0..4096).find(|t| !theirs.is_special(*t) && theirs.token_bytes(*t) == bytes);
+        let whole = (0..4096).map(TokenId).find(|t| !theirs.is_special(*t) && theirs.token_bytes(*t) == bytes);
         let pieces = whole.map_or_else(|| theirs.encode_bytes(bytes), |t| vec![t]);
         let mut want = [0f64; 64];
         for piece in &pieces {
@@ -136,7 +136,7 @@ fn tokens_that_the_model_has_not_begin_as_the_mean_of_their_pieces() {
     assert_eq!(linear.role, Role::Linear);
     assert_eq!(start.values(&config, &linear, 1), model.tensors.tensor("layers.0.q").into_owned());
     // A special token without a name there is drawn.
-    let only_ours = (0..ours.vocab_size() as u32).find(|id| {
+    let only_ours = (0..ours.vocab_size() as u32).map(TokenId).find(|id| {
         ours.is_special(*id) && ![ours.bos(), ours.eos()].contains(id) && ours.name_of(*id).is_some_and(|n| theirs.id_of(&n).is_none())
     });
     let drawn = initial_values(&config, &spec("embed"), 1);

@@ -10,6 +10,7 @@ use flow_lm::format::Checkpoint;
 use flow_lm::format::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value, model, pack, quant::dequantise};
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::format::tensors::TensorSource;
+use flow_lm::tokenizer::TokenId;
 use flow_stages::kinds::teacher_file::FileStage;
 use flow_stages::teacher::template::Template;
 use harness::golden;
@@ -245,5 +246,5 @@ fn a_sentencepiece_vocabulary_encodes_as_sentencepiece() {
     for case in cases {
         assert_eq!(json!(tokenizer.encode(case["text"].as_str().expect("text"))), case["ids"], "{case}");
     }
-    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.context("the")[0]), (1, 2, 1));
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.context("the")[0]), (TokenId(1), TokenId(2), TokenId(1)));
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use flow_shaders::device::DeviceError;
 
+use crate::tokenizer::TokenId;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -262,7 +264,7 @@ pub enum RequestError {
     #[error("token {id} of the prompt: the model has {vocab}")]
     Token {
         /// The token.
-        id: u32,
+        id: TokenId,
         /// Tokens of the model.
         vocab: usize,
     },

@@ -3,6 +3,7 @@
 use flow_lm::config::{ModelConfig, Preset, Weights};
 use flow_lm::infer::{Event, Finish, Generator, Request, Sampling, Session, Uses};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::initial_values;
 use flow_shaders::device::{Device, open};
 use std::collections::BTreeMap;
@@ -37,17 +38,23 @@ fn requests() -> Vec<Request> {
     let allowed: std::sync::Arc<[u32]> = vec![0x5555_5555; VOCAB.div_ceil(32)].into();
     (0..9usize)
         .map(|i| {
-            let prompt = (0..[1, 5, 33, 2, 40, 32, 7, 64, 3][i]).map(|_| rng.below(VOCAB) as u32).collect();
+            let prompt = (0..[1, 5, 33, 2, 40, 32, 7, 64, 3][i]).map(|_| TokenId(rng.below(VOCAB) as u32)).collect();
             let base = Sampling { temperature: [0.0, 0.9, 1.3][i % 3], seed: 11, ..Sampling::default() };
             let sampling = match i {
                 1 => Sampling { top_k: 7, ..base },
                 3 => Sampling { repetition_penalty: 1.5, ..base },
                 4 => Sampling { top_p: 0.7, min_p: 0.05, ..base },
                 5 => Sampling { frequency_penalty: 0.8, presence_penalty: 0.3, ..base },
-                7 => Sampling { mask: Some(allowed.clone()), bias: vec![(2, 3.0), (4, -3.0)], ..base },
+                7 => Sampling { mask: Some(allowed.clone()), bias: vec![(TokenId(2), 3.0), (TokenId(4), -3.0)], ..base },
                 _ => base,
             };
-            Request { prompt, max_tokens: [6, 14, 3, 20, 9, 11, 1, 16, 8][i], sampling, draw: i as u64, ends: vec![9, 17] }
+            Request {
+                prompt,
+                max_tokens: [6, 14, 3, 20, 9, 11, 1, 16, 8][i],
+                sampling,
+                draw: i as u64,
+                ends: [9, 17].map(TokenId).to_vec(),
+            }
         })
         .collect()
 }
@@ -58,9 +65,9 @@ fn session(device: &Device, model: &(ModelConfig, BTreeMap<String, Vec<f32>>), s
 }
 
 /// What each request was answered, in a session of so many slots which they join in turn, as room allows and the order asks.
-fn answered(session: &mut Session, requests: &[Request], pause: usize) -> Vec<(Vec<u32>, Finish)> {
+fn answered(session: &mut Session, requests: &[Request], pause: usize) -> Vec<(Vec<TokenId>, Finish)> {
     let mut generator = Generator::new(session);
-    let mut said: Vec<(Vec<u32>, Option<Finish>)> = vec![Default::default(); requests.len()];
+    let mut said: Vec<(Vec<TokenId>, Option<Finish>)> = vec![Default::default(); requests.len()];
     let (mut waiting, mut places, mut steps) = ((0..requests.len()).rev().collect::<Vec<_>>(), BTreeMap::new(), 0);
     while !waiting.is_empty() || !generator.is_idle() {
         while generator.has_room() && !waiting.is_empty() && (steps % (pause + 1) == 0 || generator.is_idle()) {
@@ -88,9 +95,9 @@ fn a_sequence_says_the_same_alone_and_among_others() {
         let alone: Vec<_> = all.iter().flat_map(|r| answered(&mut session(device, &model, 1), std::slice::from_ref(r), 0)).collect();
         for (i, (tokens, finish)) in alone.iter().enumerate() {
             let whole = tokens.len() == all[i].max_tokens;
-            assert!(whole == (*finish == Finish::Length) && tokens.iter().all(|t| *t < VOCAB as u32), "{i}: {tokens:?} {finish:?}");
+            assert!(whole == (*finish == Finish::Length) && tokens.iter().all(|t| t.index() < VOCAB), "{i}: {tokens:?} {finish:?}");
         }
-        assert!(alone[7].0.iter().all(|t| t % 2 == 0), "a mask of even tokens: {:?}", alone[7]);
+        assert!(alone[7].0.iter().all(|t| t.0 % 2 == 0), "a mask of even tokens: {:?}", alone[7]);
         for (slots, pause) in [(9, 0), (8, 0), (3, 0), (5, 2), (2, 1)] {
             let together = answered(&mut session(device, &model, slots), &all, pause);
             assert_eq!(together, alone, "{slots} slots, pause {pause}, {weights:?} on {}", device.name());
@@ -129,13 +136,13 @@ fn what_cannot_be_asked_is_refused_with_its_value() {
     let model = model(Weights::Absmean);
     let mut lm = session(&open("cpu", 1).expect("the CPU"), &model, 2);
     let mut generator = Generator::new(&mut lm);
-    let good = Request { prompt: vec![1, 2], max_tokens: 4, ..Request::default() };
+    let good = Request { prompt: [1, 2].map(TokenId).to_vec(), max_tokens: 4, ..Request::default() };
     for (bad, says) in [
         (Request { prompt: Vec::new(), ..good.clone() }, "no token"),
-        (Request { prompt: vec![1, 211], ..good.clone() }, "211"),
-        (Request { prompt: vec![1; 128], ..good.clone() }, "128"),
+        (Request { prompt: [1, 211].map(TokenId).to_vec(), ..good.clone() }, "211"),
+        (Request { prompt: vec![TokenId(1); 128], ..good.clone() }, "128"),
         (Request { sampling: Sampling { top_p: 1.5, ..Sampling::default() }, ..good.clone() }, "1.5"),
-        (Request { sampling: Sampling { bias: vec![(300, 1.0)], ..Sampling::default() }, ..good.clone() }, "300"),
+        (Request { sampling: Sampling { bias: vec![(TokenId(300), 1.0)], ..Sampling::default() }, ..good.clone() }, "300"),
     ] {
         let error = generator.join(bad).expect_err(says).to_string();
         assert!(error.contains(says), "{error}");

@@ -13,6 +13,7 @@ use flow_lm::config::Bits;
 use flow_lm::format::gguf::{GgufFile, model};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 
 /// What is inferred.
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +53,10 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     let mut rng = Rng::new(1, "bench prompt");
     let (mut read, mut decoded) = (Vec::new(), Vec::new());
     for round in 0..=b.repeat {
-        let ids: Vec<u32> = (0..b.batch * b.prompt).map(|_| rng.below(config.vocab) as u32).collect();
+        let ids: Vec<TokenId> = (0..b.batch * b.prompt).map(|_| TokenId(rng.below(config.vocab) as u32)).collect();
         let began = Instant::now();
         if b.score {
-            lm.top_k(&ids, &vec![1; ids.len()])?;
+            lm.top_k(TokenId::words(&ids), &vec![1; ids.len()])?;
         } else {
             let next = prefill(&mut lm, &ids, b, chunk)?;
             let prompt_seconds = began.elapsed().as_secs_f64();
@@ -83,17 +84,17 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     Ok(out)
 }
 
-fn prefill(lm: &mut Session, ids: &[u32], b: &InferBench, chunk: usize) -> Result<Vec<u32>, StageError> {
+fn prefill(lm: &mut Session, ids: &[TokenId], b: &InferBench, chunk: usize) -> Result<Vec<TokenId>, StageError> {
     let mut next = Vec::new();
     for first in (0..b.prompt).step_by(chunk) {
         let len = chunk.min(b.prompt - first);
-        let part: Vec<u32> = ids.chunks_exact(b.prompt).flat_map(|s| s[first..first + len].iter().copied()).collect();
+        let part: Vec<TokenId> = ids.chunks_exact(b.prompt).flat_map(|s| s[first..first + len].iter().copied()).collect();
         next = lm.prefill(&part, first, len)?;
     }
     Ok(next)
 }
 
-fn decode(lm: &mut Session, mut next: Vec<u32>, b: &InferBench) -> Result<(), StageError> {
+fn decode(lm: &mut Session, mut next: Vec<TokenId>, b: &InferBench) -> Result<(), StageError> {
     for t in 0..b.decode {
         next = lm.step(&next, &vec![(b.prompt + t) as u32; b.batch])?;
     }

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
+use flow_lm::tokenizer::TokenId;
+
 use crate::traces::{CANDIDATES_OF_A_ROW, OTHER_FLOOR, OTHER_LEAST};
 
 /// Mass by student id.
 #[derive(Clone, Debug, Default)]
 pub struct Buckets {
-    items: Vec<(u32, f64)>,
+    items: Vec<(TokenId, f64)>,
     /// Place of each id once there are too many to look through.
-    places: HashMap<u32, usize>,
+    places: HashMap<TokenId, usize>,
 }
 
 /// Student candidates by falling logprob then id, and the mass outside them.
@@ -33,7 +35,7 @@ impl Buckets {
         Self { items: Vec::with_capacity(n), places: HashMap::new() }
     }
     /// Adds mass to an id; equal ids merge.
-    pub fn add(&mut self, id: u32, mass: f64) {
+    pub fn add(&mut self, id: TokenId, mass: f64) {
         if self.items.len() >= CANDIDATES_OF_A_ROW {
             if self.places.is_empty() {
                 self.places = self.items.iter().enumerate().map(|(at, i)| (i.0, at)).collect();
@@ -62,7 +64,7 @@ impl Buckets {
         let tail = 1.0 - sum;
         let (scale, other) = if tail < OTHER_LEAST { ((1.0 - OTHER_FLOOR) / sum, OTHER_FLOOR) } else { (1.0, tail) };
         Cut {
-            ids: self.items.iter().map(|i| i.0 as i32).collect(),
+            ids: self.items.iter().map(|i| i.0.signed()).collect(),
             logprobs: self.items.iter().map(|i| (i.1 * scale).ln()).collect(),
             other,
             beyond: beyond_probs.iter().sum(),

@@ -17,12 +17,13 @@
 use super::buckets::Buckets;
 use super::first_token::FirstToken;
 use crate::traces::{CandidateBytes, RawRow, Settled};
+use flow_lm::tokenizer::TokenId;
 
 /// A student token over the teacher's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Student id.
-    pub id: u32,
+    pub id: TokenId,
     /// Row in whose token it starts.
     pub row: usize,
     /// Bytes of that token before it.

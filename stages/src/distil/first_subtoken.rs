@@ -34,7 +34,7 @@ pub fn first_subtoken<'b>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flow_lm::tokenizer::Tokenizer;
+    use flow_lm::tokenizer::{TokenId, Tokenizer};
     use serde_json::Value;
 
     fn numbers(v: &Value) -> Vec<f64> {
@@ -51,7 +51,7 @@ mod tests {
         let cases = golden["cases"].as_array().expect("cases");
         assert!(!cases.is_empty());
         for (n, case) in cases.iter().enumerate() {
-            let ids: Vec<u32> = numbers(&case["teacher_ids"]).iter().map(|i| *i as u32).collect();
+            let ids: Vec<TokenId> = numbers(&case["teacher_ids"]).iter().map(|i| TokenId(*i as u32)).collect();
             let logprobs = numbers(&case["teacher_logprobs"]);
             let candidates = ids.iter().zip(&logprobs).map(|(id, l)| (teacher.token_bytes(*id), l.exp()));
             let (cut, dropped, _) = first_subtoken(&first, candidates, usize::MAX);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 
 use crate::traces::TokenTable;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 
 /// Shards of the memory, so that two threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -42,28 +42,28 @@ impl<'a> FirstToken<'a> {
         self.student
     }
     /// First id of the encoding of `bytes`, those of the teacher's token `teacher_id`.
-    pub fn of_id(&self, teacher_id: i32, bytes: &[u8]) -> Option<u32> {
+    pub fn of_id(&self, teacher_id: i32, bytes: &[u8]) -> Option<TokenId> {
         let Some(place) = usize::try_from(teacher_id).ok().and_then(|id| self.by_id.get(id)) else { return self.of(bytes) };
         // Whoever comes first computes the same value.
         let mut id = place.load(Relaxed);
         if id == UNKNOWN {
-            id = self.of(bytes).unwrap_or(NONE);
+            id = self.of(bytes).map_or(NONE, |id| id.0);
             place.store(id, Relaxed);
         }
-        (id != NONE).then_some(id)
+        (id != NONE).then_some(TokenId(id))
     }
     /// First id of the encoding of `bytes`.
-    pub fn of(&self, bytes: &[u8]) -> Option<u32> {
+    pub fn of(&self, bytes: &[u8]) -> Option<TokenId> {
         let mut hasher = Fnv::default();
         hasher.write(bytes);
         let shard = &self.shards[(hasher.finish() >> 32) as usize % SHARDS];
         let found = shard.read().unwrap_or_else(PoisonError::into_inner).get(bytes).copied();
         let id = found.unwrap_or_else(|| {
-            let id = self.student.encode_bytes(bytes).first().copied().unwrap_or(NONE);
+            let id = self.student.encode_bytes(bytes).first().map_or(NONE, |id| id.0);
             shard.write().unwrap_or_else(PoisonError::into_inner).insert(bytes.into(), id);
             id
         });
-        (id != NONE).then_some(id)
+        (id != NONE).then_some(TokenId(id))
     }
 }
 

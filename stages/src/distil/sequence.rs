@@ -6,6 +6,7 @@ use super::first_subtoken::first_subtoken;
 use super::first_token::FirstToken;
 use super::stats::Tally;
 use crate::traces::{Invalid, OTHER_FLOOR, OTHER_LEAST, ProjectedRow, RawRow, SequenceRow, Settled, is_structural, settle};
+use flow_lm::tokenizer::TokenId;
 
 /// What is done to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl<'a> Projector<'a> {
     /// Projects one sequence.
     pub fn project(&self, mut sequence: SequenceRow, rows: &[RawRow]) -> (SequenceRow, Vec<ProjectedRow>, Tally) {
         let student = self.first.student();
-        sequence.context_ids = Some(student.encode_bytes(&sequence.context).into_iter().map(|i| i as i32).collect());
+        sequence.context_ids = Some(student.encode_bytes(&sequence.context).into_iter().map(TokenId::signed).collect());
         let mut tally = Tally::of_sequence(rows.len());
         let owned: Vec<RawRow>;
         let rows = match self.teacher_eos {
@@ -129,7 +130,7 @@ impl<'a> Projector<'a> {
         let text = String::from_utf8_lossy(&row.sample_bytes).into_owned();
         let student = self.first.student();
         let id = if row.sample_bytes.is_empty() { Some(student.eos()) } else { self.first.of(&row.sample_bytes) };
-        let id = id.unwrap_or_else(|| student.eos()) as i32;
+        let id = id.unwrap_or_else(|| student.eos()).signed();
         let Some(settled) = &step.settled else { return (quarantined(id, text), 0.0) };
         let candidates = row.candidate_bytes().zip(settled.probs.iter().copied());
         let (cut, dropped, lost) = first_subtoken(self.first, candidates, self.top_k);
@@ -142,12 +143,12 @@ impl<'a> Projector<'a> {
 
     fn byte_aligned(&self, rows: &[RawRow], steps: &[Step<'_>], source: &'static str, tally: &mut Tally, out: &mut Vec<ProjectedRow>) {
         let student = self.first.student();
-        let text_of = |id: u32| String::from_utf8_lossy(student.token_bytes(id)).into_owned();
+        let text_of = |id: TokenId| String::from_utf8_lossy(student.token_bytes(id)).into_owned();
         let Some(spans) = spans(self.first, rows) else {
             tally.not_reproduced += 1;
             let text: Vec<u8> = rows.iter().flat_map(|r| r.sample_bytes.iter().copied()).collect();
             for id in student.encode_bytes(&text) {
-                let row = quarantined(id as i32, text_of(id));
+                let row = quarantined(id.signed(), text_of(id));
                 tally.emit(&row, source, 0.0);
                 out.push(row);
             }
@@ -160,13 +161,13 @@ impl<'a> Projector<'a> {
             let row = match project(self.first, steps, span) {
                 Some((buckets, moved)) => {
                     let lse = exact_lse(steps[span.row].row, span.offset, &moved);
-                    let (row, lost) = self.finish(span.id as i32, text, buckets, &moved, lse);
+                    let (row, lost) = self.finish(span.id.signed(), text, buckets, &moved, lse);
                     tally.moved_candidates += moved.len() as u64;
                     tally.emit(&row, source, lost);
                     row
                 }
                 None => {
-                    let row = quarantined(span.id as i32, text);
+                    let row = quarantined(span.id.signed(), text);
                     tally.emit(&row, source, 0.0);
                     row
                 }

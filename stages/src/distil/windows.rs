@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use flow_engine::plugin::StageError;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_lm::train::windows::{Said, Token};
 use flow_lm::train::{Loader, Shards, Windows};
 
@@ -100,7 +100,7 @@ fn empty(reader: &TraceReader<ProjectedRow>, tokenizer: &Tokenizer, seq: usize) 
 fn add(windows: &mut Windows, sequence: &SequenceRow, rows: &[ProjectedRow], distillation: Distillation) -> Tails {
     let mut tokens: Vec<Token> = Vec::with_capacity(rows.len());
     if sequence.source != Origin::Text {
-        tokens.extend(sequence.context_ids.iter().flatten().map(|id| Token { id: *id as u32, target: false, row: None }));
+        tokens.extend(sequence.context_ids.iter().flatten().map(|id| Token { id: TokenId(*id as u32), target: false, row: None }));
     }
     let mut tails = Tails::default();
     for row in rows {
@@ -112,7 +112,7 @@ fn add(windows: &mut Windows, sequence: &SequenceRow, rows: &[ProjectedRow], dis
             tails.rows += 1;
             tails.exact += u64::from(tail.exact);
         }
-        tokens.push(Token { id: row.sample_id as u32, target: true, row: Some(kept) });
+        tokens.push(Token { id: TokenId(row.sample_id as u32), target: true, row: Some(kept) });
     }
     windows.sequence(&tokens);
     tails

@@ -9,12 +9,12 @@ use super::quality::Agreement;
 use crate::teacher::http::spec::Spec;
 use flow_lm::infer::Session;
 use flow_lm::infer::{Window, score_batch, windows_together};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 
 /// Share of the student's tokens of the teacher's greedy answers that the student finds most likely there.
 pub fn agreement(lm: &mut Session, tokenizer: &Tokenizer, baseline: &Baseline) -> Result<Agreement, StageError> {
     let (seq, batch) = (lm.config().seq, windows_together(lm.config()));
-    let windows: Vec<(Vec<u32>, usize)> = baseline
+    let windows: Vec<(Vec<TokenId>, usize)> = baseline
         .results
         .iter()
         .map(|a| {
@@ -34,7 +34,7 @@ pub fn agreement(lm: &mut Session, tokenizer: &Tokenizer, baseline: &Baseline) -
         for (i, (tokens, before)) in group.iter().enumerate() {
             let answer = i * seq + (*before).min(tokens.len())..i * seq + tokens.len();
             for (label, best) in b.labels[answer.clone()].iter().zip(&best[answer]) {
-                total.top1 += f64::from(u8::from(*label == *best as i32));
+                total.top1 += f64::from(u8::from(*label == best.signed()));
                 total.tokens += 1;
             }
         }

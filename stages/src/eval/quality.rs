@@ -11,7 +11,7 @@ use crate::traces::{Origin, ProjectedRow, SequenceRow};
 use flow_lm::format::Checkpoint;
 use flow_lm::infer::{Session, Uses};
 use flow_lm::infer::{Window, score_batch, windows_together};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
@@ -19,7 +19,7 @@ pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, slidin
     let tokens = tokenizer.encode(text);
     let seq = lm.config().seq;
     let stride = if sliding { (seq / 2).max(1) } else { seq };
-    let mut windows: Vec<(&[u32], usize)> = Vec::new();
+    let mut windows: Vec<(&[TokenId], usize)> = Vec::new();
     let mut scored = 0;
     for start in (0..tokens.len()).step_by(stride) {
         let end = tokens.len().min(start + seq);
@@ -80,7 +80,7 @@ pub fn agreement(
     let mut scorer = Scorer::new(session, tokenizer, keep, &[], 0);
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
-    let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos() as i32));
+    let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos().signed()));
     let tokens = tokenizer.encode(text);
     let all: Vec<Window<'_>> = tokens.chunks(t_seq).map(|targets| Window { first: tokenizer.bos(), targets }).collect();
     let wanted = (all.len() as f64 * bytes as f64 / text.len().max(1) as f64).ceil() as usize;
@@ -116,7 +116,7 @@ fn compare(
     total: &mut Agreement,
 ) -> Result<(), StageError> {
     let (batch, seq) = (windows_together(lm.config()), lm.config().seq);
-    let tokens: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|x| x.sample_id as u32).collect()).collect();
+    let tokens: Vec<Vec<TokenId>> = rows.iter().map(|r| r.iter().map(|x| TokenId(x.sample_id as u32)).collect()).collect();
     let views: Vec<Window<'_>> = tokens.iter().map(|targets| Window { first: tokenizer.bos(), targets }).collect();
     let b = score_batch(&views, batch, seq);
     let mut ids = vec![-1; batch * seq * top_k];
@@ -135,7 +135,7 @@ fn compare(
     for (r, m) in meta.iter().enumerate().filter(|(_, m)| m[1] > 0.0) {
         debug_assert!(m[1] > 0.0);
         total.kl += f64::from(losses[r].0);
-        total.top1 += f64::from(u8::from(ids[r * top_k] == best[r] as i32));
+        total.top1 += f64::from(u8::from(ids[r * top_k] == best[r].signed()));
         total.tokens += 1;
     }
     Ok(())

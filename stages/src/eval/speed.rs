@@ -10,6 +10,7 @@ use flow_lm::config::Bits;
 use flow_lm::format::Checkpoint;
 use flow_lm::infer::KvCache;
 use flow_lm::infer::{Session, Uses};
+use flow_lm::tokenizer::TokenId;
 
 /// Medians over a few rounds.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ impl Bench {
     fn decode(&mut self) -> Result<f64, StageError> {
         let n = self.seq.min(64);
         let start = Instant::now();
-        let mut id = vec![0];
+        let mut id = vec![TokenId(0)];
         for t in 0..n {
             id = self.session.step(&id, &[t as u32])?;
         }

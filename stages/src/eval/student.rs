@@ -6,7 +6,7 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::Bits;
 use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::infer::KvCache;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use serde_json::{Value, json};
 
 use super::baseline::{Baseline, read_baseline};
@@ -137,7 +137,7 @@ fn samples(
     bits: Bits,
     cache: KvCache,
 ) -> Result<Vec<String>, StageError> {
-    let prompts: Vec<Vec<u32>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
+    let prompts: Vec<Vec<TokenId>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
     let answers = answers(device, student, tokenizer, prompts, (bits, baseline.max_tokens, cache), |_| Ok(()))?;
     Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
 }

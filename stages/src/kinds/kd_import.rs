@@ -85,7 +85,7 @@ impl Stage for ImportStage {
             teacher: p.teacher.clone(),
             template: template.source().into(),
             tokenizer_hash: tokenizer.digest(),
-            eos_id: Some(tokenizer.eos() as i32),
+            eos_id: Some(tokenizer.eos().signed()),
             vocab: tokenizer.vocab_size(),
             top_k: p.top_k.unwrap_or(0),
             projection: Some("import".into()),

@@ -89,7 +89,7 @@ impl Stage for ProjectStage {
         let mut meta = reader.meta().clone();
         meta.teacher_tokenizer_hash = std::mem::replace(&mut meta.tokenizer_hash, student.digest());
         meta.vocab = student.vocab_size();
-        meta.eos_id = Some(student.eos() as i32);
+        meta.eos_id = Some(student.eos().signed());
         meta.top_k = p.top_k.unwrap_or(meta.top_k);
         let top_k = meta.top_k;
         meta.projection = Some(if exact { "exact".into() } else { method.into() });

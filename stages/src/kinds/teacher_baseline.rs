@@ -4,6 +4,7 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourceFile, Stage, 
 use flow_lm::config::Bits;
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::infer::KvCache;
+use flow_lm::tokenizer::TokenId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ impl Stage for BaselineStage {
         check_lock(locked.as_ref(), &digests)?;
         let device = task::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
-        let inputs: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
+        let inputs: Vec<Vec<TokenId>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
         let (asked, read) = (inputs.len() as u64, inputs.iter().map(Vec::len).sum::<usize>());
         let answers = answers(&device, &teacher, &tokenizer, inputs, (Bits::Eight, p.max_tokens, p.kv_cache), |done| {
             ctx.progress(done as u64, asked, "prompts");

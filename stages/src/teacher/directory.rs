@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::files::{copy, window, write};
 use super::template::CHAT_TEMPLATE;
 use flow_lm::format::hf;
-use flow_lm::tokenizer::{Roles, Tokenizer};
+use flow_lm::tokenizer::{Roles, TokenId, Tokenizer};
 
 /// Copies what a teacher needs; `config.json` gets the window and the roles of tokens.
 pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageError> {
@@ -74,8 +74,8 @@ fn chat_template(dir: &Path, settings: &Value) -> Result<Option<String>, StageEr
 /// Ids of `bos_token_id`, `eos_token_id` (one or several) and of the texts in `tokenizer_config.json`.
 fn roles(dir: &Path, config: &Value, settings: &Value, tokenizer: &Path) -> Result<Roles, StageError> {
     let generation = read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
-    let ids = |v: &Value| -> Vec<u32> {
-        let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = |v: &Value| -> Vec<TokenId> {
+        let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok()).map(TokenId);
         v.as_array().map_or_else(|| one(v).into_iter().collect(), |all| all.iter().filter_map(one).collect())
     };
     let known = Tokenizer::load(tokenizer)?;

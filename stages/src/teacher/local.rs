@@ -4,7 +4,7 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::Bits;
 use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::infer::{Continuation, Decoding, KvCache, Request, Sampling as Choosing, Session, Uses, Window, generate, windows_together};
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::Device;
 
 use super::collection::{CollectParams, Precision};
@@ -31,7 +31,7 @@ pub fn answers(
     device: &Device,
     model: &Checkpoint,
     tokenizer: &Tokenizer,
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<Vec<TokenId>>,
     (bits, max_tokens, cache): (Bits, usize, KvCache),
     mut visit: impl FnMut(usize) -> Result<(), StageError>,
 ) -> Result<Vec<Continuation>, StageError> {
@@ -45,9 +45,9 @@ pub fn answers(
 }
 
 /// Requests for continuations of prompts, the place of each its draw.
-fn requests(prompts: Vec<Vec<u32>>, how: &Decoding, session: &Session, tokenizer: &Tokenizer, sampling: &Choosing) -> Vec<Request> {
+fn requests(prompts: Vec<Vec<TokenId>>, how: &Decoding, session: &Session, tokenizer: &Tokenizer, sampling: &Choosing) -> Vec<Request> {
     let room = how.room(session.config());
-    let one = |(draw, prompt): (usize, Vec<u32>)| Request {
+    let one = |(draw, prompt): (usize, Vec<TokenId>)| Request {
         max_tokens: how.max_tokens.min(room + 1 - prompt.len()),
         prompt,
         sampling: sampling.clone(),
@@ -63,7 +63,7 @@ struct Continued {
     sample: i32,
     source: Origin,
     /// The context's tokens, then those that are scored.
-    tokens: Vec<u32>,
+    tokens: Vec<TokenId>,
     context: usize,
     finish: &'static str,
 }
@@ -103,12 +103,12 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
     let template = Template::of(&p.template, dir, &tokenizer)?;
     let device = task::device(ctx)?;
     let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
-    let contexts: Vec<Vec<u32>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
+    let contexts: Vec<Vec<TokenId>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
     let asked = asked(p, &contexts, keep.seq, ctx);
     let student = ctx.input_opt("student").filter(|_| !prompts.is_empty());
     // One session of the teacher scores and, where it continues prompts itself, decodes: its weights are there once.
     let mut uses = keep.uses(&p.taus);
-    let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| contexts[*i].clone()).collect();
+    let inputs: Vec<Vec<TokenId>> = asked.iter().map(|(i, _)| contexts[*i].clone()).collect();
     let decoding = decoding(p, &inputs);
     if let (None, Some(decoding)) = (student, &decoding) {
         uses = decoding.uses(&teacher.config, inputs.len(), uses);
@@ -135,7 +135,7 @@ pub fn collect(p: &CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
 }
 
 /// Which prompts are continued, each with its samples: those whose context leaves room in the window.
-fn asked(p: &CollectParams, contexts: &[Vec<u32>], seq: usize, ctx: &TaskContext) -> Vec<(usize, i32)> {
+fn asked(p: &CollectParams, contexts: &[Vec<TokenId>], seq: usize, ctx: &TaskContext) -> Vec<(usize, i32)> {
     let room = seq.saturating_sub(1);
     let too_long = contexts.iter().filter(|e| e.len() > room).count();
     if too_long > 0 {
@@ -146,7 +146,7 @@ fn asked(p: &CollectParams, contexts: &[Vec<u32>], seq: usize, ctx: &TaskContext
 }
 
 /// How these prompts are continued; nothing where there are none.
-fn decoding(p: &CollectParams, inputs: &[Vec<u32>]) -> Option<Decoding> {
+fn decoding(p: &CollectParams, inputs: &[Vec<TokenId>]) -> Option<Decoding> {
     let longest = inputs.iter().map(Vec::len).max()?;
     Some(Decoding { batch: p.batch, longest, max_tokens: p.max_tokens, draws: true, cache: p.kv_cache })
 }
@@ -156,7 +156,7 @@ fn draw(
     (p, ctx): (&CollectParams, &TaskContext),
     session: &mut Session,
     tokenizer: &Tokenizer,
-    inputs: Vec<Vec<u32>>,
+    inputs: Vec<Vec<TokenId>>,
     decoding: &Decoding,
 ) -> Result<Vec<Continuation>, StageError> {
     let (mut drawn, before) = Drawn::resume(ctx.state_dir())?;
@@ -175,7 +175,7 @@ fn meta(p: &CollectParams, teacher: &Checkpoint, tokenizer: &Tokenizer, template
         teacher_digest: digest,
         template: template.source().into(),
         tokenizer_hash: tokenizer.digest(),
-        eos_id: Some(tokenizer.eos() as i32),
+        eos_id: Some(tokenizer.eos().signed()),
         vocab: tokenizer.vocab_size(),
         method: p.method.name().into(),
         top_k: keep.top_k,
@@ -197,7 +197,7 @@ struct Collection<'a> {
     places: Vec<i64>,
     /// The prompts as the teacher reads them, as text and as its tokens.
     rendered: Vec<String>,
-    contexts: Vec<Vec<u32>>,
+    contexts: Vec<Vec<TokenId>>,
 }
 
 impl Collection<'_> {
@@ -234,9 +234,9 @@ impl Collection<'_> {
     }
 
     /// Windows of the text, spread over the whole of it where `text_tokens` are fewer.
-    fn windows<'a>(&self, tokens: &'a [u32]) -> Vec<Window<'a>> {
+    fn windows<'a>(&self, tokens: &'a [TokenId]) -> Vec<Window<'a>> {
         let budget = self.p.text_tokens.map_or(tokens.len(), |n| n as usize).min(tokens.len());
-        let all: Vec<&[u32]> = tokens.chunks(self.keep.seq).collect();
+        let all: Vec<&[TokenId]> = tokens.chunks(self.keep.seq).collect();
         let count = budget.div_ceil(self.keep.seq);
         let size = |chosen: &[usize]| chosen.iter().map(|i| all[*i].len()).sum::<usize>();
         let mut chosen = spread(all.len(), count, self.p.seed);
@@ -253,7 +253,12 @@ impl Collection<'_> {
         cut.filter(|w| !w.targets.is_empty()).collect()
     }
 
-    fn teacher_continues(&mut self, inputs: Vec<Vec<u32>>, asked: &[(usize, i32)], how: &Decoding) -> Result<Vec<Continued>, StageError> {
+    fn teacher_continues(
+        &mut self,
+        inputs: Vec<Vec<TokenId>>,
+        asked: &[(usize, i32)],
+        how: &Decoding,
+    ) -> Result<Vec<Continued>, StageError> {
         let answers = draw((self.p, self.ctx), self.scorer.session(), self.tokenizer, inputs, how)?;
         let continued = asked.iter().zip(answers);
         Ok(continued.map(|(asked, a)| self.continued(*asked, Origin::Sample, &a.tokens, a.stopped)).collect())
@@ -262,7 +267,7 @@ impl Collection<'_> {
     /// The student draws, in its own tokens; the teacher reads the bytes in its.
     fn student_continues(&self, dir: &std::path::Path, device: &Device, asked: &[(usize, i32)]) -> Result<Vec<Continued>, StageError> {
         let (student, theirs) = load_with_tokenizer(dir)?;
-        let inputs: Vec<Vec<u32>> = asked.iter().map(|(i, _)| theirs.context(&self.rendered[*i])).collect();
+        let inputs: Vec<Vec<TokenId>> = asked.iter().map(|(i, _)| theirs.context(&self.rendered[*i])).collect();
         let Some(how) = decoding(self.p, &inputs) else { return Ok(Vec::new()) };
         let uses = how.uses(&student.config, inputs.len(), Uses::default());
         let mut session = Session::new(device, student.config.clone(), &student.tensors, uses)?;
@@ -275,7 +280,7 @@ impl Collection<'_> {
         Ok(continued.collect())
     }
 
-    fn continued(&self, (prompt, sample): (usize, i32), source: Origin, answer: &[u32], stopped: bool) -> Continued {
+    fn continued(&self, (prompt, sample): (usize, i32), source: Origin, answer: &[TokenId], stopped: bool) -> Continued {
         let context = &self.contexts[prompt];
         let end = stopped.then(|| self.tokenizer.eos());
         let (before, finish) = (context.len(), if stopped { "stop" } else { "length" });

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::traces::{CandidateBytes, OTHER_FLOOR, RawRow, TokenTable};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 
 /// What a row keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,11 +74,11 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// Ids and log-weights of `draws` draws, the heaviest first.
-pub fn sampled(p: &[f64], draws: usize, rng: &mut Rng) -> Vec<(u32, f32)> {
+pub fn sampled(p: &[f64], draws: usize, rng: &mut Rng) -> Vec<(TokenId, f32)> {
     // Sorted draws need one walk over the distribution.
     let mut at: Vec<f64> = (0..draws).map(|_| (rng.bits() >> 11) as f64 / 9_007_199_254_740_992.0).collect();
     at.sort_by(f64::total_cmp);
-    let mut counts: Vec<(u32, u32)> = Vec::with_capacity(draws);
+    let mut counts: Vec<(TokenId, u32)> = Vec::with_capacity(draws);
     let (mut id, mut sum) = (0, p[0]);
     for u in at {
         while sum <= u && id + 1 < p.len() {
@@ -85,8 +86,8 @@ pub fn sampled(p: &[f64], draws: usize, rng: &mut Rng) -> Vec<(u32, f32)> {
             sum += p[id];
         }
         match counts.last_mut() {
-            Some((last, n)) if *last == id as u32 => *n += 1,
-            _ => counts.push((id as u32, 1)),
+            Some((last, n)) if last.index() == id => *n += 1,
+            _ => counts.push((TokenId(id as u32), 1)),
         }
     }
     counts.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
@@ -94,18 +95,18 @@ pub fn sampled(p: &[f64], draws: usize, rng: &mut Rng) -> Vec<(u32, f32)> {
 }
 
 /// Ids and logprobs of every token, the most likely first.
-pub fn full(p: &[f64]) -> Vec<(u32, f32)> {
-    let mut all: Vec<(u32, f32)> = p.iter().enumerate().map(|(i, p)| (i as u32, p.max(1e-30).ln() as f32)).collect();
+pub fn full(p: &[f64]) -> Vec<(TokenId, f32)> {
+    let mut all: Vec<(TokenId, f32)> = p.iter().enumerate().map(|(i, p)| (TokenId(i as u32), p.max(1e-30).ln() as f32)).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     all
 }
 
 /// A row whose candidates hold all mass.
-pub fn whole_row(candidates: &[(u32, f32)], drawn: u32, taus: usize, tokens: &Arc<TokenTable>) -> RawRow {
+pub fn whole_row(candidates: &[(TokenId, f32)], drawn: TokenId, taus: usize, tokens: &Arc<TokenTable>) -> RawRow {
     RawRow {
-        sample_id: drawn as i32,
-        sample_bytes: tokens.get(drawn as i32).unwrap_or_default().to_vec(),
-        topk_ids: candidates.iter().map(|c| c.0 as i32).collect(),
+        sample_id: drawn.signed(),
+        sample_bytes: tokens.get(drawn.signed()).unwrap_or_default().to_vec(),
+        topk_ids: candidates.iter().map(|c| c.0.signed()).collect(),
         topk_bytes: CandidateBytes::Table(tokens.clone()),
         topk_logprobs: candidates.iter().map(|c| c.1.min(0.0)).collect(),
         other_logprob: OTHER_FLOOR.ln() as f32,
@@ -127,7 +128,7 @@ mod tests {
             let row = sampled(&p, 12, &mut rng);
             assert!((row.iter().map(|c| f64::from(c.1).exp()).sum::<f64>() - 1.0).abs() < 1e-6);
             assert!(row.windows(2).all(|w| w[0].1 >= w[1].1));
-            row.iter().for_each(|(id, l)| mean[*id as usize] += f64::from(*l).exp() / f64::from(rows));
+            row.iter().for_each(|(id, l)| mean[id.index()] += f64::from(*l).exp() / f64::from(rows));
         }
         for (m, p) in mean.iter().zip(&p) {
             // Four standard deviations of the mean of 240,000 draws.
@@ -147,7 +148,7 @@ mod tests {
     fn a_full_row_is_the_distribution() {
         let p = softmax(&[0.1, 3.0, -1.0]);
         let row = full(&p);
-        assert_eq!(row.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 0, 2]);
-        assert!(row.iter().all(|(id, l)| (f64::from(*l).exp() - p[*id as usize]).abs() < 1e-7));
+        assert_eq!(row.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 0, 2].map(TokenId));
+        assert!(row.iter().all(|(id, l)| (f64::from(*l).exp() - p[id.index()]).abs() < 1e-7));
     }
 }

@@ -9,7 +9,7 @@ use crate::traces::{CandidateBytes, RawRow, TokenTable};
 use flow_lm::infer::{Session, TopK, Uses};
 use flow_lm::infer::{Window, score_batch};
 use flow_lm::rng::Rng;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{TokenId, Tokenizer};
 
 /// What rows keep.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ impl Scorer {
         let b = score_batch(windows, self.keep.batch, self.keep.seq);
         if self.keep.method == Method::TopK {
             let top = self.lm.top_k(&b.ids, &b.mask)?;
-            let row = |i: usize, t: usize, token: u32| self.top_row(&top, i * self.keep.seq + t, token);
+            let row = |i: usize, t: usize, token: TokenId| self.top_row(&top, i * self.keep.seq + t, token);
             return Ok(windows
                 .iter()
                 .enumerate()
@@ -81,7 +81,7 @@ impl Scorer {
         let mut all = Vec::with_capacity(windows.len());
         for (i, (window, key)) in windows.iter().zip(keys).enumerate() {
             let mut rng = Rng::new(self.seed, &format!("draws of prompt {} sample {}", key.0, key.1));
-            let row = |(t, token): (usize, &u32)| {
+            let row = |(t, token): (usize, &TokenId)| {
                 let at = (i * self.keep.seq + t) * vocab;
                 let p = method::softmax(&logits[at..at + self.known]);
                 let candidates = match self.keep.method {
@@ -95,18 +95,18 @@ impl Scorer {
         Ok(all)
     }
 
-    fn top_row(&self, top: &TopK, r: usize, token: u32) -> RawRow {
+    fn top_row(&self, top: &TopK, r: usize, token: TokenId) -> RawRow {
         let (k, width) = (self.keep.top_k, 1 + self.keep.taus);
         let (ids, logprobs) = (&top.ids[r * k..(r + 1) * k], &top.logprobs[r * k..(r + 1) * k]);
         let other = &top.other[r * width..(r + 1) * width];
         // What pads the vocabulary is no token: its mass is Other's.
-        let (known, padding): (Vec<usize>, Vec<usize>) = (0..k).partition(|i| (ids[*i] as usize) < self.known);
+        let (known, padding): (Vec<usize>, Vec<usize>) = (0..k).partition(|i| ids[*i].index() < self.known);
         let other =
             |i: usize, tau: f32| if padding.is_empty() { other[i] } else { joined(other[i], padding.iter().map(|p| logprobs[*p] / tau)) };
         RawRow {
-            sample_id: token as i32,
-            sample_bytes: self.tokens.get(token as i32).unwrap_or_default().to_vec(),
-            topk_ids: known.iter().map(|i| ids[*i] as i32).collect(),
+            sample_id: token.signed(),
+            sample_bytes: self.tokens.get(token.signed()).unwrap_or_default().to_vec(),
+            topk_ids: known.iter().map(|i| ids[*i].signed()).collect(),
             topk_bytes: CandidateBytes::Table(self.tokens.clone()),
             topk_logprobs: known.iter().map(|i| logprobs[*i].min(0.0)).collect(),
             other_logprob: other(0, 1.0).min(0.0),
@@ -123,6 +123,6 @@ fn joined(tail: f32, others: impl Iterator<Item = f32>) -> f32 {
 /// Bytes of every token; none for one that ends a text, and for one that only pads the model's vocabulary.
 fn table(tokenizer: &Tokenizer, vocab: usize) -> TokenTable {
     let mut table = TokenTable::default();
-    (0..vocab as u32).for_each(|id| table.insert(id, if tokenizer.is_end(id) { b"" } else { tokenizer.token_bytes(id) }));
+    (0..vocab as u32).map(TokenId).for_each(|id| table.insert(id.0, if tokenizer.is_end(id) { b"" } else { tokenizer.token_bytes(id) }));
     table
 }

@@ -7,12 +7,13 @@ use super::sampling::Sampling;
 use super::session::{Choice, Session};
 use crate::error::{Error, RequestError, Result};
 use crate::rng::Rng;
+use crate::tokenizer::TokenId;
 
 /// A prompt to continue.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Tokens of the prompt, as the model reads it ([`crate::tokenizer::Tokenizer::context`]).
-    pub prompt: Vec<u32>,
+    pub prompt: Vec<TokenId>,
     /// Tokens of the continuation, at most.
     pub max_tokens: usize,
     /// How they are chosen.
@@ -20,7 +21,7 @@ pub struct Request {
     /// Which of several draws with this seed it is ([`Sampling::rng`]).
     pub draw: u64,
     /// Tokens that end it.
-    pub ends: Vec<u32>,
+    pub ends: Vec<TokenId>,
 }
 
 /// Why a continuation ended.
@@ -38,7 +39,7 @@ pub struct Event {
     /// The number that [`Generator::join`] gave.
     pub sequence: u64,
     /// The token that was chosen; none where it ended the sequence.
-    pub token: Option<u32>,
+    pub token: Option<TokenId>,
     /// Set with the last token.
     pub finish: Option<Finish>,
 }
@@ -54,7 +55,7 @@ struct Sequence {
     number: u64,
     request: Request,
     /// The prompt, then what was chosen.
-    tokens: Vec<u32>,
+    tokens: Vec<TokenId>,
     rng: Rng,
     /// Whether all of the prompt but its last token is in the cache.
     read: bool,
@@ -83,7 +84,7 @@ impl<'s> Generator<'s> {
         let vocab = self.session.config().vocab;
         let refuse = |e: RequestError| Err(Error::from(e));
         request.sampling.check(vocab)?;
-        if let Some(id) = request.prompt.iter().copied().find(|id| *id as usize >= vocab) {
+        if let Some(id) = request.prompt.iter().copied().find(|id| id.index() >= vocab) {
             return refuse(RequestError::Token { id, vocab });
         }
         match request.prompt.len() {
@@ -113,7 +114,7 @@ impl<'s> Generator<'s> {
         let idle = Sampling::greedy();
         let (mut ids, mut pos, mut uniform) = (Vec::new(), Vec::new(), Vec::new());
         for slot in &mut self.slots[..=last] {
-            let tokens = slot.as_ref().map_or(&[0][..], |s| &s.tokens);
+            let tokens = slot.as_ref().map_or(&[TokenId(0)][..], |s| &s.tokens);
             ids.push(tokens[tokens.len() - 1]);
             pos.push(tokens.len() as u32 - 1);
             let draws = slot.as_mut().filter(|s| s.request.sampling.temperature > 0.0);
@@ -148,7 +149,7 @@ impl<'s> Generator<'s> {
         if new == there && new > 1 {
             // All begin: their prompts are read together.
             let start = |s: &'_ Option<Sequence>| s.as_ref().map_or(0, |s| s.tokens.len() - 1);
-            let starts: Vec<&[u32]> = self.slots.iter().map(|s| s.as_ref().map_or(&[][..], |x| &x.tokens[..start(s)])).collect();
+            let starts: Vec<&[TokenId]> = self.slots.iter().map(|s| s.as_ref().map_or(&[][..], |x| &x.tokens[..start(s)])).collect();
             self.session.read_starts(&starts)?;
         } else if new > 0 {
             for (slot, s) in self.slots.iter().enumerate().filter(|(_, s)| is_new(s)) {
@@ -163,7 +164,7 @@ impl<'s> Generator<'s> {
 
 impl Sequence {
     /// What a chosen token means, in a slot of `room` positions.
-    fn take(&mut self, token: u32, room: usize) -> Event {
+    fn take(&mut self, token: TokenId, room: usize) -> Event {
         if self.request.ends.contains(&token) {
             return Event { sequence: self.number, token: None, finish: Some(Finish::Stop) };
         }
@@ -178,7 +179,7 @@ impl Sequence {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continuation {
     /// Tokens, without the one that ended it.
-    pub tokens: Vec<u32>,
+    pub tokens: Vec<TokenId>,
     /// Whether EOS, or another token that ends an answer, ended it.
     pub stopped: bool,
 }

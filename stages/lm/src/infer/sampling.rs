@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, RequestError, Result};
 use crate::rng::Rng;
+use crate::tokenizer::TokenId;
 
 /// How the next token is chosen; the default is the most likely one.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub struct Sampling {
     /// Taken from a token's logit as often as the continuation holds it (OpenAI's API).
     pub frequency_penalty: f32,
     /// Added to the logits of some tokens: (id, amount).
-    pub bias: Vec<(u32, f32)>,
+    pub bias: Vec<(TokenId, f32)>,
     /// Tokens that may be chosen, one bit each (bit `id % 32` of word `id / 32`); none: all.
     pub mask: Option<Arc<[u32]>>,
     /// Seed of the draws.
@@ -91,7 +92,7 @@ impl Sampling {
                 return wrong(field, format!("{x} is not a number"));
             }
         }
-        if let Some((id, x)) = self.bias.iter().find(|(id, x)| *id as usize >= vocab || !x.is_finite()) {
+        if let Some((id, x)) = self.bias.iter().find(|(id, x)| id.index() >= vocab || !x.is_finite()) {
             return wrong("bias", format!("token {id} by {x}: the model has {vocab} tokens"));
         }
         if let Some(mask) = &self.mask
@@ -109,10 +110,10 @@ impl Sampling {
     }
 
     /// Changes the logits `[vocab]` of the token that comes after `tokens`, of which the first `prompt` are the prompt.
-    pub fn adjust(&self, logits: &mut [f32], tokens: &[u32], prompt: usize) {
+    pub fn adjust(&self, logits: &mut [f32], tokens: &[TokenId], prompt: usize) {
         self.penalise(logits, tokens, prompt);
         for (id, amount) in &self.bias {
-            logits[*id as usize] += amount;
+            logits[id.index()] += amount;
         }
         let scale = if self.temperature > 0.0 { self.temperature } else { 1.0 };
         let allowed = |id: usize| self.mask.as_ref().is_none_or(|m| allows(m, id));
@@ -132,13 +133,13 @@ impl Sampling {
         logits.iter_mut().filter(|z| **z < least).for_each(|z| *z = out);
     }
 
-    fn penalise(&self, logits: &mut [f32], tokens: &[u32], prompt: usize) {
+    fn penalise(&self, logits: &mut [f32], tokens: &[TokenId], prompt: usize) {
         if self.repetition_penalty != 1.0 {
             let mut seen = tokens.to_vec();
             seen.sort_unstable();
             seen.dedup();
             for id in seen {
-                let z = &mut logits[id as usize];
+                let z = &mut logits[id.index()];
                 *z = if *z > 0.0 { *z / self.repetition_penalty } else { *z * self.repetition_penalty };
             }
         }
@@ -146,7 +147,7 @@ impl Sampling {
             let mut drawn = tokens[prompt.min(tokens.len())..].to_vec();
             drawn.sort_unstable();
             for same in drawn.chunk_by(|a, b| a == b) {
-                logits[same[0] as usize] -= self.presence_penalty + self.frequency_penalty * same.len() as f32;
+                logits[same[0].index()] -= self.presence_penalty + self.frequency_penalty * same.len() as f32;
             }
         }
     }
@@ -162,7 +163,7 @@ mod tests {
 
     const LOGITS: [f32; 6] = [2.0, 1.0, 0.5, -1.0, -2.0, 3.0];
 
-    fn after(s: &Sampling, tokens: &[u32], prompt: usize) -> Vec<f32> {
+    fn after(s: &Sampling, tokens: &[TokenId], prompt: usize) -> Vec<f32> {
         let mut z = LOGITS.to_vec();
         s.adjust(&mut z, tokens, prompt);
         z
@@ -191,16 +192,16 @@ mod tests {
     #[test]
     fn penalties_count_what_was_seen() {
         let s = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(after(&s, &[5, 3, 5], 2), [2.0, 1.0, 0.5, -2.0, -2.0, 1.5]);
+        assert_eq!(after(&s, &[5, 3, 5].map(TokenId), 2), [2.0, 1.0, 0.5, -2.0, -2.0, 1.5]);
         let s = Sampling { presence_penalty: 0.5, frequency_penalty: 0.25, ..Sampling::default() };
-        assert_eq!(after(&s, &[0, 0, 5, 1, 1], 2), [2.0, 0.0, 0.5, -1.0, -2.0, 2.25]);
-        let s = Sampling { bias: vec![(4, 9.0)], ..Sampling::default() };
+        assert_eq!(after(&s, &[0, 0, 5, 1, 1].map(TokenId), 2), [2.0, 0.0, 0.5, -1.0, -2.0, 2.25]);
+        let s = Sampling { bias: vec![(TokenId(4), 9.0)], ..Sampling::default() };
         assert_eq!(after(&s, &[], 0)[4], 7.0);
         for bad in [
             Sampling { temperature: -1.0, ..Sampling::default() },
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { min_p: 1.5, ..Sampling::default() },
-            Sampling { bias: vec![(6, 1.0)], ..Sampling::default() },
+            Sampling { bias: vec![(TokenId(6), 1.0)], ..Sampling::default() },
             Sampling { repetition_penalty: 0.0, ..Sampling::default() },
         ] {
             assert!(bad.check(6).is_err(), "{bad:?}");

@@ -1,12 +1,14 @@
 //! Windows of text, laid out for scoring.
 
+use crate::tokenizer::TokenId;
+
 /// What is scored in one go: a token that is only read, and those that follow it.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
     /// Read first: BOS, or the first token of a prompt that has none.
-    pub first: u32,
+    pub first: TokenId,
     /// Scored.
-    pub targets: &'a [u32],
+    pub targets: &'a [TokenId],
 }
 
 /// Windows of at most `seq` targets, scored `batch` at a time: ids, mask and labels.
@@ -23,12 +25,12 @@ pub struct ScoreBatch {
 pub fn score_batch(windows: &[Window<'_>], batch: usize, seq: usize) -> ScoreBatch {
     let mut b = ScoreBatch { ids: vec![0; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
     for (i, w) in windows.iter().enumerate() {
-        b.ids[i * seq] = w.first;
+        b.ids[i * seq] = w.first.0;
         for (t, token) in w.targets.iter().enumerate() {
-            b.labels[i * seq + t] = *token as i32;
+            b.labels[i * seq + t] = token.signed();
             b.mask[i * seq + t] = 1;
             if t + 1 < seq {
-                b.ids[i * seq + t + 1] = *token;
+                b.ids[i * seq + t + 1] = token.0;
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::config::{Bits, ModelConfig};
 use crate::error::Result;
 use crate::format::tensors::TensorSource;
 use crate::graph::Graph;
+use crate::tokenizer::TokenId;
 
 /// How the next token of a slot is chosen.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,7 @@ pub struct Choice<'a> {
     /// The rule.
     pub sampling: &'a Sampling,
     /// The sequence so far, with the token that is fed.
-    pub tokens: &'a [u32],
+    pub tokens: &'a [TokenId],
     /// How many of them are the prompt.
     pub prompt: usize,
     /// A random number in [0, 1).
@@ -27,7 +28,7 @@ pub struct Choice<'a> {
 /// Top-K of every row of a scored batch.
 pub struct TopK {
     /// Ids `[rows, k]`.
-    pub ids: Vec<u32>,
+    pub ids: Vec<TokenId>,
     /// Logprobs `[rows, k]`.
     pub logprobs: Vec<f32>,
     /// `[rows, 1 + taus]`: log-mass of the rest, and its log-sum-exp at each τ.
@@ -146,9 +147,9 @@ impl Session {
     }
 
     /// The most likely next token `[rows]` of every row of the last scored batch.
-    pub fn best(&mut self) -> Result<Vec<u32>> {
+    pub fn best(&mut self) -> Result<Vec<TokenId>> {
         let best = self.scoring().best;
-        Ok(self.device.read(best)?)
+        Ok(TokenId::of_words(self.device.read(best)?))
     }
 
     /// Top-K + Other of every row.
@@ -159,7 +160,7 @@ impl Session {
             (s.top, s.ids, s.logprobs, s.other)
         };
         self.device.run(list)?;
-        Ok(TopK { ids: self.device.read(a)?, logprobs: self.device.read_f32(b)?, other: self.device.read_f32(c)? })
+        Ok(TopK { ids: TokenId::of_words(self.device.read(a)?), logprobs: self.device.read_f32(b)?, other: self.device.read_f32(c)? })
     }
 
     /// Logits `[rows, vocab]` (sessions built with `logits`). The copy of them that a session keeps is a buffer of its own:
@@ -196,13 +197,13 @@ impl Session {
     }
 
     /// Feeds one token to each of the first slots at its position (`ids`, `pos` `[n]`) and gives the most likely next ones.
-    pub fn step(&mut self, ids: &[u32], pos: &[u32]) -> Result<Vec<u32>> {
+    pub fn step(&mut self, ids: &[TokenId], pos: &[u32]) -> Result<Vec<TokenId>> {
         self.run_pass(ids, pos, |pass| pass.greedy)?;
         self.chosen(ids.len())
     }
 
     /// Feeds one token to each of the first slots, as [`Self::step`], and chooses the next ones as their sequences say.
-    pub fn step_with(&mut self, ids: &[u32], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<u32>> {
+    pub fn step_with(&mut self, ids: &[TokenId], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<TokenId>> {
         if choices.iter().all(|c| c.sampling.temperature == 0.0 && c.sampling.takes_logits_as_they_are()) {
             return self.step(ids, pos);
         }
@@ -213,7 +214,7 @@ impl Session {
         let buffer = self.decoding().uniform;
         self.device.write_f32(buffer, &uniform)?;
         // One run for each way to choose: mostly there is one.
-        let mut next = vec![0; ids.len()];
+        let mut next = vec![TokenId::default(); ids.len()];
         let mut left: Vec<usize> = (0..ids.len()).collect();
         while let Some(first) = left.first() {
             let (temperature, top_p) = (choices[*first].sampling.temperature, choices[*first].sampling.top_p);
@@ -234,19 +235,19 @@ impl Session {
     }
 
     /// Runs a list of the smallest pass that has these slots; its place among the passes.
-    fn run_pass(&mut self, ids: &[u32], pos: &[u32], list: impl Fn(&super::program::Pass) -> ListId) -> Result<usize> {
+    fn run_pass(&mut self, ids: &[TokenId], pos: &[u32], list: impl Fn(&super::program::Pass) -> ListId) -> Result<usize> {
         let d = self.decoding();
         let pass = d.passes.iter().position(|p| p.slots >= ids.len()).expect("no more sequences than slots");
         let (list, ids_at, pos_at) = (list(&d.passes[pass]), d.ids, d.pos);
-        self.device.write(ids_at, ids)?;
+        self.device.write(ids_at, TokenId::words(ids))?;
         self.device.write(pos_at, pos)?;
         self.device.run(list)?;
         Ok(pass)
     }
 
-    fn chosen(&mut self, n: usize) -> Result<Vec<u32>> {
+    fn chosen(&mut self, n: usize) -> Result<Vec<TokenId>> {
         let chosen = self.decoding().chosen;
-        Ok(self.device.read_at(chosen, 0, n)?)
+        Ok(TokenId::of_words(self.device.read_at(chosen, 0, n)?))
     }
 
     /// Changes the logits of the slots whose sampling asks for it.
@@ -269,19 +270,19 @@ impl Session {
 
     /// Reads the beginnings of sequences into the first slots, by chunks of [`Self::chunk`] tokens. One that is shorter than
     /// others repeats its last token: what that leaves at later positions is overwritten before it is read.
-    pub fn read_starts(&mut self, starts: &[&[u32]]) -> Result<()> {
+    pub fn read_starts(&mut self, starts: &[&[TokenId]]) -> Result<()> {
         let (n, chunk) = (self.decoding().slots, self.uses.prefill);
         let longest = starts.iter().map(|s| s.len()).max().unwrap_or(0);
-        let token = |i: usize, t: usize| starts.get(i).and_then(|s| s.get(t).or(s.last())).copied().unwrap_or(0);
+        let token = |i: usize, t: usize| starts.get(i).and_then(|s| s.get(t).or(s.last())).copied().unwrap_or_default();
         for first in (0..longest).step_by(chunk.max(1)) {
-            let ids: Vec<u32> = (0..n * chunk).map(|r| token(r / chunk, first + r % chunk)).collect();
+            let ids: Vec<TokenId> = (0..n * chunk).map(|r| token(r / chunk, first + r % chunk)).collect();
             self.prefill(&ids, first, chunk)?;
         }
         Ok(())
     }
 
     /// Reads the beginning of a sequence into one slot; the others keep what they hold.
-    pub fn read_start(&mut self, slot: usize, start: &[u32]) -> Result<()> {
+    pub fn read_start(&mut self, slot: usize, start: &[TokenId]) -> Result<()> {
         let d = self.decoding();
         let Some(one) = &d.prefill_one else { return self.read_starts(&[start]) };
         let (list, at): (ListId, Vec<(BufferId, usize)>) = (one.read.list, one.windows.iter().map(|w| (*w, slot * one.words)).collect());
@@ -295,7 +296,7 @@ impl Session {
 
     /// Feeds `len` tokens (at most [`Self::chunk`]) to every slot from position `first` on, and chooses the next ones
     /// greedily. `ids [slots, len]`.
-    pub fn prefill(&mut self, ids: &[u32], first: usize, len: usize) -> Result<Vec<u32>> {
+    pub fn prefill(&mut self, ids: &[TokenId], first: usize, len: usize) -> Result<Vec<TokenId>> {
         let d = self.decode.as_ref().expect("built with `decode`");
         let p = d.prefill.as_ref().expect("built with `prefill`");
         assert!(first + p.batch.q_len <= d.kv_len, "a chunk of {} from position {first} on does not fit", p.batch.q_len);
@@ -307,13 +308,13 @@ impl Session {
 
 /// Runs a prefill over `ids [sequences, len]` from position `first` on. A shorter chunk repeats its last token: what that
 /// leaves at later positions of the cache is overwritten before it is read.
-fn run_prefill(device: &mut device::Session, p: &Prefill, ids: &[u32], first: usize, len: usize) -> Result<()> {
+fn run_prefill(device: &mut device::Session, p: &Prefill, ids: &[TokenId], first: usize, len: usize) -> Result<()> {
     let (n, chunk) = (p.batch.sequences, p.batch.q_len);
     let at = |i: usize, t: usize| ids[i * len + t.min(len - 1)];
-    let padded: Vec<u32> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
+    let padded: Vec<TokenId> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
     let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk) as u32).collect();
     let rows: Vec<u32> = (0..n).map(|i| (i * chunk + len - 1) as u32).collect();
-    device.write(p.batch.ids, &padded)?;
+    device.write(p.batch.ids, TokenId::words(&padded))?;
     device.write(p.batch.pos, &pos)?;
     device.write(p.rows, &rows)?;
     Ok(device.run(p.list)?)

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod chunks;
+mod token;
 mod train;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use bytes::byte_chars;
 use bytes::{adds_prefix_space, byte_of_char, is_byte_level, push_sentencepiece};
 use chunks::{CHUNK, safe_pieces};
+pub use token::TokenId;
 pub use train::train;
 
 use crate::error::{Error, Result, TokenizerError};
@@ -24,11 +26,11 @@ use crate::error::{Error, Result, TokenizerError};
 #[serde(default)]
 pub struct Roles {
     /// Begins a text.
-    pub bos: Option<u32>,
+    pub bos: Option<TokenId>,
     /// Ends a text.
-    pub eos: Option<u32>,
+    pub eos: Option<TokenId>,
     /// End an answer: EOS and, in chat models, the end of a turn.
-    pub ends: Vec<u32>,
+    pub ends: Vec<TokenId>,
     /// Whether a prompt is read with BOS before it.
     pub add_bos: bool,
 }
@@ -48,10 +50,10 @@ pub struct Tokenizer {
     limits: Vec<u32>,
     special: Vec<bool>,
     /// Token of each single byte, where there is one.
-    byte_ids: [Option<u32>; 256],
-    bos: u32,
-    eos: u32,
-    ends: Vec<u32>,
+    byte_ids: [Option<TokenId>; 256],
+    bos: TokenId,
+    eos: TokenId,
+    ends: Vec<TokenId>,
     add_bos: bool,
     chunkable: bool,
     digest: String,
@@ -113,14 +115,16 @@ impl Tokenizer {
                     push_sentencepiece(name, &mut bytes);
                 }
                 if bytes.len() == start + 1 && !literal[id] {
-                    byte_ids[bytes[start] as usize].get_or_insert(id as u32);
+                    byte_ids[bytes[start] as usize].get_or_insert(TokenId(id as u32));
                 }
             }
             limits.push(u32::try_from(bytes.len()).map_err(|_| "its vocabulary holds more than 4 GiB of text".to_owned())?);
         }
-        let find = |candidates: &[&str]| candidates.iter().find_map(|c| vocab.get(*c).copied());
-        let first_special = special.iter().position(|s| *s).map(|i| i as u32);
-        let eos = find(&["<|eos|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"]).or(first_special).unwrap_or(0);
+        let find = |candidates: &[&str]| candidates.iter().find_map(|c| vocab.get(*c).map(|id| TokenId(*id)));
+        let first_special = special.iter().position(|s| *s).map(|i| TokenId(i as u32));
+        let eos = find(&["<|eos|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"])
+            .or(first_special)
+            .unwrap_or_default();
         let bos = find(&["<|bos|>", "<s>", "<|im_start|>", "<|begin_of_text|>", "<|endoftext|>"]).unwrap_or(eos);
         let canonical = inner.to_string(false).map_err(|e| e.to_string())?;
         let digest = blake3::hash(canonical.as_bytes()).to_hex().to_string();
@@ -134,8 +138,8 @@ impl Tokenizer {
     /// Gives tokens their roles; an id beyond the vocabulary is not taken.
     #[must_use]
     pub fn with_roles(mut self, roles: &Roles) -> Self {
-        let size = self.vocab_size() as u32;
-        let known = |id: &u32| *id < size;
+        let size = self.vocab_size();
+        let known = |id: &TokenId| id.index() < size;
         self.bos = roles.bos.filter(known).unwrap_or(self.bos);
         self.eos = roles.eos.filter(known).unwrap_or(self.eos);
         self.ends = roles.ends.iter().copied().filter(known).chain([self.eos]).collect();
@@ -151,12 +155,12 @@ impl Tokenizer {
     }
 
     /// Token ids of a text. Adds no special token; the literal text of one becomes that token, as in Hugging Face.
-    pub fn encode(&self, text: &str) -> Vec<u32> {
+    pub fn encode(&self, text: &str) -> Vec<TokenId> {
         if !self.chunkable || text.len() <= CHUNK {
             return self.encode_piece(text);
         }
         let pieces = safe_pieces(text, CHUNK);
-        let parts: Vec<Vec<u32>> = pieces.par_iter().map(|p| self.encode_piece(p)).collect();
+        let parts: Vec<Vec<TokenId>> = pieces.par_iter().map(|p| self.encode_piece(p)).collect();
         parts.concat()
     }
 
@@ -165,13 +169,13 @@ impl Tokenizer {
         self.chunkable
     }
 
-    pub(crate) fn encode_piece(&self, text: &str) -> Vec<u32> {
+    pub(crate) fn encode_piece(&self, text: &str) -> Vec<TokenId> {
         // The crate's errors come from truncation, padding and unknown tokens without `unk`; the first two are off.
-        self.inner.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
+        self.inner.encode_fast(text, false).map(|e| e.get_ids().iter().map(|id| TokenId(*id)).collect()).unwrap_or_default()
     }
 
     /// Token ids of bytes: valid UTF-8 is encoded as text, any other byte becomes the token of that byte.
-    pub fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+    pub fn encode_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
         if let Ok(text) = std::str::from_utf8(bytes) {
             return self.encode(text);
         }
@@ -186,15 +190,15 @@ impl Tokenizer {
     }
 
     /// Bytes of a token; a special token gives its literal text, an id out of range nothing.
-    pub fn token_bytes(&self, id: u32) -> &[u8] {
-        let id = id as usize;
+    pub fn token_bytes(&self, id: TokenId) -> &[u8] {
+        let id = id.index();
         let Some(end) = self.limits.get(id) else { return &[] };
         let start = if id == 0 { 0 } else { self.limits[id - 1] };
         &self.bytes[start as usize..*end as usize]
     }
 
     /// Bytes of a sequence.
-    pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+    pub fn decode_bytes(&self, ids: &[TokenId]) -> Vec<u8> {
         let mut out = Vec::with_capacity(ids.len() * 4);
         for id in ids {
             out.extend_from_slice(self.token_bytes(*id));
@@ -203,12 +207,12 @@ impl Tokenizer {
     }
 
     /// Text of a sequence, bytes that are no UTF-8 replaced.
-    pub fn decode_lossy(&self, ids: &[u32]) -> String {
+    pub fn decode_lossy(&self, ids: &[TokenId]) -> String {
         String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
     }
 
     /// Token ids of a prompt as the model reads it, BOS included where it has one; never empty.
-    pub fn context(&self, text: &str) -> Vec<u32> {
+    pub fn context(&self, text: &str) -> Vec<TokenId> {
         let ids = self.encode(text);
         // A chat template writes BOS itself.
         let bos = ids.is_empty() || self.add_bos && ids[0] != self.bos;
@@ -216,38 +220,38 @@ impl Tokenizer {
     }
 
     /// Whether a token ends an answer.
-    pub fn is_end(&self, id: u32) -> bool {
+    pub fn is_end(&self, id: TokenId) -> bool {
         self.ends.contains(&id)
     }
 
     /// Tokens that end an answer.
-    pub fn ends(&self) -> &[u32] {
+    pub fn ends(&self) -> &[TokenId] {
         &self.ends
     }
 
     /// Token that begins a text.
-    pub fn bos(&self) -> u32 {
+    pub fn bos(&self) -> TokenId {
         self.bos
     }
 
     /// Token that ends a text.
-    pub fn eos(&self) -> u32 {
+    pub fn eos(&self) -> TokenId {
         self.eos
     }
 
     /// Whether a token is a control token.
-    pub fn is_special(&self, id: u32) -> bool {
-        self.special.get(id as usize).copied().unwrap_or(false)
+    pub fn is_special(&self, id: TokenId) -> bool {
+        self.special.get(id.index()).copied().unwrap_or(false)
     }
 
     /// Id of a token by its name in the file (byte-level alphabet for ordinary tokens).
-    pub fn id_of(&self, name: &str) -> Option<u32> {
-        self.inner.token_to_id(name)
+    pub fn id_of(&self, name: &str) -> Option<TokenId> {
+        self.inner.token_to_id(name).map(TokenId)
     }
 
     /// Name of a token in the file.
-    pub fn name_of(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+    pub fn name_of(&self, id: TokenId) -> Option<String> {
+        self.inner.id_to_token(id.0)
     }
 
     /// blake3 of the canonical content, hex: equal digests mean equal tokenizers.

@@ -34,7 +34,7 @@ pub fn train(text: &str, vocab_size: usize, specials: &[String], min_frequency: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Tokenizer;
+    use crate::tokenizer::{TokenId, Tokenizer};
 
     const TEXT: &str = include_str!("../../../../pipelines/data/corpus.txt");
 
@@ -52,8 +52,9 @@ mod tests {
         let whole = tokenizer.encode_piece(text);
         assert!(tokenizer.encode(text) == whole);
         assert_eq!(tokenizer.decode_bytes(&whole), text.as_bytes());
-        assert_eq!((tokenizer.bos(), tokenizer.eos()), (0, 0));
-        assert!(tokenizer.is_special(0) && tokenizer.token_bytes(0) == b"<|endoftext|>");
+        let first = TokenId(0);
+        assert_eq!((tokenizer.bos(), tokenizer.eos()), (first, first));
+        assert!(tokenizer.is_special(first) && tokenizer.token_bytes(first) == b"<|endoftext|>");
     }
 
     #[test]

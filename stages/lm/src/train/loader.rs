@@ -132,11 +132,12 @@ fn pool<E: From<Error>>(shards: &dyn Shards<E>, seed: u64, epoch: u64, at: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::TokenId;
 
     #[test]
     fn an_epoch_visits_every_token_once_and_the_next_in_another_order() {
-        let tokens: Vec<u32> = (10..90).collect();
-        let mut loader = Loader::<Error>::of(Windows::of_text(&tokens, 8, 0), 3);
+        let tokens: Vec<TokenId> = (10..90).map(TokenId).collect();
+        let mut loader = Loader::<Error>::of(Windows::of_text(&tokens, 8, TokenId(0)), 3);
         let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
         let mut epoch = |from: u64| -> Vec<i32> {
             (from..from + 10).flat_map(|c| loader.step(c, 1, 1, &weights).expect("in memory").0.remove(0).labels).collect()

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, ShapeError};
 use crate::format::Checkpoint;
 use crate::format::tensors::TensorSource as _;
 use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TokenId, Tokenizer};
 
 /// Initial weights: linears normal with variance 1/in, a hundredth of it where they write to the residual stream (so that
 /// the embedding is heard from the first step), embeddings and head normal with deviation 0.02, norms 1.
@@ -59,7 +59,7 @@ impl Start {
                 let mut values = initial_values(config, spec, seed);
                 let table = self.model.tensors.tensor(&spec.name);
                 for (row, pieces) in values.chunks_exact_mut(config.dim).zip(&pieces.0).filter(|(_, p)| !p.is_empty()) {
-                    let of = |piece: &u32| &table[*piece as usize * config.dim..][..config.dim];
+                    let of = |piece: &TokenId| &table[piece.index() * config.dim..][..config.dim];
                     for (i, value) in row.iter_mut().enumerate() {
                         *value = pieces.iter().map(|p| of(p)[i]).sum::<f32>() / pieces.len() as f32;
                     }
@@ -113,15 +113,15 @@ fn rule(weights: Weights) -> &'static str {
 }
 
 /// Of each token its tokens in another vocabulary; nothing for a special one that has no counterpart.
-struct Pieces(Vec<Vec<u32>>);
+struct Pieces(Vec<Vec<TokenId>>);
 
 impl Pieces {
     fn of(theirs: &Tokenizer, ours: &Tokenizer, same: bool, vocab: usize) -> Self {
-        let ordinary = (0..theirs.vocab_size() as u32).filter(|id| !theirs.is_special(*id));
-        let whole: HashMap<&[u8], u32> = ordinary.map(|id| (theirs.token_bytes(id), id)).collect();
-        let of = |id: u32| {
+        let ordinary = (0..theirs.vocab_size() as u32).map(TokenId).filter(|id| !theirs.is_special(*id));
+        let whole: HashMap<&[u8], TokenId> = ordinary.map(|id| (theirs.token_bytes(id), id)).collect();
+        let of = |id: TokenId| {
             if same {
-                return if (id as usize) < theirs.vocab_size() { vec![id] } else { Vec::new() };
+                return if id.index() < theirs.vocab_size() { vec![id] } else { Vec::new() };
             }
             if id == ours.bos() {
                 return vec![theirs.bos()];
@@ -136,6 +136,6 @@ impl Pieces {
             let bytes = ours.token_bytes(id);
             whole.get(bytes).map_or_else(|| theirs.encode_bytes(bytes), |id| vec![*id])
         };
-        Self((0..vocab as u32).map(of).collect())
+        Self((0..vocab as u32).map(TokenId).map(of).collect())
     }
 }

@@ -4,6 +4,7 @@
 //! for token `t` is the target of that position, nothing shifts twice. Padding has label −1 and weight 0.
 
 use super::batch::{MicroBatch, PADDING};
+use crate::tokenizer::TokenId;
 
 /// No distillation row at this position.
 const NONE: u32 = u32::MAX;
@@ -12,12 +13,12 @@ const NONE: u32 = u32::MAX;
 #[derive(Default)]
 pub struct Windows {
     seq: usize,
-    bos: u32,
+    bos: TokenId,
     top_k: usize,
     /// `[windows, seq]` targets: token ids, −1 for none.
     labels: Vec<i32>,
     /// `[windows, seq]` inputs.
-    inputs: Vec<u32>,
+    inputs: Vec<TokenId>,
     /// `[windows, seq]` index of the row, or [`NONE`].
     rows: Vec<u32>,
     /// `[kept rows, top_k]`.
@@ -39,7 +40,7 @@ pub struct KeptRow(u32);
 #[derive(Clone, Copy, Debug)]
 pub struct Token {
     /// Its id.
-    pub id: u32,
+    pub id: TokenId,
     /// Whether it is learned; a prompt's tokens are only read.
     pub target: bool,
     /// What a teacher says of its place.
@@ -61,12 +62,12 @@ pub struct Said<'r> {
 
 impl Windows {
     /// No windows yet; their rows have `top_k` candidates.
-    pub fn new(seq: usize, bos: u32, top_k: usize) -> Self {
+    pub fn new(seq: usize, bos: TokenId, top_k: usize) -> Self {
         Self { seq, bos, top_k, ..Self::default() }
     }
 
     /// Windows over a text for cross-entropy; every token is a target once.
-    pub fn of_text(tokens: &[u32], seq: usize, bos: u32) -> Self {
+    pub fn of_text(tokens: &[TokenId], seq: usize, bos: TokenId) -> Self {
         let mut w = Self::new(seq, bos, 0);
         for chunk in tokens.chunks(seq) {
             w.push(chunk.iter().map(|t| (*t, true, NONE)));
@@ -113,12 +114,12 @@ impl Windows {
         KeptRow(self.other.len() as u32 - 1)
     }
 
-    fn push(&mut self, tokens: impl Iterator<Item = (u32, bool, u32)>) {
+    fn push(&mut self, tokens: impl Iterator<Item = (TokenId, bool, u32)>) {
         let mut previous = self.bos;
         let start = self.labels.len();
         for (token, target, row) in tokens {
             self.inputs.push(previous);
-            self.labels.push(if target { token as i32 } else { -1 });
+            self.labels.push(if target { token.signed() } else { -1 });
             self.rows.push(row);
             previous = token;
         }
@@ -152,7 +153,7 @@ impl Windows {
     /// Appends a window to a batch whose weights are not set yet ([`super::LossWeights::weigh`]).
     pub fn append(&self, window: usize, m: &mut MicroBatch) {
         let at = window * self.seq..(window + 1) * self.seq;
-        m.ids.extend(&self.inputs[at.clone()]);
+        m.ids.extend(TokenId::words(&self.inputs[at.clone()]));
         m.labels.extend(&self.labels[at.clone()]);
         for row in &self.rows[at] {
             self.row(*row, m);
@@ -182,8 +183,8 @@ mod tests {
 
     #[test]
     fn every_token_is_a_target_once_and_padding_has_no_weight() {
-        let tokens: Vec<u32> = (10..33).collect();
-        let w = Windows::of_text(&tokens, 8, 0);
+        let tokens: Vec<TokenId> = (10..33).map(TokenId).collect();
+        let w = Windows::of_text(&tokens, 8, TokenId(0));
         assert_eq!((w.len(), w.targets()), (3, 23));
         let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
         let mut m = MicroBatch::default();

@@ -3,7 +3,7 @@
 use super::read::GgufFile;
 use super::write::Value;
 use crate::error::{Error, Result};
-use crate::tokenizer::Roles;
+use crate::tokenizer::{Roles, TokenId};
 
 /// Tokens that end a turn or a text in the families that are read; files often name only one of them.
 pub const END_NAMES: [&str; 8] =
@@ -11,11 +11,11 @@ pub const END_NAMES: [&str; 8] =
 
 /// Roles by the keys, and by the names of well-known tokens.
 pub fn of(file: &GgufFile) -> Result<Roles> {
-    let id = |name: &str| Ok::<_, Error>(file.whole(&format!("tokenizer.ggml.{name}"))?.map(|id| id as u32));
+    let id = |name: &str| Ok::<_, Error>(file.whole(&format!("tokenizer.ggml.{name}"))?.map(|id| TokenId(id as u32)));
     let eos = id("eos_token_id")?;
-    let mut ends: Vec<u32> = [eos, id("eot_token_id")?, id("eom_token_id")?].into_iter().flatten().collect();
+    let mut ends: Vec<TokenId> = [eos, id("eot_token_id")?, id("eom_token_id")?].into_iter().flatten().collect();
     if let Some(Value::Texts(tokens)) = file.keys.get("tokenizer.ggml.tokens") {
-        ends.extend(tokens.iter().enumerate().filter(|(_, t)| END_NAMES.contains(&t.as_str())).map(|(id, _)| id as u32));
+        ends.extend(tokens.iter().enumerate().filter(|(_, t)| END_NAMES.contains(&t.as_str())).map(|(id, _)| TokenId(id as u32)));
     }
     ends.sort_unstable();
     ends.dedup();

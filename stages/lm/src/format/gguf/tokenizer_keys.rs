@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::write::{GgufWriter, Value};
 use crate::error::{Error, FormatError, Result, TokenizerError};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TokenId, Tokenizer};
 
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
@@ -33,7 +33,7 @@ pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<()>
     let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     for id in 0..vocab as u32 {
         let special = added.iter().find(|t| t["id"].as_u64() == Some(u64::from(id)));
-        match (tokenizer.name_of(id), special) {
+        match (tokenizer.name_of(TokenId(id)), special) {
             (Some(name), Some(t)) => {
                 tokens.push(name);
                 types.push(if t["special"] == true { CONTROL } else { USER_DEFINED });
@@ -53,8 +53,8 @@ pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<()>
     writer.key("tokenizer.ggml.tokens", Value::Texts(tokens));
     writer.key("tokenizer.ggml.token_type", Value::I32s(types));
     writer.key("tokenizer.ggml.merges", Value::Texts(merges));
-    writer.key("tokenizer.ggml.bos_token_id", Value::U32(tokenizer.bos()));
-    writer.key("tokenizer.ggml.eos_token_id", Value::U32(tokenizer.eos()));
+    writer.key("tokenizer.ggml.bos_token_id", Value::U32(tokenizer.bos().0));
+    writer.key("tokenizer.ggml.eos_token_id", Value::U32(tokenizer.eos().0));
     writer.key("tokenizer.ggml.add_bos_token", Value::Bool(false));
     Ok(())
 }
