@@ -7,7 +7,7 @@ use flow_engine::Registry;
 use flow_engine::plugin::Purity;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
-use flow_engine::run::LockedStage;
+use flow_engine::run::options::LockedStage;
 use serde::{Deserialize, Serialize};
 
 use crate::args::LockArgs;

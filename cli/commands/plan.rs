@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use flow_engine::Registry;
 use flow_engine::events::{PlannedExecution, RunEvent};
 use flow_engine::preview::Decision;
-use flow_engine::run::REASKED;
+use flow_engine::run::options::REASKED;
 
 use crate::args::PipelineArgs;
 use crate::commands::{print, teacher};

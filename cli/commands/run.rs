@@ -8,7 +8,9 @@ use flow_cache::{ActionFile, Cache, Commit, Uploader};
 use flow_engine::Registry;
 use flow_engine::memo::{self, Memo};
 use flow_engine::problem::Problem;
-use flow_engine::run::{RunOptions, RunOutcome, Worker, WorkerCommand, run as run_plan};
+use flow_engine::run::options::{RunOptions, Worker, WorkerCommand};
+use flow_engine::run::outcome::RunOutcome;
+use flow_engine::run::run as run_plan;
 use flow_engine::stop::Stop;
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flow_engine::run::RunOutcome;
+use flow_engine::run::outcome::RunOutcome;
 
 use crate::commands::{print, say};
 use crate::display::seconds;

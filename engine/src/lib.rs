@@ -18,6 +18,7 @@ pub mod key;
 mod link;
 pub mod memo;
 pub mod node;
+mod outputs;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;

@@ -9,6 +9,7 @@ use petgraph::graph::DiGraph;
 use serde_json::Value;
 
 use crate::document::Document;
+use crate::outputs::VERDICT;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
 use crate::plan::{PlannedStage, Source, SourceOf, StageId, Wire, json_pointer};
 use crate::plugin::{InputPort, OutputPort, Purity};
@@ -160,7 +161,7 @@ impl<'a> Linker<'a> {
                 self.problems.push(problem);
             }
             for (id, port) in self.outputs(&decl.document, reference) {
-                let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == "Verdict");
+                let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == VERDICT);
                 if !verdict {
                     let message = format!("`{}` gives no verdict: only a gate can be required", reference.stage);
                     self.problems.push(decl.document.at_value(&reference.at, message));

@@ -20,7 +20,8 @@ use crate::pipeline::PluginDecl;
 use crate::plan::{Plan, Source, SourceOf, StageId};
 use crate::publish::place::State as Place;
 use crate::record;
-use crate::run::{RunOptions, RunOutcome, StageReport, measures};
+use crate::run::options::RunOptions;
+use crate::run::outcome::{RunOutcome, StageReport};
 use crate::schedule::State;
 
 /// The memo of one command line in one state of the world.
@@ -183,7 +184,7 @@ pub(crate) fn remember(
         root: plan.pipeline.root.clone(),
         files: plan.pipeline.files.iter().map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect(),
         sources: Vec::new(),
-        machine: measures(plan, selected).then(|| (options.machine)()),
+        machine: plan.measures(selected).then(|| (options.machine)()),
         objects: Vec::new(),
         published: Vec::new(),
         stages: Vec::with_capacity(selected.len()),

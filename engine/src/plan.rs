@@ -183,6 +183,10 @@ impl Plan {
     pub fn stage(&self, id: StageId) -> &PlannedStage {
         &self.stages[id.0]
     }
+    /// Whether any selected stage measures, so that the machine matters.
+    pub fn measures(&self, selected: &[StageId]) -> bool {
+        selected.iter().any(|id| self.stage(*id).is_measured())
+    }
     /// The stage of that name.
     pub fn find(&self, name: &str) -> Result<StageId, Problem> {
         self.by_name.get(name).copied().ok_or_else(|| match self.pipeline.groups.get(name) {

@@ -6,7 +6,7 @@ use flow_cache::{Cache, CacheError};
 use serde_json::{Value, json};
 
 use crate::plan::{Plan, StageId};
-use crate::run::RunOutcome;
+use crate::run::outcome::RunOutcome;
 use crate::schedule::State;
 
 /// An id that sorts by time and differs between processes: `20260131T235959.123Z-4711`.

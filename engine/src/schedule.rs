@@ -17,9 +17,10 @@ use crate::events::RunEvent;
 use crate::execute::{Env, Failure, Job, Outcome, What, execute};
 use crate::explain;
 use crate::key::KeyParts;
+use crate::outputs::{are_read, read_json};
 use crate::plan::{Plan, StageId};
 use crate::plugin::{Provenance, Purity};
-use crate::run::{REASKED, read_json};
+use crate::run::options::REASKED;
 
 /// Where a stage is.
 pub(crate) enum State {
@@ -303,8 +304,7 @@ impl<'a> Schedule<'a> {
 
     /// Output ports of a stage that the run itself or a person reads: verdicts, summaries and what is published.
     fn wanted(&self, id: StageId) -> Vec<String> {
-        let read = |ty: &str| matches!(ty, "Verdict" | "Summary");
-        let outputs = self.plan.stage(id).kind.outputs().iter().filter(|o| read(o.ty)).map(|o| o.name.to_owned());
+        let outputs = self.plan.stage(id).kind.outputs().iter().filter(|o| are_read(o.ty)).map(|o| o.name.to_owned());
         outputs.chain(self.plan.publish.iter().filter(|(_, stage, _)| *stage == id).map(|(_, _, port)| port.clone())).collect()
     }
 

@@ -12,7 +12,7 @@ use crate::execute::Failure;
 use crate::execute::collect::Collector;
 use crate::execute::local::seconds;
 use crate::plugin::Task;
-use crate::run::WorkerCommand;
+use crate::run::options::WorkerCommand;
 use crate::stop::Stop;
 use crate::tail::Tail;
 use crate::worker::TaskResult;

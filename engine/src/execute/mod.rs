@@ -17,9 +17,10 @@ use crate::check::{self, Difference};
 use crate::command::end_marked;
 use crate::events::{RunEvent, RunSink};
 use crate::key::KeyParts;
+use crate::outputs::VERDICT;
 use crate::plan::{PlannedStage, SourceOf, json_pointer};
 use crate::plugin::{InputArtifact, Provenance, Purity, Task};
-use crate::run::{RunOptions, Worker};
+use crate::run::options::{RunOptions, Worker};
 use crate::stop::Stop;
 use collect::Collector;
 pub(crate) use local::run_caught;
@@ -403,7 +404,7 @@ impl Ending {
             if !path.exists() {
                 return Err(Failure::new(format!("the task ended without creating its output `{port}`")));
             }
-            if self.stage.kind.outputs().iter().any(|o| o.name == port && o.ty == "Verdict") {
+            if self.stage.kind.outputs().iter().any(|o| o.name == port && o.ty == VERDICT) {
                 let verdict: Option<serde_json::Value> = std::fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
                 if verdict.as_ref().and_then(|v| v["accepted"].as_bool()).is_none() {
                     return Err(Failure::new(format!("output `{port}` is not a verdict: JSON with `accepted: true` or `false`")));

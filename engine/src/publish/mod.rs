@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use flow_cache::{Artifact, Cache, CacheError};
 
-use crate::events::{RunEvent, RunSink};
+use crate::events::{RunEvent, RunSink, Stray};
 use crate::path;
 use crate::plan::{Plan, StageId};
 use crate::preview::Decision;
 use crate::problem::{Problem, Problems};
-use crate::run::RunOutcome;
+use crate::run::outcome::RunOutcome;
 use crate::schedule::State as StageState;
 use guard::{Guard, Refusal};
 use place::State;
@@ -145,19 +145,6 @@ pub(crate) fn publish(
         }
     }
     Ok(())
-}
-
-/// A published place whose content is not what the plan would give.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Stray {
-    /// Path in the project.
-    pub path: String,
-    /// The artifact that was put there, `stage.port`.
-    pub from: String,
-    /// The run that put it there.
-    pub run: String,
-    /// What is the matter: in words.
-    pub why: String,
 }
 
 /// The published places that hold something else than the plan, with the values that it has, would put there; those that
