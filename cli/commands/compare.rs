@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use flow_cache::{ActionKey, Cache};
 use flow_engine::explain::{leaves, show};
+use flow_engine::kind::show_path;
 use flow_engine::problem::Problem;
-use flow_engine::registry::show_path;
 use serde_json::{Value, json};
 
 use crate::args::CompareArgs;

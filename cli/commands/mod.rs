@@ -40,7 +40,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Devices(args) => devices::devices(&args),
         Command::Get(args) => get::get(registry, &args),
         Command::Schema => {
-            print(&format!("{:#}", flow_engine::schema::of_file(registry)));
+            print(&format!("{:#}", flow_engine::file_schema::of_file(registry)));
             Ok(0)
         }
         Command::Log(args) => log::log(&args),

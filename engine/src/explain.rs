@@ -6,8 +6,8 @@ use flow_cache::{ActionEntry, ActionKey, Cache, CacheError, Lookup};
 use serde_json::Value;
 
 use crate::key::KeyParts;
+use crate::kind::show_path;
 use crate::plan::{Plan, SourceOf, StageId, json_pointer};
-use crate::registry::show_path;
 
 /// The parts under which a stage of this pipeline was last made or reused.
 pub fn earlier(cache: &Cache, plan: &Plan, id: StageId) -> Result<Option<KeyParts>, CacheError> {

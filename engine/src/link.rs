@@ -9,12 +9,13 @@ use petgraph::graph::DiGraph;
 use serde_json::Value;
 
 use crate::document::Document;
+use crate::kind::{Kind, Refused, show_path};
 use crate::outputs::VERDICT;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
 use crate::plan::{PlannedStage, Source, SourceOf, StageId, Wire, json_pointer};
 use crate::plugin::{InputPort, OutputPort, Purity};
 use crate::problem::{Problem, Problems, nearest, suggest};
-use crate::registry::{Kind, Refused, Registry, show_path};
+use crate::registry::Registry;
 use crate::schema::{self, Mark};
 use crate::sources;
 use crate::typed;

@@ -12,10 +12,11 @@ use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::{Map, Value, json};
 
+use crate::kind::Kind;
 use crate::link::{Linker, cycle, declared_output, quoted};
 use crate::pipeline::{Pipeline, PortRef};
 use crate::problem::{Problem, Problems, suggest};
-use crate::registry::{Kind, Registry};
+use crate::registry::Registry;
 use crate::sources;
 
 /// Index of a stage in its [`Plan`].

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use flow_cache::KeyLock;
 use serde::{Deserialize, Serialize};
 
-use crate::execute::run_caught;
+use crate::kind::run_caught;
 use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
 use crate::registry::Registry;
 

@@ -16,11 +16,12 @@ use serde_json::{Map, Value, json};
 
 use crate::command::run::{Ended, MARK, run};
 use crate::command::{sandbox, workdir};
+use crate::kind::{Checked, Kind, Refused};
 use crate::pipeline::{Pipeline, PluginDecl};
 use crate::plan::{Source, SourceOf};
 use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext, intern};
 use crate::problem::{Problem, Problems};
-use crate::registry::{Checked, Kind, Refused, Registry};
+use crate::registry::Registry;
 use crate::schema;
 use crate::tail::Tail;
 use crate::worker::TaskResult;

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::command::run::{Ended, MARK, run};
 use crate::command::{sandbox, workdir};
+use crate::kind::{Checked, Kind, Refused};
 use crate::plugin::{InputPort, OutputPort, Purity, SourceGlob, StageError, TaskContext, intern};
-use crate::registry::{Checked, Kind, Refused, Registry, typed};
+use crate::registry::{Registry, typed};
 use crate::schema;
 
 /// Name of the kind.

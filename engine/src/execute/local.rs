@@ -1,6 +1,5 @@
 //! A task in this process: for light stages.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::execute::Failure;
 use crate::execute::collect::Collector;
-use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
-use crate::registry::Kind;
+use crate::kind::{Kind, run_caught};
+use crate::plugin::{EventSink, Task, TaskContext, TaskEvent};
 use crate::stop::Stop;
 
 struct Channel(mpsc::UnboundedSender<TaskEvent>);
@@ -61,13 +60,4 @@ pub(super) async fn run(
 
 pub(super) fn seconds(timeout: Option<Duration>) -> String {
     format!("{} s", timeout.unwrap_or_default().as_secs_f64())
-}
-
-/// Runs a task; a panic is an error like any other.
-pub(crate) fn run_caught(kind: &dyn Kind, params: serde_json::Value, context: &TaskContext) -> Result<(), StageError> {
-    std::panic::catch_unwind(AssertUnwindSafe(|| kind.run(params, context))).unwrap_or_else(|panic| {
-        let what =
-            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(StageError::new(format!("the stage panicked: {what}")).help("this is a bug in the stage; please report it with the log above"))
-    })
 }

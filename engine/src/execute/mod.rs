@@ -23,7 +23,6 @@ use crate::plugin::{InputArtifact, Provenance, Purity, Task};
 use crate::run::options::{RunOptions, Worker};
 use crate::stop::Stop;
 use collect::Collector;
-pub(crate) use local::run_caught;
 
 /// What every execution of a run shares.
 #[derive(Clone)]
