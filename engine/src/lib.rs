@@ -35,7 +35,6 @@ mod schedule;
 pub mod schema;
 pub mod sources;
 pub mod stop;
-mod tail;
 pub mod text;
 pub mod typed;
 pub mod units;

@@ -23,8 +23,8 @@ use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext, inte
 use crate::problem::{Problem, Problems};
 use crate::registry::Registry;
 use crate::schema;
-use crate::tail::Tail;
-use crate::worker::TaskResult;
+use crate::worker::result::TaskResult;
+use crate::worker::tail::Tail;
 
 /// How long a plugin may take to describe itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -278,10 +278,7 @@ impl Kind for External {
                 match (result.ok, code) {
                     (true, 0) => Ok(()),
                     (true, code) => Err(StageError::new(format!("the plugin says ok and ended with exit code {code}"))),
-                    (false, _) => {
-                        let message = result.message.unwrap_or_else(|| "the plugin failed without a message".into());
-                        Err(StageError { message, help: result.help, interrupted: result.interrupted })
-                    }
+                    (false, _) => Err(result.error("the plugin failed without a message")),
                 }
             }
         }

@@ -14,8 +14,8 @@ use crate::execute::local::seconds;
 use crate::plugin::Task;
 use crate::run::options::WorkerCommand;
 use crate::stop::Stop;
-use crate::tail::Tail;
-use crate::worker::TaskResult;
+use crate::worker::result::TaskResult;
+use crate::worker::tail::Tail;
 
 /// How long a task may take to checkpoint after it was asked to stop by a timeout.
 const GRACE: Duration = Duration::from_secs(20);
@@ -70,17 +70,10 @@ pub(super) async fn run(
     };
     tail.read(&mut |e| collector.take(e));
     let status = status.map_err(|e| Failure::new(format!("wait for the task: {e}")))?;
-    let result: Option<TaskResult> = std::fs::read(dir.join("result.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
-    match result {
+    match TaskResult::read(dir) {
         Some(result) if result.ok => Ok(()),
         _ if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
-        Some(result) => Err(Failure {
-            message: result.message.unwrap_or_else(|| "failed without a message".into()),
-            help: result.help,
-            log: Vec::new(),
-            interrupted: result.interrupted,
-            lost: None,
-        }),
+        Some(result) => Err(result.error("failed without a message").into()),
         None if killed => Err(Failure::interrupted()),
         None => Err(crash(status, &log, collector)),
     }

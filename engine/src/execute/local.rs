@@ -53,7 +53,7 @@ pub(super) async fn run(
     match result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
-        Ok(Err(e)) => Err(Failure { message: e.message, help: e.help, log: Vec::new(), interrupted: e.interrupted, lost: None }),
+        Ok(Err(e)) => Err(e.into()),
         Err(e) => Err(Failure::new(format!("the task could not be run: {e}"))),
     }
 }

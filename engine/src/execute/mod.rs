@@ -19,7 +19,7 @@ use crate::events::{RunEvent, RunSink};
 use crate::key::KeyParts;
 use crate::outputs::VERDICT;
 use crate::plan::{PlannedStage, SourceOf, json_pointer};
-use crate::plugin::{InputArtifact, Provenance, Purity, Task};
+use crate::plugin::{InputArtifact, Provenance, Purity, StageError, Task};
 use crate::run::options::{RunOptions, Worker};
 use crate::stop::Stop;
 use collect::Collector;
@@ -114,6 +114,12 @@ impl Failure {
     }
     pub fn interrupted() -> Self {
         Self { interrupted: true, ..Self::new("interrupted") }
+    }
+}
+
+impl From<StageError> for Failure {
+    fn from(error: StageError) -> Self {
+        Self { message: error.message, help: error.help, log: Vec::new(), interrupted: error.interrupted, lost: None }
     }
 }
 

@@ -1,4 +1,9 @@
 //! The inside of a child process: reads `task.json`, runs the stage, writes `events.jsonl` and `result.json`.
+//!
+//! What the process that started it reads of these is in [`result`] and `tail`.
+
+pub mod result;
+pub(crate) mod tail;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Write};
@@ -8,27 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flow_cache::KeyLock;
-use serde::{Deserialize, Serialize};
 
 use crate::kind::run_caught;
 use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
 use crate::registry::Registry;
-
-/// `result.json`: how a task ended.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct TaskResult {
-    /// Whether it succeeded.
-    pub ok: bool,
-    /// What went wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// What to do next.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
-    /// Whether it stopped because it was asked to.
-    #[serde(default)]
-    pub interrupted: bool,
-}
+use result::TaskResult;
 
 /// How long an orphan may take to checkpoint after its parent died.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
@@ -40,8 +29,7 @@ pub fn main(registry: &Registry, dir: &Path) -> u8 {
     match run(registry, dir) {
         Ok(()) => 0,
         Err(e) => {
-            let result = TaskResult { ok: false, message: Some(e.message.clone()), help: e.help.clone(), interrupted: e.interrupted };
-            if let Err(e) = write_result(dir, &result) {
+            if let Err(e) = TaskResult::of(&e).write(dir) {
                 eprintln!("{}: {e}", dir.display());
             }
             1
@@ -67,13 +55,7 @@ fn run(registry: &Registry, dir: &Path) -> Result<(), StageError> {
     if let Some(bytes) = peak_memory() {
         sink.emit(TaskEvent::Metric { name: "peak_rss_bytes".into(), value: bytes });
     }
-    write_result(dir, &TaskResult { ok: true, ..TaskResult::default() }).map_err(|e| StageError::io("write the result in", dir, &e))
-}
-
-fn write_result(dir: &Path, result: &TaskResult) -> std::io::Result<()> {
-    let temporary = dir.join("result.json.new");
-    std::fs::write(&temporary, serde_json::to_vec(result)?)?;
-    std::fs::rename(temporary, dir.join("result.json"))
+    TaskResult::good().write(dir).map_err(|e| StageError::io("write the result in", dir, &e))
 }
 
 /// The parent holds the other end of standard input: a line asks to stop, its end means that the parent died.
