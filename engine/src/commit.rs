@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::events::RunEvent;
-use crate::execute::{Env, Made};
+use crate::execute::env::Env;
+use crate::execute::execution::Made;
 use crate::plan::StageId;
 
 const GROUP: usize = 64;

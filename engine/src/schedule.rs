@@ -14,7 +14,10 @@ use tokio::task::JoinSet;
 use crate::check::Difference;
 use crate::commit::Committer;
 use crate::events::RunEvent;
-use crate::execute::{Env, Failure, Job, Outcome, What, execute};
+use crate::execute::env::Env;
+use crate::execute::execute;
+use crate::execute::execution::{Execution, Outcome, Why};
+use crate::execute::failure::Failure;
 use crate::explain;
 use crate::key::KeyParts;
 use crate::outputs::{are_read, read_json};
@@ -88,7 +91,7 @@ pub(crate) struct Schedule<'a> {
     known: VecDeque<StageId>,
     /// Stages that wait for tokens, by what they need; the longest path first.
     ready: BTreeMap<Tokens, BinaryHeap<(u64, Reverse<StageId>)>>,
-    jobs: HashMap<StageId, Job>,
+    jobs: HashMap<StageId, Execution>,
     free: Tokens,
     capacity: Tokens,
     held: HashMap<StageId, Tokens>,
@@ -248,18 +251,18 @@ impl<'a> Schedule<'a> {
         let reask = options.reask.contains(&id);
         let forced = options.force.contains(&id) || reask;
         let found = cache.lookup_leased(&key, &self.env.lease)?;
-        let (what, causes) = match found {
-            Lookup::Hit(entry) if options.check && !forced => (What::Check(entry), vec!["checked (--check)".to_owned()]),
+        let (why, causes) = match found {
+            Lookup::Hit(entry) if options.check && !forced => (Why::Check(entry), vec!["checked (--check)".to_owned()]),
             Lookup::Hit(entry) if !forced && self.gives_what_is_wanted(id, &entry)? => {
                 self.env.sink.emit(RunEvent::StageReused { stage: stage.name.clone(), key: key.to_string() });
                 self.done(id, entry, true);
                 return Ok(());
             }
-            _ if reask => (What::Force, vec![REASKED.to_owned()]),
-            _ if forced => (What::Force, vec!["forced (--force)".to_owned()]),
+            _ if reask => (Why::Force, vec![REASKED.to_owned()]),
+            _ if forced => (Why::Force, vec!["forced (--force)".to_owned()]),
             Lookup::Hit(_) => {
                 self.env.distrust(&key)?;
-                (What::Make, vec!["the remote cache could not give its result".to_owned()])
+                (Why::Make, vec!["the remote cache could not give its result".to_owned()])
             }
             found => {
                 let ran = |other: StageId| matches!(self.states[other.0], State::Done { reused: false, .. });
@@ -267,14 +270,14 @@ impl<'a> Schedule<'a> {
                 if matches!(found, Lookup::Broken { .. }) {
                     cache.forget(&key)?;
                 }
-                (What::Make, causes)
+                (Why::Make, causes)
             }
         };
         self.in_flight.insert(key, (id, Vec::new()));
         self.causes.insert(id, causes.clone());
         let inputs = self.named(id, inputs);
         let operational = stage.inputs.iter().map(|wire| self.operational(wire.from, reask)).collect();
-        let job = Job {
+        let job = Execution {
             stage: stage.clone(),
             key,
             parts,
@@ -283,7 +286,7 @@ impl<'a> Schedule<'a> {
             withheld: self.plan.withheld(id),
             provenance: self.provenance(id),
             causes,
-            what,
+            why,
             wanted: self.wanted(id),
         };
         self.states[id.0] = State::Ready;
@@ -422,7 +425,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// What a stage holds while it runs, never more than there is.
-    fn tokens(&mut self, job: &Job) -> Tokens {
+    fn tokens(&mut self, job: &Execution) -> Tokens {
         let mut tokens = job.stage.resources.clone();
         let cpu = self.capacity.get("cpu").copied().unwrap_or(1);
         tokens.entry("cpu".into()).or_insert(if job.stage.kind.heavy() { cpu } else { 1 });

@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::execute::Failure;
-use crate::execute::collect::Collector;
-use crate::execute::local::seconds;
+use crate::execute::failure::Failure;
+use crate::execute::told::Told;
 use crate::plugin::Task;
 use crate::run::options::WorkerCommand;
 use crate::stop::Stop;
@@ -27,7 +26,7 @@ pub(super) async fn run(
     dir: &Path,
     timeout: Option<Duration>,
     stop: &Stop,
-    collector: &mut Collector,
+    told: &mut Told,
 ) -> Result<(), Failure> {
     let log = dir.join("stderr.log");
     let stderr = File::create(&log).map_err(|e| Failure::new(format!("create {}: {e}", log.display())))?;
@@ -47,7 +46,7 @@ pub(super) async fn run(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            () = tokio::time::sleep(TAIL_EVERY) => tail.read(&mut |e| collector.take(e)),
+            () = tokio::time::sleep(TAIL_EVERY) => tail.read(&mut |e| told.take(e)),
             () = stop.reached(1), if !asked => {
                 asked = true;
                 ask(&mut stdin).await;
@@ -68,14 +67,14 @@ pub(super) async fn run(
             }
         }
     };
-    tail.read(&mut |e| collector.take(e));
+    tail.read(&mut |e| told.take(e));
     let status = status.map_err(|e| Failure::new(format!("wait for the task: {e}")))?;
     match TaskResult::read(dir) {
         Some(result) if result.ok => Ok(()),
-        _ if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
+        _ if timed_out => Err(Failure::timed_out(timeout)),
         Some(result) => Err(result.error("failed without a message").into()),
         None if killed => Err(Failure::interrupted()),
-        None => Err(crash(status, &log, collector)),
+        None => Err(crash(status, &log, told)),
     }
 }
 
@@ -87,7 +86,7 @@ async fn ask(stdin: &mut Option<tokio::process::ChildStdin>) {
     }
 }
 
-fn crash(status: ExitStatus, log: &Path, collector: &Collector) -> Failure {
+fn crash(status: ExitStatus, log: &Path, told: &Told) -> Failure {
     use std::os::unix::process::ExitStatusExt;
     let mut failure = match status.signal() {
         Some(9) => {
@@ -98,7 +97,7 @@ fn crash(status: ExitStatus, log: &Path, collector: &Collector) -> Failure {
         Some(signal) => Failure::new(format!("the task's process crashed (signal {signal})")),
         None => Failure::new(format!("the task's process ended without a result (exit code {})", status.code().unwrap_or(-1))),
     };
-    failure.log = collector.tail();
+    failure.log = told.tail();
     let text = std::fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     failure.log.extend(lines[lines.len().saturating_sub(20)..].iter().map(ToString::to_string));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::execute::Failure;
-use crate::execute::collect::Collector;
+use crate::execute::failure::Failure;
+use crate::execute::told::Told;
 use crate::kind::{Kind, run_caught};
 use crate::plugin::{EventSink, Task, TaskContext, TaskEvent};
 use crate::stop::Stop;
@@ -21,13 +21,7 @@ impl EventSink for Channel {
     }
 }
 
-pub(super) async fn run(
-    kind: &Arc<dyn Kind>,
-    task: &Task,
-    timeout: Option<Duration>,
-    stop: &Stop,
-    collector: &mut Collector,
-) -> Result<(), Failure> {
+pub(super) async fn run(kind: &Arc<dyn Kind>, task: &Task, timeout: Option<Duration>, stop: &Stop, told: &mut Told) -> Result<(), Failure> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let flag = Arc::new(AtomicBool::new(false));
     let context = TaskContext::new(task.clone(), Arc::new(Channel(sender)), flag.clone());
@@ -39,7 +33,7 @@ pub(super) async fn run(
     let result = loop {
         tokio::select! {
             done = &mut work => break done,
-            Some(event) = events.recv() => collector.take(event),
+            Some(event) = events.recv() => told.take(event),
             () = stop.reached(1), if !flag.load(Ordering::Relaxed) => flag.store(true, Ordering::Relaxed),
             () = &mut deadline, if !timed_out => {
                 timed_out = true;
@@ -48,16 +42,12 @@ pub(super) async fn run(
         }
     };
     while let Ok(event) = events.try_recv() {
-        collector.take(event);
+        told.take(event);
     }
     match result {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
+        Ok(Err(_)) if timed_out => Err(Failure::timed_out(timeout)),
         Ok(Err(e)) => Err(e.into()),
         Err(e) => Err(Failure::new(format!("the task could not be run: {e}"))),
     }
-}
-
-pub(super) fn seconds(timeout: Option<Duration>) -> String {
-    format!("{} s", timeout.unwrap_or_default().as_secs_f64())
 }

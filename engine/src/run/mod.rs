@@ -11,7 +11,7 @@ use flow_cache::{Cache, CacheError};
 use serde_json::Value;
 
 use crate::events::{RunEvent, RunSink};
-use crate::execute::Env;
+use crate::execute::env::Env;
 use crate::memo;
 use crate::outputs::{self, SUMMARY, VERDICT};
 use crate::plan::{Plan, StageId};

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use flow_cache::ActionProvenance;
 
 use crate::events::{RunEvent, RunSink};
-use crate::execute::unix_now;
 use crate::plugin::TaskEvent;
 
 const TAIL: usize = 20;
 
-pub(super) struct Collector {
+pub(super) struct Told {
     stage: String,
     sink: Arc<dyn RunSink>,
     metrics: BTreeMap<String, f64>,
@@ -20,14 +20,14 @@ pub(super) struct Collector {
     log: VecDeque<String>,
 }
 
-impl Collector {
+impl Told {
     pub fn new(stage: &str, sink: Arc<dyn RunSink>) -> Self {
         Self { stage: stage.into(), sink, metrics: BTreeMap::new(), device: None, warnings: Vec::new(), log: VecDeque::new() }
     }
 
     pub fn take(&mut self, event: TaskEvent) {
         let stage = self.stage.clone();
-        let told = match event {
+        let event = match event {
             TaskEvent::Progress { done, total, unit } => RunEvent::StageProgress { stage, done, total, unit },
             TaskEvent::Metric { name, value } => {
                 self.metrics.insert(name.clone(), value);
@@ -47,7 +47,7 @@ impl Collector {
                 RunEvent::StageDevice { stage, name }
             }
         };
-        self.sink.emit(told);
+        self.sink.emit(event);
     }
 
     fn remember(&mut self, line: String) {
@@ -72,4 +72,8 @@ impl Collector {
             warnings: self.warnings,
         }
     }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
