@@ -22,7 +22,7 @@ use crate::publish::place::State as Place;
 use crate::record;
 use crate::run::options::RunOptions;
 use crate::run::outcome::{RunOutcome, StageReport};
-use crate::schedule::State;
+use crate::schedule::states::States;
 
 /// The memo of one command line in one state of the world.
 #[derive(Serialize, Deserialize)]
@@ -166,7 +166,7 @@ pub(crate) fn remember(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
-    states: &[State],
+    states: &States,
     options: &RunOptions,
     (outcome, before): (&RunOutcome, Option<Sources>),
 ) -> Result<(), CacheError> {
@@ -200,7 +200,7 @@ pub(crate) fn remember(
     };
     let mut objects = BTreeSet::new();
     for &id in selected {
-        let Some(entry) = states[id.0].entry() else { continue };
+        let Some(entry) = states.entry(id) else { continue };
         memo.stages.push((plan.stage(id).name.clone(), entry.key.0, entry.provenance.seconds));
         for artifact in entry.outputs.values() {
             if objects.contains(&artifact.digest) {
@@ -215,7 +215,7 @@ pub(crate) fn remember(
     }
     memo.sources = before.0;
     for (to, id, port) in &plan.publish {
-        if let Some(artifact) = states[id.0].entry().and_then(|e| e.outputs.get(port)) {
+        if let Some(artifact) = states.entry(*id).and_then(|e| e.outputs.get(port)) {
             memo.published.push((to.clone(), format!("{}.{port}", plan.stage(*id).name), *artifact));
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::plan::{Plan, StageId};
 use crate::run::outcome::RunOutcome;
-use crate::schedule::State;
+use crate::schedule::states::{State, States};
 
 /// An id that sorts by time and differs between processes: `20260131T235959.123Z-4711`.
 pub fn run_id(at: SystemTime) -> String {
@@ -34,17 +34,17 @@ pub(crate) fn write(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
-    states: &[State],
+    states: &States,
     outcome: &RunOutcome,
     started: SystemTime,
 ) -> Result<(), CacheError> {
     let pipeline = plan.pipeline.file.to_string_lossy().into_owned();
     let mut stages = Vec::new();
-    let done = |id: &StageId| states[id.0].entry().map(|e| (plan.stage(*id).name.as_str(), e.key));
+    let done = |id: &StageId| states.entry(*id).map(|e| (plan.stage(*id).name.as_str(), e.key));
     cache.set_latest(&pipeline, selected.iter().filter_map(done))?;
     for &id in selected {
         let stage = plan.stage(id);
-        let state = &states[id.0];
+        let state = &states[id];
         let mut row = json!({ "stage": stage.name, "kind": stage.kind.name(), "state": state.word() });
         match state {
             State::Done { entry, causes, .. } => {

@@ -15,7 +15,7 @@ use crate::plan::{Plan, StageId};
 use crate::preview::Decision;
 use crate::problem::{Problem, Problems};
 use crate::run::outcome::RunOutcome;
-use crate::schedule::State as StageState;
+use crate::schedule::states::States;
 use guard::{Guard, Refusal};
 use place::State;
 use record::{Put, Record};
@@ -112,7 +112,7 @@ pub fn check(plan: &Plan, cache: &Cache, selected: &[StageId], overwrite: &[Path
 pub(crate) fn publish(
     plan: &Plan,
     cache: &Cache,
-    states: &[StageState],
+    states: &States,
     overwrite: &[PathBuf],
     sink: &dyn RunSink,
     outcome: &mut RunOutcome,
@@ -123,7 +123,7 @@ pub(crate) fn publish(
     let guard = Guard::of(plan, cache, overwrite);
     let run = outcome.run.clone();
     for (to, id, port) in &plan.publish {
-        let Some(artifact) = states[id.0].entry().and_then(|e| e.outputs.get(port)) else { continue };
+        let Some(artifact) = states.entry(*id).and_then(|e| e.outputs.get(port)) else { continue };
         let from = format!("{}.{port}", plan.stage(*id).name);
         let place = plan.pipeline.root.join(to);
         match put(plan, cache, &guard, to, &place, &Wanted { artifact, from: from.clone(), run: &run }) {

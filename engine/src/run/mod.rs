@@ -18,7 +18,8 @@ use crate::plan::{Plan, StageId};
 use crate::preview;
 use crate::publish;
 use crate::record;
-use crate::schedule::{Schedule, Settled, State};
+use crate::schedule::states::{State, States};
+use crate::schedule::{Schedule, Settled};
 use crate::stop::Stop;
 use options::RunOptions;
 use outcome::{RunOutcome, StageReport};
@@ -54,7 +55,7 @@ pub async fn run(
     outcome.checked = checked.into_iter().map(|(id, difference)| (plan.stage(id).name.clone(), difference)).collect();
     for &stage in selected {
         let name = plan.stage(stage).name.clone();
-        let state = &states[stage.0];
+        let state = &states[stage];
         let list = match state {
             State::Done { reused: false, .. } => &mut outcome.executed,
             State::Done { .. } => &mut outcome.reused,
@@ -90,12 +91,12 @@ fn read_outputs(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
-    states: &[State],
+    states: &States,
     sink: &dyn RunSink,
     outcome: &mut RunOutcome,
 ) -> Result<(), CacheError> {
     for &id in selected {
-        let Some(entry) = states[id.0].entry() else { continue };
+        let Some(entry) = states.entry(id) else { continue };
         let stage = plan.stage(id);
         for output in stage.kind.outputs() {
             let Some(artifact) = entry.outputs.get(output.name) else { continue };

@@ -1,8 +1,6 @@
-//! The scheduler: which stage runs when.
-//!
-//! A stage goes `Waiting → Ready → Running → Done | Failed`, or `Waiting → Done` when its result is in the
-//! cache, or `→ Skipped` when something before it failed or the run was asked to stop. What is `Done` can be read
-//! by what follows; it is in the cache for good when the committer says so.
+//! The scheduler: which stage runs when; where each of them is stands in [`states`].
+
+pub(crate) mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -24,47 +22,11 @@ use crate::outputs::{are_read, read_json};
 use crate::plan::{Plan, StageId};
 use crate::plugin::{Provenance, Purity};
 use crate::run::options::REASKED;
-
-/// Where a stage is.
-pub(crate) enum State {
-    /// Not selected for this run.
-    Outside,
-    /// Needs so many stages that are not done.
-    Waiting(usize),
-    /// Keyed, not in the cache; waits for tokens.
-    Ready,
-    /// Executing.
-    Running,
-    /// Its outputs are in the store.
-    Done { entry: Box<ActionEntry>, reused: bool, causes: Vec<String> },
-    /// Its task failed.
-    Failed { message: String },
-    /// Not tried, or stopped.
-    Skipped { because: String, withheld: bool },
-}
-
-impl State {
-    pub fn entry(&self) -> Option<&ActionEntry> {
-        match self {
-            Self::Done { entry, .. } => Some(entry),
-            _ => None,
-        }
-    }
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Done { reused: true, .. } => "reused",
-            Self::Done { .. } => "executed",
-            Self::Failed { .. } => "failed",
-            Self::Outside => "outside",
-            Self::Skipped { withheld: true, .. } => "withheld",
-            _ => "skipped",
-        }
-    }
-}
+use states::{State, States};
 
 /// What came of all stages.
 pub(crate) struct Settled {
-    pub states: Vec<State>,
+    pub states: States,
     /// Stages that were executed again, and what differs.
     pub checked: Vec<(StageId, Option<Difference>)>,
 }
@@ -84,7 +46,7 @@ pub(crate) struct Schedule<'a> {
     env: Env,
     /// Until the run ends.
     committer: Option<Committer>,
-    states: Vec<State>,
+    states: States,
     /// Length of the longest path to the end, per stage.
     distance: Vec<u64>,
     /// Stages whose inputs are known, to be keyed.
@@ -107,15 +69,9 @@ pub(crate) struct Schedule<'a> {
 
 impl<'a> Schedule<'a> {
     pub fn new(plan: &'a Plan, selected: &'a [StageId], env: Env) -> Self {
-        let mut states: Vec<State> = plan.stages.iter().map(|_| State::Outside).collect();
-        let mut known = VecDeque::new();
-        for &id in selected {
-            let needs = plan.stage(id).needs().len();
-            states[id.0] = State::Waiting(needs);
-            if needs == 0 {
-                known.push_back(id);
-            }
-        }
+        let needs = |id: &StageId| plan.stage(*id).needs().len();
+        let states = States::new(plan.stages.len(), selected.iter().map(|id| (*id, needs(id))));
+        let known = selected.iter().copied().filter(|id| needs(id) == 0).collect();
         let mut distance = vec![0; plan.stages.len()];
         for &id in plan.order().iter().rev() {
             let after = plan.dependants(id).map(|d| distance[d.0]).max().unwrap_or(0);
@@ -155,10 +111,10 @@ impl<'a> Schedule<'a> {
         };
         result?;
         for (id, message) in lost {
-            self.states[id.0] = State::Failed { message };
+            self.states.lost(id, message);
         }
         for &id in self.selected {
-            if matches!(self.states[id.0], State::Waiting(_) | State::Ready | State::Running) {
+            if self.states[id].is_open() {
                 self.skip(id, "the run stopped".into(), false);
             }
         }
@@ -208,7 +164,7 @@ impl<'a> Schedule<'a> {
 
     /// Keys a stage whose inputs are known, and looks it up.
     fn key(&mut self, id: StageId) -> Result<(), CacheError> {
-        if !matches!(self.states[id.0], State::Waiting(_)) {
+        if !matches!(self.states[id], State::Waiting(_)) {
             return Ok(());
         }
         let plan = self.plan;
@@ -219,7 +175,7 @@ impl<'a> Schedule<'a> {
         }
         let mut inputs = Vec::with_capacity(stage.inputs.len());
         for wire in &stage.inputs {
-            let artifact = self.states[wire.from.0].entry().and_then(|e| e.outputs.get(&wire.output));
+            let artifact = self.states.entry(wire.from).and_then(|e| e.outputs.get(&wire.output));
             let Some(artifact) = artifact else {
                 let message = format!("`{}` has no artifact on `{}`", plan.stage(wire.from).name, wire.output);
                 self.fail(id, Failure::new(message));
@@ -244,7 +200,7 @@ impl<'a> Schedule<'a> {
         }
         if let Some((_, same)) = self.in_flight.get_mut(&key) {
             same.push(id);
-            self.states[id.0] = State::Ready;
+            self.states.ready(id);
             return Ok(());
         }
         let options = &self.env.options;
@@ -265,7 +221,7 @@ impl<'a> Schedule<'a> {
                 (Why::Make, vec!["the remote cache could not give its result".to_owned()])
             }
             found => {
-                let ran = |other: StageId| matches!(self.states[other.0], State::Done { reused: false, .. });
+                let ran = |other: StageId| matches!(self.states[other], State::Done { reused: false, .. });
                 let causes = explain::causes(&cache, plan, id, &parts, &found, &ran)?;
                 if matches!(found, Lookup::Broken { .. }) {
                     cache.forget(&key)?;
@@ -289,7 +245,7 @@ impl<'a> Schedule<'a> {
             why,
             wanted: self.wanted(id),
         };
-        self.states[id.0] = State::Ready;
+        self.states.ready(id);
         let tokens = self.tokens(&job);
         self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));
         self.jobs.insert(id, job);
@@ -329,12 +285,12 @@ impl<'a> Schedule<'a> {
     /// An input that the remote cache promised is not to be had: its stage runs here, then this one again.
     fn make_again(&mut self, id: StageId, input: usize) -> Result<(), CacheError> {
         let from = self.plan.stage(id).inputs[input].from;
-        if let State::Done { entry, .. } = &self.states[from.0] {
+        if let Some(entry) = self.states.entry(from) {
             self.env.distrust(&entry.key)?;
-            self.states[from.0] = State::Waiting(0);
+        }
+        if self.states.make_again(from, id) {
             self.known.push_back(from);
         }
-        self.states[id.0] = State::Waiting(1);
         self.redo.entry(from).or_default().push(id);
         Ok(())
     }
@@ -348,7 +304,7 @@ impl<'a> Schedule<'a> {
     /// The first required gate whose verdict is a refusal.
     fn refusing_gate(&self, id: StageId) -> Result<Option<String>, CacheError> {
         for (gate, port) in &self.plan.stage(id).requires {
-            if let Some(artifact) = self.states[gate.0].entry().and_then(|e| e.outputs.get(port))
+            if let Some(artifact) = self.states.entry(*gate).and_then(|e| e.outputs.get(port))
                 && read_json(&self.env.cache, artifact)?["accepted"] == false
             {
                 return Ok(Some(self.plan.stage(*gate).name.clone()));
@@ -381,7 +337,7 @@ impl<'a> Schedule<'a> {
             return all;
         }
         for ancestor in self.plan.ancestors(id) {
-            let State::Done { entry, reused, .. } = &self.states[ancestor.0] else { continue };
+            let State::Done { entry, reused, .. } = &self.states[ancestor] else { continue };
             let stage = self.plan.stage(ancestor);
             let how = &entry.provenance;
             all.push(Provenance {
@@ -417,7 +373,7 @@ impl<'a> Schedule<'a> {
                 }
             }
             self.held.insert(id, tokens);
-            self.states[id.0] = State::Running;
+            self.states.started(id);
             let env = self.env.clone();
             let key = job.key;
             running.spawn(async move { (id, key, execute(job, env).await) });
@@ -477,7 +433,7 @@ impl<'a> Schedule<'a> {
         }
         let (_, same) = self.in_flight.remove(&key).unwrap_or((id, Vec::new()));
         for other in same {
-            match self.states[id.0].entry().cloned() {
+            match self.states.entry(id).cloned() {
                 Some(entry) => {
                     let stage = self.plan.stage(other).name.clone();
                     self.env.sink.emit(RunEvent::StageReused { stage, key: key.to_string() });
@@ -485,7 +441,7 @@ impl<'a> Schedule<'a> {
                 }
                 // It failed or stopped there; here it is tried on its own.
                 None => {
-                    self.states[other.0] = State::Waiting(0);
+                    self.states.on_its_own(other);
                     self.known.push_back(other);
                 }
             }
@@ -503,21 +459,12 @@ impl<'a> Schedule<'a> {
 
     fn done(&mut self, id: StageId, entry: Box<ActionEntry>, reused: bool) {
         let causes = self.causes.remove(&id).filter(|_| !reused).unwrap_or_default();
-        self.states[id.0] = State::Done { entry, reused, causes };
-        if let Some(waiting) = self.redo.remove(&id) {
-            for next in waiting {
-                self.states[next.0] = State::Waiting(0);
+        self.states.done(id, entry, reused, causes);
+        // Where it was made again, what reads it waits for nothing else, and all others had it before.
+        let waiting = self.redo.remove(&id).unwrap_or_else(|| self.plan.dependants(id).collect());
+        for next in waiting {
+            if self.states.need_done(next) {
                 self.known.push_back(next);
-            }
-            return;
-        }
-        let plan = self.plan;
-        for next in plan.dependants(id) {
-            if let State::Waiting(left) = &mut self.states[next.0] {
-                *left -= 1;
-                if *left == 0 {
-                    self.known.push_back(next);
-                }
             }
         }
     }
@@ -526,7 +473,7 @@ impl<'a> Schedule<'a> {
         let plan = self.plan;
         let stage = plan.stage(id).name.clone();
         let Failure { message, help, log, .. } = failure;
-        self.states[id.0] = State::Failed { message: message.clone() };
+        self.states.failed(id, message.clone());
         self.env.sink.emit(RunEvent::StageFailed { stage: stage.clone(), message, help, log });
         for next in plan.dependants(id) {
             self.skip(next, format!("stage `{stage}` failed"), false);
@@ -542,12 +489,11 @@ impl<'a> Schedule<'a> {
         let plan = self.plan;
         let mut open = vec![id];
         while let Some(id) = open.pop() {
-            if matches!(self.states[id.0], State::Outside | State::Skipped { .. }) {
+            if !self.states.skipped(id, &because, withheld) {
                 continue;
             }
             let stage = plan.stage(id).name.clone();
             self.env.sink.emit(RunEvent::StageSkipped { stage, because: because.to_string() });
-            self.states[id.0] = State::Skipped { because: because.to_string(), withheld };
             open.extend(plan.dependants(id));
         }
     }
