@@ -1,27 +1,39 @@
-//! The scheduler: which stage runs when; where each of them is stands in [`states`].
+//! The scheduler: which stage runs when.
+//!
+//! Where each stage is stands in [`states`]. A stage whose needs are done goes three steps: its `inputs`, its `key`, and what to
+//! `decide` about it (`lock` compares with `flow.lock`). What has to run is put together (`assemble`), waits in a `queue` for the
+//! tokens of its `pools`, and is executed.
 
+mod assemble;
+mod decide;
+mod inputs;
+mod key;
+mod lock;
+mod pools;
+mod queue;
 pub(crate) mod states;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use flow_cache::{ActionEntry, ActionKey, Artifact, CacheError, Lookup};
-use tokio::task::JoinSet;
+use flow_cache::{ActionEntry, ActionKey, CacheError};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::check::Difference;
 use crate::commit::Committer;
 use crate::events::RunEvent;
 use crate::execute::env::Env;
 use crate::execute::execute;
-use crate::execute::execution::{Execution, Outcome, Why};
+use crate::execute::execution::Outcome;
 use crate::execute::failure::Failure;
-use crate::explain;
-use crate::key::KeyParts;
-use crate::outputs::{are_read, read_json};
 use crate::plan::{Plan, StageId};
-use crate::plugin::{Provenance, Purity};
-use crate::run::options::REASKED;
+use crate::stop::Stop;
+use assemble::assemble;
+use decide::{Next, decide};
+use inputs::{Bar, inputs};
+use key::key;
+use pools::Pools;
+use queue::Queue;
 use states::{State, States};
 
 /// What came of all stages.
@@ -31,12 +43,9 @@ pub(crate) struct Settled {
     pub checked: Vec<(StageId, Option<Difference>)>,
 }
 
-/// Heavy stages weigh more on the longest path.
-const HEAVY_WEIGHT: u64 = 20;
 /// Stages that are keyed before running ones are looked after again.
 const KEY_AT_ONCE: usize = 64;
 
-type Tokens = BTreeMap<String, u64>;
 /// A stage, its action, and what came of it.
 type Ran = (StageId, ActionKey, Outcome);
 
@@ -47,16 +56,12 @@ pub(crate) struct Schedule<'a> {
     /// Until the run ends.
     committer: Option<Committer>,
     states: States,
-    /// Length of the longest path to the end, per stage.
-    distance: Vec<u64>,
     /// Stages whose inputs are known, to be keyed.
     known: VecDeque<StageId>,
-    /// Stages that wait for tokens, by what they need; the longest path first.
-    ready: BTreeMap<Tokens, BinaryHeap<(u64, Reverse<StageId>)>>,
-    jobs: HashMap<StageId, Execution>,
-    free: Tokens,
-    capacity: Tokens,
-    held: HashMap<StageId, Tokens>,
+    /// Executions that wait for tokens.
+    queue: Queue,
+    pools: Pools,
+    /// Why stages run that wait or run.
     causes: HashMap<StageId, Vec<String>>,
     /// Actions that wait or run, and the other stages that are the same action.
     in_flight: HashMap<ActionKey, (StageId, Vec<StageId>)>,
@@ -72,27 +77,15 @@ impl<'a> Schedule<'a> {
         let needs = |id: &StageId| plan.stage(*id).needs().len();
         let states = States::new(plan.stages.len(), selected.iter().map(|id| (*id, needs(id))));
         let known = selected.iter().copied().filter(|id| needs(id) == 0).collect();
-        let mut distance = vec![0; plan.stages.len()];
-        for &id in plan.order().iter().rev() {
-            let after = plan.dependants(id).map(|d| distance[d.0]).max().unwrap_or(0);
-            distance[id.0] = after + if plan.stage(id).kind.heavy() { HEAVY_WEIGHT } else { 1 };
-        }
-        let mut capacity = env.options.pools.clone();
-        capacity.insert("cpu".into(), env.options.threads.max(1) as u64);
-        capacity.entry("gpu".into()).or_insert(1);
         Self {
             plan,
             selected,
             committer: Some(Committer::start(env.clone())),
+            queue: Queue::of(plan),
+            pools: Pools::new(&env.options),
             env,
             states,
-            distance,
             known,
-            ready: BTreeMap::new(),
-            jobs: HashMap::new(),
-            free: capacity.clone(),
-            capacity,
-            held: HashMap::new(),
             causes: HashMap::new(),
             in_flight: HashMap::new(),
             checked: Vec::new(),
@@ -121,12 +114,12 @@ impl<'a> Schedule<'a> {
         Ok(Settled { states: self.states, checked: self.checked })
     }
 
-    async fn drive(&mut self, running: &mut JoinSet<Ran>, stop: &crate::stop::Stop) -> Result<(), CacheError> {
+    async fn drive(&mut self, running: &mut JoinSet<Ran>, stop: &Stop) -> Result<(), CacheError> {
         loop {
             self.halted |= stop.level() > 0;
             for _ in 0..KEY_AT_ONCE {
                 let Some(id) = self.known.pop_front().filter(|_| !self.halted) else { break };
-                self.key(id)?;
+                self.advance(id)?;
             }
             if !self.halted {
                 self.dispatch(running);
@@ -155,131 +148,57 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    fn joined(&mut self, joined: Result<Ran, tokio::task::JoinError>) {
+    fn joined(&mut self, joined: Result<Ran, JoinError>) {
         match joined {
             Ok((id, key, outcome)) => self.settle(id, key, outcome),
             Err(e) => tracing::error!("a task of the scheduler failed: {e}"),
         }
     }
 
-    /// Keys a stage whose inputs are known, and looks it up.
-    fn key(&mut self, id: StageId) -> Result<(), CacheError> {
+    /// Takes a stage whose inputs are known as far as it goes without a task: keyed and reused, or ready to run.
+    fn advance(&mut self, id: StageId) -> Result<(), CacheError> {
         if !matches!(self.states[id], State::Waiting(_)) {
             return Ok(());
         }
-        let plan = self.plan;
-        let stage = plan.stage(id);
-        if let Some(gate) = self.refusing_gate(id)? {
-            self.skip(id, format!("gate `{gate}` refused"), true);
-            return Ok(());
+        match self.keyed(id) {
+            Ok(()) => {}
+            Err(Bar::Withheld(gate)) => self.skip(id, format!("gate `{gate}` refused"), true),
+            Err(Bar::Failed(failure)) => self.fail(id, failure),
+            Err(Bar::Broken(error)) => return Err(error),
         }
-        let mut inputs = Vec::with_capacity(stage.inputs.len());
-        for wire in &stage.inputs {
-            let artifact = self.states.entry(wire.from).and_then(|e| e.outputs.get(&wire.output));
-            let Some(artifact) = artifact else {
-                let message = format!("`{}` has no artifact on `{}`", plan.stage(wire.from).name, wire.output);
-                self.fail(id, Failure::new(message));
-                return Ok(());
-            };
-            inputs.push(*artifact);
-        }
-        let cache = self.env.cache.clone();
-        let parts = match KeyParts::of(stage, &inputs, self.env.options.machine.as_ref(), &cache) {
-            Ok(parts) => parts,
-            Err(e @ CacheError::Index { .. }) => return Err(e),
-            Err(e) => {
-                // A source file that vanished or cannot be read.
-                self.fail(id, Failure::new(e.to_string()));
-                return Ok(());
-            }
-        };
-        let key = parts.key();
-        if let Some(failure) = self.against_lock(id, key) {
-            self.fail(id, failure);
-            return Ok(());
-        }
-        if let Some((_, same)) = self.in_flight.get_mut(&key) {
-            same.push(id);
-            self.states.ready(id);
-            return Ok(());
-        }
-        let options = &self.env.options;
-        let reask = options.reask.contains(&id);
-        let forced = options.force.contains(&id) || reask;
-        let found = cache.lookup_leased(&key, &self.env.lease)?;
-        let (why, causes) = match found {
-            Lookup::Hit(entry) if options.check && !forced => (Why::Check(entry), vec!["checked (--check)".to_owned()]),
-            Lookup::Hit(entry) if !forced && self.gives_what_is_wanted(id, &entry)? => {
-                self.env.sink.emit(RunEvent::StageReused { stage: stage.name.clone(), key: key.to_string() });
-                self.done(id, entry, true);
-                return Ok(());
-            }
-            _ if reask => (Why::Force, vec![REASKED.to_owned()]),
-            _ if forced => (Why::Force, vec!["forced (--force)".to_owned()]),
-            Lookup::Hit(_) => {
-                self.env.distrust(&key)?;
-                (Why::Make, vec!["the remote cache could not give its result".to_owned()])
-            }
-            found => {
-                let ran = |other: StageId| matches!(self.states[other], State::Done { reused: false, .. });
-                let causes = explain::causes(&cache, plan, id, &parts, &found, &ran)?;
-                if matches!(found, Lookup::Broken { .. }) {
-                    cache.forget(&key)?;
-                }
-                (Why::Make, causes)
-            }
-        };
-        self.in_flight.insert(key, (id, Vec::new()));
-        self.causes.insert(id, causes.clone());
-        let inputs = self.named(id, inputs);
-        let operational = stage.inputs.iter().map(|wire| self.operational(wire.from, reask)).collect();
-        let job = Execution {
-            stage: stage.clone(),
-            key,
-            parts,
-            inputs,
-            operational,
-            withheld: self.plan.withheld(id),
-            provenance: self.provenance(id),
-            causes,
-            why,
-            wanted: self.wanted(id),
-        };
-        self.states.ready(id);
-        let tokens = self.tokens(&job);
-        self.ready.entry(tokens).or_default().push((self.distance[id.0], Reverse(id)));
-        self.jobs.insert(id, job);
         Ok(())
     }
 
-    /// What a stage's readers are told beside its artifacts: its unkeyed parameters, and what this run is to do again.
-    fn operational(&self, maker: StageId, reask: bool) -> serde_json::Value {
-        let mut value = self.plan.stage(maker).operational();
-        if let (serde_json::Value::Object(fields), true) = (&mut value, reask) {
-            fields.insert("reask".into(), true.into());
-        }
-        value
-    }
-
-    /// Output ports of a stage that the run itself or a person reads: verdicts, summaries and what is published.
-    fn wanted(&self, id: StageId) -> Vec<String> {
-        let outputs = self.plan.stage(id).kind.outputs().iter().filter(|o| are_read(o.ty)).map(|o| o.name.to_owned());
-        outputs.chain(self.plan.publish.iter().filter(|(_, stage, _)| *stage == id).map(|(_, _, port)| port.clone())).collect()
-    }
-
-    /// Whether what is wanted of a result is here, or could be brought from the remote cache.
-    fn gives_what_is_wanted(&self, id: StageId, entry: &ActionEntry) -> Result<bool, CacheError> {
-        if self.env.cache.remote().is_none() {
-            return Ok(true);
-        }
-        for artifact in self.wanted(id).iter().filter_map(|port| entry.outputs.get(port)) {
-            match self.env.cache.fetch(artifact) {
-                Ok(()) => {}
-                Err(CacheError::NotFetched { .. }) => return Ok(false),
-                Err(e) => return Err(e),
+    /// The three steps: inputs, key, and what follows from it.
+    fn keyed(&mut self, id: StageId) -> Result<(), Bar> {
+        let plan = self.plan;
+        let inputs = inputs(plan, &self.states, &self.env.cache, id)?;
+        let (key, parts) = key(plan.stage(id), &inputs, &self.env)?;
+        let in_flight = self.in_flight.contains_key(&key);
+        match decide(plan, &self.states, &self.env, id, (key, &parts), in_flight)? {
+            Next::Reuse(entry) => {
+                self.reused(id, key);
+                self.done(id, entry, true);
+            }
+            Next::Wait => {
+                self.in_flight.entry(key).or_insert((id, Vec::new())).1.push(id);
+                self.states.ready(id);
+            }
+            Next::Run(why, causes) => {
+                self.in_flight.insert(key, (id, Vec::new()));
+                self.causes.insert(id, causes.clone());
+                let reask = self.env.options.reask.contains(&id);
+                let execution = assemble(plan, &self.states, id, reask, inputs, (key, parts), (why, causes));
+                self.states.ready(id);
+                let tokens = self.pools.needed(plan.stage(id));
+                self.queue.push(id, tokens, execution);
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    fn reused(&self, id: StageId, key: ActionKey) {
+        self.env.sink.emit(RunEvent::StageReused { stage: self.plan.stage(id).name.clone(), key: key.to_string() });
     }
 
     /// An input that the remote cache promised is not to be had: its stage runs here, then this one again.
@@ -295,115 +214,23 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// Artifacts of a stage's wires with the names of what made them.
-    fn named(&self, id: StageId, artifacts: Vec<Artifact>) -> Vec<(Artifact, String)> {
-        let wires = &self.plan.stage(id).inputs;
-        artifacts.into_iter().zip(wires).map(|(a, w)| (a, format!("{}.{}", self.plan.stage(w.from).name, w.output))).collect()
-    }
-
-    /// The first required gate whose verdict is a refusal.
-    fn refusing_gate(&self, id: StageId) -> Result<Option<String>, CacheError> {
-        for (gate, port) in &self.plan.stage(id).requires {
-            if let Some(artifact) = self.states.entry(*gate).and_then(|e| e.outputs.get(port))
-                && read_json(&self.env.cache, artifact)?["accepted"] == false
-            {
-                return Ok(Some(self.plan.stage(*gate).name.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// How a stage differs from the lock file, if it does.
-    fn against_lock(&self, id: StageId, key: ActionKey) -> Option<Failure> {
-        let name = &self.plan.stage(id).name;
-        let locked = self.env.options.locked.as_ref()?;
-        let mut failure = match locked.get(name) {
-            Some(stage) if stage.key == key => return None,
-            Some(stage) => Failure::new(format!(
-                "it differs from flow.lock: action key {} is locked, {} is wanted",
-                stage.key.0.short(),
-                key.0.short()
-            )),
-            None => Failure::new("it is not in flow.lock"),
-        };
-        failure.help = Some(format!("`flow explain PIPELINE {name}` says what changed; `flow lock PIPELINE` accepts it"));
-        Some(failure)
-    }
-
-    /// How the ancestors' artifacts came to be, for stages that may show it.
-    fn provenance(&self, id: StageId) -> Vec<Provenance> {
-        let mut all = Vec::new();
-        if !self.plan.stage(id).is_measured() {
-            return all;
-        }
-        for ancestor in self.plan.ancestors(id) {
-            let State::Done { entry, reused, .. } = &self.states[ancestor] else { continue };
-            let stage = self.plan.stage(ancestor);
-            let how = &entry.provenance;
-            all.push(Provenance {
-                stage: stage.name.clone(),
-                kind: stage.kind.name().into(),
-                after: stage.needs().into_iter().map(|n| self.plan.stage(n).name.clone()).collect(),
-                seconds: how.seconds,
-                reused: *reused,
-                device: how.device.clone(),
-                finished: how.finished,
-                metrics: how.metrics.clone(),
-            });
-        }
-        all
-    }
-
     /// Starts every ready stage that gets its tokens, longest path first.
     fn dispatch(&mut self, running: &mut JoinSet<Ran>) {
-        loop {
-            let free = &self.free;
-            let fits = |tokens: &Tokens| tokens.iter().all(|(pool, n)| free.get(pool).is_some_and(|free| free >= n));
-            let next = self.ready.iter().filter(|(tokens, _)| fits(tokens)).max_by_key(|(_, heap)| heap.peek()).map(|(t, _)| t.clone());
-            let Some(tokens) = next else { return };
-            let Some(heap) = self.ready.get_mut(&tokens) else { return };
-            let popped = heap.pop();
-            if heap.is_empty() {
-                self.ready.remove(&tokens);
-            }
-            let Some((id, job)) = popped.and_then(|(_, Reverse(id))| Some((id, self.jobs.remove(&id)?))) else { continue };
-            for (pool, n) in &tokens {
-                if let Some(free) = self.free.get_mut(pool) {
-                    *free -= n;
-                }
-            }
-            self.held.insert(id, tokens);
+        while let Some((id, tokens, execution)) = self.queue.pop(&self.pools) {
+            self.pools.take(id, tokens);
             self.states.started(id);
             let env = self.env.clone();
-            let key = job.key;
-            running.spawn(async move { (id, key, execute(job, env).await) });
+            let key = execution.key;
+            running.spawn(async move { (id, key, execute(execution, env).await) });
         }
-    }
-
-    /// What a stage holds while it runs, never more than there is.
-    fn tokens(&mut self, job: &Execution) -> Tokens {
-        let mut tokens = job.stage.resources.clone();
-        let cpu = self.capacity.get("cpu").copied().unwrap_or(1);
-        tokens.entry("cpu".into()).or_insert(if job.stage.kind.heavy() { cpu } else { 1 });
-        for (pool, n) in &mut tokens {
-            // A pool that nobody sized admits whatever one stage asks for, one such stage at a time.
-            let capacity = *self.capacity.entry(pool.clone()).or_insert(*n);
-            self.free.entry(pool.clone()).or_insert(capacity);
-            *n = (*n).min(capacity);
-        }
-        tokens
     }
 
     fn settle(&mut self, id: StageId, key: ActionKey, outcome: Outcome) {
-        for (pool, n) in self.held.remove(&id).unwrap_or_default() {
-            if let Some(free) = self.free.get_mut(&pool) {
-                *free += n;
-            }
-        }
+        self.pools.give_back(id);
         match outcome {
             Outcome::Made(made) => {
                 let entry = Box::new(made.commit.entry.clone());
-                let differs = self.outputs_against_lock(id, &entry);
+                let differs = lock::outputs_differ(&self.env.options, self.plan.stage(id), &entry);
                 if let Some(committer) = &self.committer {
                     committer.add(id, made);
                 }
@@ -419,8 +246,7 @@ impl<'a> Schedule<'a> {
                 self.done(id, entry, true);
             }
             Outcome::Reused(entry) => {
-                let stage = self.plan.stage(id).name.clone();
-                self.env.sink.emit(RunEvent::StageReused { stage, key: entry.key.to_string() });
+                self.reused(id, entry.key);
                 self.done(id, entry, true);
             }
             Outcome::Failed(Failure { lost: Some(input), .. }) => {
@@ -435,8 +261,7 @@ impl<'a> Schedule<'a> {
         for other in same {
             match self.states.entry(id).cloned() {
                 Some(entry) => {
-                    let stage = self.plan.stage(other).name.clone();
-                    self.env.sink.emit(RunEvent::StageReused { stage, key: key.to_string() });
+                    self.reused(other, key);
                     self.done(other, Box::new(entry), true);
                 }
                 // It failed or stopped there; here it is tried on its own.
@@ -446,15 +271,6 @@ impl<'a> Schedule<'a> {
                 }
             }
         }
-    }
-
-    /// A locked stage that was made again must have given the locked bytes on its pure ports.
-    fn outputs_against_lock(&self, id: StageId, entry: &ActionEntry) -> Option<Failure> {
-        let stage = self.plan.stage(id);
-        let locked = self.env.options.locked.as_ref()?.get(&stage.name)?;
-        let pure = stage.kind.outputs().iter().filter(|o| o.purity == Purity::Pure);
-        let port = pure.map(|o| o.name).find(|name| locked.outputs.get(*name) != entry.outputs.get(*name).map(|a| &a.digest))?;
-        Some(Failure::new(format!("its output `{port}` differs from flow.lock under the same action key")))
     }
 
     fn done(&mut self, id: StageId, entry: Box<ActionEntry>, reused: bool) {
