@@ -1,7 +1,7 @@
 //! Pipelines, plans, action keys, scheduling and the plugin contract of `flow`.
 //!
 //! Data goes one way: a file is parsed ([`text`], [`document`] of [`node`]s, [`vars`], [`pipeline`]), linked against the kinds of a
-//! [`registry`] into a typed DAG (`link`, [`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
+//! [`registry`] into a typed DAG ([`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
 //! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]; [`memo`] remembers a run with
 //! nothing to do). What happens is told
 //! as a stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is
@@ -17,7 +17,6 @@ pub mod file_schema;
 pub mod graph;
 pub mod key;
 pub mod kind;
-mod link;
 pub mod memo;
 pub mod node;
 mod outputs;
@@ -27,7 +26,6 @@ pub mod plugin;
 pub mod preview;
 pub mod problem;
 pub mod publish;
-mod reader;
 pub mod record;
 pub mod registry;
 pub mod run;

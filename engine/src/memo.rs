@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::events::{RunEvent, RunSink};
 use crate::key::MachineId;
 use crate::pipeline::PluginDecl;
-use crate::plan::{Plan, Source, SourceOf, StageId};
+use crate::plan::{Origin, ParamSource, Plan, StageId};
 use crate::publish::place::State as Place;
 use crate::record;
 use crate::run::options::RunOptions;
@@ -53,21 +53,21 @@ enum SourceKey {
 }
 
 impl SourceKey {
-    fn of(source: &SourceOf) -> Self {
+    fn of(source: &Origin) -> Self {
         match source {
-            SourceOf::Path(path) => Self::Path(path.clone()),
-            SourceOf::Glob(dir, pattern) => Self::Glob(dir.to_path_buf(), pattern.clone()),
-            SourceOf::Env(name) => Self::Env(name.clone()),
+            Origin::Path(path) => Self::Path(path.clone()),
+            Origin::Glob(dir, pattern) => Self::Glob(dir.to_path_buf(), pattern.clone()),
+            Origin::Env(name) => Self::Env(name.clone()),
         }
     }
     /// A digest of its content; never of a secret, which is no source.
     fn digest(&self, cache: &Cache) -> Result<Digest, CacheError> {
         let of = match self {
-            Self::Path(path) => SourceOf::Path(path.clone()),
-            Self::Glob(dir, pattern) => SourceOf::Glob(Arc::from(dir.as_path()), pattern.clone()),
-            Self::Env(name) => SourceOf::Env(name.clone()),
+            Self::Path(path) => Origin::Path(path.clone()),
+            Self::Glob(dir, pattern) => Origin::Glob(Arc::from(dir.as_path()), pattern.clone()),
+            Self::Env(name) => Origin::Env(name.clone()),
         };
-        let content = Source { at: Vec::new(), of }.content(cache)?.unwrap_or_default();
+        let content = ParamSource { at: Vec::new(), of }.content(cache)?.unwrap_or_default();
         Ok(Digest::of(content.to_string().as_bytes()))
     }
 }

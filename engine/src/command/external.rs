@@ -18,7 +18,7 @@ use crate::command::run::{Ended, MARK, run};
 use crate::command::{sandbox, workdir};
 use crate::kind::{Checked, Kind, Refused};
 use crate::pipeline::{Pipeline, PluginDecl};
-use crate::plan::{Source, SourceOf};
+use crate::plan::{Origin, ParamSource};
 use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext, intern};
 use crate::problem::{Problem, Problems};
 use crate::registry::Registry;
@@ -91,7 +91,7 @@ fn add(decl: &PluginDecl, cache: &Cache, registry: &mut Registry) -> Result<(), 
     let at = |message: String| decl.document.at_value(&decl.at, message);
     let mut files = Map::new();
     for (i, pattern) in decl.files.iter().enumerate() {
-        let source = Source { at: Vec::new(), of: SourceOf::Glob(decl.dir.clone(), pattern.clone()) };
+        let source = ParamSource { at: Vec::new(), of: Origin::Glob(decl.dir.clone(), pattern.clone()) };
         let place = [decl.at.as_slice(), &["files".into(), i.to_string()]].concat();
         let content = source.content(cache).map_err(|e| decl.document.at_value(&place, e.to_string()))?;
         files.insert(pattern.clone(), content.unwrap_or_default());

@@ -12,7 +12,7 @@ use crate::execute::execution::Why;
 use crate::execute::failure::Failure;
 use crate::key::KeyParts;
 use crate::outputs::VERDICT;
-use crate::plan::{PlannedStage, SourceOf, json_pointer};
+use crate::plan::{Origin, PlannedStage, json_pointer};
 use crate::plugin::Purity;
 
 /// What an attempt gave.
@@ -87,7 +87,7 @@ impl Ending {
 
     /// The key was made of files as they were; a result of other bytes must not stand under it.
     fn refuse_changed_sources(&self) -> Result<(), Failure> {
-        for source in self.stage.sources.iter().filter(|s| !matches!(s.of, SourceOf::Env(_))) {
+        for source in self.stage.sources.iter().filter(|s| !matches!(s.of, Origin::Env(_))) {
             let keyed = self.parts.params.pointer(&json_pointer(&source.at));
             if source.content(&self.cache)?.as_ref() != keyed {
                 let what = source.shown(&self.stage.dir);

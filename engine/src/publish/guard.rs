@@ -10,7 +10,7 @@ use flow_cache::{Artifact, Cache, CacheError, Digest};
 
 use super::place::State;
 use super::record::{self, Record};
-use crate::plan::{Plan, SourceOf};
+use crate::plan::{Origin, Plan};
 use crate::sources;
 
 /// Why a place is not written.
@@ -76,11 +76,11 @@ impl<'a> Guard<'a> {
                 let what = || format!("a source of stage `{}`", stage.name);
                 for source in &stage.sources {
                     match &source.of {
-                        SourceOf::Path(path) => own.push((path.clone(), what())),
-                        SourceOf::Glob(dir, pattern) => {
+                        Origin::Path(path) => own.push((path.clone(), what())),
+                        Origin::Glob(dir, pattern) => {
                             own.extend(sources::expand(dir, pattern).into_iter().flatten().map(|(_, path)| (path, what())));
                         }
-                        SourceOf::Env(_) => {}
+                        Origin::Env(_) => {}
                     }
                 }
             }

@@ -12,7 +12,7 @@ use crate::document::Document;
 use crate::kind::{Kind, Refused, show_path};
 use crate::outputs::VERDICT;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
-use crate::plan::{PlannedStage, Source, SourceOf, StageId, Wire, json_pointer};
+use crate::plan::stage::{Origin, ParamSource, PlannedStage, StageId, Wire, json_pointer};
 use crate::plugin::{InputPort, OutputPort, Purity};
 use crate::problem::{Problem, Problems, nearest, suggest};
 use crate::registry::Registry;
@@ -66,7 +66,7 @@ pub(crate) type Linked = (Vec<PlannedStage>, Vec<(String, StageId, String)>, Vec
 /// What became of a stage's `with:`.
 struct Params {
     canonical: Value,
-    sources: Vec<Source>,
+    sources: Vec<ParamSource>,
     unkeyed: Vec<Vec<String>>,
     secrets: Vec<String>,
     notes: Vec<String>,
@@ -260,15 +260,15 @@ impl<'a> Linker<'a> {
                     unkeyed.push(path);
                     continue;
                 }
-                Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => SourceOf::Path(text.into()),
-                Mark::SourceGlob => SourceOf::Glob(decl.dir.clone(), text.into()),
+                Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => Origin::Path(text.into()),
+                Mark::SourceGlob => Origin::Glob(decl.dir.clone(), text.into()),
                 Mark::Env if value.is_some_and(|v| v["secret"] == true) => {
                     secrets.extend(path.last().cloned());
                     continue;
                 }
-                Mark::Env => SourceOf::Env(path.last().cloned().unwrap_or_default()),
+                Mark::Env => Origin::Env(path.last().cloned().unwrap_or_default()),
             };
-            sources.push(Source { at: path, of });
+            sources.push(ParamSource { at: path, of });
         }
         Ok(Params { canonical: checked.params, sources, unkeyed, secrets, notes: checked.notes })
     }
