@@ -5,7 +5,7 @@ use flow_engine::problem::{Problem, Problems};
 use miette::{GraphicalReportHandler, GraphicalTheme, NarratableReportHandler};
 use std::io::IsTerminal;
 
-use crate::commands::say;
+use crate::print::say;
 
 /// A failure with its exit code.
 pub enum Failure {

@@ -10,9 +10,9 @@ use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 
 use crate::args::AdoptArgs;
-use crate::commands::print;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn adopt(registry: &Registry, args: &AdoptArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;

@@ -12,10 +12,10 @@ use flow_engine::problem::Problem;
 use serde_json::json;
 
 use crate::args::{CacheArgs, CacheCommand, GcArgs, PipelineArgs, VerifyArgs};
-use crate::commands::{print, say};
 use crate::context::{Context, cache_dir_here, open_remote, threads};
-use crate::display::{ago, bytes};
+use crate::display::amounts::{ago, bytes};
 use crate::failure::Failure;
+use crate::print::{print, say};
 
 fn open(args: &CacheArgs) -> Result<Cache, Failure> {
     let dir = match &args.cache_dir {

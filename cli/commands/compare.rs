@@ -10,10 +10,10 @@ use flow_engine::problem::Problem;
 use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
-use crate::commands::print;
 use crate::context::{cache_dir_here, cache_dir_of, runs_of};
-use crate::display::seconds;
+use crate::display::amounts::seconds;
 use crate::failure::Failure;
+use crate::print::print;
 
 /// One stage of one run, flattened to named values.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use flow_engine::problem::{Problem, suggest};
 use serde_json::{Value, json};
 
 use crate::args::KindsArgs;
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn kinds(registry: &Registry, args: &KindsArgs) -> Result<u8, Failure> {
     if let Some(name) = &args.kind {

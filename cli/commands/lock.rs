@@ -11,9 +11,10 @@ use flow_engine::run::options::LockedStage;
 use serde::{Deserialize, Serialize};
 
 use crate::args::LockArgs;
-use crate::commands::{get, print};
+use crate::commands::get;
 use crate::context::{Context, say_assumed};
 use crate::failure::Failure;
+use crate::print::print;
 
 /// The whole file: pipeline (relative to the project root) → stage → key and digests of its pure outputs.
 #[derive(Default, Serialize, Deserialize)]

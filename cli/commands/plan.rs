@@ -9,10 +9,11 @@ use flow_engine::preview::Decision;
 use flow_engine::run::options::REASKED;
 
 use crate::args::PipelineArgs;
-use crate::commands::{print, teacher};
+use crate::commands::teacher;
 use crate::context::Context;
 use crate::display::json;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn plan(
     registry: &Registry,

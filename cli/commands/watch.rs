@@ -9,9 +9,9 @@ use flow_engine::plan::Origin;
 
 use crate::args::RunArgs;
 use crate::commands::run;
-use crate::commands::say;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::say;
 
 const EVERY: Duration = Duration::from_millis(300);
 
