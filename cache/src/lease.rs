@@ -53,7 +53,7 @@ pub struct Entering {
 
 /// One record of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Kept {
+pub struct LeaseRecord {
     /// The action.
     pub key: ActionKey,
     /// The artifact's digest.
@@ -91,7 +91,7 @@ impl Cache {
     }
 
     /// What all live leases keep; the files of dead processes are removed.
-    pub fn leased(&self) -> Result<Vec<Kept>, CacheError> {
+    pub fn leased(&self) -> Result<Vec<LeaseRecord>, CacheError> {
         let dir = self.layout().leases();
         let mut kept = Vec::new();
         let Ok(items) = fs::read_dir(&dir) else { return Ok(kept) };
@@ -113,7 +113,7 @@ impl Cache {
                     bytes.copy_from_slice(&record[at..at + 32]);
                     Digest::from_bytes(bytes)
                 };
-                kept.push(Kept { key: ActionKey(digest(0)), digest: digest(32), tree: record[64] != 0 });
+                kept.push(LeaseRecord { key: ActionKey(digest(0)), digest: digest(32), tree: record[64] != 0 });
             }
         }
         Ok(kept)
