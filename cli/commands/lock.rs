@@ -61,7 +61,7 @@ pub fn lock(registry: &Registry, args: &LockArgs) -> Result<u8, Failure> {
             return Err(problem.help(format!("flow run {} {}", args.pipeline.pipeline.display(), stage.name)).into());
         };
         let pure = stage.kind.outputs().iter().filter(|o| o.purity == Purity::Pure);
-        let outputs = pure.filter_map(|o| Some((o.name.to_owned(), entry.outputs.get(o.name)?.digest))).collect();
+        let outputs = pure.filter_map(|o| Some((o.name.to_string(), entry.outputs.get(&*o.name)?.digest))).collect();
         locked.insert(stage.name.clone(), LockedStage { key, outputs });
     }
     let (path, name) = place(&context);

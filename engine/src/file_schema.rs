@@ -18,7 +18,7 @@ pub fn of_file(registry: &Registry) -> Value {
             map.remove("$schema");
         }
         definitions.insert(kind.name().to_owned(), schema);
-        let needs: Vec<_> = kind.inputs().iter().filter(|i| i.required).map(|i| i.name).collect();
+        let needs: Vec<_> = kind.inputs().iter().filter(|i| i.required).map(|i| &*i.name).collect();
         let mut then = json!({ "properties": { "with": { "$ref": format!("#/$defs/{at}") } } });
         if !kind.takes_any_input() {
             then["properties"]["in"] = input_schema(kind.inputs());
@@ -134,9 +134,9 @@ fn input_schema(inputs: &[InputPort]) -> Value {
         let of = if input.list { json!({ "anyOf": [one, { "type": "array", "items": one }] }) } else { one };
         let mut of = of;
         of["description"] = format!("{} ({})", input.doc, input.types.join(" or ")).into();
-        properties.insert(input.name.to_owned(), of);
+        properties.insert(input.name.to_string(), of);
     }
-    let required: Vec<_> = inputs.iter().filter(|i| i.required).map(|i| i.name).collect();
+    let required: Vec<_> = inputs.iter().filter(|i| i.required).map(|i| &*i.name).collect();
     json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required })
 }
 

@@ -19,7 +19,7 @@ use crate::command::{sandbox, workdir};
 use crate::kind::{Checked, Kind, Refused};
 use crate::pipeline::{Pipeline, PluginDecl};
 use crate::plan::{Origin, ParamSource};
-use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext, intern};
+use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext};
 use crate::problem::{Problem, Problems};
 use crate::registry::Registry;
 use crate::schema;
@@ -178,18 +178,18 @@ struct External {
 
 impl External {
     fn new(decl: &PluginDecl, kind: DescribedKind, digest: String) -> Self {
-        let inputs = kind.inputs.iter().map(|i| InputPort {
-            name: intern(&i.name),
-            types: Box::leak(i.types.iter().map(|t| intern(t)).collect::<Vec<_>>().into_boxed_slice()),
+        let inputs = kind.inputs.into_iter().map(|i| InputPort {
+            name: i.name.into(),
+            types: i.types.into_iter().map(Into::into).collect(),
             required: i.required,
             list: i.list,
-            doc: intern(&i.doc),
+            doc: i.doc.into(),
         });
-        let outputs = kind.outputs.iter().map(|o| OutputPort {
-            name: intern(&o.name),
-            ty: intern(&o.ty),
+        let outputs = kind.outputs.into_iter().map(|o| OutputPort {
+            name: o.name.into(),
+            ty: o.ty.into(),
             purity: if o.measured { Purity::Measured } else { Purity::Pure },
-            doc: intern(&o.doc),
+            doc: o.doc.into(),
         });
         let mut schema = kind.params;
         schema.entry("type").or_insert_with(|| json!("object"));

@@ -75,7 +75,7 @@ impl Ending {
             if !path.exists() {
                 return Err(Failure::new(format!("the task ended without creating its output `{port}`")));
             }
-            if self.stage.kind.outputs().iter().any(|o| o.name == port && o.ty == VERDICT) {
+            if self.stage.kind.outputs().iter().any(|o| o.name == *port && o.ty == VERDICT) {
                 let verdict: Option<serde_json::Value> = std::fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
                 if verdict.as_ref().and_then(|v| v["accepted"].as_bool()).is_none() {
                     return Err(Failure::new(format!("output `{port}` is not a verdict: JSON with `accepted: true` or `false`")));

@@ -43,7 +43,7 @@ pub(super) fn draft(job: &Execution, env: &Env, dir: &Path) -> Task {
         key: job.key.to_string(),
         params: job.stage.params.clone(),
         inputs,
-        outputs: job.stage.kind.outputs().iter().map(|o| (o.name.to_owned(), dir.join("out").join(o.name))).collect(),
+        outputs: job.stage.kind.outputs().iter().map(|o| (o.name.to_string(), dir.join("out").join(&*o.name))).collect(),
         dir: job.stage.dir.to_path_buf(),
         state: dir.join("state"),
         answers: env.cache.layout().answers(),

@@ -29,9 +29,12 @@ pub(crate) fn quoted(names: &[String]) -> String {
 pub(crate) fn declared_output(kind: &Arc<dyn Kind>, reference: &PortRef) -> Result<String, (String, String)> {
     let outputs = kind.outputs();
     match &reference.port {
-        None => outputs.first().map(|o| o.name.to_owned()).ok_or_else(|| (format!("`{}` has no output", reference.stage), String::new())),
-        Some(port) => outputs.iter().find(|o| o.name == port).map(|o| o.name.to_owned()).ok_or_else(|| {
-            (format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()), suggest(port, outputs.iter().map(|o| o.name)))
+        None => outputs.first().map(|o| o.name.to_string()).ok_or_else(|| (format!("`{}` has no output", reference.stage), String::new())),
+        Some(port) => outputs.iter().find(|o| o.name == *port).map(|o| o.name.to_string()).ok_or_else(|| {
+            (
+                format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()),
+                suggest(port, outputs.iter().map(|o| &*o.name)),
+            )
         }),
     }
 }
@@ -275,16 +278,16 @@ impl<'a> Linker<'a> {
 
     fn wires(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Vec<Wire> {
         for (port, ..) in &decl.inputs {
-            if !kind.inputs().iter().any(|i| i.name == port) {
-                let help = suggest(port, kind.inputs().iter().map(|i| i.name));
+            if !kind.inputs().iter().any(|i| i.name == *port) {
+                let help = suggest(port, kind.inputs().iter().map(|i| &*i.name));
                 let message = format!("kind `{}` has no input `{port}`", kind.name());
                 self.problems.push(decl.document.at_key(&decl.place(&["in", port]), message).help(help).label("no such input"));
             }
         }
         let mut wires = Vec::new();
         for input in kind.inputs() {
-            let at = decl.place(&["in", input.name]);
-            let Some((_, references, list)) = decl.inputs.iter().find(|(port, ..)| port == input.name) else {
+            let at = decl.place(&["in", &input.name]);
+            let Some((_, references, list)) = decl.inputs.iter().find(|(port, ..)| *port == input.name) else {
                 if input.required {
                     let message = format!("stage `{}` does not wire its input `{}` ({})", decl.name, input.name, input.types.join(" or "));
                     let help = self.candidates(input, &decl.name);
@@ -367,7 +370,7 @@ impl<'a> Linker<'a> {
         let Some(output) = output.filter(|o| fits(input, o)) else {
             let gives = match output {
                 Some(output) => format!("`{}.{}` is {}", reference.stage, output.name, output.ty),
-                None => format!("`{}` gives {}", reference.stage, other.outputs().iter().map(|o| o.ty).collect::<Vec<_>>().join(", ")),
+                None => format!("`{}` gives {}", reference.stage, other.outputs().iter().map(|o| &*o.ty).collect::<Vec<_>>().join(", ")),
             };
             let message = format!("input `{}` of kind `{}` takes {wanted}, but {gives}", input.name, kind.name());
             return Err(document
@@ -384,7 +387,7 @@ impl<'a> Linker<'a> {
             );
             return Err(document.at_value(&reference.at, message).label("a measured output"));
         }
-        Ok(Some(Wire { port: input.name.into(), from: StageId(index), output: output.name.into(), ty: output.ty.into() }))
+        Ok(Some(Wire { port: input.name.to_string(), from: StageId(index), output: output.name.to_string(), ty: output.ty.to_string() }))
     }
 
     /// Which artifacts of the pipeline would fit.

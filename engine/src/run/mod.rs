@@ -99,8 +99,8 @@ fn read_outputs(
         let Some(entry) = states.entry(id) else { continue };
         let stage = plan.stage(id);
         for output in stage.kind.outputs() {
-            let Some(artifact) = entry.outputs.get(output.name) else { continue };
-            match output.ty {
+            let Some(artifact) = entry.outputs.get(&*output.name) else { continue };
+            match &*output.ty {
                 VERDICT => {
                     let verdict = outputs::read_json(cache, artifact)?;
                     if verdict["accepted"] == Value::Bool(false) {

@@ -58,7 +58,7 @@ pub(super) fn decide(
 
 /// Output ports of a stage that the run itself or a person reads: verdicts, summaries and what is published.
 pub(super) fn wanted(plan: &Plan, id: StageId) -> Vec<String> {
-    let outputs = plan.stage(id).kind.outputs().iter().filter(|o| are_read(o.ty)).map(|o| o.name.to_owned());
+    let outputs = plan.stage(id).kind.outputs().iter().filter(|o| are_read(&o.ty)).map(|o| o.name.to_string());
     outputs.chain(plan.publish.iter().filter(|(_, stage, _)| *stage == id).map(|(_, _, port)| port.clone())).collect()
 }
 

@@ -26,6 +26,6 @@ pub(super) fn key_differs(options: &RunOptions, stage: &PlannedStage, key: Actio
 pub(super) fn outputs_differ(options: &RunOptions, stage: &PlannedStage, entry: &ActionEntry) -> Option<Failure> {
     let locked = options.locked.as_ref()?.get(&stage.name)?;
     let pure = stage.kind.outputs().iter().filter(|o| o.purity == Purity::Pure);
-    let port = pure.map(|o| o.name).find(|name| locked.outputs.get(*name) != entry.outputs.get(*name).map(|a| &a.digest))?;
+    let port = pure.map(|o| &*o.name).find(|name| locked.outputs.get(*name) != entry.outputs.get(*name).map(|a| &a.digest))?;
     Some(Failure::new(format!("its output `{port}` differs from flow.lock under the same action key")))
 }
