@@ -1,10 +1,10 @@
 //! `flow adopt PIPELINE STAGE PATH`: outputs that were made elsewhere become a stage's result.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_cache::{ActionEntry, ActionProvenance, Commit, Entered, files_copy};
 use flow_engine::Registry;
+use flow_engine::clock::unix_now;
 use flow_engine::key::KeyParts;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
@@ -48,7 +48,7 @@ pub fn adopt(registry: &Registry, args: &AdoptArgs) -> Result<u8, Failure> {
         copy_all(&from, &copy)?;
         outputs.insert(output.name.to_string(), cache.enter(&copy, &mut entered)?);
     }
-    let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let finished = unix_now();
     let warning = format!("adopted from {}: flow did not make it", args.path.display());
     let provenance =
         ActionProvenance { stage: stage.name.clone(), finished, device: "adopted".into(), warnings: vec![warning], ..Default::default() };

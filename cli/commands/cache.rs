@@ -3,10 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_cache::{Cache, GcOptions, GcReport, Pin};
 use flow_engine::Registry;
+use flow_engine::clock::unix_now;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 use serde_json::json;
@@ -151,7 +151,7 @@ fn pin(registry: &Registry, args: &PipelineArgs, stage: &str, name: Option<&Stri
         let problem = Problem::new(format!("`{stage}` is not made yet, or is out of date"));
         return Err(problem.help(format!("flow run {} {stage}", args.pipeline.display())).into());
     };
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let at = unix_now();
     let plain: String = stage.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     let name = name.cloned().unwrap_or(plain);
     let file: &PathBuf = &context.plan.pipeline.file;

@@ -1,6 +1,6 @@
 //! Times and sizes for people.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use flow_engine::clock::unix_now;
 
 /// Wall seconds for people.
 pub fn seconds(s: f64) -> String {
@@ -25,7 +25,7 @@ pub fn bytes(n: u64) -> String {
 
 /// A moment in the past for people.
 pub fn ago(unix: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = unix_now();
     let past = now.saturating_sub(unix);
     match past {
         0..60 => format!("{past} s ago"),

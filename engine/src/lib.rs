@@ -7,6 +7,7 @@
 //! as a stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is
 //! the contract of a kind, [`schema`] what its parameters look like, [`worker`] a task in a child process, [`command`] the kinds that run a command.
 pub mod check;
+pub mod clock;
 pub mod command;
 mod commit;
 pub mod document;

@@ -14,6 +14,7 @@ use flow_cache::{Artifact, Cache, CacheError, Digest, Stat};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::clock;
 use crate::events::{RunEvent, RunSink};
 use crate::key::MachineId;
 use crate::pipeline::PluginDecl;
@@ -90,7 +91,7 @@ impl Memo {
         if !memo.holds(cache, machine) {
             return Ok(None);
         }
-        let id = record::run_id(started);
+        let id = clock::run_id(started);
         let outcome = memo.tell(id, began, sink);
         record::write_like(cache, &memo.record, &outcome.run, started, outcome.seconds)?;
         Ok(Some((outcome, memo.root)))

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use flow_cache::ActionProvenance;
 
+use crate::clock::unix_now;
 use crate::events::{RunEvent, RunSink};
 use crate::plugin::TaskEvent;
 
@@ -72,8 +72,4 @@ impl Told {
             warnings: self.warnings,
         }
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

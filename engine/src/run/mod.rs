@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 use flow_cache::{Cache, CacheError};
 use serde_json::Value;
 
+use crate::clock;
 use crate::events::{RunEvent, RunSink};
 use crate::execute::env::Env;
 use crate::memo;
@@ -34,7 +35,7 @@ pub async fn run(
     stop: Arc<Stop>,
 ) -> Result<RunOutcome, CacheError> {
     let (began, started) = (Instant::now(), SystemTime::now());
-    let id = record::run_id(started);
+    let id = clock::run_id(started);
     let names = selected.iter().map(|s| plan.stage(*s).name.clone()).collect();
     sink.emit(RunEvent::RunStarted { run: id.clone(), pipeline: plan.pipeline.name.clone(), stages: names });
     let options = Arc::new(options);
