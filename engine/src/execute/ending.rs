@@ -9,7 +9,7 @@ use flow_cache::{ActionEntry, ActionKey, ActionProvenance, Cache, Commit, Entere
 
 use crate::check::{self, Difference};
 use crate::execute::execution::Why;
-use crate::execute::failure::Failure;
+use crate::execute::failure::ExecuteError;
 use crate::key::KeyParts;
 use crate::outputs::VERDICT;
 use crate::plan::{Origin, PlannedStage, json_pointer};
@@ -37,7 +37,7 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Moves the outputs into the store, all or none; or compares them with what is there.
-    pub fn finish(mut self) -> Result<Finished, Failure> {
+    pub fn finish(mut self) -> Result<Finished, ExecuteError> {
         self.refuse_bad_outputs()?;
         self.refuse_changed_sources()?;
         if let Why::Check(entry) = self.why {
@@ -56,7 +56,7 @@ impl Ending {
         }
         self.lease.keep(&self.key, artifacts.values())?;
         drop(entering);
-        let parts = serde_json::to_value(&self.parts).map_err(|e| Failure::new(format!("action entry: {e}")))?;
+        let parts = serde_json::to_value(&self.parts).map_err(ExecuteError::Entry)?;
         let seconds = self.started.elapsed().as_secs_f64();
         self.provenance.seconds = seconds;
         let entry = ActionEntry {
@@ -70,15 +70,15 @@ impl Ending {
         Ok(Finished::New { commit, seconds, dir: self.dir })
     }
 
-    fn refuse_bad_outputs(&self) -> Result<(), Failure> {
+    fn refuse_bad_outputs(&self) -> Result<(), ExecuteError> {
         for (port, path) in &self.outputs {
             if !path.exists() {
-                return Err(Failure::new(format!("the task ended without creating its output `{port}`")));
+                return Err(ExecuteError::NoOutput { port: port.clone() });
             }
             if self.stage.kind.outputs().iter().any(|o| o.name == *port && o.ty == VERDICT) {
                 let verdict: Option<serde_json::Value> = std::fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
                 if verdict.as_ref().and_then(|v| v["accepted"].as_bool()).is_none() {
-                    return Err(Failure::new(format!("output `{port}` is not a verdict: JSON with `accepted: true` or `false`")));
+                    return Err(ExecuteError::NotAVerdict { port: port.clone() });
                 }
             }
         }
@@ -86,14 +86,11 @@ impl Ending {
     }
 
     /// The key was made of files as they were; a result of other bytes must not stand under it.
-    fn refuse_changed_sources(&self) -> Result<(), Failure> {
+    fn refuse_changed_sources(&self) -> Result<(), ExecuteError> {
         for source in self.stage.sources.iter().filter(|s| !matches!(s.of, Origin::Env(_))) {
             let keyed = self.parts.params.pointer(&json_pointer(&source.at));
             if source.content(&self.cache)?.as_ref() != keyed {
-                let what = source.shown(&self.stage.dir);
-                let mut failure = Failure::new(format!("{what} changed while the stage ran"));
-                failure.help = Some("run again: the result was thrown away, because it may be of either content".into());
-                return Err(failure);
+                return Err(ExecuteError::ChangedSource { what: source.shown(&self.stage.dir) });
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::execute::failure::Failure;
+use crate::execute::failure::ExecuteError;
 use crate::execute::told::Told;
 use crate::kind::{Kind, run_caught};
 use crate::plugin::{EventSink, Task, TaskContext, TaskEvent};
@@ -21,7 +21,13 @@ impl EventSink for Channel {
     }
 }
 
-pub(super) async fn run(kind: &Arc<dyn Kind>, task: &Task, timeout: Option<Duration>, stop: &Stop, told: &mut Told) -> Result<(), Failure> {
+pub(super) async fn run(
+    kind: &Arc<dyn Kind>,
+    task: &Task,
+    timeout: Option<Duration>,
+    stop: &Stop,
+    told: &mut Told,
+) -> Result<(), ExecuteError> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let flag = Arc::new(AtomicBool::new(false));
     let context = TaskContext::new(task.clone(), Arc::new(Channel(sender)), flag.clone());
@@ -46,8 +52,8 @@ pub(super) async fn run(kind: &Arc<dyn Kind>, task: &Task, timeout: Option<Durat
     }
     match result {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) if timed_out => Err(Failure::timed_out(timeout)),
+        Ok(Err(_)) if timed_out => Err(ExecuteError::TimedOut(timeout.unwrap_or_default())),
         Ok(Err(e)) => Err(e.into()),
-        Err(e) => Err(Failure::new(format!("the task could not be run: {e}"))),
+        Err(e) => Err(ExecuteError::NotRun(e)),
     }
 }

@@ -18,12 +18,11 @@ use std::time::{Duration, Instant};
 use flow_cache::{ActionEntry, CacheError, KeyLock, Lookup};
 
 use crate::events::RunEvent;
-use crate::plugin::InputArtifact;
 use crate::run::options::Worker;
 use ending::{Ending, Finished};
 use env::Env;
 use execution::{Execution, Made, Outcome, Why};
-use failure::Failure;
+use failure::{ExecuteError, Failure};
 use prepare::{draft, prepare};
 use told::Told;
 
@@ -48,7 +47,7 @@ async fn locked(job: &Execution, env: &Env) -> Result<Outcome, Failure> {
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
-            () = env.stop.reached(1) => return Err(Failure::interrupted()),
+            () = env.stop.reached(1) => return Err(ExecuteError::Interrupted.into()),
         }
     };
     // Whoever held the lock before may have made it.
@@ -74,13 +73,15 @@ async fn locked(job: &Execution, env: &Env) -> Result<Outcome, Failure> {
         match self::attempt(job, env).await {
             Ok(Finished::Same(entry, difference)) => return Ok(Outcome::Checked(entry, difference)),
             Ok(Finished::New { commit, seconds, dir }) => return Ok(Outcome::Made(Box::new(Made { commit: *commit, seconds, dir, lock }))),
-            Err(failure) if failure.interrupted || failure.lost.is_some() || attempt > job.stage.retries => return Err(failure),
+            Err(failure) if failure.is_interruption() || failure.lost_input().is_some() || attempt > job.stage.retries => {
+                return Err(failure);
+            }
             Err(failure) => {
                 let wait = Duration::from_secs(1 << (attempt - 1).min(6));
-                env.sink.emit(RunEvent::StageRetried { stage: name.clone(), message: failure.message, wait: wait.as_secs_f64() });
+                env.sink.emit(RunEvent::StageRetried { stage: name.clone(), message: failure.message(), wait: wait.as_secs_f64() });
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = env.stop.reached(1) => return Err(Failure::interrupted()),
+                    () = env.stop.reached(1) => return Err(ExecuteError::Interrupted.into()),
                 }
                 attempt += 1;
             }
@@ -121,12 +122,12 @@ async fn attempt(job: &Execution, env: &Env) -> Result<Finished, Failure> {
     let (task, inputs) = {
         let (cache, dir, heavy) = (env.cache.clone(), dir.clone(), job.stage.kind.heavy());
         let placed: Vec<_> = job.inputs.iter().zip(&draft.inputs).map(|((artifact, _), input)| (*artifact, input.path.clone())).collect();
-        blocking(move || prepare(&cache, &dir, draft, &placed, heavy)).await?
+        blocking(move || Ok(prepare(&cache, &dir, draft, &placed, heavy)?)).await?
     };
     let mut heard = Told::new(&job.stage.name, env.sink.clone());
     let ran = match (&env.options.worker, job.stage.kind.heavy()) {
         (Worker::Child(command), true) => child::run(command, &task, &dir, job.stage.timeout, &env.stop, &mut heard).await,
-        _ => local::run(&job.stage.kind, &task, job.stage.timeout, &env.stop, &mut heard).await,
+        _ => local::run(&job.stage.kind, &task, job.stage.timeout, &env.stop, &mut heard).await.map_err(Failure::from),
     };
     let tail = heard.tail();
     let ending = Ending {
@@ -149,31 +150,15 @@ async fn attempt(job: &Execution, env: &Env) -> Result<Finished, Failure> {
                 ending.cache.remove(&ending.dir.join(left))?;
             }
         }
-        ran.map_err(|failure| readable(failure, tail, &task.inputs))?;
+        ran.map_err(|failure| failure.of_task(&task.inputs, tail))?;
         if let Some(digest) = changed.first() {
-            let mut failure = Failure::new(format!("the task changed its input (object {})", digest.short()));
-            failure.help = Some("inputs are read-only; the damaged object was removed and is made again on the next run".into());
-            return Err(failure);
+            return Err(ExecuteError::ChangedInput(*digest).into());
         }
-        ending.finish()
+        Ok(ending.finish()?)
     })
     .await
 }
 
-/// A task's failure in the words of the pipeline: inputs by the stage that made them, not by their place in the cache.
-fn readable(mut failure: Failure, tail: Vec<String>, inputs: &[InputArtifact]) -> Failure {
-    if failure.log.is_empty() {
-        failure.log = tail;
-    }
-    for input in inputs {
-        let path = input.path.to_string_lossy();
-        let name = format!("`{}`", input.from);
-        failure.message = failure.message.replace(path.as_ref(), &name);
-        failure.help = failure.help.map(|h| h.replace(path.as_ref(), &name));
-    }
-    failure
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Failure::new(format!("the engine failed: {e}"))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(ExecuteError::Engine(e).into()))
 }

@@ -8,7 +8,7 @@ use flow_cache::{Artifact, Cache, CacheError, KeyLock, Materialised};
 use crate::command::end_marked;
 use crate::execute::env::Env;
 use crate::execute::execution::Execution;
-use crate::execute::failure::Failure;
+use crate::execute::failure::ExecuteError;
 use crate::plugin::{InputArtifact, Task};
 
 /// The description of the task in `dir`.
@@ -62,7 +62,7 @@ pub(super) fn prepare(
     task: Task,
     placed: &[(Artifact, PathBuf)],
     heavy: bool,
-) -> Result<(Task, Materialised), Failure> {
+) -> Result<(Task, Materialised), ExecuteError> {
     let make = |path: &Path| std::fs::create_dir_all(path).map_err(CacheError::io("create directory", path));
     if dir.exists() {
         // A child whose parent was killed may live for a moment; it holds this lock.
@@ -75,14 +75,17 @@ pub(super) fn prepare(
     make(&dir.join("out"))?;
     for (i, (artifact, _)) in placed.iter().enumerate() {
         if let Err(e) = cache.fetch(artifact) {
-            return Err(Failure { lost: matches!(e, CacheError::NotFetched { .. }).then_some(i), ..Failure::from(e) });
+            return Err(match e {
+                source @ CacheError::NotFetched { .. } => ExecuteError::LostInput { input: i, source },
+                other => other.into(),
+            });
         }
     }
     let inputs = cache.materialise(placed)?;
     if heavy {
         make(&task.state)?;
         let file = dir.join("task.json");
-        let text = serde_json::to_vec_pretty(&task).map_err(|e| Failure::new(format!("task.json: {e}")))?;
+        let text = serde_json::to_vec_pretty(&task).map_err(ExecuteError::Description)?;
         std::fs::write(&file, text).map_err(CacheError::io("write", &file))?;
     }
     Ok((task, inputs))

@@ -2,7 +2,7 @@
 
 use flow_cache::{Artifact, Cache, CacheError};
 
-use crate::execute::failure::Failure;
+use crate::execute::failure::{ExecuteError, Failure};
 use crate::outputs::read_json;
 use crate::plan::{Plan, StageId, Wire};
 use crate::schedule::states::States;
@@ -31,8 +31,8 @@ pub(super) fn inputs(plan: &Plan, states: &States, cache: &Cache, id: StageId) -
     let artifact = |wire: &Wire| {
         let found = states.entry(wire.from).and_then(|e| e.outputs.get(&wire.output)).copied();
         found.ok_or_else(|| {
-            let message = format!("`{}` has no artifact on `{}`", plan.stage(wire.from).name, wire.output);
-            Bar::Failed(Failure::new(message))
+            let (stage, output) = (plan.stage(wire.from).name.clone(), wire.output.clone());
+            Bar::Failed(ExecuteError::NoArtifact { stage, output }.into())
         })
     };
     plan.stage(id).inputs.iter().map(artifact).collect()

@@ -18,7 +18,7 @@ pub(super) fn key(stage: &PlannedStage, inputs: &[Artifact], env: &Env) -> Resul
     })?;
     let key = parts.key();
     match lock::key_differs(&env.options, stage, key) {
-        Some(failure) => Err(Bar::Failed(failure)),
+        Some(error) => Err(Bar::Failed(error.into())),
         None => Ok((key, parts)),
     }
 }

@@ -103,8 +103,8 @@ impl<'a> Schedule<'a> {
             None => Vec::new(),
         };
         result?;
-        for (id, message) in lost {
-            self.states.lost(id, message);
+        for (id, error) in lost {
+            self.states.lost(id, error.to_string());
         }
         for &id in self.selected {
             if self.states[id].is_open() {
@@ -235,7 +235,7 @@ impl<'a> Schedule<'a> {
                     committer.add(id, made);
                 }
                 match differs {
-                    Some(failure) => self.fail(id, failure),
+                    Some(error) => self.fail(id, error.into()),
                     None => self.done(id, entry, false),
                 }
             }
@@ -249,13 +249,7 @@ impl<'a> Schedule<'a> {
                 self.reused(id, entry.key);
                 self.done(id, entry, true);
             }
-            Outcome::Failed(Failure { lost: Some(input), .. }) => {
-                if let Err(e) = self.make_again(id, input) {
-                    self.fail(id, e.into());
-                }
-            }
-            Outcome::Failed(failure) if failure.interrupted => self.skip(id, "the run stopped; its state is kept".into(), false),
-            Outcome::Failed(failure) => self.fail(id, failure),
+            Outcome::Failed(failure) => self.settle_failure(id, failure),
         }
         let (_, same) = self.in_flight.remove(&key).unwrap_or((id, Vec::new()));
         for other in same {
@@ -270,6 +264,18 @@ impl<'a> Schedule<'a> {
                     self.known.push_back(other);
                 }
             }
+        }
+    }
+
+    fn settle_failure(&mut self, id: StageId, failure: Failure) {
+        if let Some(input) = failure.lost_input() {
+            if let Err(e) = self.make_again(id, input) {
+                self.fail(id, e.into());
+            }
+        } else if failure.is_interruption() {
+            self.skip(id, "the run stopped; its state is kept".into(), false);
+        } else {
+            self.fail(id, failure);
         }
     }
 
@@ -288,7 +294,7 @@ impl<'a> Schedule<'a> {
     fn fail(&mut self, id: StageId, failure: Failure) {
         let plan = self.plan;
         let stage = plan.stage(id).name.clone();
-        let Failure { message, help, log, .. } = failure;
+        let (message, help, log) = (failure.message(), failure.help(), failure.log);
         self.states.failed(id, message.clone());
         self.env.sink.emit(RunEvent::StageFailed { stage: stage.clone(), message, help, log });
         for next in plan.dependants(id) {
