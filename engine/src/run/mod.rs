@@ -18,12 +18,24 @@ use crate::outputs::{self, SUMMARY, VERDICT};
 use crate::plan::{Plan, StageId};
 use crate::preview;
 use crate::publish;
+use crate::publish::guard::PublishError;
 use crate::record;
 use crate::schedule::states::{State, States};
 use crate::schedule::{Schedule, Settled};
 use crate::stop::Stop;
 use options::RunOptions;
 use outcome::{RunOutcome, StageReport};
+
+/// What ends a run without an outcome; what becomes of single stages and places is in the outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The cache is broken.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// What is published cannot be known.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
 
 /// Runs the selected stages, publishes, and records the run.
 pub async fn run(
@@ -33,7 +45,7 @@ pub async fn run(
     options: RunOptions,
     sink: Arc<dyn RunSink>,
     stop: Arc<Stop>,
-) -> Result<RunOutcome, CacheError> {
+) -> Result<RunOutcome, RunError> {
     let (began, started) = (Instant::now(), SystemTime::now());
     let id = clock::run_id(started);
     let names = selected.iter().map(|s| plan.stage(*s).name.clone()).collect();
@@ -72,7 +84,7 @@ pub async fn run(
         }
     }
     read_outputs(plan, &cache, selected, &states, sink.as_ref(), &mut outcome)?;
-    publish::publish(plan, &cache, &states, &options.overwrite, sink.as_ref(), &mut outcome)?;
+    publish::publish(plan, &cache, &states, &options.overwrite, sink.as_ref(), &mut outcome);
     outcome.interrupted |= stop.asked();
     let decide = |id| preview::decision(plan, &cache, id, options.machine.as_ref());
     outcome.strays = publish::strays(plan, &cache, &|place| outcome.published.iter().any(|p| p == place), &decide)?;
