@@ -11,26 +11,25 @@ use crate::action::ActionFile;
 use crate::cache::Cache;
 use crate::remote::Remote;
 
-/// Sends what an action produced: objects first, then the entry. Gives the objects and bytes that it did not have.
-fn push(remote: &Remote, cache: &Cache, action: &ActionFile) -> Result<(u64, u64), String> {
-    let failed = || remote.trouble().unwrap_or_else(|| "the remote cache cannot be used".into());
+/// Sends what an action produced: objects first, then the entry. Gives the objects and bytes that the remote did not have; `None`
+/// where not all of it could be sent, and what the remote has to do with that is in its trouble.
+fn push(remote: &Remote, cache: &Cache, action: &ActionFile) -> Option<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0);
     for artifact in action.entry.outputs.values() {
         let mut digests = Vec::new();
         if artifact.tree {
-            digests.extend(cache.manifest(artifact).map_err(|e| e.to_string())?.entries().iter().map(|e| e.digest));
+            digests.extend(cache.manifest(artifact).ok()?.entries().iter().map(|e| e.digest));
         }
         digests.push(artifact.digest);
         for digest in digests {
-            if let Some(sent) = remote.push_object(&cache.layout().object(&digest), &digest).ok_or_else(failed)? {
+            if let Some(sent) = remote.push_object(&cache.layout().object(&digest), &digest)? {
                 count += 1;
                 bytes += sent;
             }
         }
     }
-    let text = serde_json::to_vec(action).map_err(|e| e.to_string())?;
-    remote.push_entry(&action.entry.key, text).ok_or_else(failed)?;
-    Ok((count, bytes))
+    remote.push_entry(&action.entry.key, serde_json::to_vec(action).ok()?)?;
+    Some((count, bytes))
 }
 
 /// What was sent in the background.
@@ -62,12 +61,12 @@ impl Uploader {
             let mut summary = UploadSummary::default();
             for action in jobs {
                 match push(&remote, &cache, &action) {
-                    Ok((objects, bytes)) => {
+                    Some((objects, bytes)) => {
                         summary.actions += 1;
                         summary.objects += objects;
                         summary.bytes += bytes;
                     }
-                    Err(_) => summary.failed += 1,
+                    None => summary.failed += 1,
                 }
             }
             let _ = finished.send(());
