@@ -84,7 +84,7 @@ impl ExecuteError {
 /// A failed execution.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub error: ExecuteError,
+    error: Box<ExecuteError>,
     /// The last lines that its task told or printed.
     pub log: Vec<String>,
     /// Paths of inputs in the cache, and what a person calls them.
@@ -102,11 +102,11 @@ impl Failure {
     }
     /// Whether it was asked to stop.
     pub fn is_interruption(&self) -> bool {
-        matches!(self.error, ExecuteError::Interrupted | ExecuteError::Stage(StageError { interrupted: true, .. }))
+        matches!(*self.error, ExecuteError::Interrupted | ExecuteError::Stage(StageError { interrupted: true, .. }))
     }
     /// Which input (by its place) the remote cache promised and could not give.
     pub fn lost_input(&self) -> Option<usize> {
-        match self.error {
+        match *self.error {
             ExecuteError::LostInput { input, .. } => Some(input),
             _ => None,
         }
@@ -127,6 +127,6 @@ impl Failure {
 
 impl<E: Into<ExecuteError>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), log: Vec::new(), names: Vec::new() }
+        Self { error: Box::new(error.into()), log: Vec::new(), names: Vec::new() }
     }
 }
