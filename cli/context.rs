@@ -19,9 +19,9 @@ use flow_engine::publish;
 use serde_json::Value;
 
 use crate::args::PipelineArgs;
-use crate::commands::say;
 use crate::failure::Failure;
 use crate::machine;
+use crate::print::say;
 
 /// A linked pipeline and where it is made.
 pub struct Context {

@@ -2,10 +2,12 @@
 
 use flow_cache::CacheError;
 use flow_engine::problem::{Problem, Problems};
+use flow_engine::publish::guard::PublishError;
+use flow_engine::run::RunError;
 use miette::{GraphicalReportHandler, GraphicalTheme, NarratableReportHandler};
 use std::io::IsTerminal;
 
-use crate::commands::say;
+use crate::print::say;
 
 /// A failure with its exit code.
 pub enum Failure {
@@ -32,6 +34,24 @@ impl From<CacheError> for Failure {
         match error {
             CacheError::BadRemote { .. } => Problem::new(error.to_string()).into(),
             other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Cache(error) => error.into(),
+            PublishError::Record(error) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Cache(error) => error.into(),
+            RunError::Publish(error) => error.into(),
         }
     }
 }

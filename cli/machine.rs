@@ -8,7 +8,7 @@ use flow_shaders::device::{DeviceInfo, DeviceKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::display::bytes;
+use crate::display::amounts::bytes;
 use crate::failure::Failure;
 
 /// Which device `choice` means here. Listing adapters loads drivers, so its answer is kept in the cache

@@ -10,7 +10,7 @@ use flow_engine::events::{RunEvent, RunSink};
 use flow_engine::plan::Plan;
 use serde_json::json;
 
-use crate::display::seconds;
+use crate::display::amounts::seconds;
 
 /// The spans of a run.
 pub struct Profile {

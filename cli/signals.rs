@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use flow_engine::stop::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::commands::say;
+use crate::print::say;
 
 struct Listener {
     stop: Arc<Stop>,

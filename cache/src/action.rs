@@ -1,11 +1,15 @@
 //! What an action key produced: the file that is the truth, and the answer to a look-up.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::{ActionKey, Artifact, Digest};
+use crate::error::CacheError;
 
 /// Version of the action entry's format.
 pub const FORMAT: u32 = 1;
@@ -33,6 +37,22 @@ pub struct ActionFile {
     pub entry: ActionEntry,
     /// The parts of the key.
     pub parts: Value,
+}
+
+impl ActionFile {
+    /// The file at a path; `None` where none is, or one that is damaged or of another version, which promises nothing.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, CacheError> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(serde_json::from_slice::<Self>(&bytes).ok().filter(|file| file.entry.format == FORMAT)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(CacheError::io("read", path)(e)),
+        }
+    }
+}
+
+/// An entry as the index keeps it.
+pub(crate) fn summary(entry: &ActionEntry) -> Result<String, CacheError> {
+    serde_json::to_string(entry).map_err(|e| CacheError::Format { what: "action entry", name: entry.key.0.short(), why: e.to_string() })
 }
 
 /// How an execution went: recorded, never part of a key.

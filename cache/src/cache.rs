@@ -1,19 +1,17 @@
-//! The whole: open, look up, run records.
+//! The cache itself: opening it, its records of runs and memos. What it does with objects and actions stands in the files above this
+//! one, each with its own part of `impl Cache`.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use crate::action::{ActionEntry, ActionFile, FORMAT, Lookup};
-use crate::digest::{ActionKey, Artifact, Digest};
+use crate::action::{ActionFile, summary};
+use crate::digest::{ActionKey, Digest};
 use crate::error::CacheError;
-use crate::files;
+use crate::files::{self, json_files};
 use crate::index::Index;
 use crate::layout::Layout;
-use crate::lease::Lease;
 use crate::lock::KeyLock;
-use crate::object::{Entered, ObjectState};
 use crate::remote::Remote;
 
 /// One cache directory, shared by any number of processes on this machine.
@@ -55,7 +53,7 @@ impl Cache {
     fn rebuild(&self) -> Result<(), CacheError> {
         self.index.batch(|| {
             for path in json_files(&self.layout.actions(), 2)? {
-                if let Some(file) = read_action(&path)? {
+                if let Some(file) = ActionFile::read(&path)? {
                     self.index.set_action(&file.entry.key.0, &summary(&file.entry)?)?;
                 }
             }
@@ -78,63 +76,6 @@ impl Cache {
         })
     }
 
-    /// The entry of a key, without looking at its objects.
-    pub fn entry(&self, key: &ActionKey) -> Result<Option<ActionEntry>, CacheError> {
-        if let Some(text) = self.index.action(&key.0)?
-            && let Ok(entry) = serde_json::from_str::<ActionEntry>(&text)
-            && entry.format == FORMAT
-        {
-            return Ok(Some(entry));
-        }
-        let Some(file) = self.action_file(key)? else { return Ok(None) };
-        self.index.set_action(&key.0, &summary(&file.entry)?)?;
-        Ok(Some(file.entry))
-    }
-
-    /// Every entry of a kind, without looking at objects.
-    pub fn entries_of(&self, kind: &str) -> Result<Vec<ActionEntry>, CacheError> {
-        let entries = self.index.actions()?.into_iter().filter_map(|text| serde_json::from_str::<ActionEntry>(&text).ok());
-        Ok(entries.filter(|e| e.format == FORMAT && e.kind == kind).collect())
-    }
-
-    /// What a key was made of.
-    pub fn parts(&self, key: &ActionKey) -> Result<Option<serde_json::Value>, CacheError> {
-        Ok(self.action_file(key)?.map(|file| file.parts))
-    }
-
-    fn action_file(&self, key: &ActionKey) -> Result<Option<ActionFile>, CacheError> {
-        // A damaged entry, or one of another version, promises nothing: the action is simply not done.
-        Ok(read_action(&self.layout.action(key))?.filter(|file| file.entry.key == *key))
-    }
-
-    /// Whether an action is done and all of its objects are good.
-    pub fn lookup(&self, key: &ActionKey) -> Result<Lookup, CacheError> {
-        self.look_up(key, None)
-    }
-
-    /// The same for a run, which relies on what it finds until the lease is dropped.
-    pub fn lookup_leased(&self, key: &ActionKey, lease: &Lease) -> Result<Lookup, CacheError> {
-        self.look_up(key, Some(lease))
-    }
-
-    fn look_up(&self, key: &ActionKey, lease: Option<&Lease>) -> Result<Lookup, CacheError> {
-        let _no_collection = lease.map(|_| self.entering()).transpose()?;
-        let Some(entry) = self.entry(key)? else { return Ok(Lookup::Miss) };
-        if let Some(lease) = lease {
-            lease.keep(key, entry.outputs.values())?;
-        }
-        let elsewhere = self.remote().is_some() && self.index.is_remote(&key.0)?;
-        for (port, artifact) in &entry.outputs {
-            if let Some((digest, state)) = self.check_artifact(artifact)? {
-                if elsewhere && state == ObjectState::Missing {
-                    continue;
-                }
-                return Ok(Lookup::Broken { port: port.clone(), digest, damaged: state == ObjectState::Damaged });
-            }
-        }
-        Ok(Lookup::Hit(Box::new(entry)))
-    }
-
     /// Uses a remote cache from now on.
     pub fn set_remote(&self, remote: Arc<Remote>) {
         // A cache has one remote; the first stays.
@@ -151,62 +92,9 @@ impl Cache {
         self.remote.get().and_then(|r| r.trouble())
     }
 
-    /// Asks the remote cache for an action that is not known here. Its objects stay there until they are needed.
-    pub fn lookup_remote(&self, key: &ActionKey, lease: &Lease) -> Result<Lookup, CacheError> {
-        let Some(file) = self.remote().and_then(|r| r.action(key)) else { return Ok(Lookup::Miss) };
-        let text = serde_json::to_string(&file).map_err(|e| CacheError::Format {
-            what: "action entry",
-            name: key.0.short(),
-            why: e.to_string(),
-        })?;
-        // Marked first: an entry without its objects must never look like a whole one.
-        self.index.set_remote(&key.0)?;
-        files::write_renamed(&self.layout.tmp(), &self.layout.action(key), text.as_bytes())?;
-        self.index.set_action(&key.0, &summary(&file.entry)?)?;
-        self.lookup_leased(key, lease)
-    }
-
-    /// Brings every object of an artifact here, if one is missing.
-    pub fn fetch(&self, artifact: &Artifact) -> Result<(), CacheError> {
-        let mut entered = Entered::default();
-        self.fetch_object(&artifact.digest, &mut entered)?;
-        if artifact.tree {
-            for entry in self.manifest(artifact)?.entries() {
-                self.fetch_object(&entry.digest, &mut entered)?;
-            }
-        }
-        self.settle(&[&entered])
-    }
-
-    fn fetch_object(&self, digest: &Digest, entered: &mut Entered) -> Result<(), CacheError> {
-        if self.layout.object(digest).exists() {
-            return Ok(());
-        }
-        match self.remote.get() {
-            Some(remote) => remote.fetch(self, digest, entered).map_err(|why| CacheError::NotFetched { digest: *digest, why }),
-            None => Err(CacheError::Damaged { digest: *digest }),
-        }
-    }
-
-    /// Forgets what an action produced, so that it is made again.
-    pub fn forget(&self, key: &ActionKey) -> Result<(), CacheError> {
-        self.index.drop_remote(&key.0)?;
-        files::remove_all(&self.layout.action(key))?;
-        self.index.drop_action(&key.0)
-    }
-
     /// Takes the lock of an action key, or says `None` when another task has it.
     pub fn try_lock(&self, key: &ActionKey) -> Result<Option<KeyLock>, CacheError> {
         KeyLock::try_take(&self.layout.lock(&key.0.hex()))
-    }
-
-    /// The path of a file artifact's bytes, checked.
-    pub fn object_path(&self, artifact: &Artifact) -> Result<PathBuf, CacheError> {
-        self.fetch(artifact)?;
-        match self.check_object(&artifact.digest)? {
-            ObjectState::Good => Ok(self.layout.object(&artifact.digest)),
-            _ => Err(CacheError::Damaged { digest: artifact.digest }),
-        }
     }
 
     /// Writes the record of a run.
@@ -255,31 +143,4 @@ impl Cache {
     pub fn remove(&self, path: &Path) -> Result<(), CacheError> {
         files::remove_all(path)
     }
-}
-
-/// An entry as the index keeps it.
-pub(crate) fn summary(entry: &ActionEntry) -> Result<String, CacheError> {
-    serde_json::to_string(entry).map_err(|e| CacheError::Format { what: "action entry", name: entry.key.0.short(), why: e.to_string() })
-}
-
-pub(crate) fn read_action(path: &Path) -> Result<Option<ActionFile>, CacheError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice::<ActionFile>(&bytes).ok().filter(|file| file.entry.format == FORMAT)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(CacheError::io("read", path)(e)),
-    }
-}
-
-/// All `*.json` files `depth` levels below `dir`.
-pub(crate) fn json_files(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, CacheError> {
-    let mut found = Vec::new();
-    for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
-        let path = item.map_err(CacheError::io("list", dir))?.path();
-        if depth > 1 && path.is_dir() {
-            found.extend(json_files(&path, depth - 1)?);
-        } else if path.extension().is_some_and(|e| e == "json") {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::action::{ActionEntry, ActionFile};
-use crate::cache::{Cache, summary};
+use crate::action::{ActionEntry, ActionFile, summary};
+use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::error::CacheError;
 use crate::files::{self, Stat};

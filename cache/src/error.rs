@@ -46,12 +46,12 @@ pub enum CacheError {
         why: String,
     },
     /// An object that the remote cache promised could not be brought here.
-    #[error("object {digest} could not be fetched from the remote cache: {why}", digest = digest.short())]
+    #[error("object {digest} could not be fetched from the remote cache: {source}", digest = digest.short())]
     NotFetched {
         /// The object's name.
         digest: Digest,
         /// Why not.
-        why: String,
+        source: FetchError,
     },
     /// A file that an artifact cannot hold.
     #[error("{path}: {why}", path = path.display())]
@@ -71,6 +71,40 @@ pub enum CacheError {
         /// Why not.
         why: String,
     },
+}
+
+/// Why an object could not be brought here from a remote cache.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It made trouble before, and is left alone.
+    #[error("{0}")]
+    LeftAlone(String),
+    /// It has no such object.
+    #[error("the remote cache has its entry and not the object")]
+    Missing,
+    /// What it has under that name is something else.
+    #[error("the remote cache holds other bytes under its name")]
+    OtherBytes,
+    /// It did not answer, or refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The file for it could not be created here.
+    #[error("create a file in {tmp}: {source}", tmp = tmp.display())]
+    Create {
+        /// The folder.
+        tmp: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The file for it could not be opened or finished here.
+    #[error("{0}")]
+    File(#[source] std::io::Error),
+    /// What came could not be written here.
+    #[error("write a fetched object: {0}")]
+    Write(#[source] std::io::Error),
+    /// It came, and could not enter the store.
+    #[error("{0}")]
+    Enter(#[source] Box<CacheError>),
 }
 
 impl CacheError {

@@ -5,8 +5,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::cache::Cache;
 use crate::digest::{Artifact, Digest};
 use crate::error::CacheError;
@@ -84,7 +82,7 @@ impl Aside {
             }
             // Another process may hold it, or have removed it since; a link of that name is nobody's leftover.
             let Ok(lock) = File::open(&path) else { continue };
-            let held = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let held = lock.try_lock().is_ok();
             let same = |there: fs::Metadata| lock.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (there.dev(), there.ino()));
             if !held || !fs::symlink_metadata(&path).is_ok_and(same) {
                 continue;

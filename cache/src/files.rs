@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -224,6 +224,20 @@ fn copy_data(source: &mut File, dest: &mut File) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn copy_data(source: &mut File, dest: &mut File) -> io::Result<()> {
     io::copy(source, dest).map(|_| ())
+}
+
+/// All `*.json` files `depth` levels below `dir`.
+pub fn json_files(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, CacheError> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir).map_err(CacheError::io("list", dir))? {
+        let path = item.map_err(CacheError::io("list", dir))?.path();
+        if depth > 1 && path.is_dir() {
+            found.extend(json_files(&path, depth - 1)?);
+        } else if path.extension().is_some_and(|e| e == "json") {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// Removes a file or a directory with everything in it, read-only directories included; absent is fine.

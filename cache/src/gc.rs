@@ -14,10 +14,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::action::{ActionEntry, ActionFile};
-use crate::cache::{Cache, json_files, read_action};
+use crate::cache::Cache;
 use crate::digest::{ActionKey, Artifact, Digest};
 use crate::error::CacheError;
-use crate::files;
+use crate::files::{self, json_files};
 use crate::lock::KeyLock;
 
 /// An object that no entry names is left alone for so long.
@@ -129,7 +129,7 @@ impl Cache {
     fn marked(&self, options: &GcOptions) -> Result<(BTreeMap<ActionKey, Action>, Vec<String>), CacheError> {
         let mut actions = BTreeMap::new();
         for path in json_files(&self.layout().actions(), 2)? {
-            if let Some(ActionFile { entry, .. }) = read_action(&path)? {
+            if let Some(ActionFile { entry, .. }) = ActionFile::read(&path)? {
                 let used = entry.provenance.finished as f64;
                 actions.insert(entry.key, Action { entry, used, held: false, live: false });
             }

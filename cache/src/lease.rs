@@ -6,11 +6,9 @@
 //! holds that lock alone. So either the one finds the object missing, or the other finds the record.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-
-use rustix::fs::{FlockOperation, flock};
 
 use crate::cache::Cache;
 use crate::digest::{ActionKey, Artifact, Digest};
@@ -53,7 +51,7 @@ pub struct Entering {
 
 /// One record of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Kept {
+pub struct LeaseRecord {
     /// The action.
     pub key: ActionKey,
     /// The artifact's digest.
@@ -69,36 +67,36 @@ impl Cache {
         let path = self.layout().leases().join(name);
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::io("open", &path))?;
         // A collection that looks at the file this moment lets go of it at once.
-        flock(&file, FlockOperation::LockExclusive).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
+        file.lock().map_err(CacheError::io("lock", &path))?;
         Ok(Lease { path, file: Mutex::new(file) })
     }
 
     /// Keeps collections out while objects enter and are named in a lease; any number of tasks may do so at once.
     pub fn entering(&self) -> Result<Entering, CacheError> {
-        self.enter_lock(FlockOperation::LockShared)
+        self.enter_lock(File::lock_shared)
     }
 
     /// Keeps objects from entering.
     pub(crate) fn no_entering(&self) -> Result<Entering, CacheError> {
-        self.enter_lock(FlockOperation::LockExclusive)
+        self.enter_lock(File::lock)
     }
 
-    fn enter_lock(&self, operation: FlockOperation) -> Result<Entering, CacheError> {
+    fn enter_lock(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<Entering, CacheError> {
         let path = self.layout().leases().with_extension("lock");
         let file = OpenOptions::new().append(true).create(true).open(&path).map_err(CacheError::io("open", &path))?;
-        flock(&file, operation).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
+        lock(&file).map_err(CacheError::io("lock", &path))?;
         Ok(Entering { _file: file })
     }
 
     /// What all live leases keep; the files of dead processes are removed.
-    pub fn leased(&self) -> Result<Vec<Kept>, CacheError> {
+    pub fn leased(&self) -> Result<Vec<LeaseRecord>, CacheError> {
         let dir = self.layout().leases();
         let mut kept = Vec::new();
         let Ok(items) = fs::read_dir(&dir) else { return Ok(kept) };
         for item in items {
             let path = item.map_err(CacheError::io("list", &dir))?.path();
             let Ok(mut file) = File::open(&path) else { continue };
-            if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            if file.try_lock_shared().is_ok() {
                 // A lease that begins at this moment has no record yet, and its owner holds the file by now.
                 if file.metadata().is_ok_and(|m| m.len() > 0) {
                     let _ = fs::remove_file(&path);
@@ -113,7 +111,7 @@ impl Cache {
                     bytes.copy_from_slice(&record[at..at + 32]);
                     Digest::from_bytes(bytes)
                 };
-                kept.push(Kept { key: ActionKey(digest(0)), digest: digest(32), tree: record[64] != 0 });
+                kept.push(LeaseRecord { key: ActionKey(digest(0)), digest: digest(32), tree: record[64] != 0 });
             }
         }
         Ok(kept)

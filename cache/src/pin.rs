@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, json_files};
+use crate::cache::Cache;
 use crate::digest::ActionKey;
 use crate::error::CacheError;
-use crate::files;
+use crate::files::{self, json_files};
 
 /// `pins/<name>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

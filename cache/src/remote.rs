@@ -6,24 +6,21 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path as FilePath;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use serde::Serialize;
+use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::action::{ActionFile, FORMAT};
-use crate::cache::Cache;
 use crate::digest::{ActionKey, Digest};
-use crate::error::CacheError;
+use crate::error::{CacheError, FetchError};
 use crate::files;
-use crate::object::Entered;
 
 /// An answer, or the next piece of one, has to come within this time.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -150,62 +147,39 @@ impl Remote {
         read_entry(key, &bytes)
     }
 
-    /// Brings an object into the local store, checked against its name.
-    pub fn fetch(&self, cache: &Cache, digest: &Digest, entered: &mut Entered) -> Result<(), String> {
+    /// A temporary file in `tmp` with an object's bytes, checked against its name.
+    pub fn fetch(&self, digest: &Digest, tmp: &FilePath) -> Result<NamedTempFile, FetchError> {
         if let Some(trouble) = self.trouble() {
-            return Err(trouble);
+            return Err(FetchError::LeftAlone(trouble));
         }
         let (store, path) = (self.store.clone(), self.object(digest));
-        let tmp = cache.layout().tmp();
-        let mut file = tempfile::NamedTempFile::new_in(&tmp).map_err(|e| format!("create a file in {}: {e}", tmp.display()))?;
-        let mut out = file.reopen().map_err(|e| e.to_string())?;
+        let mut file = NamedTempFile::new_in(tmp).map_err(|source| FetchError::Create { tmp: tmp.to_owned(), source })?;
+        let mut out = file.reopen().map_err(FetchError::File)?;
         let patience = self.patience;
         let (sender, answer) = channel();
         self.runtime.spawn(async move {
             let _ = sender.send(download(store, path, patience, &mut out).await);
         });
-        let got = match answer.recv().unwrap_or_else(|_| Err(Failed::Remote("its thread failed".into()))) {
-            Ok(got) => got,
-            Err(Failed::Missing) => return Err("the remote cache has its entry and not the object".into()),
-            Err(Failed::Here(why)) => return Err(why),
-            Err(Failed::Remote(why)) => {
-                self.give_up("fetch an object", &why);
-                return Err(why);
-            }
-        };
-        if got != *digest {
+        let got = answer.recv().unwrap_or_else(|_| Err(FetchError::Refused("its thread failed".into())));
+        if let Err(FetchError::Refused(why)) = &got {
+            self.give_up("fetch an object", why);
+        }
+        if got? != *digest {
             self.give_up("fetch an object", "it holds other bytes than its name says");
-            return Err("the remote cache holds other bytes under its name".into());
+            return Err(FetchError::OtherBytes);
         }
-        file.flush().map_err(|e| e.to_string())?;
-        cache.enter(file.path(), entered).map(|_| ()).map_err(|e| e.to_string())
+        file.flush().map_err(FetchError::File)?;
+        Ok(file)
     }
 
-    /// Sends what an action produced: objects first, then the entry. Gives the objects and bytes that it did not have.
-    pub fn push(&self, cache: &Cache, action: &ActionFile) -> Result<(u64, u64), String> {
-        let failed = || self.trouble().unwrap_or_else(|| "the remote cache cannot be used".into());
-        let (mut count, mut bytes) = (0, 0);
-        for artifact in action.entry.outputs.values() {
-            let mut digests = Vec::new();
-            if artifact.tree {
-                digests.extend(cache.manifest(artifact).map_err(|e| e.to_string())?.entries().iter().map(|e| e.digest));
-            }
-            digests.push(artifact.digest);
-            for digest in digests {
-                if let Some(sent) = self.push_object(&cache.layout().object(&digest), &digest).ok_or_else(failed)? {
-                    count += 1;
-                    bytes += sent;
-                }
-            }
-        }
-        let text = serde_json::to_vec(action).map_err(|e| e.to_string())?;
-        let (store, path) = (self.store.clone(), self.entry(&action.entry.key));
-        self.ask("write an entry", self.patience, async move { create(store.as_ref(), &path, text.into()).await }).ok_or_else(failed)?;
-        Ok((count, bytes))
+    /// Sends an entry, whose objects it has by now; `None` on trouble.
+    pub(crate) fn push_entry(&self, key: &ActionKey, text: Vec<u8>) -> Option<()> {
+        let (store, path) = (self.store.clone(), self.entry(key));
+        self.ask("write an entry", self.patience, async move { create(store.as_ref(), &path, text.into()).await })
     }
 
-    /// The bytes that were sent; `Some(None)` where it has the object, `None` on trouble.
-    fn push_object(&self, file: &FilePath, digest: &Digest) -> Option<Option<u64>> {
+    /// Sends an object. The bytes that were sent; `Some(None)` where it has the object, `None` on trouble.
+    pub(crate) fn push_object(&self, file: &FilePath, digest: &Digest) -> Option<Option<u64>> {
         let (store, path) = (self.store.clone(), self.object(digest));
         let there = self.ask("look for an object", self.patience, {
             let (store, path) = (store.clone(), path.clone());
@@ -264,87 +238,19 @@ async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> Re
     }
 }
 
-enum Failed {
-    Missing,
-    /// The remote's doing.
-    Remote(String),
-    /// This machine's.
-    Here(String),
-}
-
-async fn download(store: Arc<dyn ObjectStore>, path: Path, patience: Duration, out: &mut fs::File) -> Result<Digest, Failed> {
-    let late = |_| Failed::Remote(format!("no answer within {} s", patience.as_secs_f32()));
+async fn download(store: Arc<dyn ObjectStore>, path: Path, patience: Duration, out: &mut fs::File) -> Result<Digest, FetchError> {
+    let late = |_| FetchError::Refused(format!("no answer within {} s", patience.as_secs_f32()));
     let found = match tokio::time::timeout(patience, store.get(&path)).await.map_err(late)? {
         Ok(found) => found,
-        Err(object_store::Error::NotFound { .. }) => return Err(Failed::Missing),
-        Err(e) => return Err(Failed::Remote(e.to_string())),
+        Err(object_store::Error::NotFound { .. }) => return Err(FetchError::Missing),
+        Err(e) => return Err(FetchError::Refused(e.to_string())),
     };
     let mut hasher = blake3::Hasher::new();
     let mut pieces = found.into_stream();
     while let Some(piece) = tokio::time::timeout(patience, pieces.next()).await.map_err(late)? {
-        let piece = piece.map_err(|e| Failed::Remote(e.to_string()))?;
+        let piece = piece.map_err(|e| FetchError::Refused(e.to_string()))?;
         hasher.update(&piece);
-        out.write_all(&piece).map_err(|e| Failed::Here(format!("write a fetched object: {e}")))?;
+        out.write_all(&piece).map_err(FetchError::Write)?;
     }
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
-}
-
-/// What was sent in the background.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct UploadSummary {
-    /// Actions.
-    pub actions: u64,
-    /// Objects that the remote did not have.
-    pub objects: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Actions that could not be sent.
-    pub failed: u64,
-}
-
-/// Sends results in the background.
-pub struct Uploader {
-    queue: Sender<ActionFile>,
-    thread: JoinHandle<UploadSummary>,
-    done: Mutex<Receiver<()>>,
-}
-
-impl Uploader {
-    /// Starts the thread that sends.
-    pub fn start(remote: Arc<Remote>, cache: Arc<Cache>) -> Self {
-        let (queue, jobs) = channel::<ActionFile>();
-        let (finished, done) = channel();
-        let thread = std::thread::spawn(move || {
-            let mut summary = UploadSummary::default();
-            for action in jobs {
-                match remote.push(&cache, &action) {
-                    Ok((objects, bytes)) => {
-                        summary.actions += 1;
-                        summary.objects += objects;
-                        summary.bytes += bytes;
-                    }
-                    Err(_) => summary.failed += 1,
-                }
-            }
-            let _ = finished.send(());
-            summary
-        });
-        Self { queue, thread, done: Mutex::new(done) }
-    }
-
-    /// Adds an action.
-    pub fn submit(&self, action: ActionFile) {
-        // The thread ends when this queue does.
-        let _ = self.queue.send(action);
-    }
-
-    /// Waits until everything is sent or the time is over; `None` then.
-    pub fn finish(self, limit: Duration) -> Option<UploadSummary> {
-        drop(self.queue);
-        let done = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match done.recv_timeout(limit) {
-            Ok(()) => self.thread.join().ok(),
-            Err(_) => None,
-        }
-    }
 }

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, json_files, read_action};
+use crate::action::ActionFile;
+use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::error::CacheError;
+use crate::files::json_files;
 use crate::gc::Amount;
 
 /// The room that a cache takes, by what it is for.
@@ -54,7 +56,7 @@ impl Cache {
         };
         let mut reached: HashMap<Digest, (u64, BTreeSet<String>)> = HashMap::new();
         for path in json_files(&self.layout().actions(), 2)? {
-            let Some(file) = read_action(&path)? else { continue };
+            let Some(file) = ActionFile::read(&path)? else { continue };
             for artifact in file.entry.outputs.values() {
                 let members = if artifact.tree { self.manifest(artifact).ok() } else { None };
                 let digests = members.iter().flat_map(|m| m.entries()).map(|e| e.digest).chain([artifact.digest]);

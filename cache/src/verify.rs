@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, json_files, read_action};
+use crate::action::ActionFile;
+use crate::cache::Cache;
 use crate::digest::{ActionKey, Digest};
 use crate::error::CacheError;
-use crate::files::{self, Stat};
+use crate::files::{self, Stat, json_files};
 use crate::object::Entered;
 
 /// What a verification found.
@@ -89,7 +90,7 @@ impl Cache {
         let mut known: BTreeMap<Digest, bool> = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for path in json_files(&self.layout().actions(), 2)? {
-            let Some(file) = read_action(&path)?.filter(|f| self.layout().action(&f.entry.key) == path) else {
+            let Some(file) = ActionFile::read(&path)?.filter(|f| self.layout().action(&f.entry.key) == path) else {
                 report.bad_entries.push(path.display().to_string());
                 files::remove_all(&path)?;
                 continue;
@@ -133,6 +134,6 @@ impl Cache {
 
     fn bring_back(&self, digest: &Digest) -> bool {
         let mut entered = Entered::default();
-        self.remote().is_some_and(|r| r.fetch(self, digest, &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
+        self.remote().is_some_and(|r| self.fetch_from(r, digest, &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
     }
 }

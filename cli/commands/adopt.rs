@@ -1,18 +1,18 @@
 //! `flow adopt PIPELINE STAGE PATH`: outputs that were made elsewhere become a stage's result.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_cache::{ActionEntry, ActionProvenance, Commit, Entered, files_copy};
 use flow_engine::Registry;
+use flow_engine::clock::unix_now;
 use flow_engine::key::KeyParts;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 
 use crate::args::AdoptArgs;
-use crate::commands::print;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn adopt(registry: &Registry, args: &AdoptArgs) -> Result<u8, Failure> {
     let context = Context::load(registry, &args.pipeline)?;
@@ -39,16 +39,16 @@ pub fn adopt(registry: &Registry, args: &AdoptArgs) -> Result<u8, Failure> {
     let mut entered = Entered::default();
     let mut outputs = BTreeMap::new();
     for output in stage.kind.outputs() {
-        let from = if stage.kind.outputs().len() == 1 { args.path.clone() } else { args.path.join(output.name) };
+        let from = if stage.kind.outputs().len() == 1 { args.path.clone() } else { args.path.join(&*output.name) };
         if !from.exists() {
             let problem = Problem::new(format!("no output `{}`: {} does not exist", output.name, from.display()));
             return Err(problem.help("a stage with several outputs is adopted from a directory with one entry per port").into());
         }
-        let copy = copies.path().join(output.name);
+        let copy = copies.path().join(&*output.name);
         copy_all(&from, &copy)?;
-        outputs.insert(output.name.to_owned(), cache.enter(&copy, &mut entered)?);
+        outputs.insert(output.name.to_string(), cache.enter(&copy, &mut entered)?);
     }
-    let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let finished = unix_now();
     let warning = format!("adopted from {}: flow did not make it", args.path.display());
     let provenance =
         ActionProvenance { stage: stage.name.clone(), finished, device: "adopted".into(), warnings: vec![warning], ..Default::default() };

@@ -12,8 +12,8 @@ use flow_stages::bench::{self, InferBench, TrainBench};
 use serde_json::Value;
 
 use crate::args::{BenchCommand, BenchTrainArgs, KvForm};
-use crate::commands::{print, say};
 use crate::failure::Failure;
+use crate::print::{print, say};
 
 pub fn bench(command: &BenchCommand) -> Result<u8, Failure> {
     let on = match command {

@@ -3,19 +3,19 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use flow_cache::{Cache, GcOptions, GcReport, Pin};
 use flow_engine::Registry;
+use flow_engine::clock::unix_now;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 use serde_json::json;
 
 use crate::args::{CacheArgs, CacheCommand, GcArgs, PipelineArgs, VerifyArgs};
-use crate::commands::{print, say};
 use crate::context::{Context, cache_dir_here, open_remote, threads};
-use crate::display::{ago, bytes};
+use crate::display::amounts::{ago, bytes};
 use crate::failure::Failure;
+use crate::print::{print, say};
 
 fn open(args: &CacheArgs) -> Result<Cache, Failure> {
     let dir = match &args.cache_dir {
@@ -151,7 +151,7 @@ fn pin(registry: &Registry, args: &PipelineArgs, stage: &str, name: Option<&Stri
         let problem = Problem::new(format!("`{stage}` is not made yet, or is out of date"));
         return Err(problem.help(format!("flow run {} {stage}", args.pipeline.display())).into());
     };
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let at = unix_now();
     let plain: String = stage.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     let name = name.cloned().unwrap_or(plain);
     let file: &PathBuf = &context.plan.pipeline.file;

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use flow_cache::{ActionKey, Cache};
 use flow_engine::explain::{leaves, show};
+use flow_engine::kind::show_path;
 use flow_engine::problem::Problem;
-use flow_engine::registry::show_path;
 use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
-use crate::commands::print;
 use crate::context::{cache_dir_here, cache_dir_of, runs_of};
-use crate::display::seconds;
+use crate::display::amounts::seconds;
 use crate::failure::Failure;
+use crate::print::print;
 
 /// One stage of one run, flattened to named values.
 #[derive(Default)]

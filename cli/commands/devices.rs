@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::DevicesArgs;
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn devices(args: &DevicesArgs) -> Result<u8, Failure> {
     let devices = flow_shaders::device::list();

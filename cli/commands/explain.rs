@@ -8,10 +8,10 @@ use flow_engine::preview::Decision;
 use serde_json::json;
 
 use crate::args::ExplainArgs;
-use crate::commands::print;
 use crate::context::{Context, say_assumed};
-use crate::display::{ago, seconds};
+use crate::display::amounts::{ago, seconds};
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn explain(registry: &Registry, args: &ExplainArgs) -> Result<u8, Failure> {
     say_assumed(&args.pipeline)?;

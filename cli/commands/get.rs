@@ -10,9 +10,9 @@ use flow_engine::publish::guard::{Guard, resolved};
 use flow_engine::publish::{self, PutError, Wanted};
 
 use crate::args::GetArgs;
-use crate::commands::print;
 use crate::context::{Context, say_assumed};
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn get(registry: &Registry, args: &GetArgs) -> Result<u8, Failure> {
     say_assumed(&args.pipeline)?;

@@ -1,9 +1,9 @@
 //! `flow graph PIPELINE`.
 
 use crate::args::{GraphArgs, GraphFormat};
-use crate::commands::print;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::print;
 use flow_engine::Registry;
 
 pub fn graph(registry: &Registry, args: &GraphArgs) -> Result<u8, Failure> {

@@ -3,8 +3,8 @@
 use flow_engine::problem::Problem;
 
 use crate::args::{InitArgs, Template};
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::print::print;
 
 const SHELL: &str = include_str!("templates/shell.yaml");
 const MODEL: &str = include_str!("templates/model.yaml");

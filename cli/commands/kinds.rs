@@ -1,14 +1,14 @@
 //! `flow kinds [KIND]`: ports, parameters and defaults, from the kinds themselves.
 
 use flow_engine::Registry;
+use flow_engine::kind::Kind;
 use flow_engine::plugin::Purity;
 use flow_engine::problem::{Problem, suggest};
-use flow_engine::registry::Kind;
 use serde_json::{Value, json};
 
 use crate::args::KindsArgs;
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn kinds(registry: &Registry, args: &KindsArgs) -> Result<u8, Failure> {
     if let Some(name) = &args.kind {

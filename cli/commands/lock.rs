@@ -7,13 +7,14 @@ use flow_engine::Registry;
 use flow_engine::plugin::Purity;
 use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
-use flow_engine::run::LockedStage;
+use flow_engine::run::options::LockedStage;
 use serde::{Deserialize, Serialize};
 
 use crate::args::LockArgs;
-use crate::commands::{get, print};
+use crate::commands::get;
 use crate::context::{Context, say_assumed};
 use crate::failure::Failure;
+use crate::print::print;
 
 /// The whole file: pipeline (relative to the project root) → stage → key and digests of its pure outputs.
 #[derive(Default, Serialize, Deserialize)]
@@ -60,7 +61,7 @@ pub fn lock(registry: &Registry, args: &LockArgs) -> Result<u8, Failure> {
             return Err(problem.help(format!("flow run {} {}", args.pipeline.pipeline.display(), stage.name)).into());
         };
         let pure = stage.kind.outputs().iter().filter(|o| o.purity == Purity::Pure);
-        let outputs = pure.filter_map(|o| Some((o.name.to_owned(), entry.outputs.get(o.name)?.digest))).collect();
+        let outputs = pure.filter_map(|o| Some((o.name.to_string(), entry.outputs.get(&*o.name)?.digest))).collect();
         locked.insert(stage.name.clone(), LockedStage { key, outputs });
     }
     let (path, name) = place(&context);

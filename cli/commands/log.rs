@@ -5,10 +5,10 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::args::LogArgs;
-use crate::commands::print;
 use crate::context::{cache_dir_here, cache_dir_of, runs_of};
-use crate::display::seconds;
+use crate::display::amounts::seconds;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn log(args: &LogArgs) -> Result<u8, Failure> {
     let dir = match &args.pipeline {

@@ -24,6 +24,7 @@ use flow_engine::Registry;
 
 use crate::args::{Command, TeacherCommand};
 use crate::failure::Failure;
+use crate::print::print;
 
 /// Runs a command and gives the exit code.
 pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
@@ -40,7 +41,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Devices(args) => devices::devices(&args),
         Command::Get(args) => get::get(registry, &args),
         Command::Schema => {
-            print(&format!("{:#}", flow_engine::schema::of_file(registry)));
+            print(&format!("{:#}", flow_engine::file_schema::of_file(registry)));
             Ok(0)
         }
         Command::Log(args) => log::log(&args),
@@ -63,16 +64,4 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         }
         Command::Task { dir } => Ok(flow_engine::worker::main(registry, &dir)),
     }
-}
-
-/// Prints a line; a reader that went away (`| head`) is no error.
-pub fn print(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// The same on standard error.
-pub fn say(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use flow_engine::Registry;
 use flow_engine::events::{PlannedExecution, RunEvent};
 use flow_engine::preview::Decision;
-use flow_engine::run::REASKED;
+use flow_engine::run::options::REASKED;
 
 use crate::args::PipelineArgs;
-use crate::commands::{print, teacher};
+use crate::commands::teacher;
 use crate::context::Context;
 use crate::display::json;
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn plan(
     registry: &Registry,

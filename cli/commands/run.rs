@@ -8,16 +8,20 @@ use flow_cache::{ActionFile, Cache, Commit, Uploader};
 use flow_engine::Registry;
 use flow_engine::memo::{self, Memo};
 use flow_engine::problem::Problem;
-use flow_engine::run::{RunOptions, RunOutcome, Worker, WorkerCommand, run as run_plan};
+use flow_engine::run::options::{RunOptions, Worker, WorkerCommand};
+use flow_engine::run::outcome::RunOutcome;
+use flow_engine::run::run as run_plan;
 use flow_engine::stop::Stop;
 use serde_json::json;
 
 use crate::args::RunArgs;
-use crate::commands::{lock, say, teacher};
+use crate::commands::{lock, teacher};
 use crate::context::{Context, cache_dir_of, machine_of, threads};
+use crate::display::amounts::bytes;
 use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
 use crate::machine;
+use crate::print::say;
 use crate::profile::Profile;
 use crate::signals::Listening;
 
@@ -144,7 +148,7 @@ fn finish_upload(args: &RunArgs, uploader: Option<Arc<Uploader>>, cache: &Cache)
     let quiet = args.json || args.quiet;
     match summary {
         Some(Some(s)) if s.actions > 0 && !quiet => {
-            say(&format!("remote cache: sent {} results, {} objects, {}", s.actions, s.objects, display::bytes(s.bytes)));
+            say(&format!("remote cache: sent {} results, {} objects, {}", s.actions, s.objects, bytes(s.bytes)));
         }
         Some(None) => say(&format!("warning: the remote cache did not take everything within {} s", UPLOAD.as_secs())),
         _ => {}

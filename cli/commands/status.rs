@@ -8,10 +8,10 @@ use flow_engine::publish;
 use serde_json::json;
 
 use crate::args::StatusArgs;
-use crate::commands::print;
 use crate::context::{Context, say_assumed};
-use crate::display::{ago, seconds};
+use crate::display::amounts::{ago, seconds};
 use crate::failure::Failure;
+use crate::print::print;
 
 pub fn status(registry: &Registry, args: &StatusArgs) -> Result<u8, Failure> {
     say_assumed(&args.pipeline)?;

@@ -13,9 +13,9 @@ use flow_stages::kinds::teacher_http::HttpTeacherStage;
 use flow_stages::teacher::http::probe::{Work, standalone};
 
 use crate::args::ProbeArgs;
-use crate::commands::{print, say};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::{print, say};
 
 fn is_hosted(plan: &Plan, id: StageId) -> bool {
     plan.stage(id).kind.name() == HttpTeacherStage::KIND

@@ -7,8 +7,8 @@ use flow_stages::traces::merge;
 use serde_json::json;
 
 use crate::args::TracesCommand;
-use crate::commands::{print, say};
 use crate::failure::Failure;
+use crate::print::{print, say};
 
 /// Bad rows that `check` names.
 const NAMED: usize = 20;

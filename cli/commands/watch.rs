@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use flow_engine::Registry;
-use flow_engine::plan::SourceOf;
+use flow_engine::plan::Origin;
 
 use crate::args::RunArgs;
 use crate::commands::run;
-use crate::commands::say;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::print::say;
 
 const EVERY: Duration = Duration::from_millis(300);
 
@@ -40,11 +40,11 @@ fn seen(registry: &Registry, args: &RunArgs) -> BTreeMap<PathBuf, Option<(System
         files.extend(context.plan.pipeline.files.iter().map(|(path, _)| path.clone()));
         for source in context.plan.stages.iter().flat_map(|s| &s.sources) {
             match &source.of {
-                SourceOf::Path(path) => files.push(path.clone()),
-                SourceOf::Glob(dir, pattern) => {
+                Origin::Path(path) => files.push(path.clone()),
+                Origin::Glob(dir, pattern) => {
                     files.extend(flow_engine::sources::expand(dir, pattern).into_iter().flatten().map(|(_, path)| path));
                 }
-                SourceOf::Env(_) => {}
+                Origin::Env(_) => {}
             }
         }
     }

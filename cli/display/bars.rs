@@ -8,7 +8,7 @@ use std::time::Duration;
 use flow_engine::events::RunEvent;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::display::line_of;
+use crate::display::lines::line_of;
 
 /// Below so many columns a bar says less.
 const NARROW: u16 = 64;

@@ -3,8 +3,8 @@
 use flow_engine::events::RunEvent;
 use serde_json::json;
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::print::print;
 
 /// Prints an event.
 pub fn line(event: &RunEvent) {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use flow_engine::events::RunEvent;
 
-use crate::commands::say;
-use crate::display::line_of;
+use crate::display::lines::line_of;
+use crate::print::say;
 
 /// Progress is worth a line this often.
 const EVERY: Duration = Duration::from_secs(10);

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use flow_engine::run::RunOutcome;
+use flow_engine::run::outcome::RunOutcome;
 
-use crate::commands::{print, say};
-use crate::display::seconds;
+use crate::display::amounts::seconds;
+use crate::print::{print, say};
 
 /// Prints stages, headline figures, warnings and published paths.
 pub fn print_outcome(outcome: &RunOutcome, root: &Path, quiet: bool) {

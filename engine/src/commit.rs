@@ -6,14 +6,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flow_cache::Commit;
+use flow_cache::CacheError;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use crate::events::RunEvent;
-use crate::execute::{Env, Made};
+use crate::execute::env::Env;
+use crate::execute::execution::Made;
 use crate::plan::StageId;
+
+/// Why results could not be committed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error("the engine failed: {0}")]
+    Engine(#[source] JoinError),
+}
+
+impl CommitError {
+    /// What to do next.
+    const HELP: &str = "free some space or repair the cache directory, then run again; nothing half-written was kept";
+}
+
+/// A stage whose result is not in the cache, and why: the error is its whole group's.
+type Lost = (StageId, Arc<CommitError>);
 
 const GROUP: usize = 64;
 const AT_MOST: Duration = Duration::from_millis(50);
@@ -26,7 +44,7 @@ enum Message {
 
 pub(crate) struct Committer {
     sender: mpsc::UnboundedSender<Message>,
-    task: JoinHandle<Vec<(StageId, String)>>,
+    task: JoinHandle<Vec<Lost>>,
 }
 
 impl Committer {
@@ -45,7 +63,7 @@ impl Committer {
     }
 
     /// Waits for everything; gives the stages that could not be committed, and why.
-    pub async fn finish(self) -> Vec<(StageId, String)> {
+    pub async fn finish(self) -> Vec<Lost> {
         drop(self.sender);
         self.task.await.unwrap_or_else(|e| {
             tracing::error!("the committer failed: {e}");
@@ -54,7 +72,7 @@ impl Committer {
     }
 }
 
-async fn work(env: Env, mut receiver: mpsc::UnboundedReceiver<Message>) -> Vec<(StageId, String)> {
+async fn work(env: Env, mut receiver: mpsc::UnboundedReceiver<Message>) -> Vec<Lost> {
     let mut failed = Vec::new();
     let mut group: Vec<(StageId, Box<Made>)> = Vec::new();
     let mut deadline = Instant::now();
@@ -95,7 +113,7 @@ async fn work(env: Env, mut receiver: mpsc::UnboundedReceiver<Message>) -> Vec<(
     failed
 }
 
-async fn commit(env: &Env, group: Vec<(StageId, Box<Made>)>) -> Vec<(StageId, String)> {
+async fn commit(env: &Env, group: Vec<(StageId, Box<Made>)>) -> Vec<Lost> {
     let told: Vec<_> = group.iter().map(|(id, made)| (*id, made.commit.entry.provenance.stage.clone(), made.seconds)).collect();
     let cache = env.cache.clone();
     let result = tokio::task::spawn_blocking(move || {
@@ -105,7 +123,7 @@ async fn commit(env: &Env, group: Vec<(StageId, Box<Made>)>) -> Vec<(StageId, St
             commits.push(commit);
             rest.push((dir, lock));
         }
-        commit_all(&cache, &commits)?;
+        cache.commit(&commits)?;
         for (dir, lock) in rest {
             // Scratch of a finished task: what cannot be removed now goes with the next `flow cache gc`.
             if let Err(e) = cache.remove(&dir) {
@@ -113,10 +131,10 @@ async fn commit(env: &Env, group: Vec<(StageId, Box<Made>)>) -> Vec<(StageId, St
             }
             drop(lock);
         }
-        Ok::<_, String>(commits)
+        Ok::<_, CommitError>(commits)
     })
     .await
-    .unwrap_or_else(|e| Err(format!("the engine failed: {e}")));
+    .unwrap_or_else(|e| Err(CommitError::Engine(e)));
     match result {
         Ok(commits) => {
             for (_, stage, seconds) in told {
@@ -127,18 +145,14 @@ async fn commit(env: &Env, group: Vec<(StageId, Box<Made>)>) -> Vec<(StageId, St
             }
             Vec::new()
         }
-        Err(message) => {
+        Err(error) => {
+            let error = Arc::new(error);
             env.stop.raise(1);
             for (_, stage, _) in &told {
-                let help = "free some space or repair the cache directory, then run again; nothing half-written was kept";
-                let (message, help) = (message.clone(), Some(help.into()));
+                let (message, help) = (error.to_string(), Some(CommitError::HELP.into()));
                 env.sink.emit(RunEvent::StageFailed { stage: stage.clone(), message, help, log: Vec::new() });
             }
-            told.into_iter().map(|(id, ..)| (id, message.clone())).collect()
+            told.into_iter().map(|(id, ..)| (id, error.clone())).collect()
         }
     }
-}
-
-fn commit_all(cache: &Arc<flow_cache::Cache>, commits: &[Commit]) -> Result<(), String> {
-    cache.commit(commits).map_err(|e| e.to_string())
 }

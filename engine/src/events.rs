@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Difference;
+
 /// A stage that would run, and why.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlannedExecution {
@@ -11,6 +13,19 @@ pub struct PlannedExecution {
     pub stage: String,
     /// Why it would run.
     pub causes: Vec<String>,
+}
+
+/// A published place whose content is not what the plan would give.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stray {
+    /// Path in the project.
+    pub path: String,
+    /// The artifact that was put there, `stage.port`.
+    pub from: String,
+    /// The run that put it there.
+    pub run: String,
+    /// What is the matter: in words.
+    pub why: String,
 }
 
 /// One event of a run; the serialised form is a line of `--json`.
@@ -99,7 +114,7 @@ pub enum RunEvent {
         /// Stage.
         stage: String,
         /// What differs, if anything.
-        difference: Option<crate::check::Difference>,
+        difference: Option<Difference>,
     },
     /// A task succeeded and its outputs are in the cache.
     StageFinished {
@@ -159,7 +174,7 @@ pub enum RunEvent {
         written: bool,
     },
     /// A published place holds what another run put there, and the plan would put something else.
-    OfAnotherRun(crate::publish::Stray),
+    OfAnotherRun(Stray),
     /// What a dry run found.
     Planned {
         /// Stages that would run.

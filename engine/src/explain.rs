@@ -6,8 +6,8 @@ use flow_cache::{ActionEntry, ActionKey, Cache, CacheError, Lookup};
 use serde_json::Value;
 
 use crate::key::KeyParts;
-use crate::plan::{Plan, SourceOf, StageId, json_pointer};
-use crate::registry::show_path;
+use crate::kind::show_path;
+use crate::plan::{Origin, Plan, StageId, json_pointer};
 
 /// The parts under which a stage of this pipeline was last made or reused.
 pub fn earlier(cache: &Cache, plan: &Plan, id: StageId) -> Result<Option<KeyParts>, CacheError> {
@@ -70,12 +70,12 @@ pub fn own_causes(plan: &Plan, id: StageId, before: &KeyParts, now: &KeyParts) -
         if let Some(source) = stage.sources.iter().find(|s| path.starts_with(&s.at)) {
             let cause = match (&source.of, path[source.at.len()..].split_first()) {
                 // One file of a glob: `files`, then its name.
-                (SourceOf::Glob(..), Some((_, [name]))) => match (a, b) {
+                (Origin::Glob(..), Some((_, [name]))) => match (a, b) {
                     (Some(_), Some(_)) => format!("source file {name} changed"),
                     (None, _) => format!("source file {name} is new"),
                     (_, None) => format!("source file {name} is gone"),
                 },
-                (SourceOf::Env(name), _) => {
+                (Origin::Env(name), _) => {
                     let text = |v: Option<&Value>| v.filter(|v| !v.is_null()).map_or_else(|| "not set".into(), show);
                     format!("environment variable {name} {} → {}", text(a), text(b))
                 }

@@ -1,30 +1,34 @@
 //! Pipelines, plans, action keys, scheduling and the plugin contract of `flow`.
 //!
-//! Data goes one way: a file is parsed ([`text`], [`document`] of [`node`]s, [`vars`], [`pipeline`]), linked against the kinds of a
-//! [`registry`] into a typed DAG (`link`, [`plan`]), keyed ([`key`]), compared with the cache ([`preview`],
-//! [`explain`]), executed ([`run`], `schedule`, `execute`, `commit`; [`check`] compares) and recorded ([`record`], [`publish`]; [`memo`] remembers a run with
-//! nothing to do). What happens is told
-//! as a stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is
-//! the contract of a kind, [`schema`] what its parameters look like, [`worker`] a task in a child process, [`command`] the kinds that run a command.
+//! Data goes one way, and each module takes from those before it. A file is parsed ([`text`], `walk`, [`document`] of [`node`]s with
+//! [`units`], [`vars`], [`pipeline`]) and linked against the kinds of a [`registry`] into a typed DAG ([`plan`], whose parameters
+//! [`typed`] reads). Its stages are keyed ([`key`], [`sources`]) and compared with the cache ([`explain`], [`preview`]). A [`run`] that
+//! may go on until it is asked to [`stop`] executes them (`execute`, `commit`, `schedule`; [`check`] compares), reads what is for
+//! itself (`outputs`), [`publish`]es and keeps a [`record`]; [`memo`] remembers a run with nothing to do. What happens is told as a
+//! stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is the contract of a kind, [`kind`]
+//! what the rest knows of one, [`schema`] what its parameters look like and [`file_schema`] a whole file, [`worker`] a task in a child
+//! process, [`command`] the kinds that run a command, [`graph`] the DAG for other tools, [`clock`] how moments are written.
 pub mod check;
+pub mod clock;
 pub mod command;
 mod commit;
 pub mod document;
 pub mod events;
 mod execute;
 pub mod explain;
+pub mod file_schema;
 pub mod graph;
 pub mod key;
-mod link;
+pub mod kind;
 pub mod memo;
 pub mod node;
+mod outputs;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;
 pub mod preview;
 pub mod problem;
 pub mod publish;
-mod reader;
 pub mod record;
 pub mod registry;
 pub mod run;
@@ -32,7 +36,6 @@ mod schedule;
 pub mod schema;
 pub mod sources;
 pub mod stop;
-mod tail;
 pub mod text;
 pub mod typed;
 pub mod units;

@@ -14,14 +14,16 @@ use flow_cache::{Artifact, Cache, CacheError, Digest, Stat};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::clock;
 use crate::events::{RunEvent, RunSink};
 use crate::key::MachineId;
 use crate::pipeline::PluginDecl;
-use crate::plan::{Plan, Source, SourceOf, StageId};
+use crate::plan::{Origin, ParamSource, Plan, StageId};
 use crate::publish::place::State as Place;
 use crate::record;
-use crate::run::{RunOptions, RunOutcome, StageReport, measures};
-use crate::schedule::State;
+use crate::run::options::RunOptions;
+use crate::run::outcome::{RunOutcome, StageReport};
+use crate::schedule::states::States;
 
 /// The memo of one command line in one state of the world.
 #[derive(Serialize, Deserialize)]
@@ -52,21 +54,21 @@ enum SourceKey {
 }
 
 impl SourceKey {
-    fn of(source: &SourceOf) -> Self {
+    fn of(source: &Origin) -> Self {
         match source {
-            SourceOf::Path(path) => Self::Path(path.clone()),
-            SourceOf::Glob(dir, pattern) => Self::Glob(dir.to_path_buf(), pattern.clone()),
-            SourceOf::Env(name) => Self::Env(name.clone()),
+            Origin::Path(path) => Self::Path(path.clone()),
+            Origin::Glob(dir, pattern) => Self::Glob(dir.to_path_buf(), pattern.clone()),
+            Origin::Env(name) => Self::Env(name.clone()),
         }
     }
     /// A digest of its content; never of a secret, which is no source.
     fn digest(&self, cache: &Cache) -> Result<Digest, CacheError> {
         let of = match self {
-            Self::Path(path) => SourceOf::Path(path.clone()),
-            Self::Glob(dir, pattern) => SourceOf::Glob(Arc::from(dir.as_path()), pattern.clone()),
-            Self::Env(name) => SourceOf::Env(name.clone()),
+            Self::Path(path) => Origin::Path(path.clone()),
+            Self::Glob(dir, pattern) => Origin::Glob(Arc::from(dir.as_path()), pattern.clone()),
+            Self::Env(name) => Origin::Env(name.clone()),
         };
-        let content = Source { at: Vec::new(), of }.content(cache)?.unwrap_or_default();
+        let content = ParamSource { at: Vec::new(), of }.content(cache)?.unwrap_or_default();
         Ok(Digest::of(content.to_string().as_bytes()))
     }
 }
@@ -89,7 +91,7 @@ impl Memo {
         if !memo.holds(cache, machine) {
             return Ok(None);
         }
-        let id = record::run_id(started);
+        let id = clock::run_id(started);
         let outcome = memo.tell(id, began, sink);
         record::write_like(cache, &memo.record, &outcome.run, started, outcome.seconds)?;
         Ok(Some((outcome, memo.root)))
@@ -165,7 +167,7 @@ pub(crate) fn remember(
     plan: &Plan,
     cache: &Cache,
     selected: &[StageId],
-    states: &[State],
+    states: &States,
     options: &RunOptions,
     (outcome, before): (&RunOutcome, Option<Sources>),
 ) -> Result<(), CacheError> {
@@ -183,7 +185,7 @@ pub(crate) fn remember(
         root: plan.pipeline.root.clone(),
         files: plan.pipeline.files.iter().map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect(),
         sources: Vec::new(),
-        machine: measures(plan, selected).then(|| (options.machine)()),
+        machine: plan.measures(selected).then(|| (options.machine)()),
         objects: Vec::new(),
         published: Vec::new(),
         stages: Vec::with_capacity(selected.len()),
@@ -199,7 +201,7 @@ pub(crate) fn remember(
     };
     let mut objects = BTreeSet::new();
     for &id in selected {
-        let Some(entry) = states[id.0].entry() else { continue };
+        let Some(entry) = states.entry(id) else { continue };
         memo.stages.push((plan.stage(id).name.clone(), entry.key.0, entry.provenance.seconds));
         for artifact in entry.outputs.values() {
             if objects.contains(&artifact.digest) {
@@ -214,7 +216,7 @@ pub(crate) fn remember(
     }
     memo.sources = before.0;
     for (to, id, port) in &plan.publish {
-        if let Some(artifact) = states[id.0].entry().and_then(|e| e.outputs.get(port)) {
+        if let Some(artifact) = states.entry(*id).and_then(|e| e.outputs.get(port)) {
             memo.published.push((to.clone(), format!("{}.{port}", plan.stage(*id).name), *artifact));
         }
     }

@@ -1,6 +1,6 @@
 //! YAML values whose scalars are still the text that was typed.
 //!
-//! What a scalar means is decided where it is used ([`crate::schema::read`]): `3.10` is a text in a command line and a number where
+//! What a scalar means is decided where it is used ([`crate::typed::read`]): `3.10` is a text in a command line and a number where
 //! a number is wanted. A value that nobody gives a type is read by the core schema of YAML 1.2 (section 10.3.2).
 
 use indexmap::IndexMap;

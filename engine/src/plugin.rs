@@ -1,9 +1,9 @@
 //! The plugin contract: what a kind declares, and what a running task sees of the world.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use schemars::JsonSchema;
@@ -21,57 +21,64 @@ pub enum Purity {
     Measured,
 }
 
-/// An input port of a kind.
+/// An input port of a kind; its texts are written in the kind, or come from a pipeline or a plugin.
 #[derive(Clone, Debug)]
 pub struct InputPort {
     /// Name in `in:`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Artifact types that fit; a list port usually takes several.
-    pub types: &'static [&'static str],
+    pub types: Vec<Cow<'static, str>>,
     /// Whether the pipeline must wire it.
     pub required: bool,
     /// Whether it takes a list of artifacts.
     pub list: bool,
     /// One sentence for `flow kinds`.
-    pub doc: &'static str,
+    pub doc: Cow<'static, str>,
 }
 
 /// An output port of a kind.
 #[derive(Clone, Debug)]
 pub struct OutputPort {
     /// Name after the dot in `stage.port`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Artifact type, matched against [`InputPort::types`].
-    pub ty: &'static str,
+    pub ty: Cow<'static, str>,
     /// Pure or measured.
     pub purity: Purity,
     /// One sentence for `flow kinds`.
-    pub doc: &'static str,
+    pub doc: Cow<'static, str>,
 }
 
 impl InputPort {
+    fn new(name: &'static str, types: &[&'static str], doc: &'static str) -> Self {
+        let types = types.iter().map(|ty| Cow::Borrowed(*ty)).collect();
+        Self { name: name.into(), types, required: true, list: false, doc: doc.into() }
+    }
     /// A required single input.
-    pub const fn required(name: &'static str, types: &'static [&'static str], doc: &'static str) -> Self {
-        Self { name, types, required: true, list: false, doc }
+    pub fn required(name: &'static str, types: &[&'static str], doc: &'static str) -> Self {
+        Self::new(name, types, doc)
     }
     /// An input that the pipeline may leave out.
-    pub const fn optional(name: &'static str, types: &'static [&'static str], doc: &'static str) -> Self {
-        Self { name, types, required: false, list: false, doc }
+    pub fn optional(name: &'static str, types: &[&'static str], doc: &'static str) -> Self {
+        Self { required: false, ..Self::new(name, types, doc) }
     }
     /// A required list of inputs.
-    pub const fn list(name: &'static str, types: &'static [&'static str], doc: &'static str) -> Self {
-        Self { name, types, required: true, list: true, doc }
+    pub fn list(name: &'static str, types: &[&'static str], doc: &'static str) -> Self {
+        Self { list: true, ..Self::new(name, types, doc) }
     }
 }
 
 impl OutputPort {
+    fn new(name: &'static str, ty: &'static str, purity: Purity, doc: &'static str) -> Self {
+        Self { name: name.into(), ty: ty.into(), purity, doc: doc.into() }
+    }
     /// A pure output.
-    pub const fn pure(name: &'static str, ty: &'static str, doc: &'static str) -> Self {
-        Self { name, ty, purity: Purity::Pure, doc }
+    pub fn pure(name: &'static str, ty: &'static str, doc: &'static str) -> Self {
+        Self::new(name, ty, Purity::Pure, doc)
     }
     /// A measured output.
-    pub const fn measured(name: &'static str, ty: &'static str, doc: &'static str) -> Self {
-        Self { name, ty, purity: Purity::Measured, doc }
+    pub fn measured(name: &'static str, ty: &'static str, doc: &'static str) -> Self {
+        Self::new(name, ty, Purity::Measured, doc)
     }
 }
 
@@ -98,18 +105,6 @@ pub struct SourcePath(pub PathBuf);
 #[serde(transparent)]
 #[schemars(extend("x-flow" = "source-glob"))]
 pub struct SourceGlob(pub String);
-
-/// A name that lives as long as the program: ports of kinds that a pipeline declares. Few names are distinct.
-pub fn intern(name: &str) -> &'static str {
-    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = names.get(name) {
-        return known;
-    }
-    let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    names.insert(kept);
-    kept
-}
 
 /// Why a parameter combination cannot work, found at plan time.
 #[derive(Clone, Debug)]

@@ -6,75 +6,9 @@ use std::sync::{Arc, OnceLock};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::document::Path;
-use crate::plugin::{InputPort, OutputPort, Purity, Stage, StageError, TaskContext};
+use crate::kind::{Checked, Kind, Refused};
+use crate::plugin::{InputPort, OutputPort, Stage, StageError, TaskContext};
 use crate::schema;
-
-/// A [`Stage`] behind a common interface.
-pub trait Kind: Send + Sync {
-    /// `family.verb`.
-    fn name(&self) -> &str;
-    /// Recipe revision.
-    fn revision(&self) -> u32;
-    /// One sentence.
-    fn summary(&self) -> &str;
-    /// Whether tasks run in a child process.
-    fn heavy(&self) -> bool;
-    /// Whether it needs the secrets that the makers of its inputs name.
-    fn needs_secrets(&self) -> bool {
-        false
-    }
-    /// Typed inputs.
-    fn inputs(&self) -> &[InputPort];
-    /// Typed outputs.
-    fn outputs(&self) -> &[OutputPort];
-    /// Further parts of the key.
-    fn fingerprints(&self) -> Vec<(String, String)>;
-    /// JSON Schema of the parameters.
-    fn schema(&self) -> &Value;
-    /// Validates parameters and fills their defaults.
-    fn check(&self, raw: Value) -> Result<Checked, Refused>;
-    /// Whether canonical parameters and the inputs that are wired go together.
-    fn wiring(&self, _params: &Value, _wired: &[&str]) -> Result<(), StageError> {
-        Ok(())
-    }
-    /// Runs a task whose parameters are canonical.
-    fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError>;
-    /// The kind as one stage uses it, where its ports depend on what the stage says: names of the inputs that are
-    /// wired, whether each is a list, and the parameters.
-    fn shape(&self, _inputs: &[(String, bool)], _with: &Value) -> Result<Option<Arc<dyn Kind>>, Refused> {
-        Ok(None)
-    }
-    /// Whether a stage names its inputs itself.
-    fn takes_any_input(&self) -> bool {
-        false
-    }
-    /// Whether every output is pure, so that nothing measured may be read.
-    fn is_pure(&self) -> bool {
-        self.outputs().iter().all(|o| o.purity == Purity::Pure)
-    }
-}
-
-/// Parameters that passed.
-pub struct Checked {
-    /// With defaults filled in.
-    pub params: Value,
-    /// Notes that `plan` prints.
-    pub notes: Vec<String>,
-}
-
-/// Parameters that did not pass.
-#[derive(Debug)]
-pub struct Refused {
-    /// Path inside `with:`.
-    pub path: Vec<String>,
-    /// Whether the place is the key (an unknown parameter), not its value.
-    pub at_key: bool,
-    /// What is wrong.
-    pub message: String,
-    /// What to do next.
-    pub help: Option<String>,
-}
 
 struct Erased<S> {
     stage: S,
@@ -213,18 +147,4 @@ impl Registry {
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.kinds.keys().map(String::as_str)
     }
-}
-
-/// `with.a.b` for messages.
-pub fn show_path(path: &Path) -> String {
-    let mut out = String::from("with");
-    for part in path {
-        if part.bytes().all(|b| b.is_ascii_digit()) {
-            out.push_str(&format!("[{part}]"));
-        } else {
-            out.push('.');
-            out.push_str(part);
-        }
-    }
-    out
 }

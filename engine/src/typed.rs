@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::kind::Refused;
 use crate::node::{Meaning, Node, Scalar};
-use crate::registry::Refused;
 use crate::schema::{plausible, resolve};
 
 /// The parameters as JSON. What fits no type is handed on as the core schema reads it: the kind says what it expected.

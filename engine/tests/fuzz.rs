@@ -9,7 +9,7 @@ use flow_engine::document::Document;
 use flow_engine::pipeline::{Overrides, Pipeline};
 use flow_engine::plan::Plan;
 use flow_engine::plugin::{Task, TaskEvent};
-use flow_engine::worker::TaskResult;
+use flow_engine::worker::result::TaskResult;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 

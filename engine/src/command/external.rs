@@ -16,14 +16,15 @@ use serde_json::{Map, Value, json};
 
 use crate::command::run::{Ended, MARK, run};
 use crate::command::{sandbox, workdir};
+use crate::kind::{Checked, Kind, Refused};
 use crate::pipeline::{Pipeline, PluginDecl};
-use crate::plan::{Source, SourceOf};
-use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext, intern};
+use crate::plan::{Origin, ParamSource};
+use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext};
 use crate::problem::{Problem, Problems};
-use crate::registry::{Checked, Kind, Refused, Registry};
+use crate::registry::Registry;
 use crate::schema;
-use crate::tail::Tail;
-use crate::worker::TaskResult;
+use crate::worker::result::TaskResult;
+use crate::worker::tail::Tail;
 
 /// How long a plugin may take to describe itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,7 +91,7 @@ fn add(decl: &PluginDecl, cache: &Cache, registry: &mut Registry) -> Result<(), 
     let at = |message: String| decl.document.at_value(&decl.at, message);
     let mut files = Map::new();
     for (i, pattern) in decl.files.iter().enumerate() {
-        let source = Source { at: Vec::new(), of: SourceOf::Glob(decl.dir.clone(), pattern.clone()) };
+        let source = ParamSource { at: Vec::new(), of: Origin::Glob(decl.dir.clone(), pattern.clone()) };
         let place = [decl.at.as_slice(), &["files".into(), i.to_string()]].concat();
         let content = source.content(cache).map_err(|e| decl.document.at_value(&place, e.to_string()))?;
         files.insert(pattern.clone(), content.unwrap_or_default());
@@ -177,18 +178,18 @@ struct External {
 
 impl External {
     fn new(decl: &PluginDecl, kind: DescribedKind, digest: String) -> Self {
-        let inputs = kind.inputs.iter().map(|i| InputPort {
-            name: intern(&i.name),
-            types: Box::leak(i.types.iter().map(|t| intern(t)).collect::<Vec<_>>().into_boxed_slice()),
+        let inputs = kind.inputs.into_iter().map(|i| InputPort {
+            name: i.name.into(),
+            types: i.types.into_iter().map(Into::into).collect(),
             required: i.required,
             list: i.list,
-            doc: intern(&i.doc),
+            doc: i.doc.into(),
         });
-        let outputs = kind.outputs.iter().map(|o| OutputPort {
-            name: intern(&o.name),
-            ty: intern(&o.ty),
+        let outputs = kind.outputs.into_iter().map(|o| OutputPort {
+            name: o.name.into(),
+            ty: o.ty.into(),
             purity: if o.measured { Purity::Measured } else { Purity::Pure },
-            doc: intern(&o.doc),
+            doc: o.doc.into(),
         });
         let mut schema = kind.params;
         schema.entry("type").or_insert_with(|| json!("object"));
@@ -277,10 +278,7 @@ impl Kind for External {
                 match (result.ok, code) {
                     (true, 0) => Ok(()),
                     (true, code) => Err(StageError::new(format!("the plugin says ok and ended with exit code {code}"))),
-                    (false, _) => {
-                        let message = result.message.unwrap_or_else(|| "the plugin failed without a message".into());
-                        Err(StageError { message, help: result.help, interrupted: result.interrupted })
-                    }
+                    (false, _) => Err(result.error("the plugin failed without a message")),
                 }
             }
         }

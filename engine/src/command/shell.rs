@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::command::run::{Ended, MARK, run};
 use crate::command::{sandbox, workdir};
-use crate::plugin::{InputPort, OutputPort, Purity, SourceGlob, StageError, TaskContext, intern};
-use crate::registry::{Checked, Kind, Refused, Registry, typed};
+use crate::kind::{Checked, Kind, Refused};
+use crate::plugin::{InputPort, OutputPort, Purity, SourceGlob, StageError, TaskContext};
+use crate::registry::{Registry, typed};
 use crate::schema;
 
 /// Name of the kind.
@@ -178,16 +179,16 @@ impl Kind for Shell {
                 return Err(refuse(&["outputs"], false, message, "rename one of the two"));
             }
             let doc = "What the command creates at this path: a file or a directory.";
-            shaped.outputs.push(OutputPort { name: intern(name), ty: intern(ty), purity, doc });
+            shaped.outputs.push(OutputPort { name: name.to_owned().into(), ty: ty.to_owned().into(), purity, doc: doc.into() });
         }
         for (name, is_list) in inputs {
             check_name(name, "an input").map_err(|m| refuse(&[], false, m, NAMES))?;
             shaped.inputs.push(InputPort {
-                name: intern(name),
-                types: &["*"],
+                name: name.clone().into(),
+                types: vec!["*".into()],
                 required: true,
                 list: *is_list,
-                doc: "The path of the artifact; of several, separated by spaces.",
+                doc: "The path of the artifact; of several, separated by spaces.".into(),
             });
         }
         Ok(Some(Arc::new(shaped)))
@@ -241,15 +242,15 @@ impl Kind for Shell {
             };
         }
         for port in &self.inputs {
-            let paths: Vec<_> = ctx.inputs(port.name).map(|i| i.path.to_string_lossy().into_owned()).collect();
+            let paths: Vec<_> = ctx.inputs(&port.name).map(|i| i.path.to_string_lossy().into_owned()).collect();
             if port.list && paths.iter().any(|p| p.contains(char::is_whitespace)) {
                 return Err(StageError::new("the cache lies at a path with a space in it, so that a list of paths cannot be told apart")
                     .help("give another place with --cache-dir or FLOW_CACHE_DIR"));
             }
-            command.env(port.name, paths.join(" "));
+            command.env(&*port.name, paths.join(" "));
         }
         for port in &self.outputs {
-            command.env(port.name, ctx.output(port.name)?);
+            command.env(&*port.name, ctx.output(&port.name)?);
         }
         match run(command, dir, ctx, &mut || ())? {
             Ended::Exit(0) => Ok(()),

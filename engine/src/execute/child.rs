@@ -8,14 +8,13 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::execute::Failure;
-use crate::execute::collect::Collector;
-use crate::execute::local::seconds;
+use crate::execute::failure::{ExecuteError, Failure};
+use crate::execute::told::Told;
 use crate::plugin::Task;
-use crate::run::WorkerCommand;
+use crate::run::options::WorkerCommand;
 use crate::stop::Stop;
-use crate::tail::Tail;
-use crate::worker::TaskResult;
+use crate::worker::result::TaskResult;
+use crate::worker::tail::Tail;
 
 /// How long a task may take to checkpoint after it was asked to stop by a timeout.
 const GRACE: Duration = Duration::from_secs(20);
@@ -27,10 +26,10 @@ pub(super) async fn run(
     dir: &Path,
     timeout: Option<Duration>,
     stop: &Stop,
-    collector: &mut Collector,
+    told: &mut Told,
 ) -> Result<(), Failure> {
     let log = dir.join("stderr.log");
-    let stderr = File::create(&log).map_err(|e| Failure::new(format!("create {}: {e}", log.display())))?;
+    let stderr = File::create(&log).map_err(|source| ExecuteError::Create { path: log.clone(), source })?;
     let mut command = Command::new(&worker.program);
     command.args(&worker.args).arg(dir).envs(worker.env.iter().map(|(k, v)| (k, v)));
     for name in &task.withheld {
@@ -38,7 +37,7 @@ pub(super) async fn run(
     }
     // Its own process group: Ctrl-C reaches the engine alone, which asks the task to checkpoint.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|e| Failure::new(format!("start {}: {e}", worker.program.display())))?;
+    let mut child = command.spawn().map_err(|source| ExecuteError::Start { program: worker.program.clone(), source })?;
     let mut stdin = child.stdin.take();
     let mut tail = Tail::new(&dir.join("events.jsonl"));
     let deadline = tokio::time::sleep(timeout.unwrap_or(Duration::from_secs(u32::MAX.into())));
@@ -47,7 +46,7 @@ pub(super) async fn run(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            () = tokio::time::sleep(TAIL_EVERY) => tail.read(&mut |e| collector.take(e)),
+            () = tokio::time::sleep(TAIL_EVERY) => tail.read(&mut |e| told.take(e)),
             () = stop.reached(1), if !asked => {
                 asked = true;
                 ask(&mut stdin).await;
@@ -68,21 +67,14 @@ pub(super) async fn run(
             }
         }
     };
-    tail.read(&mut |e| collector.take(e));
-    let status = status.map_err(|e| Failure::new(format!("wait for the task: {e}")))?;
-    let result: Option<TaskResult> = std::fs::read(dir.join("result.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
-    match result {
+    tail.read(&mut |e| told.take(e));
+    let status = status.map_err(ExecuteError::Wait)?;
+    match TaskResult::read(dir) {
         Some(result) if result.ok => Ok(()),
-        _ if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
-        Some(result) => Err(Failure {
-            message: result.message.unwrap_or_else(|| "failed without a message".into()),
-            help: result.help,
-            log: Vec::new(),
-            interrupted: result.interrupted,
-            lost: None,
-        }),
-        None if killed => Err(Failure::interrupted()),
-        None => Err(crash(status, &log, collector)),
+        _ if timed_out => Err(ExecuteError::TimedOut(timeout.unwrap_or_default()).into()),
+        Some(result) => Err(result.error("failed without a message").into()),
+        None if killed => Err(ExecuteError::Interrupted.into()),
+        None => Err(crash(status, &log, told)),
     }
 }
 
@@ -94,18 +86,14 @@ async fn ask(stdin: &mut Option<tokio::process::ChildStdin>) {
     }
 }
 
-fn crash(status: ExitStatus, log: &Path, collector: &Collector) -> Failure {
+fn crash(status: ExitStatus, log: &Path, told: &Told) -> Failure {
     use std::os::unix::process::ExitStatusExt;
-    let mut failure = match status.signal() {
-        Some(9) => {
-            let mut failure = Failure::new("the task's process was killed (signal 9)");
-            failure.help = Some("often the system was out of memory: close other programs, or make the stage smaller".into());
-            failure
-        }
-        Some(signal) => Failure::new(format!("the task's process crashed (signal {signal})")),
-        None => Failure::new(format!("the task's process ended without a result (exit code {})", status.code().unwrap_or(-1))),
-    };
-    failure.log = collector.tail();
+    let mut failure = Failure::from(match status.signal() {
+        Some(9) => ExecuteError::Killed,
+        Some(signal) => ExecuteError::Crashed(signal),
+        None => ExecuteError::NoResult(status.code().unwrap_or(-1)),
+    });
+    failure.log = told.tail();
     let text = std::fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     failure.log.extend(lines[lines.len().saturating_sub(20)..].iter().map(ToString::to_string));

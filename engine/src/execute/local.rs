@@ -1,16 +1,15 @@
 //! A task in this process: for light stages.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::execute::Failure;
-use crate::execute::collect::Collector;
-use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
-use crate::registry::Kind;
+use crate::execute::failure::ExecuteError;
+use crate::execute::told::Told;
+use crate::kind::{Kind, run_caught};
+use crate::plugin::{EventSink, Task, TaskContext, TaskEvent};
 use crate::stop::Stop;
 
 struct Channel(mpsc::UnboundedSender<TaskEvent>);
@@ -27,8 +26,8 @@ pub(super) async fn run(
     task: &Task,
     timeout: Option<Duration>,
     stop: &Stop,
-    collector: &mut Collector,
-) -> Result<(), Failure> {
+    told: &mut Told,
+) -> Result<(), ExecuteError> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let flag = Arc::new(AtomicBool::new(false));
     let context = TaskContext::new(task.clone(), Arc::new(Channel(sender)), flag.clone());
@@ -40,7 +39,7 @@ pub(super) async fn run(
     let result = loop {
         tokio::select! {
             done = &mut work => break done,
-            Some(event) = events.recv() => collector.take(event),
+            Some(event) = events.recv() => told.take(event),
             () = stop.reached(1), if !flag.load(Ordering::Relaxed) => flag.store(true, Ordering::Relaxed),
             () = &mut deadline, if !timed_out => {
                 timed_out = true;
@@ -49,25 +48,12 @@ pub(super) async fn run(
         }
     };
     while let Ok(event) = events.try_recv() {
-        collector.take(event);
+        told.take(event);
     }
     match result {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) if timed_out => Err(Failure::new(format!("timed out after {}", seconds(timeout)))),
-        Ok(Err(e)) => Err(Failure { message: e.message, help: e.help, log: Vec::new(), interrupted: e.interrupted, lost: None }),
-        Err(e) => Err(Failure::new(format!("the task could not be run: {e}"))),
+        Ok(Err(_)) if timed_out => Err(ExecuteError::TimedOut(timeout.unwrap_or_default())),
+        Ok(Err(e)) => Err(e.into()),
+        Err(e) => Err(ExecuteError::NotRun(e)),
     }
-}
-
-pub(super) fn seconds(timeout: Option<Duration>) -> String {
-    format!("{} s", timeout.unwrap_or_default().as_secs_f64())
-}
-
-/// Runs a task; a panic is an error like any other.
-pub(crate) fn run_caught(kind: &dyn Kind, params: serde_json::Value, context: &TaskContext) -> Result<(), StageError> {
-    std::panic::catch_unwind(AssertUnwindSafe(|| kind.run(params, context))).unwrap_or_else(|panic| {
-        let what =
-            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(StageError::new(format!("the stage panicked: {what}")).help("this is a bug in the stage; please report it with the log above"))
-    })
 }

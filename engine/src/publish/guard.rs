@@ -9,11 +9,22 @@ use std::path::{Component, Path, PathBuf};
 use flow_cache::{Artifact, Cache, CacheError, Digest};
 
 use super::place::State;
-use super::record::{self, Record};
-use crate::plan::{Plan, SourceOf};
+use super::record::{self, Record, RecordError};
+use crate::plan::{Origin, Plan};
 use crate::sources;
 
-/// Why a place is not written.
+/// What keeps `flow` from knowing what lies at a place.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The cache or the disk failed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The record failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Why a place may not be written.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The place, as it was asked for.
@@ -76,11 +87,11 @@ impl<'a> Guard<'a> {
                 let what = || format!("a source of stage `{}`", stage.name);
                 for source in &stage.sources {
                     match &source.of {
-                        SourceOf::Path(path) => own.push((path.clone(), what())),
-                        SourceOf::Glob(dir, pattern) => {
+                        Origin::Path(path) => own.push((path.clone(), what())),
+                        Origin::Glob(dir, pattern) => {
                             own.extend(sources::expand(dir, pattern).into_iter().flatten().map(|(_, path)| (path, what())));
                         }
-                        SourceOf::Env(_) => {}
+                        Origin::Env(_) => {}
                     }
                 }
             }
@@ -114,7 +125,7 @@ impl<'a> Guard<'a> {
     }
 
     /// Whether the place (absolute) may become an artifact. `wanted` is the artifact where it is known already.
-    pub fn check(&self, shown: &str, place: &Path, wanted: Option<&Artifact>) -> Result<Result<(), Refusal>, CacheError> {
+    pub fn check(&self, shown: &str, place: &Path, wanted: Option<&Artifact>) -> Result<Result<(), Refusal>, PublishError> {
         let refuse = |why: String, overridable: bool| Ok(Err(Refusal { place: shown.to_owned(), why, overridable }));
         let real = resolved(place);
         if let Some(what) = self.sacred(&real) {
@@ -133,7 +144,7 @@ impl<'a> Guard<'a> {
             let which = if real == *path { String::new() } else { format!(" ({})", path.display()) };
             return refuse(format!("{what}{which} would be overwritten"), true);
         }
-        let record = Record::read(self.root()).map_err(CacheError::io("read", &self.root().join(record::NAME)))?;
+        let record = Record::read(self.root())?;
         let known = record.places.contains_key(&record::name_of(self.root(), place));
         if !known && wanted.is_some_and(|artifact| !artifact.tree) && place.is_dir() && !place.is_symlink() {
             // A folder that is nobody's business, perhaps a large one: its files are not read to say so.

@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 
 use flow_cache::{Artifact, Cache, CacheError};
 
-use crate::events::{RunEvent, RunSink};
+use crate::events::{RunEvent, RunSink, Stray};
 use crate::path;
 use crate::plan::{Plan, StageId};
 use crate::preview::Decision;
 use crate::problem::{Problem, Problems};
-use crate::run::RunOutcome;
-use crate::schedule::State as StageState;
-use guard::{Guard, Refusal};
+use crate::run::outcome::RunOutcome;
+use crate::schedule::states::States;
+use guard::{Guard, PublishError, Refusal};
 use place::State;
-use record::{Put, Record};
+use record::{Put, Record, RecordError};
 
 /// Why an artifact was not put out.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,19 @@ pub enum PutError {
     Refused(Refusal),
     /// The cache, the disk or the record failed.
     #[error(transparent)]
-    Failed(#[from] CacheError),
+    Failed(#[from] PublishError),
+}
+
+impl From<CacheError> for PutError {
+    fn from(error: CacheError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<RecordError> for PutError {
+    fn from(error: RecordError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 /// What is put out, and for whom.
@@ -56,11 +68,8 @@ pub fn put(plan: &Plan, cache: &Cache, guard: &Guard<'_>, shown: &str, place: &P
         run: wanted.run.to_owned(),
         states,
     };
-    let keep = |states: Vec<State>| {
-        Record::change(root, |record| drop(record.places.insert(name.clone(), entry(states))))
-            .map_err(CacheError::io("record what is published in", &root.join(record::NAME)))
-    };
-    let recorded = Record::read(root).map_err(CacheError::io("read", &root.join(record::NAME)))?;
+    let keep = |states: Vec<State>| Record::change(root, |record| drop(record.places.insert(name.clone(), entry(states))));
+    let recorded = Record::read(root)?;
     let written = cache.export(wanted.artifact, place, || -> Result<(), PutError> {
         guard.check(shown, place, Some(wanted.artifact))?.map_err(PutError::Refused)?;
         let before = State::at(cache, place)?;
@@ -86,14 +95,14 @@ fn output(decision: &Decision, port: &str) -> Option<Artifact> {
 /// Refuses a run whose published places hold what is not `flow`'s.
 pub fn check(plan: &Plan, cache: &Cache, selected: &[StageId], overwrite: &[PathBuf], decide: Decide<'_>) -> Result<(), Problems> {
     let places = || plan.publish.iter().filter(|(_, id, _)| selected.contains(id));
-    let broken = |e: CacheError| Problem::new(e.to_string());
+    let broken = |e: PublishError| Problem::new(e.to_string());
     let guard = Guard::of(plan, cache, overwrite);
     let mut refused = Vec::new();
     for (to, id, port) in places() {
         let place = plan.pipeline.root.join(to);
         let mut found = guard.check(to, &place, None).map_err(broken)?;
         if found.as_ref().is_err_and(|refusal| refusal.overridable) {
-            let wanted = decide(*id).map_err(broken)?;
+            let wanted = decide(*id).map_err(|e| broken(e.into()))?;
             found = guard.check(to, &place, output(&wanted, port).as_ref()).map_err(broken)?;
         }
         refused.extend(found.err());
@@ -109,21 +118,15 @@ pub fn check(plan: &Plan, cache: &Cache, selected: &[StageId], overwrite: &[Path
     if list.is_empty() { Ok(()) } else { Err(Problems { list }) }
 }
 
-pub(crate) fn publish(
-    plan: &Plan,
-    cache: &Cache,
-    states: &[StageState],
-    overwrite: &[PathBuf],
-    sink: &dyn RunSink,
-    outcome: &mut RunOutcome,
-) -> Result<(), CacheError> {
+/// Puts out what the pipeline publishes; what cannot be put out is told and kept in the outcome.
+pub(crate) fn publish(plan: &Plan, cache: &Cache, states: &States, overwrite: &[PathBuf], sink: &dyn RunSink, outcome: &mut RunOutcome) {
     if plan.publish.is_empty() {
-        return Ok(());
+        return;
     }
     let guard = Guard::of(plan, cache, overwrite);
     let run = outcome.run.clone();
     for (to, id, port) in &plan.publish {
-        let Some(artifact) = states[id.0].entry().and_then(|e| e.outputs.get(port)) else { continue };
+        let Some(artifact) = states.entry(*id).and_then(|e| e.outputs.get(port)) else { continue };
         let from = format!("{}.{port}", plan.stage(*id).name);
         let place = plan.pipeline.root.join(to);
         match put(plan, cache, &guard, to, &place, &Wanted { artifact, from: from.clone(), run: &run }) {
@@ -144,27 +147,13 @@ pub(crate) fn publish(
             }
         }
     }
-    Ok(())
-}
-
-/// A published place whose content is not what the plan would give.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Stray {
-    /// Path in the project.
-    pub path: String,
-    /// The artifact that was put there, `stage.port`.
-    pub from: String,
-    /// The run that put it there.
-    pub run: String,
-    /// What is the matter: in words.
-    pub why: String,
 }
 
 /// The published places that hold something else than the plan, with the values that it has, would put there; those that
 /// `current` says are right are not looked at.
-pub fn strays(plan: &Plan, cache: &Cache, current: &dyn Fn(&Path) -> bool, decide: Decide<'_>) -> Result<Vec<Stray>, CacheError> {
+pub fn strays(plan: &Plan, cache: &Cache, current: &dyn Fn(&Path) -> bool, decide: Decide<'_>) -> Result<Vec<Stray>, PublishError> {
     let root = &plan.pipeline.root;
-    let record = Record::read(root).map_err(CacheError::io("read", &root.join(record::NAME)))?;
+    let record = Record::read(root)?;
     let mut found = Vec::new();
     for (to, id, port) in &plan.publish {
         let place = root.join(to);

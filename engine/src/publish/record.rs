@@ -39,25 +39,57 @@ pub struct Record {
     pub places: BTreeMap<String, Put>,
 }
 
-fn broken(why: &str) -> io::Error {
-    let help = "move it away to start a new record (published places are then adopted or refused)";
-    io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {help}"))
+/// Why the record of a project is not read, or not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be read.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// The record.
+        path: PathBuf,
+        /// Why not.
+        source: BadRecord,
+    },
+    /// What is put out cannot be recorded.
+    #[error("record what is published in {}: {source}", path.display())]
+    Change {
+        /// The record.
+        path: PathBuf,
+        /// Why not.
+        source: BadRecord,
+    },
 }
+
+/// What is wrong with the record.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRecord {
+    /// The file system refused.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Something else has its name.
+    #[error("not a record of what flow published ({0}); {MOVE}")]
+    Other(#[source] serde_json::Error),
+    /// Another version of flow wrote it.
+    #[error("format {0}, and this flow reads {FORMAT}; {MOVE}")]
+    Format(u32),
+}
+
+const MOVE: &str = "move it away to start a new record (published places are then adopted or refused)";
 
 impl Record {
     /// Reads the record of a project; a project without one has nothing published.
-    pub fn read(root: &Path) -> io::Result<Self> {
-        let path = root.join(NAME);
-        let bytes = match fs::read(&path) {
+    pub fn read(root: &Path) -> Result<Self, RecordError> {
+        Self::load(root).map_err(|source| RecordError::Read { path: root.join(NAME), source })
+    }
+
+    fn load(root: &Path) -> Result<Self, BadRecord> {
+        let bytes = match fs::read(root.join(NAME)) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
-        let record: Self = serde_json::from_slice(&bytes).map_err(|e| broken(&format!("not a record of what flow published ({e})")))?;
-        if record.flow != FORMAT {
-            return Err(broken(&format!("format {}, and this flow reads {FORMAT}", record.flow)));
-        }
-        Ok(record)
+        let record: Self = serde_json::from_slice(&bytes).map_err(BadRecord::Other)?;
+        if record.flow == FORMAT { Ok(record) } else { Err(BadRecord::Format(record.flow)) }
     }
 
     /// Replaces the record, durably.
@@ -80,10 +112,13 @@ impl Record {
     }
 
     /// Changes the record; the caller holds its turn.
-    pub fn change(root: &Path, with: impl FnOnce(&mut Self)) -> io::Result<()> {
-        let mut record = Self::read(root)?;
-        with(&mut record);
-        record.write(root)
+    pub fn change(root: &Path, with: impl FnOnce(&mut Self)) -> Result<(), RecordError> {
+        let change = || -> Result<(), BadRecord> {
+            let mut record = Self::load(root)?;
+            with(&mut record);
+            Ok(record.write(root)?)
+        };
+        change().map_err(|source| RecordError::Change { path: root.join(NAME), source })
     }
 }
 

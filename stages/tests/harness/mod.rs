@@ -60,7 +60,7 @@ fn run_in<S: Stage>(
     dir: &Path,
     context: impl FnOnce(Task) -> TaskContext,
 ) -> Result<BTreeMap<String, PathBuf>, StageError> {
-    let outputs: BTreeMap<String, PathBuf> = stage.outputs().iter().map(|o| (o.name.to_owned(), dir.join(o.name))).collect();
+    let outputs: BTreeMap<String, PathBuf> = stage.outputs().iter().map(|o| (o.name.to_string(), dir.join(&*o.name))).collect();
     let task = Task {
         kind: S::KIND.into(),
         params: params.clone(),

@@ -9,11 +9,13 @@ use petgraph::graph::DiGraph;
 use serde_json::Value;
 
 use crate::document::Document;
+use crate::kind::{Kind, Refused, show_path};
+use crate::outputs::VERDICT;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
-use crate::plan::{PlannedStage, Source, SourceOf, StageId, Wire, json_pointer};
+use crate::plan::stage::{Origin, ParamSource, PlannedStage, StageId, Wire, json_pointer};
 use crate::plugin::{InputPort, OutputPort, Purity};
 use crate::problem::{Problem, Problems, nearest, suggest};
-use crate::registry::{Kind, Refused, Registry, show_path};
+use crate::registry::Registry;
 use crate::schema::{self, Mark};
 use crate::sources;
 use crate::typed;
@@ -27,9 +29,12 @@ pub(crate) fn quoted(names: &[String]) -> String {
 pub(crate) fn declared_output(kind: &Arc<dyn Kind>, reference: &PortRef) -> Result<String, (String, String)> {
     let outputs = kind.outputs();
     match &reference.port {
-        None => outputs.first().map(|o| o.name.to_owned()).ok_or_else(|| (format!("`{}` has no output", reference.stage), String::new())),
-        Some(port) => outputs.iter().find(|o| o.name == port).map(|o| o.name.to_owned()).ok_or_else(|| {
-            (format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()), suggest(port, outputs.iter().map(|o| o.name)))
+        None => outputs.first().map(|o| o.name.to_string()).ok_or_else(|| (format!("`{}` has no output", reference.stage), String::new())),
+        Some(port) => outputs.iter().find(|o| o.name == *port).map(|o| o.name.to_string()).ok_or_else(|| {
+            (
+                format!("stage `{}` ({}) has no output `{port}`", reference.stage, kind.name()),
+                suggest(port, outputs.iter().map(|o| &*o.name)),
+            )
         }),
     }
 }
@@ -64,7 +69,7 @@ pub(crate) type Linked = (Vec<PlannedStage>, Vec<(String, StageId, String)>, Vec
 /// What became of a stage's `with:`.
 struct Params {
     canonical: Value,
-    sources: Vec<Source>,
+    sources: Vec<ParamSource>,
     unkeyed: Vec<Vec<String>>,
     secrets: Vec<String>,
     notes: Vec<String>,
@@ -160,7 +165,7 @@ impl<'a> Linker<'a> {
                 self.problems.push(problem);
             }
             for (id, port) in self.outputs(&decl.document, reference) {
-                let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == "Verdict");
+                let verdict = self.kinds[id.0].iter().flat_map(|k| k.outputs()).find(|o| o.name == port).is_some_and(|o| o.ty == VERDICT);
                 if !verdict {
                     let message = format!("`{}` gives no verdict: only a gate can be required", reference.stage);
                     self.problems.push(decl.document.at_value(&reference.at, message));
@@ -258,31 +263,31 @@ impl<'a> Linker<'a> {
                     unkeyed.push(path);
                     continue;
                 }
-                Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => SourceOf::Path(text.into()),
-                Mark::SourceGlob => SourceOf::Glob(decl.dir.clone(), text.into()),
+                Mark::SourceFile | Mark::SourceDir | Mark::SourcePath => Origin::Path(text.into()),
+                Mark::SourceGlob => Origin::Glob(decl.dir.clone(), text.into()),
                 Mark::Env if value.is_some_and(|v| v["secret"] == true) => {
                     secrets.extend(path.last().cloned());
                     continue;
                 }
-                Mark::Env => SourceOf::Env(path.last().cloned().unwrap_or_default()),
+                Mark::Env => Origin::Env(path.last().cloned().unwrap_or_default()),
             };
-            sources.push(Source { at: path, of });
+            sources.push(ParamSource { at: path, of });
         }
         Ok(Params { canonical: checked.params, sources, unkeyed, secrets, notes: checked.notes })
     }
 
     fn wires(&mut self, decl: &StageDecl, kind: &Arc<dyn Kind>) -> Vec<Wire> {
         for (port, ..) in &decl.inputs {
-            if !kind.inputs().iter().any(|i| i.name == port) {
-                let help = suggest(port, kind.inputs().iter().map(|i| i.name));
+            if !kind.inputs().iter().any(|i| i.name == *port) {
+                let help = suggest(port, kind.inputs().iter().map(|i| &*i.name));
                 let message = format!("kind `{}` has no input `{port}`", kind.name());
                 self.problems.push(decl.document.at_key(&decl.place(&["in", port]), message).help(help).label("no such input"));
             }
         }
         let mut wires = Vec::new();
         for input in kind.inputs() {
-            let at = decl.place(&["in", input.name]);
-            let Some((_, references, list)) = decl.inputs.iter().find(|(port, ..)| port == input.name) else {
+            let at = decl.place(&["in", &input.name]);
+            let Some((_, references, list)) = decl.inputs.iter().find(|(port, ..)| *port == input.name) else {
                 if input.required {
                     let message = format!("stage `{}` does not wire its input `{}` ({})", decl.name, input.name, input.types.join(" or "));
                     let help = self.candidates(input, &decl.name);
@@ -365,7 +370,7 @@ impl<'a> Linker<'a> {
         let Some(output) = output.filter(|o| fits(input, o)) else {
             let gives = match output {
                 Some(output) => format!("`{}.{}` is {}", reference.stage, output.name, output.ty),
-                None => format!("`{}` gives {}", reference.stage, other.outputs().iter().map(|o| o.ty).collect::<Vec<_>>().join(", ")),
+                None => format!("`{}` gives {}", reference.stage, other.outputs().iter().map(|o| &*o.ty).collect::<Vec<_>>().join(", ")),
             };
             let message = format!("input `{}` of kind `{}` takes {wanted}, but {gives}", input.name, kind.name());
             return Err(document
@@ -382,7 +387,7 @@ impl<'a> Linker<'a> {
             );
             return Err(document.at_value(&reference.at, message).label("a measured output"));
         }
-        Ok(Some(Wire { port: input.name.into(), from: StageId(index), output: output.name.into(), ty: output.ty.into() }))
+        Ok(Some(Wire { port: input.name.to_string(), from: StageId(index), output: output.name.to_string(), ty: output.ty.to_string() }))
     }
 
     /// Which artifacts of the pipeline would fit.

@@ -1,65 +1,76 @@
 //! The inside of a child process: reads `task.json`, runs the stage, writes `events.jsonl` and `result.json`.
+//!
+//! What the process that started it reads of these is in [`result`] and `tail`.
+
+pub mod result;
+pub(crate) mod tail;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, Write};
-use std::path::Path;
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flow_cache::KeyLock;
-use serde::{Deserialize, Serialize};
+use flow_cache::{CacheError, KeyLock};
 
-use crate::execute::run_caught;
+use crate::kind::run_caught;
 use crate::plugin::{EventSink, StageError, Task, TaskContext, TaskEvent};
 use crate::registry::Registry;
-
-/// `result.json`: how a task ended.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct TaskResult {
-    /// Whether it succeeded.
-    pub ok: bool,
-    /// What went wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// What to do next.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
-    /// Whether it stopped because it was asked to.
-    #[serde(default)]
-    pub interrupted: bool,
-}
+use result::TaskResult;
 
 /// How long an orphan may take to checkpoint after its parent died.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
 /// Progress more often than this is for nobody.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs the task in `dir` and writes its result; gives the exit code of the process.
-pub fn main(registry: &Registry, dir: &Path) -> u8 {
-    match run(registry, dir) {
-        Ok(()) => 0,
-        Err(e) => {
-            let result = TaskResult { ok: false, message: Some(e.message.clone()), help: e.help.clone(), interrupted: e.interrupted };
-            if let Err(e) = write_result(dir, &result) {
-                eprintln!("{}: {e}", dir.display());
-            }
-            1
-        }
+/// Why a task gave no result.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    /// The stage says what is wrong.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Lock(#[from] CacheError),
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Description { path: PathBuf, source: serde_json::Error },
+    #[error("unknown kind `{0}`")]
+    UnknownKind(String),
+}
+
+impl WorkerError {
+    fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
     }
 }
 
-fn run(registry: &Registry, dir: &Path) -> Result<(), StageError> {
+/// Runs the task in `dir` and writes its result; gives the exit code of the process.
+pub fn main(registry: &Registry, dir: &Path) -> u8 {
+    let result = match run(registry, dir) {
+        Ok(()) => return 0,
+        Err(WorkerError::Stage(error)) => TaskResult::of(&error),
+        Err(error) => TaskResult { message: Some(error.to_string()), ..TaskResult::default() },
+    };
+    if let Err(e) = result.write(dir) {
+        eprintln!("{}: {e}", dir.display());
+    }
+    1
+}
+
+fn run(registry: &Registry, dir: &Path) -> Result<(), WorkerError> {
     // Held to the end of the process: a new parent waits for an orphan to be gone.
-    let _lock = KeyLock::wait(&dir.join("lock")).map_err(|e| StageError::new(e.to_string()))?;
+    let _lock = KeyLock::wait(&dir.join("lock"))?;
     let file = dir.join("task.json");
-    let text = std::fs::read(&file).map_err(|e| StageError::io("read", &file, &e))?;
-    let task: Task = serde_json::from_slice(&text).map_err(|e| StageError::new(format!("{}: {e}", file.display())))?;
-    let kind = registry.get(&task.kind).ok_or_else(|| StageError::new(format!("unknown kind `{}`", task.kind)))?.clone();
+    let text = std::fs::read(&file).map_err(WorkerError::io("read", &file))?;
+    let task: Task = serde_json::from_slice(&text).map_err(|source| WorkerError::Description { path: file, source })?;
+    let kind = registry.get(&task.kind).ok_or_else(|| WorkerError::UnknownKind(task.kind.clone()))?.clone();
     let stop = Arc::new(AtomicBool::new(false));
     watch_parent(stop.clone());
     let events = dir.join("events.jsonl");
-    let file = OpenOptions::new().create(true).append(true).open(&events).map_err(|e| StageError::io("open", &events, &e))?;
+    let file = OpenOptions::new().create(true).append(true).open(&events).map_err(WorkerError::io("open", &events))?;
     let sink = Arc::new(Lines { file: Mutex::new((file, Instant::now() - PROGRESS_EVERY)) });
     let params = task.params.clone();
     let context = TaskContext::new(task, sink.clone(), stop);
@@ -67,13 +78,7 @@ fn run(registry: &Registry, dir: &Path) -> Result<(), StageError> {
     if let Some(bytes) = peak_memory() {
         sink.emit(TaskEvent::Metric { name: "peak_rss_bytes".into(), value: bytes });
     }
-    write_result(dir, &TaskResult { ok: true, ..TaskResult::default() }).map_err(|e| StageError::io("write the result in", dir, &e))
-}
-
-fn write_result(dir: &Path, result: &TaskResult) -> std::io::Result<()> {
-    let temporary = dir.join("result.json.new");
-    std::fs::write(&temporary, serde_json::to_vec(result)?)?;
-    std::fs::rename(temporary, dir.join("result.json"))
+    TaskResult::good().write(dir).map_err(WorkerError::io("write the result in", dir))
 }
 
 /// The parent holds the other end of standard input: a line asks to stop, its end means that the parent died.

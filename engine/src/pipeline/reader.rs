@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::document::Document;
 use crate::node::{Fields, Meaning, Node, Scalar};
 use crate::path;
-use crate::pipeline::{Overrides, Part, Pipeline, PluginDecl, PortRef, RemoteDecl, StageDecl, project_root};
+use crate::pipeline::decl::{Overrides, Pipeline, PluginDecl, PortRef, RemoteDecl, StageDecl, project_root};
 use crate::problem::{Problem, Problems, nearest, suggest};
 use crate::units;
 use crate::vars::substitute;
@@ -16,6 +16,22 @@ const TOP_KEYS: [&str; 10] = ["flow", "name", "vars", "include", "plugins", "sta
 const INCLUDED_KEYS: [&str; 5] = ["flow", "vars", "include", "plugins", "stages"];
 pub(crate) const STAGE_KEYS: [&str; 11] =
     ["use", "when", "in", "with", "matrix", "after", "requires", "resources", "retries", "timeout", "labels"];
+
+/// One file of a pipeline.
+pub(crate) struct Part {
+    pub document: Document,
+    pub file: PathBuf,
+    pub text: Arc<str>,
+}
+
+impl Part {
+    pub fn dir(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("."))
+    }
+    pub fn map(&self, key: &str) -> Option<&Fields> {
+        self.document.root.get(key).and_then(Node::fields)
+    }
+}
 
 /// Reads the parts of a pipeline, the main file first.
 pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use flow_cache::ActionProvenance;
 
+use crate::clock::unix_now;
 use crate::events::{RunEvent, RunSink};
-use crate::execute::unix_now;
 use crate::plugin::TaskEvent;
 
 const TAIL: usize = 20;
 
-pub(super) struct Collector {
+pub(super) struct Told {
     stage: String,
     sink: Arc<dyn RunSink>,
     metrics: BTreeMap<String, f64>,
@@ -20,14 +20,14 @@ pub(super) struct Collector {
     log: VecDeque<String>,
 }
 
-impl Collector {
+impl Told {
     pub fn new(stage: &str, sink: Arc<dyn RunSink>) -> Self {
         Self { stage: stage.into(), sink, metrics: BTreeMap::new(), device: None, warnings: Vec::new(), log: VecDeque::new() }
     }
 
     pub fn take(&mut self, event: TaskEvent) {
         let stage = self.stage.clone();
-        let told = match event {
+        let event = match event {
             TaskEvent::Progress { done, total, unit } => RunEvent::StageProgress { stage, done, total, unit },
             TaskEvent::Metric { name, value } => {
                 self.metrics.insert(name.clone(), value);
@@ -47,7 +47,7 @@ impl Collector {
                 RunEvent::StageDevice { stage, name }
             }
         };
-        self.sink.emit(told);
+        self.sink.emit(event);
     }
 
     fn remember(&mut self, line: String) {

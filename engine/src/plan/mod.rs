@@ -1,151 +1,22 @@
 //! The typed DAG: every stage with its kind, canonical parameters and wired inputs; it cannot hold a cycle.
+//!
+//! `link` makes the stages of a pipeline's declarations; this file puts them in order and answers what is asked of a plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+mod link;
+mod stage;
 
-use flow_cache::{Cache, CacheError};
+use std::collections::{BTreeSet, HashMap};
+
 use petgraph::Direction;
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
-use serde_json::{Map, Value, json};
 
-use crate::link::{Linker, cycle, declared_output, quoted};
 use crate::pipeline::{Pipeline, PortRef};
 use crate::problem::{Problem, Problems, suggest};
-use crate::registry::{Kind, Registry};
-use crate::sources;
-
-/// Index of a stage in its [`Plan`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct StageId(pub usize);
-
-/// One wired input.
-#[derive(Clone, Debug)]
-pub struct Wire {
-    /// Input port of the consumer.
-    pub port: String,
-    /// Stage that makes the artifact.
-    pub from: StageId,
-    /// Its output port.
-    pub output: String,
-    /// Artifact type.
-    pub ty: String,
-}
-
-/// A parameter that is keyed by something outside the pipeline file.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Path inside `with:`.
-    pub at: Vec<String>,
-    /// What counts.
-    pub of: SourceOf,
-}
-
-/// What a source's key holds.
-#[derive(Clone, Debug)]
-pub enum SourceOf {
-    /// The content of a file or directory.
-    Path(PathBuf),
-    /// The contents of all files that a path or glob means in a folder.
-    Glob(Arc<std::path::Path>, String),
-    /// The value of an environment variable.
-    Env(String),
-}
-
-impl Source {
-    /// What stands for it in the key; `None` where the parameter itself does.
-    pub fn content(&self, cache: &Cache) -> Result<Option<Value>, CacheError> {
-        Ok(Some(match &self.of {
-            SourceOf::Path(path) => {
-                let artifact = cache.digest_source(path)?;
-                json!({ if artifact.tree { "dir" } else { "file" }: artifact.digest })
-            }
-            SourceOf::Glob(dir, pattern) => {
-                let found = sources::expand(dir, pattern).map_err(CacheError::io("read", &dir.join(pattern)))?;
-                let mut files = Map::new();
-                for (name, path) in found {
-                    let (digest, executable) = cache.digest_source_file(&path)?;
-                    files.insert(name, json!(if executable { format!("{digest} x") } else { digest.to_string() }));
-                }
-                json!({ "files": files })
-            }
-            SourceOf::Env(name) => match std::env::var_os(name).map(std::ffi::OsString::into_string) {
-                None => json!({ "env": null }),
-                Some(Ok(text)) => json!({ "env": text }),
-                // JSON holds no other bytes than UTF-8; two such values must not share a key.
-                Some(Err(bytes)) => json!({ "env_bytes": hex(bytes.as_bytes()) }),
-            },
-        }))
-    }
-    /// How it is called in messages.
-    pub fn shown(&self, root: &std::path::Path) -> String {
-        match &self.of {
-            SourceOf::Path(path) => format!("source file {}", path.strip_prefix(root).unwrap_or(path).display()),
-            SourceOf::Glob(_, pattern) => format!("source files `{pattern}`"),
-            SourceOf::Env(name) => format!("environment variable {name}"),
-        }
-    }
-}
-
-/// One stage, ready to be keyed.
-#[derive(Clone)]
-pub struct PlannedStage {
-    /// Name in the file.
-    pub name: String,
-    /// Its kind.
-    pub kind: Arc<dyn Kind>,
-    /// Canonical parameters, source paths absolute.
-    pub params: Value,
-    /// Parameters that never enter the key.
-    pub unkeyed: Vec<Vec<String>>,
-    /// Parameters keyed by content.
-    pub sources: Vec<Source>,
-    /// Environment variables whose secrets the stage, or what reads its outputs, may ask for.
-    pub secrets: Vec<String>,
-    /// Inputs in the order of the kind's ports.
-    pub inputs: Vec<Wire>,
-    /// Stages to wait for without reading them.
-    pub after: Vec<StageId>,
-    /// Gates that must accept: stage and its port of type `Verdict`.
-    pub requires: Vec<(StageId, String)>,
-    /// Folder of its file.
-    pub dir: Arc<std::path::Path>,
-    /// Tokens to hold while running.
-    pub resources: BTreeMap<String, u64>,
-    /// How often a failure is tried again.
-    pub retries: u32,
-    /// How long an attempt may take.
-    pub timeout: Option<Duration>,
-    /// What the kind wants a person to know before the run.
-    pub notes: Vec<String>,
-}
-
-impl PlannedStage {
-    /// Stages that must be done first.
-    pub fn needs(&self) -> BTreeSet<StageId> {
-        let waited = self.after.iter().copied().chain(self.requires.iter().map(|(id, _)| *id));
-        self.inputs.iter().map(|w| w.from).chain(waited).collect()
-    }
-    /// Whether an output is measured, so that the machine is part of the key.
-    pub fn is_measured(&self) -> bool {
-        !self.kind.is_pure()
-    }
-    /// The parameters that never enter the key, by name; nested ones are left out.
-    pub fn operational(&self) -> Value {
-        let mut out = Map::new();
-        for path in &self.unkeyed {
-            if let [name] = path.as_slice()
-                && let Some(value) = self.params.get(name)
-            {
-                out.insert(name.clone(), value.clone());
-            }
-        }
-        Value::Object(out)
-    }
-}
+use crate::registry::Registry;
+use link::{Linker, cycle, declared_output, quoted};
+pub(crate) use stage::json_pointer;
+pub use stage::{Origin, ParamSource, PlannedStage, StageId, Wire};
 
 /// A linked pipeline.
 pub struct Plan {
@@ -182,6 +53,10 @@ impl Plan {
     /// The stage of that id.
     pub fn stage(&self, id: StageId) -> &PlannedStage {
         &self.stages[id.0]
+    }
+    /// Whether any selected stage measures, so that the machine matters.
+    pub fn measures(&self, selected: &[StageId]) -> bool {
+        selected.iter().any(|id| self.stage(*id).is_measured())
     }
     /// The stage of that name.
     pub fn find(&self, name: &str) -> Result<StageId, Problem> {
@@ -294,13 +169,4 @@ fn wildcard(pattern: &str, name: &str) -> bool {
         ends = next;
     }
     ends.contains(&name.len())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// A JSON pointer of a path.
-pub(crate) fn json_pointer(path: &[String]) -> String {
-    path.iter().map(|p| format!("/{}", p.replace('~', "~0").replace('/', "~1"))).collect()
 }
