@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::backend::{Backend, DeviceError, DeviceInfo, DeviceKind};
-use crate::cut::{self, Part};
+use crate::cut::Part;
 use crate::kernel::{Access, Kernel, Params, Suits};
 use crate::pipelines::Kept;
 use crate::program::{ListId, Op, Plan, Program};
@@ -261,7 +261,8 @@ impl Shared {
     /// The parts of an operation whose bindings this adapter takes.
     fn parts(&self, op: &Op, program: &Program) -> Result<Vec<Part>, DeviceError> {
         let sizes: Vec<usize> = op.buffers.iter().map(|b| program.words(*b)).collect();
-        cut::parts(op.kernel, &op.params, &sizes, (self.binding / 4) as usize)
+        op.kernel
+            .parts(&op.params, &sizes, (self.binding / 4) as usize)
             .map_err(|large| self.too_large(&program.buffers[op.buffers[large].0 as usize], self.binding))
     }
 

@@ -9,7 +9,8 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// Words of a packed row.
 pub const fn packed_words(cols: usize) -> usize {
@@ -49,6 +50,11 @@ pub static ACT_QUANT: Kernel = Kernel {
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("hyper"), write("q"), write("scales")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[s.cols as usize, 0, s.words as usize, 2])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::act_quant,
 };

@@ -7,10 +7,12 @@
 
 mod cached;
 mod cpu;
+mod cut;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Binding, Kernel, Params, grid_1d, read, update, write};
+use crate::cut::along_first;
+use crate::kernel::{Binding, Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
 /// Shapes: `q, o [rows, heads·head_dim]`, `k, v [sequences, kv_len, kv_heads·head_dim]`, `mask [sequences, kv_len] u32`.
 #[repr(C)]
@@ -87,7 +89,9 @@ pub static ATTENTION: Kernel = Kernel {
     wgsl: &[include_str!("kv_float.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Float),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Float),
 };
 
@@ -98,7 +102,9 @@ pub static ATTENTION_HALF: Kernel = Kernel {
     wgsl: &[include_str!("../half_value.wgsl"), include_str!("../half.wgsl"), include_str!("kv_half.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Half),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Half),
 };
 
@@ -109,7 +115,9 @@ pub static ATTENTION_INT8: Kernel = Kernel {
     wgsl: &[include_str!("kv_int8.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Int8),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Int8),
 };
 
@@ -123,7 +131,13 @@ pub static ATTENTION_DELTA: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 64)
     },
+    cut: |p| {
+        let s: Shape = p.get();
+        let row = (s.heads * s.head_dim) as usize;
+        along_first(p, &[row, row, 2 * s.heads as usize])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::delta,
 };
 
@@ -137,7 +151,9 @@ pub static ATTENTION_GRAD_Q: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 1)
     },
+    cut: cut::grad_q,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_q,
 };
 
@@ -152,6 +168,8 @@ pub static ATTENTION_GRAD_KV: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.kv_heads) as usize, 1)
     },
+    cut: cut::grad_kv,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_kv,
 };

@@ -9,7 +9,8 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::cut::{self, along_groups};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
 /// Elements behind one partial sum.
 pub const BLOCK: usize = 16_384;
@@ -36,7 +37,13 @@ pub static SUM_SQ: Kernel = Kernel {
     wgsl: &[include_str!("sum_sq.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), update("partials")],
     grid: |p| grid_1d(p.get::<SumSq>().n as usize, BLOCK),
+    cut: |p| {
+        let s: SumSq = p.get();
+        let partial = move |first: u32| s.offset + first / BLOCK as u32;
+        along_groups(s.n, BLOCK, &[BLOCK, 0], move |first, n| Params::new(&SumSq { n, offset: partial(first) }))
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::sum_sq,
 };
 
@@ -55,6 +62,9 @@ pub static CLIP_FINISH: Kernel = Kernel {
     wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],
+    // The sum of all partials, a word for each 16,384 parameters.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::finish,
 };

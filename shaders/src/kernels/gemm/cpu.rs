@@ -21,18 +21,28 @@ fn columns_at_once(kc: usize) -> usize {
     (NC_FLOATS / kc.max(1) / WIDEST * WIDEST).max(WIDEST)
 }
 
-/// Bytes that the product of a kernel holds beside its operands.
-pub(crate) fn scratch_bytes(kernel: &str, s: &Shape) -> u64 {
+/// Bytes of a product's panels: the columns of B that are packed together, and `rows` of A.
+fn panel_bytes(s: &Shape, tile: Tile, rows: usize) -> u64 {
+    let kc = (s.k as usize).min(KC);
+    4 * ((rows + (s.n as usize).next_multiple_of(tile.nr).min(columns_at_once(kc))) * kc) as u64
+}
+
+/// Scratch where the rows of A are contiguous along k: only the last ones are packed.
+pub(crate) fn scratch_of_rows(p: &Params) -> u64 {
     let tile = tile::best();
-    let (m, n, kc) = (s.m as usize, s.n as usize, (s.k as usize).min(KC));
-    let floats = if kernel.starts_with("gemv_nt") {
-        m * n
-    } else {
-        // A is packed where its rows are not contiguous along k; else only the last rows of a product are.
-        let rows = if kernel.starts_with("gemm_tn") { m.next_multiple_of(tile.mr) } else { tile.mr };
-        (rows + n.next_multiple_of(tile.nr).min(columns_at_once(kc))) * kc
-    };
-    4 * floats as u64
+    panel_bytes(&p.get(), tile, tile.mr)
+}
+
+/// Scratch where the columns of A are contiguous: all of it is packed, [`KC`] deep.
+pub(crate) fn scratch_of_columns(p: &Params) -> u64 {
+    let (s, tile): (Shape, _) = (p.get(), tile::best());
+    panel_bytes(&s, tile, (s.m as usize).next_multiple_of(tile.mr))
+}
+
+/// Scratch of the products of a decoding step: what comes out, column by column.
+pub(crate) fn scratch_of_few(p: &Params) -> u64 {
+    let s: Shape = p.get();
+    4 * (s.m as usize * s.n as usize) as u64
 }
 
 /// The rows of A as the tiles read them: where they are, or packed into panels `[m / mr][kc][mr]`.

@@ -7,7 +7,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// Shapes: `x, gate, up, y [rows, cols]`, `g [cols]`, `q [rows, words]`, `scales [rows]` of `act_quant::RowScale`,
 /// `rstd [rows]`.
@@ -33,7 +34,12 @@ pub static NORM_QUANT: Kernel = Kernel {
     wgsl: &[include_str!("norm.wgsl"), include_str!("quantise.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("g"), read("hyper"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[s.cols as usize, 0, 0, s.words as usize, 2, 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::norm_quant,
 };
 
@@ -50,6 +56,12 @@ pub static GATED_NORM_QUANT: Kernel = Kernel {
     ],
     bindings: &[read("gate"), read("up"), read("g"), read("hyper"), write("y"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        let cols = s.cols as usize;
+        along_first(p, &[cols, cols, 0, 0, cols, s.words as usize, 2, 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::gated_norm_quant,
 };

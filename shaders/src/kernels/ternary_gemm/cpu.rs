@@ -30,7 +30,8 @@ pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
 }
 
 /// Bytes of activations that a product arranges anew.
-pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
+pub(crate) fn scratch(p: &Params) -> u64 {
+    let s: Shape = p.get();
     u64::from(s.rows) * u64::from(s.cols).next_multiple_of(128)
 }
 
