@@ -9,6 +9,7 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hyper;
 use crate::cut::along_first;
 use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
@@ -47,7 +48,7 @@ pub struct Shape {
 pub static ACT_QUANT: Kernel = Kernel {
     name: "act_quant",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("hyper"), write("q"), write("scales")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cut: |p| {

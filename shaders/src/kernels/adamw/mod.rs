@@ -15,6 +15,7 @@ mod int8;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hyper;
 use crate::cut::{along_first, along_groups};
 use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update};
 
@@ -40,7 +41,7 @@ pub struct Shape {
 pub static ADAMW: Kernel = Kernel {
     name: "adamw",
     revision: 1,
-    wgsl: &[include_str!("head.wgsl"), include_str!("kernel.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("head.wgsl"), include_str!("kernel.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
     cut: |p| along_first(p, &[0, 0, 1, 1, 1, 1]),
@@ -54,7 +55,7 @@ pub static ADAMW: Kernel = Kernel {
 pub static ADAMW_INT8: Kernel = Kernel {
     name: "adamw_int8",
     revision: 1,
-    wgsl: &[include_str!("head.wgsl"), include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("head.wgsl"), include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v"), update("scales")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, BLOCK),
     cut: |p| {

@@ -9,6 +9,7 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hyper;
 use crate::cut::{self, along_groups};
 use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
@@ -59,7 +60,7 @@ pub struct Finish {
 pub static CLIP_FINISH: Kernel = Kernel {
     name: "clip_finish",
     revision: 2,
-    wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],
     // The sum of all partials, a word for each 16,384 parameters.

@@ -11,7 +11,7 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, MANY_LANES};
+use super::{LANES, MANY_LANES, hyper};
 use crate::cut::{self, along_first};
 use crate::kernel::{Kernel, NO_SCRATCH, Variant, grid_1d, read, update, write};
 
@@ -34,7 +34,7 @@ pub struct Shape {
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
     revision: 2,
-    wgsl: &[LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[
         update("logits"),
         read("topk_ids"),
@@ -53,7 +53,7 @@ pub static KD_LOSS: Kernel = Kernel {
     },
     variants: &[Variant {
         suits: MANY_LANES.0,
-        wgsl: &[MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
         grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     }],
     scratch: NO_SCRATCH,

@@ -18,6 +18,7 @@ pub use polar::polar;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hyper;
 use crate::cut::{self, along_first};
 use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, update, write};
 
@@ -42,7 +43,7 @@ pub struct Momentum {
 pub static MUON_MOMENTUM: Kernel = Kernel {
     name: "muon_momentum",
     revision: 2,
-    wgsl: &[include_str!("momentum.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("momentum.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), update("w"), write("u")],
     grid: |p| grid_1d(p.get::<Momentum>().n as usize, 256),
     cut: |p| along_first(p, &[0, 0, 1, 1, 1, 1]),
@@ -126,7 +127,7 @@ pub struct Scale {
 pub static MUON_SCALE: Kernel = Kernel {
     name: "muon_scale",
     revision: 1,
-    wgsl: &[include_str!("scale.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("scale.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("partials"), read("q"), write("q_out")],
     grid: |p| grid_1d(p.get::<Scale>().n as usize, 256),
     cut: |p| along_first(p, &[0, 0, 0, 1, 1]),

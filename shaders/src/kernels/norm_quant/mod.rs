@@ -7,6 +7,7 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::hyper;
 use crate::cut::along_first;
 use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
@@ -31,7 +32,13 @@ pub struct Shape {
 pub static NORM_QUANT: Kernel = Kernel {
     name: "norm_quant",
     revision: 1,
-    wgsl: &[include_str!("norm.wgsl"), include_str!("quantise.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[
+        hyper::WGSL,
+        include_str!("norm.wgsl"),
+        include_str!("quantise.wgsl"),
+        include_str!("../lanes.wgsl"),
+        include_str!("../divide.wgsl"),
+    ],
     bindings: &[read("x"), read("g"), read("hyper"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cut: |p| {
@@ -48,6 +55,7 @@ pub static GATED_NORM_QUANT: Kernel = Kernel {
     name: "gated_norm_quant",
     revision: 1,
     wgsl: &[
+        hyper::WGSL,
         include_str!("gated.wgsl"),
         include_str!("../gated/activate.wgsl"),
         include_str!("quantise.wgsl"),
