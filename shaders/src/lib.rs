@@ -16,7 +16,6 @@ pub mod cpu;
 pub mod cut;
 pub mod device;
 pub mod fingerprint;
-mod float16;
 pub mod gpu;
 pub mod kernel;
 pub mod kernels;

@@ -112,7 +112,7 @@ pub(crate) fn few_nt_half(p: &Params, bufs: Bufs<'_>) {
     let [a, b, c] = bufs.take();
     let (m, k) = (s.m as usize, s.k as usize);
     let (a, b): (&[f32], &[u16]) = (&a.f32()[..m * k], bytemuck::cast_slice(b.u32()));
-    by_columns(&s, c.f32_mut(), |first, out| crate::float16::dots(a, &b[first * k..][..out.len() / m * k], k, out));
+    by_columns(&s, c.f32_mut(), |first, out| super::half_rows::dots(a, &b[first * k..][..out.len() / m * k], k, out));
 }
 
 /// Products whose tasks have some columns of every row: `columns(first, out [count, m])`, turned into `c` afterwards.

@@ -4,6 +4,7 @@
 
 pub(crate) mod cpu;
 mod cut;
+pub(crate) mod half_rows;
 pub(crate) mod pack;
 pub(crate) mod tile;
 

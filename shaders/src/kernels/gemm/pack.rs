@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::tile::Tile;
 use crate::kernels::act_quant::RowScale;
+use crate::kernels::halves::rows::to_floats;
 use crate::simd::scratch;
 
 /// How an operand lies in memory.
@@ -166,7 +167,7 @@ crate::simd! {
                 scratch::with(kc, |floats| {
                     for j in 0..width {
                         let at = (first + j) * ld + k0;
-                        crate::float16::to_floats(&x[at..at + kc], floats);
+                        to_floats(&x[at..at + kc], floats);
                         for (k, v) in floats.iter().enumerate() {
                             out[k * w + j] = *v;
                         }

@@ -4,6 +4,7 @@
 //! cannot hold becomes an infinity and reaches the gradient norm: the step is skipped and the loss scale halved.
 
 mod cpu;
+pub(crate) mod rows;
 
 use bytemuck::{Pod, Zeroable};
 
