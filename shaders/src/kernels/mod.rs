@@ -43,7 +43,6 @@ pub static ALL: &[&Kernel] = &[
     &attention::ATTENTION_INT8,
     &clip::CLIP_FINISH,
     &elementwise::COPY,
-    &ternary::DEQUANT_TERNARY,
     &embed::EMBED,
     &embed::EMBED_GRAD,
     &embed::EMBED_HALF,

@@ -127,7 +127,6 @@ fn linears_in_parts() {
     check(&ternary::ROW_ABS_SUM, &[w.clone(), junk(rows)], &s);
     check(&ternary::TERNARISE, &[w.clone(), words(&[0.7]), junk(rows * words_of), junk(rows)], &s);
     let codes = r.codes(rows, cols);
-    check(&ternary::DEQUANT_TERNARY, &[codes.clone(), r.floats(rows, 1.0), junk(rows * cols)], &s);
     check(&ternary::THRESHOLD_GRAD, &[codes, r.floats(rows, 1.0), w, r.floats(rows, 1.0)], &s);
     let (m, n, k) = (300usize, 90usize, 64usize);
     for add in [0, 1] {

@@ -93,22 +93,3 @@ pub static THRESHOLD_GRAD: Kernel = Kernel {
     scratch: NO_SCRATCH,
     cpu: cpu::threshold_grad,
 };
-
-/// Unpacks codes: `out[r, c] = (code − 1) · scale[r]`. Bindings: `codes`, `scale`, `out`. One thread per element.
-pub static DEQUANT_TERNARY: Kernel = Kernel {
-    name: "dequant_ternary",
-    revision: 1,
-    wgsl: &[include_str!("dequant.wgsl")],
-    bindings: &[read("codes"), read("scale"), write("out")],
-    grid: |p| {
-        let s: Shape = p.get();
-        grid_1d(s.rows as usize * s.cols as usize, 256)
-    },
-    cut: |p| {
-        let cols = p.get::<Shape>().cols as usize;
-        along_first(p, &[packed_words(cols), 1, cols])
-    },
-    variants: &[],
-    scratch: NO_SCRATCH,
-    cpu: cpu::dequant,
-};
