@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::backend::{Backend, DeviceError, DeviceInfo, DeviceKind};
 use crate::cut::Part;
 use crate::kernel::{Access, Kernel, Params, Suits};
-use crate::pipelines::Kept;
+use crate::pipelines::PipelineStore;
 use crate::program::{ListId, Op, Plan, Program};
 
 /// Bytes that queued writes may hold in staging memory, and of one read-back.
@@ -50,7 +50,8 @@ struct Shared {
     hardware: bool,
     /// Bytes that a binding may have.
     binding: u64,
-    kept: Option<Kept>,
+    /// Compiled pipelines on the disk.
+    store: Option<PipelineStore>,
     device: wgpu::Device,
     queue: wgpu::Queue,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
@@ -178,7 +179,7 @@ impl GpuDevice {
             plain: how.plain,
             hardware: how.hardware,
             binding,
-            kept: Kept::open(&device, &info),
+            store: PipelineStore::open(&device, &info),
             device,
             queue,
             pipelines: Mutex::default(),
@@ -236,8 +237,8 @@ impl GpuDevice {
         for kernel in program.kernels() {
             shared.pipeline(kernel)?;
         }
-        if let Some(kept) = &shared.kept {
-            kept.store();
+        if let Some(store) = &shared.store {
+            store.save();
         }
         Ok(GpuBackend {
             shared: shared.clone(),
@@ -356,7 +357,7 @@ impl Shared {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: self.kept.as_ref().map(Kept::cache),
+            cache: self.store.as_ref().map(PipelineStore::cache),
         });
         Pipeline { layout, pipeline, grid }
     }

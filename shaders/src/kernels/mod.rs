@@ -12,6 +12,7 @@ pub mod halves;
 pub mod hyper;
 pub mod kd_loss;
 pub mod kv_store;
+mod lanes;
 pub mod muon;
 pub mod norm_quant;
 pub mod peak;
@@ -22,11 +23,7 @@ pub mod ternary;
 pub mod ternary_gemm;
 pub mod topk;
 
-use crate::kernel::{Kernel, Suits};
-
-/// Lanes of the kernels with a workgroup for each row of logits: on every adapter, and where workgroups may be that large.
-const LANES: &str = "const LANES: u32 = 128u;\n";
-const MANY_LANES: (Suits, &str) = (Suits::Invocations(512), "const LANES: u32 = 512u;\n");
+use crate::kernel::Kernel;
 
 /// Every kernel, sorted by name.
 pub static ALL: &[&Kernel] = &[

@@ -1,7 +1,7 @@
 //! Keys and values as a cache holds them, on the CPU: a head of them as floats.
 
 use super::Cached;
-use super::cpu::Dims;
+use super::dims::Dims;
 use super::half_rows;
 use crate::kernels::halves::rows::to_floats;
 use crate::simd::math::{axpy, dot};

@@ -8,6 +8,7 @@
 mod cached;
 mod cpu;
 mod cut;
+mod dims;
 mod half_rows;
 
 use bytemuck::{Pod, Zeroable};

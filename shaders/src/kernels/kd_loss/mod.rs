@@ -11,7 +11,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, MANY_LANES, hyper};
+use super::hyper;
+use super::lanes::{LANES, MANY_LANES};
 use crate::cut::{self, along_first};
 use crate::kernel::{Kernel, NO_SCRATCH, Variant, grid_1d, read, update, write};
 

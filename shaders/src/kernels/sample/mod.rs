@@ -9,7 +9,7 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, MANY_LANES};
+use super::lanes::{LANES, MANY_LANES};
 use crate::cut::along_first;
 use crate::kernel::{Kernel, NO_SCRATCH, Variant, grid_1d, read, write};
 

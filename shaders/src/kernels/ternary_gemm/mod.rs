@@ -9,11 +9,12 @@ pub(crate) mod cpu;
 mod direct;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod packed;
+pub(crate) mod product;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod words;
 
 use bytemuck::{Pod, Zeroable};
 
