@@ -175,15 +175,8 @@ fn dispatch(group: &[Op], program: &Program, plan: &Plan, slots: &mut [Slot]) {
     }
 }
 
-/// Packing buffers and partial results of the largest products at the same time: what the twins hold beside the program's
-/// buffers.
+/// What the twins hold beside the program's buffers: that of the operations which run at the same time, where it is largest.
 pub(crate) fn scratch_bytes(program: &Program) -> u64 {
-    use crate::kernels::{gemm, ternary_gemm};
-    let of_op = |op: &Op| match op.kernel.name {
-        "ternary_gemm" | "ternary_gemv" => ternary_gemm::cpu::scratch_bytes(&op.params.get()),
-        name if name.starts_with("gemm") || name.starts_with("gemv") => gemm::cpu::scratch_bytes(name, &op.params.get()),
-        _ => 0,
-    };
     let groups = program.lists.iter().flat_map(|(_, ops)| ops.chunk_by(|a, b| a.group == b.group));
-    groups.map(|group| group.iter().map(of_op).sum()).max().unwrap_or(0)
+    groups.map(|group| group.iter().map(|op| (op.kernel.scratch)(&op.params)).sum()).max().unwrap_or(0)
 }

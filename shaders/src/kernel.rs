@@ -1,6 +1,8 @@
 //! What a kernel is: one WGSL module and its CPU twin over the same bindings and parameters.
 
-use bytemuck::{Pod, Zeroable};
+pub use crate::params::Params;
+
+use crate::cut::{self, Cuts, Part};
 
 /// How a kernel touches a binding. WGSL has no write-only storage: `Write` and `ReadWrite` are both
 /// `read_write` there; the planner may hand a `Write` binding memory with arbitrary content.
@@ -37,25 +39,6 @@ pub const fn update(name: &'static str) -> Binding {
     Binding { name, access: Access::ReadWrite }
 }
 
-/// Parameters of one dispatch: at most 16 words, a `repr(C)` struct seen by WGSL as `var<uniform> p: Params`.
-#[repr(C, align(16))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Params(pub [u32; 16]);
-
-impl Params {
-    /// Packs a parameter struct (a multiple of 4 bytes, at most 64).
-    pub fn new<T: Pod>(value: &T) -> Self {
-        let mut words = [0u32; 16];
-        let bytes = bytemuck::bytes_of(value);
-        bytemuck::cast_slice_mut::<u32, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        Self(words)
-    }
-    /// Reads it back as the struct it was packed from.
-    pub fn get<T: Pod>(&self) -> T {
-        bytemuck::pod_read_unaligned(&bytemuck::cast_slice::<u32, u8>(&self.0)[..size_of::<T>()])
-    }
-}
-
 /// A kernel: name, revision, module, bindings, dispatch size and twin.
 pub struct Kernel {
     /// Unique name.
@@ -68,12 +51,20 @@ pub struct Kernel {
     pub bindings: &'static [Binding],
     /// Number of workgroups; each dimension at most 65,535.
     pub grid: fn(&Params) -> [u32; 3],
+    /// Along what a dispatch is cut whose buffers pass what an adapter binds; [`cut::NEVER`] with the reason where nothing is.
+    pub cut: Cuts,
     /// Other modules for the same bindings, parameters and results; the first one that suits an adapter takes the place of
     /// `wgsl` and `grid` there.
     pub variants: &'static [Variant],
+    /// Bytes that the twin holds beside its buffers; [`NO_SCRATCH`] where they are not worth counting.
+    pub scratch: fn(&Params) -> u64,
     /// The CPU twin.
     pub cpu: fn(&Params, Bufs<'_>),
 }
+
+/// Of a twin that holds nothing beside its buffers, or what does not grow with the batch: some rows, or one sequence, for
+/// each thread.
+pub const NO_SCRATCH: fn(&Params) -> u64 = |_| 0;
 
 /// A module that is the faster one on some adapters.
 #[derive(Clone, Copy)]
@@ -138,6 +129,11 @@ impl Kernel {
     pub fn module_for(&self, has: impl Fn(Suits) -> bool) -> Module {
         let variant = self.variants.iter().find(|v| has(v.suits));
         variant.map_or(self.module(), |v| Module { wgsl: v.wgsl, grid: v.grid })
+    }
+    /// The parts of a dispatch over buffers of `sizes` words, none of which binds more than `limit` words; the index of a
+    /// buffer that cannot be cut where that is impossible.
+    pub fn parts(&self, params: &Params, sizes: &[usize], limit: usize) -> Result<Vec<Part>, usize> {
+        cut::parts(self.cut, params, sizes, limit)
     }
     /// All modules, the one for every adapter first.
     pub fn modules(&self) -> impl Iterator<Item = Module> + '_ {

@@ -3,7 +3,7 @@
 //! A model becomes a [`program::Program`]: lists of dispatches over planned buffers. A [`device::Device`] (a wgpu
 //! adapter or the CPU) loads it into a [`device::Session`], which plays the lists. In reading order:
 //!
-//! - [`kernel`]: what a kernel declares; [`kernels`]: all of them, each with module and twin;
+//! - [`kernel`]: what a kernel declares; [`cut`]: its dispatches in parts; [`kernels`]: all of them, each with module and twin;
 //! - [`program`]: buffers, dispatches, the memory planner;
 //! - [`device`]: choosing a device, sessions; [`cpu`] and [`gpu`]: the two backends, `backend`: what they share;
 //! - [`fingerprint`]: the hash of a module's arithmetic that enters action keys;
@@ -16,10 +16,10 @@ pub mod cpu;
 pub mod cut;
 pub mod device;
 pub mod fingerprint;
-mod float16;
 pub mod gpu;
 pub mod kernel;
 pub mod kernels;
+mod params;
 pub mod pipelines;
 pub mod program;
 pub mod simd;

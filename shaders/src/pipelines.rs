@@ -17,14 +17,14 @@ pub fn keep_in(directory: &Path) {
 const HASH: usize = blake3::OUT_LEN;
 
 /// The pipelines of one device.
-pub(crate) struct Kept {
+pub(crate) struct PipelineStore {
     cache: wgpu::PipelineCache,
     file: PathBuf,
     /// Hash of what the file holds.
     stored: Mutex<Option<blake3::Hash>>,
 }
 
-impl Kept {
+impl PipelineStore {
     /// Those that an earlier process left for this adapter and driver; `None` where nothing is to be kept.
     pub fn open(device: &wgpu::Device, adapter: &wgpu::AdapterInfo) -> Option<Self> {
         let directory = DIRECTORY.get()?;
@@ -45,7 +45,7 @@ impl Kept {
     }
 
     /// Writes what the driver holds now, if it is something else than the file.
-    pub fn store(&self) {
+    pub fn save(&self) {
         let Some(data) = self.cache.get_data() else { return };
         let hash = blake3::hash(&data);
         let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,8 +9,10 @@ pub mod embed;
 pub mod gated;
 pub mod gemm;
 pub mod halves;
+pub mod hyper;
 pub mod kd_loss;
 pub mod kv_store;
+mod lanes;
 pub mod muon;
 pub mod norm_quant;
 pub mod peak;
@@ -21,45 +23,7 @@ pub mod ternary;
 pub mod ternary_gemm;
 pub mod topk;
 
-use crate::kernel::{Kernel, Suits};
-
-/// Lanes of the kernels with a workgroup for each row of logits: on every adapter, and where workgroups may be that large.
-const LANES: &str = "const LANES: u32 = 128u;\n";
-const MANY_LANES: (Suits, &str) = (Suits::Invocations(512), "const LANES: u32 = 512u;\n");
-
-/// Scalars that change from step to step: indices into the `hyper` buffer ([`hyper::LEN`] floats).
-pub mod hyper {
-    /// Learning rate of AdamW.
-    pub const LR: usize = 0;
-    /// AdamW β1.
-    pub const BETA1: usize = 1;
-    /// AdamW β2.
-    pub const BETA2: usize = 2;
-    /// AdamW eps.
-    pub const EPS: usize = 3;
-    /// AdamW weight decay.
-    pub const WEIGHT_DECAY: usize = 4;
-    /// 1 − β1^t.
-    pub const BIAS1: usize = 5;
-    /// 1 − β2^t.
-    pub const BIAS2: usize = 6;
-    /// Largest global gradient norm.
-    pub const CLIP: usize = 7;
-    /// 1/τ of the distillation loss.
-    pub const INV_TAU: usize = 8;
-    /// 127 (A8) or 7 (A4).
-    pub const QMAX: usize = 9;
-    /// Learning rate of Muon.
-    pub const MUON_LR: usize = 10;
-    /// Momentum of Muon.
-    pub const MUON_MOMENTUM: usize = 11;
-    /// Weight decay of Muon.
-    pub const MUON_DECAY: usize = 12;
-    /// 1 / loss scale: gradients are that much too large until the update.
-    pub const INV_LOSS_SCALE: usize = 13;
-    /// Floats in the buffer.
-    pub const LEN: usize = 16;
-}
+use crate::kernel::Kernel;
 
 /// Every kernel, sorted by name.
 pub static ALL: &[&Kernel] = &[
@@ -76,7 +40,6 @@ pub static ALL: &[&Kernel] = &[
     &attention::ATTENTION_INT8,
     &clip::CLIP_FINISH,
     &elementwise::COPY,
-    &ternary::DEQUANT_TERNARY,
     &embed::EMBED,
     &embed::EMBED_GRAD,
     &embed::EMBED_HALF,

@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use flow_shaders::cut;
 use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Kernel, Params};
 use flow_shaders::kernels::attention::Cached;
@@ -27,7 +26,7 @@ fn limited() -> &'static Device {
 fn check<P: bytemuck::Pod>(kernel: &'static Kernel, buffers: &[Vec<u32>], params: &P) {
     let Some(adapter) = adapter() else { return };
     let sizes: Vec<usize> = buffers.iter().map(Vec::len).collect();
-    let parts = cut::parts(kernel, &Params::new(params), &sizes, (LIMIT / 4) as usize);
+    let parts = kernel.parts(&Params::new(params), &sizes, (LIMIT / 4) as usize);
     let parts = parts.unwrap_or_else(|large| panic!("{}: binding {large} of {sizes:?} cannot be cut", kernel.name));
     assert!(parts.len() > 1, "{}: one part", kernel.name);
     assert!(parts.iter().flat_map(|p| &p.ranges).all(|r| r.0 % 64 == 0 && r.1 as u64 * 4 <= LIMIT), "{}: {parts:?}", kernel.name);
@@ -128,7 +127,6 @@ fn linears_in_parts() {
     check(&ternary::ROW_ABS_SUM, &[w.clone(), junk(rows)], &s);
     check(&ternary::TERNARISE, &[w.clone(), words(&[0.7]), junk(rows * words_of), junk(rows)], &s);
     let codes = r.codes(rows, cols);
-    check(&ternary::DEQUANT_TERNARY, &[codes.clone(), r.floats(rows, 1.0), junk(rows * cols)], &s);
     check(&ternary::THRESHOLD_GRAD, &[codes, r.floats(rows, 1.0), w, r.floats(rows, 1.0)], &s);
     let (m, n, k) = (300usize, 90usize, 64usize);
     for add in [0, 1] {
@@ -264,10 +262,10 @@ fn a_matrix_by_its_transpose_in_parts() {
 fn what_cannot_be_cut_is_named() {
     // One triangle of a product, mirrored into the other.
     let params = Params::new(&gemm::Shape { m: 300, n: 300, k: 10, add: 0, symmetric: 1 });
-    assert_eq!(cut::parts(&gemm::GEMM_TN, &params, &[3000, 3000, 90_000], 20_000).unwrap_err(), 2);
-    assert_eq!(cut::parts(&gemm::GEMM_TN, &params, &[3000, 3000, 90_000], 90_000).unwrap().len(), 1);
+    assert_eq!(gemm::GEMM_TN.parts(&params, &[3000, 3000, 90_000], 20_000).unwrap_err(), 2);
+    assert_eq!(gemm::GEMM_TN.parts(&params, &[3000, 3000, 90_000], 90_000).unwrap().len(), 1);
     // Keys of one sequence.
     let params = Params::new(&attention_shape(2, 64, 1024));
     let sizes = [8192, 65_536, 65_536, 2048, 128, 8192, 1024];
-    assert_eq!(cut::parts(&attention::ATTENTION, &params, &sizes, 20_000).unwrap_err(), 1);
+    assert_eq!(attention::ATTENTION.parts(&params, &sizes, 20_000).unwrap_err(), 1);
 }

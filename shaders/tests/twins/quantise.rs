@@ -118,12 +118,11 @@ proptest! {
     }
 
     #[test]
-    fn ternary_gradient_and_values(rows in size(40), cols in size(300), seed: u64) {
+    fn ternary_gradient(rows in size(40), cols in size(300), seed: u64) {
         let mut r = Random(seed);
         let n = rows * cols;
         let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule: 1 };
         let (codes, scale) = (r.codes(rows, cols), r.floats(rows, 1.0));
-        check(&ternary::DEQUANT_TERNARY, &[codes.clone(), scale.clone(), junk(n)], &shape, 0.0, 0.0);
         check(&ternary::THRESHOLD_GRAD, &[codes, scale, r.floats(n, 1.0), r.floats(rows, 1.0)], &shape, 1e-5, 1e-5);
     }
 }

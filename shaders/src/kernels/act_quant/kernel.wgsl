@@ -16,7 +16,6 @@ struct Params {
 }
 
 const LANES: u32 = 64u;
-const HYPER_QMAX: u32 = 9u;
 const SQRT_7: f32 = 2.6457513;
 
 @group(0) @binding(0) var<uniform> p: Params;

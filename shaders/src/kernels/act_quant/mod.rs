@@ -9,7 +9,9 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use super::hyper;
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// Words of a packed row.
 pub const fn packed_words(cols: usize) -> usize {
@@ -46,9 +48,14 @@ pub struct Shape {
 pub static ACT_QUANT: Kernel = Kernel {
     name: "act_quant",
     revision: 1,
-    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), read("hyper"), write("q"), write("scales")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[s.cols as usize, 0, s.words as usize, 2])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::act_quant,
 };

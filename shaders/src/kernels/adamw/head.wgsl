@@ -5,14 +5,6 @@ struct Params {
     decay: f32,
 }
 
-const LR: u32 = 0u;
-const BETA1: u32 = 1u;
-const BETA2: u32 = 2u;
-const EPS: u32 = 3u;
-const WEIGHT_DECAY: u32 = 4u;
-const BIAS1: u32 = 5u;
-const BIAS2: u32 = 6u;
-
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;

@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     let v_word = v[word];
     let m_scale = scales[2u * block];
     let v_scale = scales[2u * block + 1u];
-    let lr = hyper[LR];
+    let lr = hyper[HYPER_LR];
     let goes_on = clip[2] == 0.0;
     var m_new: array<f32, 4>;
     var v_new: array<f32, 4>;
@@ -45,10 +45,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         v_new[j] = 0.0;
         if (i < p.n && goes_on) {
             let grad = g[i] * clip[1];
-            m_new[j] = hyper[BETA1] * first_moment((m_word >> (8u * j)) & 0xffu, m_scale) + (1.0 - hyper[BETA1]) * grad;
-            v_new[j] = hyper[BETA2] * second_moment((v_word >> (8u * j)) & 0xffu, v_scale) + (1.0 - hyper[BETA2]) * grad * grad;
-            let decayed = w[i] * (1.0 - lr * hyper[WEIGHT_DECAY] * p.decay);
-            w[i] = decayed - lr * (m_new[j] / hyper[BIAS1]) / (sqrt(v_new[j] / hyper[BIAS2]) + hyper[EPS]);
+            m_new[j] = hyper[HYPER_BETA1] * first_moment((m_word >> (8u * j)) & 0xffu, m_scale) + (1.0 - hyper[HYPER_BETA1]) * grad;
+            v_new[j] = hyper[HYPER_BETA2] * second_moment((v_word >> (8u * j)) & 0xffu, v_scale) + (1.0 - hyper[HYPER_BETA2]) * grad * grad;
+            let decayed = w[i] * (1.0 - lr * hyper[HYPER_WEIGHT_DECAY] * p.decay);
+            w[i] = decayed - lr * (m_new[j] / hyper[HYPER_BIAS1]) / (sqrt(v_new[j] / hyper[HYPER_BIAS2]) + hyper[HYPER_EPS]);
         }
         m_top = max(m_top, abs(m_new[j]));
         v_top = max(v_top, v_new[j]);

@@ -12,12 +12,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
     if (i >= p.n || clip[2] != 0.0) {
         return;
     }
-    let lr = hyper[LR];
+    let lr = hyper[HYPER_LR];
     let grad = g[i] * clip[1];
-    let m_new = hyper[BETA1] * m[i] + (1.0 - hyper[BETA1]) * grad;
-    let v_new = hyper[BETA2] * v[i] + (1.0 - hyper[BETA2]) * grad * grad;
+    let m_new = hyper[HYPER_BETA1] * m[i] + (1.0 - hyper[HYPER_BETA1]) * grad;
+    let v_new = hyper[HYPER_BETA2] * v[i] + (1.0 - hyper[HYPER_BETA2]) * grad * grad;
     m[i] = m_new;
     v[i] = v_new;
-    let decayed = w[i] * (1.0 - lr * hyper[WEIGHT_DECAY] * p.decay);
-    w[i] = decayed - lr * (m_new / hyper[BIAS1]) / (sqrt(v_new / hyper[BIAS2]) + hyper[EPS]);
+    let decayed = w[i] * (1.0 - lr * hyper[HYPER_WEIGHT_DECAY] * p.decay);
+    w[i] = decayed - lr * (m_new / hyper[HYPER_BIAS1]) / (sqrt(v_new / hyper[HYPER_BIAS2]) + hyper[HYPER_EPS]);
 }

@@ -15,7 +15,9 @@ mod int8;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update};
+use super::hyper;
+use crate::cut::{along_first, along_groups};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update};
 
 /// Elements whose one-byte moments share two scales.
 pub const BLOCK: usize = 256;
@@ -39,10 +41,12 @@ pub struct Shape {
 pub static ADAMW: Kernel = Kernel {
     name: "adamw",
     revision: 1,
-    wgsl: &[include_str!("head.wgsl"), include_str!("kernel.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("head.wgsl"), include_str!("kernel.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    cut: |p| along_first(p, &[0, 0, 1, 1, 1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::adamw,
 };
 
@@ -51,9 +55,15 @@ pub static ADAMW: Kernel = Kernel {
 pub static ADAMW_INT8: Kernel = Kernel {
     name: "adamw_int8",
     revision: 1,
-    wgsl: &[include_str!("head.wgsl"), include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("head.wgsl"), include_str!("int8.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("w"), update("m"), update("v"), update("scales")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, BLOCK),
+    cut: |p| {
+        let s: Shape = p.get();
+        let (bytes, scales) = int8_words(BLOCK);
+        along_groups(s.n, BLOCK, &[0, 0, BLOCK, BLOCK, bytes, bytes, scales], move |_, n| Params::new(&Shape { n, ..s }))
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: int8::adamw_int8,
 };

@@ -1,8 +1,9 @@
 //! Keys and values as a cache holds them, on the CPU: a head of them as floats.
 
 use super::Cached;
-use super::cpu::Dims;
-use crate::float16;
+use super::dims::Dims;
+use super::half_rows;
+use crate::kernels::halves::rows::to_floats;
 use crate::simd::math::{axpy, dot};
 
 /// Keys or values: rows of a cache from `first` on.
@@ -39,7 +40,7 @@ impl<'a> Held<'a> {
             Cached::Half => {
                 let halves: &[u16] = bytemuck::cast_slice(words);
                 for (j, out) in room.chunks_exact_mut(n.d).enumerate().take(count) {
-                    float16::to_floats(&halves[row(j) * n.d..][..n.d], out);
+                    to_floats(&halves[row(j) * n.d..][..n.d], out);
                 }
             }
             Cached::Int8 => {
@@ -58,7 +59,7 @@ impl Held<'_> {
     /// `w[h, j] = q_h · k_j` for the query heads `q [group, d]` of KV head `g` and the first `seen` rows.
     pub fn scores(&self, n: &Dims, g: usize, q: &[f32], seen: usize, w: &mut [f32], room: &mut [f32]) {
         if self.form == Cached::Half {
-            return float16::products(q, n.d, self.halves(n, g), n.kv, w);
+            return half_rows::products(q, n.d, self.halves(n, g), n.kv, w);
         }
         let k = self.head(n, g, seen, room);
         for (q, w) in q.chunks_exact(n.d).zip(w.chunks_exact_mut(seen)) {
@@ -69,7 +70,7 @@ impl Held<'_> {
     /// `o_h = Σ_j w[h, j]·v_j` for `o [group, d]`.
     pub fn weighted(&self, n: &Dims, g: usize, w: &[f32], seen: usize, o: &mut [f32], room: &mut [f32]) {
         if self.form == Cached::Half {
-            return float16::sums(w, n.d, self.halves(n, g), n.kv, o);
+            return half_rows::sums(w, n.d, self.halves(n, g), n.kv, o);
         }
         o.fill(0.0);
         let v = self.head(n, g, seen, room);

@@ -5,10 +5,11 @@
 use rayon::prelude::*;
 
 use super::cached::Held;
+use super::dims::{Dims, dims};
 use super::{Cached, Shape};
 use crate::kernel::{Buf, Bufs, Params};
 use crate::kernels::gemm::cpu::small;
-use crate::kernels::gemm::pack::{Panels, Source, pack_right, panel_floats};
+use crate::kernels::gemm::pack::{Operand, Panels, pack_right, panel_floats};
 use crate::kernels::gemm::tile::{self, Out, Tile};
 use crate::simd::math::{dot, exp, ln, max, sum};
 use crate::simd::scratch;
@@ -19,30 +20,6 @@ const GROUP: usize = 24;
 const FEW: usize = 8;
 /// Keys' floats below which another thread costs more than it does.
 const PARALLEL_FLOATS: usize = 16_384;
-
-pub(super) struct Dims {
-    pub d: usize,
-    pub heads: usize,
-    pub group: usize,
-    pub kv: usize,
-    pub q_len: usize,
-    pub kv_len: usize,
-    pub scale: f32,
-    pub width: usize,
-}
-
-pub(super) fn dims(s: &Shape) -> Dims {
-    Dims {
-        d: s.head_dim as usize,
-        heads: s.heads as usize,
-        group: (s.heads / s.kv_heads) as usize,
-        kv: (s.kv_heads * s.head_dim) as usize,
-        q_len: s.q_len as usize,
-        kv_len: s.kv_len as usize,
-        scale: s.scale,
-        width: (s.heads * s.head_dim) as usize,
-    }
-}
 
 pub(crate) fn forward(p: &Params, bufs: Bufs<'_>, form: Cached) {
     let s: Shape = p.get();
@@ -131,14 +108,14 @@ impl Sequence<'_> {
             let (scores, left) = rest.split_at_mut(GROUP * seen);
             for g in 0..n.heads / n.group {
                 let k = self.k.head(n, g, seen, room);
-                let keys = pack_right(tile, Source::KContiguous(k.data, k.ld), seen, n.d, keys);
+                let keys = pack_right(tile, Operand::KContiguous(k.data, k.ld), seen, n.d, keys);
                 let v = self.v.head(n, g, seen, room);
-                let values = pack_right(tile, Source::OuterContiguous(v.data, v.ld), n.d, seen, values);
+                let values = pack_right(tile, Operand::OuterContiguous(v.data, v.ld), n.d, seen, values);
                 for (h, i0) in pairs(n, g, self.pos.len()) {
                     let pos = &self.pos[i0..self.pos.len().min(i0 + GROUP)];
                     let (rows, row) = (pos.len(), i0 * n.width + h * n.d);
                     let seen = pos.iter().max().map_or(0, |p| *p as usize + 1);
-                    let q = Source::KContiguous(&self.q[row..], n.width);
+                    let q = Operand::KContiguous(&self.q[row..], n.width);
                     small(tile, q, rows, keys, seen, n.d, left, Out { c: scores, ld: seen, fresh: true });
                     for (i, (line, pos)) in scores.chunks_exact_mut(seen).zip(pos).enumerate() {
                         let span = *pos as usize + 1;
@@ -146,7 +123,7 @@ impl Sequence<'_> {
                         stats[((i0 + i) * n.heads + h) * 2] = softmax(&mut line[..span], &self.mask[..span], n.scale);
                     }
                     let out = Out { c: &mut o[row..], ld: n.width, fresh: true };
-                    small(tile, Source::KContiguous(scores, seen), rows, values, n.d, seen, left, out);
+                    small(tile, Operand::KContiguous(scores, seen), rows, values, n.d, seen, left, out);
                 }
             }
         });
@@ -267,9 +244,9 @@ impl<'a> Backward<'a> {
             for g in 0..n.heads / n.group {
                 let at = first_key * n.kv + g * n.d;
                 let (k, v) = (&self.k[at..], &self.v[at..]);
-                let keys = pack_right(tile, Source::KContiguous(k, n.kv), t, n.d, keys);
-                let values = pack_right(tile, Source::KContiguous(v, n.kv), t, n.d, values);
-                let of_sum = Source::OuterContiguous(k, n.kv);
+                let keys = pack_right(tile, Operand::KContiguous(k, n.kv), t, n.d, keys);
+                let values = pack_right(tile, Operand::KContiguous(v, n.kv), t, n.d, values);
+                let of_sum = Operand::OuterContiguous(k, n.kv);
                 let summed = if self.over_keys { pack_right(tile, of_sum, n.d, t, summed) } else { Panels::default() };
                 for (h, i0) in pairs(n, g, t) {
                     let rows = GROUP.min(t - i0);
@@ -277,7 +254,7 @@ impl<'a> Backward<'a> {
                     let row = (b * t + i0) * n.width + h * n.d;
                     let (p, ds) = (&mut p[..rows * seen], &mut ds[..rows * seen]);
                     for (x, panels, out) in [(self.q, keys, &mut *p), (self.do_, values, &mut *ds)] {
-                        let x = Source::KContiguous(&x[row..], n.width);
+                        let x = Operand::KContiguous(&x[row..], n.width);
                         small(tile, x, rows, panels, seen, n.d, left, Out { c: out, ld: seen, fresh: true });
                     }
                     for i in 0..rows {
@@ -304,7 +281,7 @@ pub(crate) fn grad_q(p: &Params, bufs: Bufs<'_>) {
     dq.f32_mut()[..s.rows as usize * n.width].par_chunks_mut(n.q_len * n.width).enumerate().for_each(|(b, dq)| {
         ops.rows(b, |r, left| {
             let out = Out { c: &mut dq[r.first * n.width + r.head * n.d..], ld: n.width, fresh: true };
-            small(tile, Source::KContiguous(r.ds, r.keys), r.rows, r.summed, n.d, r.keys, left, out);
+            small(tile, Operand::KContiguous(r.ds, r.keys), r.rows, r.summed, n.d, r.keys, left, out);
         });
     });
 }
@@ -326,9 +303,9 @@ pub(crate) fn grad_kv(p: &Params, bufs: Bufs<'_>) {
             let g = r.head / n.group * n.d;
             let (right, left) = scratch.split_at_mut(panel_floats(tile, n.d, r.rows));
             for (weights, rows, out) in [(r.ds, ops.q, &mut *dk), (r.p, ops.do_, &mut *dv)] {
-                let right = pack_right(tile, Source::OuterContiguous(&rows[row..], n.width), n.d, r.rows, right);
+                let right = pack_right(tile, Operand::OuterContiguous(&rows[row..], n.width), n.d, r.rows, right);
                 let out = Out { c: &mut out[g..], ld: n.kv, fresh: false };
-                small(tile, Source::OuterContiguous(weights, r.keys), r.keys, right, n.d, r.rows, left, out);
+                small(tile, Operand::OuterContiguous(weights, r.keys), r.keys, right, n.d, r.rows, left, out);
             }
         });
     });

@@ -1,16 +1,7 @@
 // stats[r, h, 1] = sum_d do[r, h, d] o[r, h, d].  do_, o [rows, heads head_dim], stats [rows, heads, 2].
 // One thread per (row, head), flat index r heads + h; d in ascending order.
 
-struct Params {
-    rows: u32,
-    q_len: u32,
-    kv_len: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    scale: f32,
-}
-
+// Params is Shape of mod.rs.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> do_: array<f32>;
 @group(0) @binding(2) var<storage, read> o: array<f32>;

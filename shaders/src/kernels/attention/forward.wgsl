@@ -7,21 +7,10 @@
 // One workgroup per (row, head). Keys go by in blocks of 64 with a running maximum (online softmax, arXiv 1805.02867):
 // thread j scores key j of the block, then thread d adds the block up for the dimensions d, d + 64, d + 128, d + 192.
 
-struct Params {
-    rows: u32,
-    q_len: u32,
-    kv_len: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    scale: f32,
-    // First row of a part that binds its sequences' keys and values, and the rest whole (see cut.rs).
-    first: u32,
-}
-
 // Keys (or rows) of a block, and threads of a workgroup.
 const BLOCK: u32 = 64u;
 
+// Params is Shape of mod.rs, and the first row of a part (see cut.rs).
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(4) var<storage, read> mask: array<u32>;

@@ -5,19 +5,10 @@
 // One workgroup per (key row, KV head). Rows go by in blocks of 64: thread i finds p_ij and ds_ij, then thread d adds the
 // block up for the dimensions d, d + 64, d + 128, d + 192.
 
-struct Params {
-    rows: u32,
-    q_len: u32,
-    kv_len: u32,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    scale: f32,
-}
-
 // Keys (or rows) of a block, and threads of a workgroup.
 const BLOCK: u32 = 64u;
 
+// Params is Shape of mod.rs.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;

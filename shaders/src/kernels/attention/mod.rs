@@ -7,29 +7,49 @@
 
 mod cached;
 mod cpu;
+mod cut;
+mod dims;
+mod half_rows;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Binding, Kernel, Params, grid_1d, read, update, write};
+use crate::cut::along_first;
+use crate::kernel::{Binding, Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
-/// Shapes: `q, o [rows, heads·head_dim]`, `k, v [sequences, kv_len, kv_heads·head_dim]`, `mask [sequences, kv_len] u32`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Shape {
-    /// Tokens in the batch.
-    pub rows: u32,
-    /// Rows of one sequence.
-    pub q_len: u32,
-    /// Keys of one sequence (capacity of the cache).
-    pub kv_len: u32,
-    /// Query heads.
-    pub heads: u32,
-    /// KV heads.
-    pub kv_heads: u32,
-    /// Size of a head, at most 256.
-    pub head_dim: u32,
-    /// 1/√head_dim.
-    pub scale: f32,
+/// Declares the parameters for Rust, and as the WGSL of a whole dispatch and of a part of one.
+macro_rules! parameters {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* $field:ident: $ty:ident,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $ty,)*
+        }
+        /// The parameters of a dispatch that binds what it works on.
+        const PARAMS: &str = concat!("struct Params {\n", $(stringify!($field), ": ", stringify!($ty), ",\n",)* "}\n");
+        /// The same with the first row of a part that binds its sequences' keys and values, and the rest whole (`cut::Part`).
+        const PARAMS_OF_PART: &str = concat!("struct Params {\n", $(stringify!($field), ": ", stringify!($ty), ",\n",)* "first: u32,\n}\n");
+    };
+}
+
+parameters! {
+    /// Shapes: `q, o [rows, heads·head_dim]`, `k, v [sequences, kv_len, kv_heads·head_dim]`, `mask [sequences, kv_len] u32`.
+    pub struct Shape {
+        /// Tokens in the batch.
+        rows: u32,
+        /// Rows of one sequence.
+        q_len: u32,
+        /// Keys of one sequence (capacity of the cache).
+        kv_len: u32,
+        /// Query heads.
+        heads: u32,
+        /// KV heads.
+        kv_heads: u32,
+        /// Size of a head, at most 256.
+        head_dim: u32,
+        /// 1/√head_dim.
+        scale: f32,
+    }
 }
 
 /// How keys and values are held.
@@ -84,10 +104,12 @@ const FORWARD: &[Binding] = &[read("q"), read("k"), read("v"), read("mask"), rea
 pub static ATTENTION: Kernel = Kernel {
     name: "attention",
     revision: 1,
-    wgsl: &[include_str!("kv_float.wgsl"), include_str!("forward.wgsl")],
+    wgsl: &[PARAMS_OF_PART, include_str!("kv_float.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Float),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Float),
 };
 
@@ -95,10 +117,18 @@ pub static ATTENTION: Kernel = Kernel {
 pub static ATTENTION_HALF: Kernel = Kernel {
     name: "attention_half",
     revision: 1,
-    wgsl: &[include_str!("../half_value.wgsl"), include_str!("../half.wgsl"), include_str!("kv_half.wgsl"), include_str!("forward.wgsl")],
+    wgsl: &[
+        PARAMS_OF_PART,
+        include_str!("../half_value.wgsl"),
+        include_str!("../half.wgsl"),
+        include_str!("kv_half.wgsl"),
+        include_str!("forward.wgsl"),
+    ],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Half),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Half),
 };
 
@@ -106,10 +136,12 @@ pub static ATTENTION_HALF: Kernel = Kernel {
 pub static ATTENTION_INT8: Kernel = Kernel {
     name: "attention_int8",
     revision: 1,
-    wgsl: &[include_str!("kv_int8.wgsl"), include_str!("forward.wgsl")],
+    wgsl: &[PARAMS_OF_PART, include_str!("kv_int8.wgsl"), include_str!("forward.wgsl")],
     bindings: FORWARD,
     grid: per_head,
+    cut: |p| cut::over_cache(p, Cached::Int8),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: |p, bufs| cpu::forward(p, bufs, Cached::Int8),
 };
 
@@ -117,13 +149,19 @@ pub static ATTENTION_INT8: Kernel = Kernel {
 pub static ATTENTION_DELTA: Kernel = Kernel {
     name: "attention_delta",
     revision: 1,
-    wgsl: &[include_str!("delta.wgsl")],
+    wgsl: &[PARAMS, include_str!("delta.wgsl")],
     bindings: &[read("do_"), read("o"), update("stats")],
     grid: |p| {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 64)
     },
+    cut: |p| {
+        let s: Shape = p.get();
+        let row = (s.heads * s.head_dim) as usize;
+        along_first(p, &[row, row, 2 * s.heads as usize])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::delta,
 };
 
@@ -131,13 +169,15 @@ pub static ATTENTION_DELTA: Kernel = Kernel {
 pub static ATTENTION_GRAD_Q: Kernel = Kernel {
     name: "attention_grad_q",
     revision: 1,
-    wgsl: &[include_str!("grad_q.wgsl")],
+    wgsl: &[PARAMS, include_str!("grad_q.wgsl")],
     bindings: &[read("q"), read("k"), read("v"), read("mask"), read("do_"), read("stats"), write("dq")],
     grid: |p| {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads) as usize, 1)
     },
+    cut: cut::grad_q,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_q,
 };
 
@@ -146,12 +186,14 @@ pub static ATTENTION_GRAD_Q: Kernel = Kernel {
 pub static ATTENTION_GRAD_KV: Kernel = Kernel {
     name: "attention_grad_kv",
     revision: 1,
-    wgsl: &[include_str!("grad_kv.wgsl")],
+    wgsl: &[PARAMS, include_str!("grad_kv.wgsl")],
     bindings: &[read("q"), read("k"), read("v"), read("mask"), read("do_"), read("stats"), write("dk"), write("dv")],
     grid: |p| {
         let s: Shape = p.get();
         grid_1d((s.rows * s.kv_heads) as usize, 1)
     },
+    cut: cut::grad_kv,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_kv,
 };

@@ -7,8 +7,6 @@ struct Params {
 }
 
 const LANES: u32 = 256u;
-const HYPER_CLIP: u32 = 7u;
-const INV_LOSS_SCALE: u32 = 13u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
@@ -36,7 +34,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     atomicOr(&bad, seen);
     let sum = sum_lanes(lane, total);
     if (lane == 0u) {
-        let norm = sqrt(sum) * hyper[INV_LOSS_SCALE];
+        let norm = sqrt(sum) * hyper[HYPER_INV_LOSS_SCALE];
         var nan = 0x7fc00000u;
         if (atomicLoad(&bad) != 0u || non_finite(sum) || non_finite(norm)) {
             clip[0] = bitcast<f32>(nan);
@@ -44,7 +42,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
             clip[2] = 1.0;
         } else {
             clip[0] = norm;
-            clip[1] = min(1.0, hyper[HYPER_CLIP] / (norm + 1e-6)) * hyper[INV_LOSS_SCALE];
+            clip[1] = min(1.0, hyper[HYPER_CLIP] / (norm + 1e-6)) * hyper[HYPER_INV_LOSS_SCALE];
             clip[2] = 0.0;
         }
         clip[3] = 0.0;

@@ -9,7 +9,9 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use super::hyper;
+use crate::cut::{self, along_groups};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
 /// Elements behind one partial sum.
 pub const BLOCK: usize = 16_384;
@@ -36,7 +38,13 @@ pub static SUM_SQ: Kernel = Kernel {
     wgsl: &[include_str!("sum_sq.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), update("partials")],
     grid: |p| grid_1d(p.get::<SumSq>().n as usize, BLOCK),
+    cut: |p| {
+        let s: SumSq = p.get();
+        let partial = move |first: u32| s.offset + first / BLOCK as u32;
+        along_groups(s.n, BLOCK, &[BLOCK, 0], move |first, n| Params::new(&SumSq { n, offset: partial(first) }))
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::sum_sq,
 };
 
@@ -52,9 +60,12 @@ pub struct Finish {
 pub static CLIP_FINISH: Kernel = Kernel {
     name: "clip_finish",
     revision: 2,
-    wgsl: &[include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("finish.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("partials"), read("hyper"), write("clip")],
     grid: |_| [1, 1, 1],
+    // The sum of all partials, a word for each 16,384 parameters.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::finish,
 };

@@ -4,7 +4,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// `n` words.
 #[repr(C)]
@@ -21,7 +22,9 @@ pub static COPY: Kernel = Kernel {
     wgsl: &[include_str!("copy.wgsl")],
     bindings: &[read("x"), write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    cut: |p| along_first(p, &[1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::copy,
 };
 
@@ -32,6 +35,8 @@ pub static ZERO: Kernel = Kernel {
     wgsl: &[include_str!("zero.wgsl")],
     bindings: &[write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    cut: |p| along_first(p, &[1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::zero,
 };

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::Shape;
 use crate::kernel::{Bufs, Params};
+use crate::kernels::halves::rows::to_floats;
 
 pub(crate) fn gather(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
@@ -22,7 +23,7 @@ pub(crate) fn gather_half(p: &Params, bufs: Bufs<'_>) {
     let table: &[u16] = bytemuck::cast_slice(table.u32());
     out.f32_mut().par_chunks_mut(cols).zip(ids).take(s.rows as usize).for_each(|(out, id)| {
         let at = *id as usize * cols;
-        crate::float16::to_floats(&table[at..at + cols], out);
+        to_floats(&table[at..at + cols], out);
     });
 }
 

@@ -4,7 +4,7 @@ struct Params {
     rows: u32,
     cols: u32,
     vocab: u32,
-    // The token of the table's first row, where a part of it is bound (see cut.rs).
+    // The token of the table's first row, where a part of it is bound (see mod.rs).
     first: u32,
 }
 

@@ -7,7 +7,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::cut::{Cut, along_first};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
 /// Shapes: `table [vocab, cols]`, `ids [rows]`, `out [rows, cols]`.
 #[repr(C)]
@@ -21,6 +22,45 @@ pub struct Shape {
     pub vocab: u32,
 }
 
+/// A dispatch, or a part of one.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Part {
+    shape: Shape,
+    /// The token of the table's first row, where a part of it is bound.
+    first: u32,
+    /// The batch's row that `dx` begins with, where a part of it is bound.
+    row: u32,
+}
+
+/// Cut along rows of the table, of which a part knows the first one's token.
+fn tokens(part: Part, words: &[usize]) -> Cut {
+    let of = move |first, count| {
+        let shape = Shape { vocab: count as u32, ..part.shape };
+        Params::new(&Part { shape, first: part.first + first as u32, ..part })
+    };
+    Cut { units: part.shape.vocab as usize, words: words.to_vec(), part: Box::new(of) }
+}
+
+/// Cut along rows of the batch, or of the table: a part writes what its tokens give.
+fn gather(p: &Params, values_a_word: usize) -> Vec<Cut> {
+    let part: Part = p.get();
+    let cols = part.shape.cols as usize;
+    let rows = along_first(p, &[1, 0, cols]);
+    rows.into_iter().chain([tokens(part, &[0, cols / values_a_word, 0])]).collect()
+}
+
+/// Cut along rows of the batch, of which a part knows the first, or of the table.
+fn scatter(p: &Params) -> Vec<Cut> {
+    let part: Part = p.get();
+    let (rows, cols) = (part.shape.rows as usize, part.shape.cols as usize);
+    let of = move |first, count| {
+        let shape = Shape { rows: count as u32, ..part.shape };
+        Params::new(&Part { shape, row: part.row + first as u32, ..part })
+    };
+    vec![Cut { units: rows, words: vec![0, 0, cols, 0], part: Box::new(of) }, tokens(part, &[0, 0, 0, cols])]
+}
+
 /// Bindings: `ids [rows] u32`, `table [vocab, cols]`, `out [rows, cols]`. One thread per element of `out`.
 pub static EMBED: Kernel = Kernel {
     name: "embed",
@@ -31,7 +71,9 @@ pub static EMBED: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * s.cols as usize, 256)
     },
+    cut: |p| gather(p, 1),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::gather,
 };
 
@@ -45,7 +87,9 @@ pub static EMBED_HALF: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * s.cols as usize / 2, 256)
     },
+    cut: |p| gather(p, 2),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::gather_half,
 };
 
@@ -60,6 +104,8 @@ pub static EMBED_GRAD: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.vocab as usize * s.cols as usize, 256)
     },
+    cut: scatter,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::scatter,
 };

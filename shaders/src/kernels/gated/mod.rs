@@ -4,7 +4,8 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// All buffers hold `n` floats.
 #[repr(C)]
@@ -23,7 +24,9 @@ pub static GATED: Kernel = Kernel {
     wgsl: &[include_str!("activate.wgsl"), include_str!("forward.wgsl")],
     bindings: &[read("gate"), read("up"), write("y")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    cut: |p| along_first(p, &[1, 1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::forward,
 };
 
@@ -34,6 +37,8 @@ pub static GATED_GRAD: Kernel = Kernel {
     wgsl: &[include_str!("backward.wgsl")],
     bindings: &[read("gate"), read("up"), read("dy"), write("dgate"), write("dup")],
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 256),
+    cut: |p| along_first(p, &[1, 1, 1, 1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::backward,
 };

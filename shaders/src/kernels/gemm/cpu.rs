@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Shape;
-use super::pack::{Panels, Source, pack, pack_panel};
+use super::pack::{Operand, Panels, pack, pack_panel};
 use super::tile::{self, Left, MAX_TILE, Out, Tile};
 use crate::kernel::{Bufs, Params};
 use crate::simd::math::{LANES, fold};
@@ -21,18 +21,28 @@ fn columns_at_once(kc: usize) -> usize {
     (NC_FLOATS / kc.max(1) / WIDEST * WIDEST).max(WIDEST)
 }
 
-/// Bytes that the product of a kernel holds beside its operands.
-pub(crate) fn scratch_bytes(kernel: &str, s: &Shape) -> u64 {
+/// Bytes of a product's panels: the columns of B that are packed together, and `rows` of A.
+fn panel_bytes(s: &Shape, tile: Tile, rows: usize) -> u64 {
+    let kc = (s.k as usize).min(KC);
+    4 * ((rows + (s.n as usize).next_multiple_of(tile.nr).min(columns_at_once(kc))) * kc) as u64
+}
+
+/// Scratch where the rows of A are contiguous along k: only the last ones are packed.
+pub(crate) fn scratch_of_rows(p: &Params) -> u64 {
     let tile = tile::best();
-    let (m, n, kc) = (s.m as usize, s.n as usize, (s.k as usize).min(KC));
-    let floats = if kernel.starts_with("gemv_nt") {
-        m * n
-    } else {
-        // A is packed where its rows are not contiguous along k; else only the last rows of a product are.
-        let rows = if kernel.starts_with("gemm_tn") { m.next_multiple_of(tile.mr) } else { tile.mr };
-        (rows + n.next_multiple_of(tile.nr).min(columns_at_once(kc))) * kc
-    };
-    4 * floats as u64
+    panel_bytes(&p.get(), tile, tile.mr)
+}
+
+/// Scratch where the columns of A are contiguous: all of it is packed, [`KC`] deep.
+pub(crate) fn scratch_of_columns(p: &Params) -> u64 {
+    let (s, tile): (Shape, _) = (p.get(), tile::best());
+    panel_bytes(&s, tile, (s.m as usize).next_multiple_of(tile.mr))
+}
+
+/// Scratch of the products of a decoding step: what comes out, column by column.
+pub(crate) fn scratch_of_few(p: &Params) -> u64 {
+    let s: Shape = p.get();
+    4 * (s.m as usize * s.n as usize) as u64
 }
 
 /// The rows of A as the tiles read them: where they are, or packed into panels `[m / mr][kc][mr]`.
@@ -56,7 +66,7 @@ impl<'a> Rows<'a> {
     fn pack_rest(&self, tile: Tile, m: usize, kc: usize, spare: &mut [f32]) {
         let whole = m / tile.mr * tile.mr;
         if let (Rows::Plain { data, ld }, true) = (*self, whole < m) {
-            pack_panel(&Source::KContiguous(data, ld), m, 0, whole, tile.mr, &mut spare[..kc * tile.mr]);
+            pack_panel(&Operand::KContiguous(data, ld), m, 0, whole, tile.mr, &mut spare[..kc * tile.mr]);
         }
     }
 }
@@ -64,20 +74,20 @@ impl<'a> Rows<'a> {
 pub(crate) fn nn(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
-    product(&s, Source::KContiguous(a.f32(), s.k as usize), Source::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
+    product(&s, Operand::KContiguous(a.f32(), s.k as usize), Operand::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
 }
 
 pub(crate) fn nt(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
-    product(&s, Source::KContiguous(a.f32(), s.k as usize), Source::KContiguous(b.f32(), s.k as usize), c.f32_mut());
+    product(&s, Operand::KContiguous(a.f32(), s.k as usize), Operand::KContiguous(b.f32(), s.k as usize), c.f32_mut());
 }
 
 pub(crate) fn nt_half(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
     let k = s.k as usize;
-    product(&s, Source::KContiguous(a.f32(), k), Source::Half(bytemuck::cast_slice(b.u32()), k), c.f32_mut());
+    product(&s, Operand::KContiguous(a.f32(), k), Operand::Half(bytemuck::cast_slice(b.u32()), k), c.f32_mut());
 }
 
 pub(crate) fn few_nt(p: &Params, bufs: Bufs<'_>) {
@@ -102,7 +112,7 @@ pub(crate) fn few_nt_half(p: &Params, bufs: Bufs<'_>) {
     let [a, b, c] = bufs.take();
     let (m, k) = (s.m as usize, s.k as usize);
     let (a, b): (&[f32], &[u16]) = (&a.f32()[..m * k], bytemuck::cast_slice(b.u32()));
-    by_columns(&s, c.f32_mut(), |first, out| crate::float16::dots(a, &b[first * k..][..out.len() / m * k], k, out));
+    by_columns(&s, c.f32_mut(), |first, out| super::half_rows::dots(a, &b[first * k..][..out.len() / m * k], k, out));
 }
 
 /// Products whose tasks have some columns of every row: `columns(first, out [count, m])`, turned into `c` afterwards.
@@ -147,30 +157,30 @@ crate::simd! {
 pub(crate) fn tn(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, b, c] = bufs.take();
-    product(&s, Source::OuterContiguous(a.f32(), s.m as usize), Source::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
+    product(&s, Operand::OuterContiguous(a.f32(), s.m as usize), Operand::OuterContiguous(b.f32(), s.n as usize), c.f32_mut());
 }
 
 pub(crate) fn nn_ternary(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, codes, scale, c] = bufs.take();
-    let b = Source::Ternary { codes: codes.u32(), scale: scale.f32(), words: (s.n as usize).div_ceil(16) };
-    product(&s, Source::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
+    let b = Operand::Ternary { codes: codes.u32(), scale: scale.f32(), words: (s.n as usize).div_ceil(16) };
+    product(&s, Operand::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
 }
 
 pub(crate) fn tn_q8(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, q, scales, c] = bufs.take();
-    let b = Source::Bytes { q: q.u32(), scales: bytemuck::cast_slice(scales.u32()), words: 4 * (s.n as usize).div_ceil(16) };
-    product(&s, Source::OuterContiguous(a.f32(), s.m as usize), b, c.f32_mut());
+    let b = Operand::Bytes { q: q.u32(), scales: bytemuck::cast_slice(scales.u32()), words: 4 * (s.n as usize).div_ceil(16) };
+    product(&s, Operand::OuterContiguous(a.f32(), s.m as usize), b, c.f32_mut());
 }
 
 /// `C (+)= A·B` with the best tile of this CPU.
-fn product(s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
+fn product(s: &Shape, a: Operand<'_>, b: Operand<'_>, c: &mut [f32]) {
     product_with(tile::best(), s, a, b, c);
 }
 
 /// As [`product`], with a given tile; all tiles give the same bits.
-pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, c: &mut [f32]) {
+pub(crate) fn product_with(tile: Tile, s: &Shape, a: Operand<'_>, b: Operand<'_>, c: &mut [f32]) {
     let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
     let c = &mut c[..m * n];
     if k == 0 && s.add == 0 {
@@ -178,10 +188,10 @@ pub(crate) fn product_with(tile: Tile, s: &Shape, a: Source<'_>, b: Source<'_>, 
     }
     for k0 in (0..k).step_by(KC) {
         let kc = KC.min(k - k0);
-        let packed = if let Source::KContiguous(..) = a { 0 } else { m.div_ceil(tile.mr) * tile.mr * kc };
+        let packed = if let Operand::KContiguous(..) = a { 0 } else { m.div_ceil(tile.mr) * tile.mr * kc };
         scratch::with(packed, |pa| {
             let rows = match a {
-                Source::KContiguous(data, ld) => Rows::Plain { data: &data[k0..], ld },
+                Operand::KContiguous(data, ld) => Rows::Plain { data: &data[k0..], ld },
                 _ => {
                     pack(&a, m, k0, 0, kc, tile.mr, pa);
                     Rows::Packed(pa)
@@ -334,14 +344,14 @@ impl Work<'_> {
 
 /// `C [m, n] (+)= A·B` on the calling thread over the first `k` of a packed B; `left` is scratch for a panel of A.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn small(tile: Tile, a: Source<'_>, m: usize, b: Panels<'_>, n: usize, k: usize, left: &mut [f32], out: Out<'_>) {
+pub(crate) fn small(tile: Tile, a: Operand<'_>, m: usize, b: Panels<'_>, n: usize, k: usize, left: &mut [f32], out: Out<'_>) {
     let Out { c, ld, fresh } = out;
     let work = Work { tile, kc: k, fresh, pb: b };
     for i in (0..m).step_by(tile.mr) {
         let rows = tile.mr.min(m - i);
         let c = &mut c[i * ld..(i + rows - 1) * ld + n];
         let left = match a {
-            Source::KContiguous(data, ld) if rows == tile.mr => Left { data: &data[i * ld..], row: ld, step: 1 },
+            Operand::KContiguous(data, ld) if rows == tile.mr => Left { data: &data[i * ld..], row: ld, step: 1 },
             _ => {
                 pack_panel(&a, m, 0, i, tile.mr, &mut left[..k * tile.mr]);
                 Left { data: &left[..k * tile.mr], row: 1, step: tile.mr }
@@ -384,9 +394,9 @@ mod tests {
                 let s = Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 };
                 for (tile, threads) in tile::all().into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    for left in [Source::KContiguous(&a, k), Source::OuterContiguous(&turned, m)] {
+                    for left in [Operand::KContiguous(&a, k), Operand::OuterContiguous(&turned, m)] {
                         let mut got = c.clone();
-                        pool.install(|| product_with(tile, &s, left, Source::OuterContiguous(&b, n), &mut got));
+                        pool.install(|| product_with(tile, &s, left, Operand::OuterContiguous(&b, n), &mut got));
                         assert_eq!(got, want, "{m}x{n}x{k}, add {add}, tile {}x{}, {threads} threads", tile.mr, tile.nr);
                     }
                 }

@@ -3,6 +3,8 @@
 //! (`gemm_nt` with one or two rows sums in 16 lanes along `k` instead, also in a fixed order.)
 
 pub(crate) mod cpu;
+mod cut;
+pub(crate) mod half_rows;
 pub(crate) mod pack;
 pub(crate) mod tile;
 
@@ -30,9 +32,9 @@ pub struct Shape {
 const DEEP: u32 = 32 << 10;
 
 /// A product of its pieces: the operands' loads and bindings, then the tiles of all adapters, of those with more memory for
-/// a workgroup (half the barriers, the same bits), or of software ones.
+/// a workgroup (half the barriers, the same bits), or of software ones. Cut and twin have one name.
 macro_rules! product {
-    ($(#[$doc:meta])* $kernel:ident, $name:literal, [$($piece:literal),*], [$($binding:expr),*], $cpu:path) => {
+    ($(#[$doc:meta])* $kernel:ident, $name:literal, [$($piece:literal),*], [$($binding:expr),*], $twin:ident, $scratch:path) => {
         $(#[$doc])*
         pub static $kernel: Kernel = Kernel {
             name: $name,
@@ -40,6 +42,7 @@ macro_rules! product {
             wgsl: &[$(include_str!($piece),)* include_str!("store.wgsl"), "const DEPTH: u32 = 16u;\n", include_str!("tile.wgsl")],
             bindings: &[$($binding),*],
             grid: |p| grid(p, 64, 64),
+            cut: cut::$twin,
             variants: &[
                 Variant {
                     suits: Suits::Software,
@@ -52,7 +55,8 @@ macro_rules! product {
                     grid: |p| grid(p, 64, 64),
                 },
             ],
-            cpu: $cpu,
+            scratch: $scratch,
+            cpu: cpu::$twin,
         };
     };
 }
@@ -69,7 +73,8 @@ product!(
     "gemm_nn",
     ["load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
-    cpu::nn
+    nn,
+    cpu::scratch_of_rows
 );
 
 product!(
@@ -78,7 +83,8 @@ product!(
     "gemm_nt",
     ["load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
-    cpu::nt
+    nt,
+    cpu::scratch_of_rows
 );
 
 product!(
@@ -87,7 +93,8 @@ product!(
     "gemm_nt_half",
     ["../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
     [read("a"), read("b"), update("c")],
-    cpu::nt_half
+    nt_half,
+    cpu::scratch_of_rows
 );
 
 product!(
@@ -96,7 +103,8 @@ product!(
     "gemm_tn",
     ["load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
-    cpu::tn
+    tn,
+    cpu::scratch_of_columns
 );
 
 product!(
@@ -106,7 +114,8 @@ product!(
     "gemm_nn_ternary",
     ["load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
     [read("a"), read("codes"), read("scale"), update("c")],
-    cpu::nn_ternary
+    nn_ternary,
+    cpu::scratch_of_rows
 );
 
 product!(
@@ -116,7 +125,8 @@ product!(
     "gemm_tn_q8",
     ["load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
     [read("a"), read("q"), read("scales"), update("c")],
-    cpu::tn_q8
+    tn_q8,
+    cpu::scratch_of_columns
 );
 
 /// The products of a decoding step: their rows are sequences, and what comes out for one does not depend on how many there
@@ -135,7 +145,9 @@ pub static GEMV_NT: Kernel = Kernel {
     ],
     bindings: GEMM_NT.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
+    cut: cut::nt,
     variants: &[GEMM_NT.variants[0]],
+    scratch: cpu::scratch_of_few,
     cpu: cpu::few_nt,
 };
 
@@ -155,6 +167,8 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     ],
     bindings: GEMM_NT_HALF.bindings,
     grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
+    cut: cut::nt_half,
     variants: &[GEMM_NT_HALF.variants[0]],
+    scratch: cpu::scratch_of_few,
     cpu: cpu::few_nt_half,
 };

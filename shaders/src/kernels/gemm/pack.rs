@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use super::tile::Tile;
 use crate::kernels::act_quant::RowScale;
+use crate::kernels::halves::rows::to_floats;
 use crate::simd::scratch;
 
 /// How an operand lies in memory.
 #[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
+pub(crate) enum Operand<'a> {
     /// `[outer, k]`: k contiguous.
     KContiguous(&'a [f32], usize),
     /// `[k, outer]`: outer contiguous.
@@ -22,7 +23,7 @@ pub(crate) enum Source<'a> {
 }
 
 /// Packs an operand from its `first` row or column on into panels `[outer / w][kc][w]`, zero padded.
-pub(super) fn pack(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
+pub(super) fn pack(src: &Operand<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
     let together = abreast(w) * w;
     out.par_chunks_mut(kc * together).enumerate().for_each(|(i, out)| pack_panels(src, outer, k0, first + i * together, kc, w, out));
 }
@@ -33,13 +34,13 @@ const fn abreast(w: usize) -> usize {
 }
 
 /// At most [`abreast`] panels; the last ones of an operand, or of the columns that are packed together, may be fewer.
-fn pack_panels(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
+fn pack_panels(src: &Operand<'_>, outer: usize, k0: usize, first: usize, kc: usize, w: usize, out: &mut [f32]) {
     let all = out.len() == kc * abreast(w) * w && first + abreast(w) * w <= outer;
     match (*src, w) {
-        (Source::OuterContiguous(x, ld), 6) if all => copy_panels::<6>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 12) if all => copy_panels::<12>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 16) if all => copy_panels::<16>(x, ld, k0, first, out),
-        (Source::OuterContiguous(x, ld), 32) if all => copy_panels::<32>(x, ld, k0, first, out),
+        (Operand::OuterContiguous(x, ld), 6) if all => copy_panels::<6>(x, ld, k0, first, out),
+        (Operand::OuterContiguous(x, ld), 12) if all => copy_panels::<12>(x, ld, k0, first, out),
+        (Operand::OuterContiguous(x, ld), 16) if all => copy_panels::<16>(x, ld, k0, first, out),
+        (Operand::OuterContiguous(x, ld), 32) if all => copy_panels::<32>(x, ld, k0, first, out),
         _ => {
             let panels = out.chunks_exact_mut((kc * w).max(1)).enumerate();
             panels.for_each(|(panel, out)| pack_panel(src, outer, k0, first + panel * w, w, out));
@@ -48,7 +49,7 @@ fn pack_panels(src: &Source<'_>, outer: usize, k0: usize, first: usize, kc: usiz
 }
 
 /// One panel `[kc][w]`: rows or columns from `first` on, zero padded.
-pub(super) fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
+pub(super) fn pack_panel(src: &Operand<'_>, outer: usize, k0: usize, first: usize, w: usize, out: &mut [f32]) {
     let width = w.min(outer - first);
     if width < w {
         out.fill(0.0);
@@ -63,15 +64,15 @@ pub(super) fn pack_panel(src: &Source<'_>, outer: usize, k0: usize, first: usize
     }
 }
 
-fn panel_of<const W: usize>(src: &Source<'_>, k0: usize, first: usize, out: &mut [f32]) {
+fn panel_of<const W: usize>(src: &Operand<'_>, k0: usize, first: usize, out: &mut [f32]) {
     match *src {
-        Source::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
-        Source::KContiguous(x, ld) => turn_rows::<W>(x, ld, k0, first, out),
+        Operand::OuterContiguous(x, ld) => copy_rows::<W>(x, ld, k0, first, out),
+        Operand::KContiguous(x, ld) => turn_rows::<W>(x, ld, k0, first, out),
         // Whole words: panels begin where a word does.
-        Source::Ternary { codes, scale, words } if W.is_multiple_of(16) && first.is_multiple_of(16) => {
+        Operand::Ternary { codes, scale, words } if W.is_multiple_of(16) && first.is_multiple_of(16) => {
             ternary_rows::<W>(codes, scale, words, k0, first, out)
         }
-        Source::Bytes { q, scales, words } => scale_rows::<W>(bytemuck::cast_slice(q), scales, words, k0, first, out),
+        Operand::Bytes { q, scales, words } => scale_rows::<W>(bytemuck::cast_slice(q), scales, words, k0, first, out),
         _ => panel(src, k0, first, W, W, out),
     }
 }
@@ -144,15 +145,15 @@ crate::simd! {
         }
     }
 
-    fn panel(src: &Source<'_>, k0: usize, first: usize, w: usize, width: usize, out: &mut [f32]) {
+    fn panel(src: &Operand<'_>, k0: usize, first: usize, w: usize, width: usize, out: &mut [f32]) {
         match *src {
-            Source::OuterContiguous(x, ld) => {
+            Operand::OuterContiguous(x, ld) => {
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {
                     let at = (k0 + k) * ld + first;
                     row[..width].copy_from_slice(&x[at..at + width]);
                 }
             }
-            Source::KContiguous(x, ld) => {
+            Operand::KContiguous(x, ld) => {
                 let kc = out.len() / w;
                 for j in 0..width {
                     let at = (first + j) * ld + k0;
@@ -161,19 +162,19 @@ crate::simd! {
                     }
                 }
             }
-            Source::Half(x, ld) => {
+            Operand::Half(x, ld) => {
                 let kc = out.len() / w;
                 scratch::with(kc, |floats| {
                     for j in 0..width {
                         let at = (first + j) * ld + k0;
-                        crate::float16::to_floats(&x[at..at + kc], floats);
+                        to_floats(&x[at..at + kc], floats);
                         for (k, v) in floats.iter().enumerate() {
                             out[k * w + j] = *v;
                         }
                     }
                 });
             }
-            Source::Ternary { codes, scale, words } => {
+            Operand::Ternary { codes, scale, words } => {
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {
                     let line = &codes[(k0 + k) * words..(k0 + k + 1) * words];
                     let s = scale[k0 + k];
@@ -185,7 +186,7 @@ crate::simd! {
                     }
                 }
             }
-            Source::Bytes { q, scales, words } => {
+            Operand::Bytes { q, scales, words } => {
                 let bytes: &[i8] = bytemuck::cast_slice(q);
                 for (k, row) in out.chunks_exact_mut(w).enumerate() {
                     let at = (k0 + k) * words * 4 + first;
@@ -218,7 +219,7 @@ impl<'a> Panels<'a> {
 }
 
 /// A right operand packed once for several products on the calling thread.
-pub(crate) fn pack_right<'a>(tile: Tile, b: Source<'_>, n: usize, k: usize, out: &'a mut [f32]) -> Panels<'a> {
+pub(crate) fn pack_right<'a>(tile: Tile, b: Operand<'_>, n: usize, k: usize, out: &'a mut [f32]) -> Panels<'a> {
     for (i, out) in out[..panel_floats(tile, n, k)].chunks_mut(k * abreast(tile.nr) * tile.nr).enumerate() {
         pack_panels(&b, n, 0, i * abreast(tile.nr) * tile.nr, k, tile.nr, out);
     }

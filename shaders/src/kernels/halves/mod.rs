@@ -4,10 +4,12 @@
 //! cannot hold becomes an infinity and reaches the gradient norm: the step is skipped and the loss scale halved.
 
 mod cpu;
+pub(crate) mod rows;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::cut::{Cut, along_groups};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
 
 /// `n` values; float16 in `ceil(n/2)` words.
 #[repr(C)]
@@ -19,6 +21,12 @@ pub struct Shape {
     pub add: u32,
 }
 
+/// Cut along the words of two float16.
+fn pairs(p: &Params, words: &[usize]) -> Vec<Cut> {
+    let s: Shape = p.get();
+    along_groups(s.n, 2, words, move |_, n| Params::new(&Shape { n, ..s }))
+}
+
 /// `y = x`, or `y += x`, rounded to float16. Bindings: `x`, `y` (updated). One thread per word of `y`.
 pub static PACK_HALF: Kernel = Kernel {
     name: "pack_half",
@@ -26,7 +34,9 @@ pub static PACK_HALF: Kernel = Kernel {
     wgsl: &[include_str!("shape.wgsl"), include_str!("pack.wgsl"), include_str!("../half_value.wgsl"), include_str!("../half_bits.wgsl")],
     bindings: &[read("x"), update("y")],
     grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
+    cut: |p| pairs(p, &[2, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::pack,
 };
 
@@ -37,6 +47,8 @@ pub static UNPACK_HALF: Kernel = Kernel {
     wgsl: &[include_str!("shape.wgsl"), include_str!("unpack.wgsl"), include_str!("../half_value.wgsl")],
     bindings: &[read("x"), write("y")],
     grid: |p| grid_1d((p.get::<Shape>().n as usize).div_ceil(2), 256),
+    cut: |p| pairs(p, &[1, 2]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::unpack,
 };

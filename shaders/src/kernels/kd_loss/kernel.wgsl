@@ -18,7 +18,6 @@ struct Params {
     k: u32,
 }
 
-const INV_TAU: u32 = 8u;
 const FLOOR: f32 = -80.0;
 const GONE: f32 = -1.0e30;
 
@@ -57,7 +56,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         }
         return;
     }
-    let inv_tau = hyper[INV_TAU];
+    let inv_tau = hyper[HYPER_INV_TAU];
     let w_kd = meta_[4u * row + 1u];
     let w_ce = meta_[4u * row + 2u] + meta_[4u * row + 3u];
     let buckets = select(p.k, 0u, w_kd == 0.0);

@@ -11,8 +11,10 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, MANY_LANES};
-use crate::kernel::{Kernel, Variant, grid_1d, read, update, write};
+use super::hyper;
+use super::lanes::{LANES, MANY_LANES};
+use crate::cut::{self, along_first};
+use crate::kernel::{Kernel, NO_SCRATCH, Variant, grid_1d, read, update, write};
 
 /// Shapes: `logits [rows, vocab]`, `topk_ids [rows, k] i32` (no id twice in a row), `targets [rows, k]`,
 /// `meta [rows, 4]` = (other, w_kd, w_ce, w_format), `labels [rows] i32`, `losses [rows, 4]` = (kl, ce, 0, 0),
@@ -33,7 +35,7 @@ pub struct Shape {
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
     revision: 2,
-    wgsl: &[LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[
         update("logits"),
         read("topk_ids"),
@@ -45,11 +47,17 @@ pub static KD_LOSS: Kernel = Kernel {
         write("kept"),
     ],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let Shape { vocab, k, .. } = p.get();
+        let (vocab, k) = (vocab as usize, k as usize);
+        along_first(p, &[vocab, k, k, 4, 1, 0, 4, k])
+    },
     variants: &[Variant {
         suits: MANY_LANES.0,
-        wgsl: &[MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
         grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     }],
+    scratch: NO_SCRATCH,
     cpu: cpu::kd_loss,
 };
 
@@ -61,6 +69,9 @@ pub static LOSS_SUM: Kernel = Kernel {
     wgsl: &[include_str!("sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("losses"), read("meta_"), update("out")],
     grid: |_| [1, 1, 1],
+    // The sum over all rows, four words for each.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::loss_sum,
 };

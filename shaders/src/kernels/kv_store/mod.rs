@@ -6,7 +6,8 @@ mod cpu;
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::Cached;
-use crate::kernel::{Kernel, grid_1d, read, update};
+use crate::cut::{Cut, along_sequences};
+use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update};
 
 /// Shapes: `x [rows, cols]`, `pos [rows] u32`, `cache [sequences, kv_len, cols]`.
 #[repr(C)]
@@ -24,6 +25,30 @@ pub struct Shape {
     pub head_dim: u32,
 }
 
+/// A dispatch, or a part of one that binds its sequences' cache, and the rest whole.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Part {
+    shape: Shape,
+    /// Its first row.
+    first: u32,
+}
+
+/// Cut along whole sequences; or only their cache, where a few rows do not begin where a binding may.
+fn into_cache(p: &Params, form: Cached) -> Vec<Cut> {
+    let Part { shape: s, first } = p.get();
+    let heads = s.cols / s.head_dim;
+    let kv = (s.kv_len * heads) as usize * form.words(s.head_dim as usize);
+    let part = move |from, rows| Params::new(&Part { shape: Shape { rows, ..s }, first: first + from });
+    let cache = along_sequences(s.rows, s.q_len, &[0, 0, kv], part);
+    // What already begins at a later row than its bindings stays so.
+    if first > 0 {
+        return vec![cache];
+    }
+    let words = [(s.q_len * s.cols) as usize, s.q_len as usize, kv];
+    vec![along_sequences(s.rows, s.q_len, &words, move |_, rows| Params::new(&Shape { rows, ..s })), cache]
+}
+
 /// Bindings: `x`, `pos`, `cache` (updated). One thread per element of `x`.
 pub static KV_STORE: Kernel = Kernel {
     name: "kv_store",
@@ -34,7 +59,9 @@ pub static KV_STORE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.cols) as usize, 256)
     },
+    cut: |p| into_cache(p, Cached::Float),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::kv_store,
 };
 
@@ -48,7 +75,9 @@ pub static KV_STORE_HALF: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.cols / 2) as usize, 256)
     },
+    cut: |p| into_cache(p, Cached::Half),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::kv_store_half,
 };
 
@@ -62,7 +91,9 @@ pub static KV_STORE_INT8: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.cols / s.head_dim) as usize, 64)
     },
+    cut: |p| into_cache(p, Cached::Int8),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::kv_store_int8,
 };
 

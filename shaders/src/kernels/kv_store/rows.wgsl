@@ -6,7 +6,7 @@ struct Params {
     kv_len: u32,
     cols: u32,
     head_dim: u32,
-    // First row of a part that binds its sequences' cache, and the rest whole (see cut.rs).
+    // First row of a part that binds its sequences' cache, and the rest whole (see mod.rs).
     first: u32,
 }
 

@@ -18,7 +18,9 @@ pub use polar::polar;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use super::hyper;
+use crate::cut::{self, along_first};
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, update, write};
 
 /// What is added to ‖u‖_F.
 pub const EPS: f32 = 1e-7;
@@ -41,10 +43,12 @@ pub struct Momentum {
 pub static MUON_MOMENTUM: Kernel = Kernel {
     name: "muon_momentum",
     revision: 2,
-    wgsl: &[include_str!("momentum.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("momentum.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("g"), update("momentum"), update("w"), write("u")],
     grid: |p| grid_1d(p.get::<Momentum>().n as usize, 256),
+    cut: |p| along_first(p, &[0, 0, 1, 1, 1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::momentum,
 };
 
@@ -67,7 +71,9 @@ pub static MUON_NORMALISE: Kernel = Kernel {
     wgsl: &[include_str!("normalise.wgsl")],
     bindings: &[read("u"), read("partials"), write("x")],
     grid: |p| grid_1d(p.get::<Normalise>().n as usize, 256),
+    cut: |p| along_first(p, &[1, 0, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::normalise,
 };
 
@@ -97,7 +103,10 @@ pub static MUON_POLY: Kernel = Kernel {
         let n = p.get::<Poly>().n as usize;
         grid_1d(n * n, 256)
     },
+    // The identity is added where row and column are equal: a part would not know its first row.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::poly,
 };
 
@@ -118,9 +127,11 @@ pub struct Scale {
 pub static MUON_SCALE: Kernel = Kernel {
     name: "muon_scale",
     revision: 1,
-    wgsl: &[include_str!("scale.wgsl")],
+    wgsl: &[hyper::WGSL, include_str!("scale.wgsl")],
     bindings: &[read("hyper"), read("clip"), read("partials"), read("q"), write("q_out")],
     grid: |p| grid_1d(p.get::<Scale>().n as usize, 256),
+    cut: |p| along_first(p, &[0, 0, 0, 1, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::scale,
 };

@@ -6,10 +6,6 @@ struct Params {
     n: u32,
 }
 
-const MUON_LR: u32 = 10u;
-const MUON_MOMENTUM: u32 = 11u;
-const MUON_DECAY: u32 = 12u;
-
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
@@ -28,13 +24,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         u[i] = 0.0;
         return;
     }
-    let mu = hyper[MUON_MOMENTUM];
+    let mu = hyper[HYPER_MUON_MOMENTUM];
     let grad = g[i] * clip[1];
     let b = mu * momentum[i] + grad;
     momentum[i] = b;
     u[i] = grad + mu * b;
-    let decay = hyper[MUON_DECAY];
+    let decay = hyper[HYPER_MUON_DECAY];
     if (decay != 0.0) {
-        w[i] = w[i] * (1.0 - hyper[MUON_LR] * decay);
+        w[i] = w[i] * (1.0 - hyper[HYPER_MUON_LR] * decay);
     }
 }

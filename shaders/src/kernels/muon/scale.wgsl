@@ -8,8 +8,6 @@ struct Params {
     partials: u32,
 }
 
-const MUON_LR: u32 = 10u;
-
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> hyper: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
@@ -35,5 +33,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: 
         }
         divisor = sqrt(sqrt(total) + 1e-18);
     }
-    q_out[i] = -(hyper[MUON_LR] * p.factor / divisor) * q[i];
+    q_out[i] = -(hyper[HYPER_MUON_LR] * p.factor / divisor) * q[i];
 }

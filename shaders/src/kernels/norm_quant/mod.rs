@@ -7,7 +7,9 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use super::hyper;
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// Shapes: `x, gate, up, y [rows, cols]`, `g [cols]`, `q [rows, words]`, `scales [rows]` of `act_quant::RowScale`,
 /// `rstd [rows]`.
@@ -30,10 +32,21 @@ pub struct Shape {
 pub static NORM_QUANT: Kernel = Kernel {
     name: "norm_quant",
     revision: 1,
-    wgsl: &[include_str!("norm.wgsl"), include_str!("quantise.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[
+        hyper::WGSL,
+        include_str!("norm.wgsl"),
+        include_str!("quantise.wgsl"),
+        include_str!("../lanes.wgsl"),
+        include_str!("../divide.wgsl"),
+    ],
     bindings: &[read("x"), read("g"), read("hyper"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[s.cols as usize, 0, 0, s.words as usize, 2, 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::norm_quant,
 };
 
@@ -42,6 +55,7 @@ pub static GATED_NORM_QUANT: Kernel = Kernel {
     name: "gated_norm_quant",
     revision: 1,
     wgsl: &[
+        hyper::WGSL,
         include_str!("gated.wgsl"),
         include_str!("../gated/activate.wgsl"),
         include_str!("quantise.wgsl"),
@@ -50,6 +64,12 @@ pub static GATED_NORM_QUANT: Kernel = Kernel {
     ],
     bindings: &[read("gate"), read("up"), read("g"), read("hyper"), write("y"), write("q"), write("scales"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        let cols = s.cols as usize;
+        along_first(p, &[cols, cols, 0, 0, cols, s.words as usize, 2, 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::gated_norm_quant,
 };

@@ -18,7 +18,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 
 const LANES: u32 = 64u;
-const HYPER_QMAX: u32 = 9u;
 
 // Integer addition has no rounding: any order gives the same sum.
 var<workgroup> row_sum: atomic<i32>;

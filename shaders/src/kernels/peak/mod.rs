@@ -8,7 +8,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, Params, write};
+use crate::cut;
+use crate::kernel::{Kernel, NO_SCRATCH, Params, write};
 
 /// Shapes: `out [n]`.
 #[repr(C)]
@@ -34,7 +35,10 @@ pub static PEAK_FMA: Kernel = Kernel {
     wgsl: &[include_str!("fma.wgsl")],
     bindings: &[write("out")],
     grid,
+    // Its values begin with their index; a benchmark chooses how many.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::fma,
 };
 
@@ -45,6 +49,9 @@ pub static PEAK_DOT: Kernel = Kernel {
     wgsl: &[include_str!("dot.wgsl")],
     bindings: &[write("out")],
     grid,
+    // A benchmark chooses how many chains there are.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::dot,
 };

@@ -6,7 +6,8 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, update, write};
 
 /// Shapes: `x, y, dy, dx [rows, cols]`, `g, dg [cols]`, `rstd [rows]`.
 #[repr(C)]
@@ -29,7 +30,12 @@ pub static RMSNORM: Kernel = Kernel {
     wgsl: &[include_str!("forward.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), write("y"), write("rstd")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let cols = p.get::<Shape>().cols as usize;
+        along_first(p, &[cols, 0, cols, 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::forward,
 };
 
@@ -40,7 +46,12 @@ pub static RMSNORM_GRAD_X: Kernel = Kernel {
     wgsl: &[include_str!("grad_x.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("x"), read("g"), read("rstd"), read("dy"), update("dx")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let cols = p.get::<Shape>().cols as usize;
+        along_first(p, &[cols, 0, 1, cols, cols])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_x,
 };
 
@@ -51,6 +62,12 @@ pub static RMSNORM_GRAD_G: Kernel = Kernel {
     wgsl: &[include_str!("grad_g.wgsl")],
     bindings: &[read("x"), read("rstd"), read("dy"), update("dg")],
     grid: |p| grid_1d(p.get::<Shape>().cols as usize, 64),
+    // The later parts of the sum go on from what is there.
+    cut: |p| {
+        let cols = p.get::<Shape>().cols as usize;
+        along_first(p, &[cols, 1, cols, 0])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::grad_g,
 };

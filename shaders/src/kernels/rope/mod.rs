@@ -7,7 +7,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, update};
 
 /// Shapes: `x [rows, heads·head_dim]`, `pos [rows] u32`, `table [positions, head_dim]`.
 #[repr(C)]
@@ -33,6 +34,11 @@ pub static ROPE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d((s.rows * s.heads * (s.head_dim / 2)) as usize, 256)
     },
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[1, 0, (s.heads * s.head_dim) as usize])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::rope,
 };

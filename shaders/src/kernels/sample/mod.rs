@@ -9,8 +9,9 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, MANY_LANES};
-use crate::kernel::{Kernel, Variant, grid_1d, read, write};
+use super::lanes::{LANES, MANY_LANES};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, Variant, grid_1d, read, write};
 
 /// Shapes: `logits [rows, vocab]`, `ids [rows] u32`.
 #[repr(C)]
@@ -33,11 +34,13 @@ pub static ARGMAX: Kernel = Kernel {
     wgsl: &[LANES, include_str!("argmax.wgsl")],
     bindings: &[read("logits"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| along_first(p, &[p.get::<Shape>().vocab as usize, 1]),
     variants: &[Variant {
         suits: MANY_LANES.0,
         wgsl: &[MANY_LANES.1, include_str!("argmax.wgsl")],
         grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     }],
+    scratch: NO_SCRATCH,
     cpu: cpu::argmax,
 };
 
@@ -48,10 +51,12 @@ pub static SAMPLE: Kernel = Kernel {
     wgsl: &[LANES, include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), read("u"), write("ids")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| along_first(p, &[p.get::<Shape>().vocab as usize, 1, 1]),
     variants: &[Variant {
         suits: MANY_LANES.0,
         wgsl: &[MANY_LANES.1, include_str!("sample.wgsl"), include_str!("../lanes.wgsl")],
         grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     }],
+    scratch: NO_SCRATCH,
     cpu: cpu::sample,
 };

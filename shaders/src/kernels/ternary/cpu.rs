@@ -94,15 +94,3 @@ pub(crate) fn threshold_grad(p: &Params, bufs: Bufs<'_>) {
         *dscale += fold(acc);
     });
 }
-
-pub(crate) fn dequant(p: &Params, bufs: Bufs<'_>) {
-    let s: Shape = p.get();
-    let [codes, scale, out] = bufs.take();
-    let cols = s.cols as usize;
-    let rows = out.f32_mut().par_chunks_mut(cols).zip(codes.u32().par_chunks(packed_words(cols))).zip(scale.f32());
-    rows.take(s.rows as usize).for_each(|((out, codes), scale)| {
-        for (e, o) in out.iter_mut().enumerate() {
-            *o = unpack(codes, e) * scale;
-        }
-    });
-}

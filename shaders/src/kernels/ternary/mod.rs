@@ -8,7 +8,8 @@ pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, update, write};
+use crate::cut::{self, along_first};
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, update, write};
 
 /// Words of a packed row.
 pub const fn packed_words(cols: usize) -> usize {
@@ -34,7 +35,9 @@ pub static ROW_ABS_SUM: Kernel = Kernel {
     wgsl: &[include_str!("row_abs_sum.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("w"), write("partial_sums")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| along_first(p, &[p.get::<Shape>().cols as usize, 1]),
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::row_abs_sum,
 };
 
@@ -45,7 +48,10 @@ pub static ABS_MEAN: Kernel = Kernel {
     wgsl: &[include_str!("abs_mean.wgsl"), include_str!("../lanes.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("partial_sums"), write("mean")],
     grid: |_| [1, 1, 1],
+    // The sum of a word for each row.
+    cut: cut::NEVER,
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::abs_mean,
 };
 
@@ -61,7 +67,12 @@ pub static TERNARISE: Kernel = Kernel {
         let s: Shape = p.get();
         grid_1d(s.rows as usize * packed_words(s.cols as usize), 256)
     },
+    cut: |p| {
+        let cols = p.get::<Shape>().cols as usize;
+        along_first(p, &[cols, 0, packed_words(cols), 1])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::ternarise,
 };
 
@@ -74,20 +85,11 @@ pub static THRESHOLD_GRAD: Kernel = Kernel {
     wgsl: &[include_str!("threshold_grad.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("codes"), read("scale"), update("dw"), update("dscale")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
-    variants: &[],
-    cpu: cpu::threshold_grad,
-};
-
-/// Unpacks codes: `out[r, c] = (code − 1) · scale[r]`. Bindings: `codes`, `scale`, `out`. One thread per element.
-pub static DEQUANT_TERNARY: Kernel = Kernel {
-    name: "dequant_ternary",
-    revision: 1,
-    wgsl: &[include_str!("dequant.wgsl")],
-    bindings: &[read("codes"), read("scale"), write("out")],
-    grid: |p| {
-        let s: Shape = p.get();
-        grid_1d(s.rows as usize * s.cols as usize, 256)
+    cut: |p| {
+        let cols = p.get::<Shape>().cols as usize;
+        along_first(p, &[packed_words(cols), 1, cols, 1])
     },
     variants: &[],
-    cpu: cpu::dequant,
+    scratch: NO_SCRATCH,
+    cpu: cpu::threshold_grad,
 };

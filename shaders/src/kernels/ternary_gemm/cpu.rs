@@ -2,23 +2,14 @@
 //! `neon`); many tokens on VNNI, and the portable version, unpack the codes of a block of outputs once into a panel
 //! `[k/4, outputs]` of four codes a word, then multiply and add unsigned codes with signed activations for several tokens
 //! at a time. Row sums are subtracted once. All paths are exact integers.
-#![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
 use super::Shape;
+use super::product::{Product, Target};
 use super::tile::{self, OUTS, ROWS, Tile};
 use crate::kernel::{Bufs, Params};
-use crate::kernels::act_quant::RowScale;
 use crate::simd::scratch;
-
-/// Operands of one product.
-pub(crate) struct Product<'a> {
-    pub q: &'a [u32],
-    pub scales: &'a [RowScale],
-    pub codes: &'a [u32],
-    pub scale: &'a [f32],
-}
 
 pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
@@ -30,7 +21,8 @@ pub(crate) fn ternary_gemm(p: &Params, bufs: Bufs<'_>) {
 }
 
 /// Bytes of activations that a product arranges anew.
-pub(crate) fn scratch_bytes(s: &Shape) -> u64 {
+pub(crate) fn scratch(p: &Params) -> u64 {
+    let s: Shape = p.get();
     u64::from(s.rows) * u64::from(s.cols).next_multiple_of(128)
 }
 
@@ -68,42 +60,6 @@ fn path(rows: usize) -> Path {
     |s, ops, y| panels(tile::best(), s, ops, y)
 }
 
-/// `y [rows, outs]`, into whose columns several tasks write.
-pub(crate) struct Target<'a> {
-    y: *mut f32,
-    len: usize,
-    outs: usize,
-    life: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: each task writes the columns of its own outputs, and nobody reads another's.
-unsafe impl Sync for Target<'_> {}
-
-impl<'a> Target<'a> {
-    fn new(y: &'a mut [f32], outs: usize) -> Self {
-        Self { y: y.as_mut_ptr(), len: y.len(), outs, life: std::marker::PhantomData }
-    }
-    /// Turns integer sums `[rows, OUTS]` of some tokens into `n` outputs of each from `first` on, which no other task touches.
-    pub(crate) fn put(&self, s: &Shape, ops: &Product<'_>, rows: std::ops::Range<usize>, (first, n): (usize, usize), sums: &[i32]) {
-        put_rows(self, &ops.scales[rows.clone()], &ops.scale[first..first + n], sums, s.add == 1, rows.start, first);
-    }
-}
-
-crate::simd! {
-    fn put_rows(to: &Target<'_>, rows: &[RowScale], scale: &[f32], sums: &[i32], add: bool, row: usize, first: usize) {
-        for (i, (RowScale { step, sum: offset }, sums)) in rows.iter().zip(sums.chunks_exact(OUTS)).enumerate() {
-            let at = (row + i) * to.outs + first;
-            assert!(first + scale.len() <= to.outs && at + scale.len() <= to.len);
-            // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
-            let y = unsafe { std::slice::from_raw_parts_mut(to.y.add(at), scale.len()) };
-            for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
-                let value = ((sum - offset) as f32 * step) * scale;
-                *y = if add { *y + value } else { value };
-            }
-        }
-    }
-}
-
 /// The product over panels, with a given tile.
 fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     let (rows, outs, words) = (s.rows as usize, s.outs as usize, (s.cols as usize).div_ceil(16));
@@ -136,6 +92,7 @@ fn unpack(codes: &[u32], words: usize, panel: &mut [u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::act_quant::RowScale;
 
     #[test]
     fn every_tile_is_exact() {

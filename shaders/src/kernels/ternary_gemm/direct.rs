@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::Shape;
-use super::cpu::{Product, Target};
-use super::words::{self, Block, FEW, OUTS, Sums};
+use super::packed::{self, Block, FEW, OUTS, Sums};
+use super::product::{Product, Target};
 
 /// Words of codes in a vector.
 const LANES: usize = 8;
@@ -17,7 +17,7 @@ const AHEAD: usize = 256;
 /// The product; the caller has checked that AVX2 is there.
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     // SAFETY: the caller detected AVX2.
-    words::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
+    packed::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
 }
 
 /// The sums of a block.

@@ -9,15 +9,18 @@ pub(crate) mod cpu;
 mod direct;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod packed;
+pub(crate) mod product;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod words;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::cut::{Cut, along_first};
 use crate::kernel::{Kernel, Params, Suits, Variant, grid_1d, read, update};
+use crate::kernels::ternary::packed_words;
 
 /// Shapes: `q [rows, 4·ceil(cols/16)]`, `codes [outs, ceil(cols/16)]`, `y [rows, outs]`.
 #[repr(C)]
@@ -43,6 +46,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
         let s: Shape = p.get();
         [s.outs.div_ceil(64), s.rows.div_ceil(16), 1]
     },
+    cut: rows,
     variants: &[Variant {
         suits: Suits::Software,
         wgsl: &[include_str!("common.wgsl"), include_str!("software.wgsl")],
@@ -51,6 +55,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
             [s.outs.div_ceil(192), s.rows.div_ceil(8), 1]
         },
     }],
+    scratch: cpu::scratch,
     cpu: cpu::ternary_gemm,
 };
 
@@ -61,6 +66,7 @@ pub static TERNARY_GEMV: Kernel = Kernel {
     wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv.wgsl")],
     bindings: TERNARY_GEMM.bindings,
     grid: sixteen_outputs,
+    cut: rows,
     variants: &[
         TERNARY_GEMM.variants[0],
         Variant {
@@ -69,8 +75,15 @@ pub static TERNARY_GEMV: Kernel = Kernel {
             grid: sixteen_outputs,
         },
     ],
+    scratch: cpu::scratch,
     cpu: cpu::ternary_gemm,
 };
+
+/// Cut along the rows.
+fn rows(p: &Params) -> Vec<Cut> {
+    let s: Shape = p.get();
+    along_first(p, &[4 * packed_words(s.cols as usize), 2, 0, 0, s.outs as usize])
+}
 
 fn sixteen_outputs(p: &Params) -> [u32; 3] {
     grid_1d(p.get::<Shape>().outs as usize, 16)

@@ -9,8 +9,8 @@ use std::arch::aarch64::{
 };
 
 use super::Shape;
-use super::cpu::{Product, Target};
-use super::words::{self, Block, FEW, OUTS, Sums};
+use super::packed::{self, Block, FEW, OUTS, Sums};
+use super::product::{Product, Target};
 
 /// Words of codes in a vector.
 const LANES: usize = 4;
@@ -31,7 +31,7 @@ pub(crate) fn dotprod(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
         tokens(block, sums, |total, codes, q| dots(total, codes, q));
     }
     // SAFETY: the caller detected the feature.
-    words::product::<LANES>(s, ops, y, |block, sums| unsafe { sum(block, sums) });
+    packed::product::<LANES>(s, ops, y, |block, sums| unsafe { sum(block, sums) });
 }
 
 /// The product with what every aarch64 has.
@@ -41,7 +41,7 @@ pub(crate) fn plain(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
         tokens(block, sums, |total, codes, q| products(total, codes, q));
     }
     // SAFETY: NEON is always there.
-    words::product::<LANES>(s, ops, y, |block, sums| unsafe { sum(block, sums) });
+    packed::product::<LANES>(s, ops, y, |block, sums| unsafe { sum(block, sums) });
 }
 
 /// Adds 64 products to four sums.

@@ -3,9 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::Shape;
-use super::cpu::{Product, Target};
 use super::direct::reduce;
-use super::words::{self, Block, OUTS, Sums};
+use super::packed::{self, Block, OUTS, Sums};
+use super::product::{Product, Target};
 
 /// Words of codes in a vector.
 const LANES: usize = 16;
@@ -18,7 +18,7 @@ pub(crate) fn here() -> bool {
 /// The product; the caller has checked [`here`].
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     // SAFETY: the caller detected the features.
-    words::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
+    packed::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
 }
 
 /// The sums of a block.

@@ -8,7 +8,8 @@ mod cpu;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::{Kernel, grid_1d, read, write};
+use crate::cut::along_first;
+use crate::kernel::{Kernel, NO_SCRATCH, grid_1d, read, write};
 
 /// Shapes: `logits [rows, vocab]`, `ids [rows, k] u32`, `logprobs [rows, k]`, `other [rows, 1 + n_tau]`.
 #[repr(C)]
@@ -33,6 +34,11 @@ pub static TOPK: Kernel = Kernel {
     wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), write("ids"), write("logprobs"), write("other")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
+    cut: |p| {
+        let s: Shape = p.get();
+        along_first(p, &[s.vocab as usize, s.k as usize, s.k as usize, 1 + s.n_tau as usize])
+    },
     variants: &[],
+    scratch: NO_SCRATCH,
     cpu: cpu::topk,
 };

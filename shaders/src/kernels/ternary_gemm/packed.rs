@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::Shape;
-use super::cpu::{Product, Target};
+use super::product::{Product, Target};
 use crate::simd::scratch;
 
 /// Tokens of a group.
