@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use flow_shaders::device::DeviceError;
 
-use crate::tokenizer::TokenId;
+use crate::token::TokenId;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

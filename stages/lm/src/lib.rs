@@ -3,7 +3,7 @@
 //!
 //! - [`config`]: the shape of a model, the one declaration from which everything else follows;
 //! - [`format`](mod@format): models in files: `flow`, `hf`, `gguf/` with its types (`types`), their formulas (`quant/`), its writer;
-//! - [`tokenizer`]: text as tokens, and learning how;
+//! - [`token`]: ids; [`tokenizer`]: text as tokens, and learning how;
 //! - [`graph`]: the model as a program: forward, backward, update, storage;
 //! - [`infer`]: running it: sessions whose slots sequences join and leave (`session`, `generator`), how tokens are chosen
 //!   (`sampling`), `scoring`;
@@ -18,7 +18,9 @@ pub mod format;
 pub mod graph;
 pub mod infer;
 pub mod rng;
+pub mod token;
 pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use token::TokenId;

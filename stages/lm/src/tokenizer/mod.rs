@@ -5,7 +5,6 @@
 
 mod bytes;
 mod chunks;
-mod token;
 mod train;
 
 use std::path::Path;
@@ -13,10 +12,10 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use crate::token::TokenId;
 pub use bytes::byte_chars;
 use bytes::{adds_prefix_space, byte_of_char, is_byte_level, push_sentencepiece};
 use chunks::{CHUNK, safe_pieces};
-pub use token::TokenId;
 pub use train::train;
 
 use crate::error::{Error, Result, TokenizerError};
