@@ -60,7 +60,8 @@ pub struct Hyper {
 }
 
 impl Hyper {
-    fn words(&self, loss_scale: f32) -> Vec<f32> {
+    /// The slots of the buffer `hyper`.
+    fn slots(&self, loss_scale: f32) -> Vec<f32> {
         let power = |b: f32| (0..self.step).fold(1.0f64, |p, _| p * f64::from(b));
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::LR] = self.lr;
@@ -283,7 +284,7 @@ impl Trainer {
     pub fn accumulate(&mut self, micros: &[MicroBatch], hyper: &Hyper, begins: bool) -> Result<()> {
         if begins {
             let scale = self.loss_scale();
-            self.device.write_f32(self.graph.hyper, &hyper.words(scale))?;
+            self.device.write_f32(self.graph.hyper, &hyper.slots(scale))?;
         }
         for (i, micro) in micros.iter().enumerate() {
             let first = begins && i == 0;
