@@ -271,3 +271,38 @@ fn a_report_of_little_is_still_a_page_and_bad_parts_are_named() {
     let error = harness::run(&GateStage, json!({}), &inputs, dir.path()).expect_err("not a report");
     assert!(error.message.contains("bad.json") && error.message.contains("EvalReport"), "{error}");
 }
+
+/// What stands between `open` and `close` wherever they do, with entities as what they stand for.
+fn texts_in(page: &str, open: &str, close: &str) -> Vec<String> {
+    let entities = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#x27;", "'"), ("&#x2f;", "/"), ("&amp;", "&")];
+    let decoded = |text: &str| entities.iter().fold(text.to_owned(), |t, (entity, c)| t.replace(entity, c));
+    page.split(open).skip(1).filter_map(|rest| rest.split_once(close)).map(|(text, _)| decoded(text)).collect()
+}
+
+#[test]
+fn texts_of_others_come_out_exactly_and_as_texts() {
+    let dir = tempfile::tempdir().expect("dir");
+    let texts = [
+        "\n\n  two lines and two spaces before\n\tand a tab\n  \n",
+        "</script><script>alert('1')</script></pre><b class=\"x\">& &amp; &lt;",
+        "{{ 7*7 }} {% if true %} {%- endif -%} {# gone? #} {{ title|safe }}",
+        "bell \u{7}, escape \u{1b}[1m, return \r\n, next line \u{85}, none \0, delete \u{7f}",
+    ];
+    let shown = texts.map(|t| t.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}"));
+    let results: Vec<Value> =
+        (0..6).map(|i| json!({"id": i, "prompt": texts[i % 4], "student": texts[(i + 1) % 4], "teacher": texts[(i + 2) % 4]})).collect();
+    let eval = json!({"results": results, "notes": texts, "device": texts[2], "qei_metrics": {"quality_metric": texts[1]},
+        "compressors": texts.map(|name| json!({"name": name, "bits_per_byte": 2.0}))});
+    let criterion = |name| json!({"name": name, "value": 1.0, "threshold": 2.0, "op": ">=", "pass": false, "note": texts[2]});
+    let verdict = json!({"accepted": false, "warnings": texts, "criteria": texts.map(criterion)});
+    let log = json!({"preset": texts[3], "optimizer": texts[2], "curve": [{"seen_tokens": 0, "loss": 8}, {"seen_tokens": 1, "loss": 7}]});
+    let parts = [("eval", "EvalReport", eval), ("gate", "Verdict", verdict), ("<i>{{ title }}&'", "TrainLog", log)];
+    let (page, _) = report(dir.path(), &parts);
+    let answers: Vec<&String> = (0..6).flat_map(|i| [&shown[i % 4], &shown[(i + 1) % 4], &shown[(i + 2) % 4]]).collect();
+    assert_eq!(texts_in(&page, "<pre>", "</pre>").iter().collect::<Vec<_>>(), answers);
+    assert_eq!(texts_in(&page, "<li>", "</li>"), shown);
+    assert_eq!(texts_in(&page, "<p class=\"bad\">Warning: ", "</p>"), shown);
+    assert!(page.contains("<h3>&lt;i&gt;{{ title }}&amp;&#x27;</h3>"));
+    assert!(!page.contains("<script") && !page.contains("<b class=\"x\""));
+    assert!(!page.contains(|c: char| c.is_control() && c != '\n' && c != '\t'));
+}

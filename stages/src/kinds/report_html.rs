@@ -40,7 +40,7 @@ impl Stage for ReportStage {
     fn run(&self, p: ReportParams, ctx: &TaskContext) -> Result<(), StageError> {
         let parts = Parts::collect(ctx)?;
         let title = p.title.as_deref().unwrap_or("Distillation report");
-        let page = page(title, &parts, ctx);
+        let page = page(title, &parts, ctx)?;
         let out = ctx.output("report")?;
         std::fs::write(out, page).map_err(|e| StageError::io("cannot write", out, &e))?;
         task::write_json(ctx.output("summary")?, &summary(&parts, ctx))

@@ -1,13 +1,15 @@
 //! The page and the summary of a pipeline.
 
 use flow_engine::plugin::{StageError, TaskContext};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::criteria::Criterion;
 use super::exit::exit_criteria;
 use super::parts::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, read};
-use super::sections;
-use super::text::{bytes, escape, number, or_dash, whole};
+use super::sections::{self, Card, Efficiency, Gates, Pipeline, Quality, Sample, Shape, Traces, Training};
+use super::templates;
+use super::text::{bytes, number, or_dash, whole};
 use crate::distil::TraceStats;
 
 /// Everything that was wired, by the stage that made it.
@@ -61,43 +63,44 @@ impl Parts {
     }
 }
 
+/// What is on the page, as its template reads it: a section without its parts is left out.
+#[derive(Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    /// Whether every gate accepted; `None` without one.
+    accepted: Option<bool>,
+    cards: Vec<Card>,
+    quality: Option<Quality>,
+    efficiency: Option<Efficiency<'a>>,
+    gates: Gates<'a>,
+    training: Vec<Training<'a>>,
+    traces: Vec<Traces<'a>>,
+    samples: Vec<Sample<'a>>,
+    dry_runs: Vec<Shape<'a>>,
+    pipeline: Option<Pipeline>,
+    version: &'static str,
+    run: &'a str,
+}
+
 /// The page.
-pub(crate) fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> String {
-    let badge = match parts.accepted() {
-        Some(true) => "<span class=\"badge good\">gate: accepted</span>",
-        Some(false) => "<span class=\"badge bad\">gate: refused</span>",
-        None => "",
+pub(crate) fn page(title: &str, parts: &Parts, ctx: &TaskContext) -> Result<String, StageError> {
+    let (eval, exit_criteria) = (parts.eval(), parts.exit_criteria());
+    let page = Page {
+        title,
+        accepted: parts.accepted(),
+        cards: sections::cards(eval, parts.student()),
+        quality: (eval.is_some() || !parts.beside.is_empty()).then(|| sections::quality(eval, &parts.beside)),
+        efficiency: eval.map(|e| sections::efficiency(e, &parts.baselines)),
+        gates: sections::gates(&parts.verdicts, &exit_criteria),
+        training: parts.logs.iter().map(|(stage, log)| sections::training(stage, log)).collect(),
+        traces: parts.stats.iter().map(|(stage, stats)| sections::traces(stage, stats)).collect(),
+        samples: eval.map(sections::samples).unwrap_or_default(),
+        dry_runs: parts.dry_runs.iter().map(|(stage, dry_run)| sections::dry_run(stage, dry_run)).collect(),
+        pipeline: sections::pipeline(&ctx.task().provenance),
+        version: env!("CARGO_PKG_VERSION"),
+        run: &ctx.task().run,
     };
-    let (provenance, run) = (&ctx.task().provenance, &ctx.task().run);
-    let mut sections: Vec<(&str, String)> = Vec::new();
-    if let Some(e) = parts.eval() {
-        sections.push(("Quality", sections::quality(Some(e), &parts.beside)));
-        sections.push(("Memory, speed and QEI", sections::efficiency(e, &parts.baselines)));
-    }
-    if parts.eval().is_none() && !parts.beside.is_empty() {
-        sections.push(("Quality", sections::quality(None, &parts.beside)));
-    }
-    sections.push(("Gate and exit criteria", sections::gates(&parts.verdicts, &parts.exit_criteria())));
-    sections.push(("Training", parts.logs.iter().map(|(s, l)| sections::training(s, l)).collect()));
-    sections.push(("Traces", parts.stats.iter().map(|(s, t)| sections::traces(s, t)).collect()));
-    if let Some(e) = parts.eval() {
-        sections.push(("Samples", sections::samples(e)));
-    }
-    sections.push(("Dry-run", parts.dry_runs.iter().map(|(s, d)| sections::dry_run(s, d)).collect()));
-    if !provenance.is_empty() {
-        sections.push(("Pipeline", sections::pipeline(provenance)));
-    }
-    let body: String = sections.iter().filter(|s| !s.1.is_empty()).map(|(h, s)| format!("<section><h2>{h}</h2>{s}</section>")).collect();
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{title}</title><style>{}</style></head><body><main><header><h1>{title}</h1>{badge}</header>{}{body}\
-         <footer>flow {}{}. The page needs nothing else; figures come from the artifacts that this run made or found.</footer></main></body></html>\n",
-        include_str!("style.css"),
-        sections::cards(parts.eval(), parts.student()),
-        env!("CARGO_PKG_VERSION"),
-        if run.is_empty() { String::new() } else { format!(", run {}", escape(run)) },
-        title = escape(title),
-    )
+    templates::render("page.html", page)
 }
 
 /// `pipeline_summary.json`.

@@ -1,40 +1,26 @@
-//! The sections of the page, each from the parts that it needs; a section without its part is left out.
-
-use std::fmt::Write as _;
+//! What the sections of the page show, each from the parts that it needs, as the template of its name reads it.
 
 use flow_engine::plugin::Provenance;
+use serde::Serialize;
 
+use super::charts::{Bar, Bars, Chart, Dag, LineChart, Node, Series};
 use super::criteria::Criterion;
-use super::parts::{Baseline, DryRun, EvalReport, Point, TextReport, TrainLog, Verdict};
-use super::svg::{LineChart, Node, Series, bars, dag};
-use super::text::{bytes, escape, number, or_dash, percent, seconds, short, whole};
+use super::parts::{Baseline, BitsPerByte, DryRun, EvalReport, Point, TextReport, TrainLog, Verdict};
+use super::text::{bytes, number, or_dash, percent, seconds, short, whole};
 use crate::distil::TraceStats;
 
-/// A row of cells; cells that hold a number are set right by their header.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let class = |i: usize| if head[i].starts_with('#') { " class=\"num\"" } else { "" };
-    let mut out = String::from("<div class=\"scroll\"><table><tr>");
-    for (i, h) in head.iter().enumerate() {
-        let _ = write!(out, "<th{}>{}</th>", class(i), escape(h.trim_start_matches('#')));
-    }
-    out.push_str("</tr>");
-    for row in rows {
-        out.push_str("<tr>");
-        for (i, cell) in row.iter().enumerate().take(head.len()) {
-            let _ = write!(out, "<td{}>{cell}</td>", class(i));
-        }
-        out.push_str("</tr>");
-    }
-    out + "</table></div>"
+/// Several figures in one line.
+const BETWEEN: &str = " · ";
+
+/// A row of a table: a name and its figure.
+type Fact = (String, String);
+
+fn fact(name: impl Into<String>, figure: impl Into<String>) -> Fact {
+    (name.into(), figure.into())
 }
 
-fn card(label: &str, value: &str, note: &str) -> String {
-    format!(
-        "<div class=\"card\"><div class=\"label\">{}</div><div class=\"value\">{}</div><div class=\"note\">{}</div></div>",
-        escape(label),
-        escape(value),
-        escape(note)
-    )
+fn known(facts: &mut Vec<Fact>) {
+    facts.retain(|f| f.1 != or_dash(None, number));
 }
 
 /// Student's bits per byte over the teacher's, as a share above 1.
@@ -44,108 +30,250 @@ pub fn gap(e: &EvalReport) -> Option<f64> {
 
 /// One figure over another, as a share above 1.
 pub fn over(a: Option<f64>, b: Option<f64>) -> Option<f64> {
-    Some(a? / b.filter(|b| *b > 0.0)? - 1.0)
+    Some(ratio(a, b)? - 1.0)
+}
+
+fn ratio(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a? / b.filter(|b| *b > 0.0)?)
+}
+
+fn change(share: f64) -> String {
+    format!("{:+.2} %", 100.0 * share)
+}
+
+/// A figure at the top.
+#[derive(Serialize)]
+pub struct Card {
+    label: &'static str,
+    value: String,
+    note: String,
 }
 
 /// The figures at the top.
-pub fn cards(eval: Option<&EvalReport>, log: Option<&TrainLog>) -> String {
-    let mut out = String::from("<div class=\"cards\">");
+pub fn cards(eval: Option<&EvalReport>, log: Option<&TrainLog>) -> Vec<Card> {
+    let card = |label, value, note: Option<String>| Card { label, value, note: note.unwrap_or_default() };
+    let mut out = Vec::new();
     if let Some(e) = eval {
         let (b, q) = (&e.bits_per_byte, &e.qei_metrics);
-        let note = gap(e).map_or(String::new(), |g| format!("teacher {}, gap {:+.1} %", or_dash(b.teacher, number), 100.0 * g));
-        out += &card("Held-out bits per byte", &or_dash(b.student, number), &note);
-        out += &card("QEI", &or_dash(q.qei, number), "quality ratio over memory ratio");
-        out += &card("QEI × speed", &or_dash(q.qei_speed, number), "QEI times the ratio of tokens per second");
-        let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b.filter(|b| *b > 0.0)?);
-        let note =
-            ratio(q.student_tokens_per_second, q.teacher_tokens_per_second).map_or(String::new(), |r| format!("{r:.2} × the teacher"));
-        out += &card("Decode, tokens/s", &or_dash(q.student_tokens_per_second, number), &note);
-        let note =
-            ratio(q.teacher_memory_bytes, q.student_memory_bytes).map_or(String::new(), |r| format!("{r:.1} × less than the teacher"));
-        out += &card("Memory", &or_dash(q.student_memory_bytes, bytes), &note);
+        let note = gap(e).map(|g| format!("teacher {}, gap {:+.1} %", or_dash(b.teacher, number), 100.0 * g));
+        out.push(card("Held-out bits per byte", or_dash(b.student, number), note));
+        out.push(card("QEI", or_dash(q.qei, number), Some("quality ratio over memory ratio".into())));
+        out.push(card("QEI × speed", or_dash(q.qei_speed, number), Some("QEI times the ratio of tokens per second".into())));
+        let note = ratio(q.student_tokens_per_second, q.teacher_tokens_per_second).map(|r| format!("{r:.2} × the teacher"));
+        out.push(card("Decode, tokens/s", or_dash(q.student_tokens_per_second, number), note));
+        let note = ratio(q.teacher_memory_bytes, q.student_memory_bytes).map(|r| format!("{r:.1} × less than the teacher"));
+        out.push(card("Memory", or_dash(q.student_memory_bytes, bytes), note));
     }
     if let Some(l) = log {
-        let note = l.parameters.map_or(String::new(), |p| format!("{} parameters", short(p)));
-        out += &card("Tokens trained on", &or_dash(l.seen_tokens, whole), &note);
+        let note = l.parameters.map(|p| format!("{} parameters", short(p)));
+        out.push(card("Tokens trained on", or_dash(l.seen_tokens, whole), note));
     }
-    out + "</div>"
-}
-
-fn verdict_word(pass: Option<bool>) -> &'static str {
-    match pass {
-        Some(true) => "<span class=\"good\">pass</span>",
-        Some(false) => "<span class=\"bad\">fail</span>",
-        None => "<span class=\"none\">not measured</span>",
-    }
-}
-
-fn criterion_row(c: &Criterion) -> Vec<String> {
-    let note = c.note.as_deref().map(escape).unwrap_or_default();
-    let threshold = format!("{} {}", c.op.sign(), short(c.threshold));
-    vec![escape(&c.name), or_dash(c.value, number), threshold, verdict_word(c.pass).into(), note]
-}
-
-/// The gate and the proof of concept's list.
-pub fn gates(verdicts: &[(String, Verdict)], exit: &[Criterion]) -> String {
-    let mut out = String::new();
-    for (stage, v) in verdicts {
-        let (class, word) = if v.accepted { ("good", "accepted") } else { ("bad", "refused") };
-        let _ = write!(out, "<h3>{} <span class=\"badge {class}\">{word}</span></h3>", escape(stage));
-        out.extend(v.warnings.iter().map(|warning| format!("<p class=\"bad\">Warning: {}</p>", escape(warning))));
-        let rows: Vec<_> = v.criteria.iter().map(criterion_row).collect();
-        out += &table(&["criterion", "#value", "#threshold", "verdict", ""], &rows);
-    }
-    let rows: Vec<_> = exit.iter().map(|c| [vec![escape(c.group.as_deref().unwrap_or_default())], criterion_row(c)].concat()).collect();
-    out += "<h3>Exit criteria of the proof of concept</h3>";
-    out += &table(&["group", "criterion", "#value", "#threshold", "verdict", ""], &rows);
     out
 }
 
-/// Loss curves of one training.
-pub fn training(stage: &str, log: &TrainLog) -> String {
-    let line = |name: &str, pick: fn(&Point) -> Option<f64>| Series {
-        name: name.into(),
+/// Held-out bits per byte of both models and of compressors.
+#[derive(Serialize)]
+pub struct Quality {
+    bars: Option<Bars>,
+    facts: Vec<Fact>,
+}
+
+/// See [`Quality`]: the student's evaluation and the models that were measured beside it.
+pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> Quality {
+    let none = EvalReport::default();
+    let e = e.unwrap_or(&none);
+    let b = &e.bits_per_byte;
+    let mut facts = vec![
+        fact("student over teacher", or_dash(gap(e), change)),
+        fact("KL from the teacher, nats per token", or_dash(e.kl, number)),
+        fact("top-1 agreement with the teacher", or_dash(e.top1_agreement, percent)),
+        fact("valid JSON, student", or_dash(e.json_validity.student, percent)),
+        fact("valid JSON, teacher", or_dash(e.json_validity.teacher, percent)),
+    ];
+    let against =
+        |(stage, r): &(String, TextReport)| fact(format!("student over {stage}"), or_dash(over(b.student, r.bits_per_byte), change));
+    facts.extend(beside.iter().map(against));
+    known(&mut facts);
+    let final_bits = b.student.zip(b.student_a8).map(|(s, a8)| change(s / a8 - 1.0));
+    facts.extend(final_bits.map(|c| fact("cost of the final activation bits over A8", c)));
+    Quality { bars: bits_per_byte(b, beside, e), facts }
+}
+
+fn bits_per_byte(b: &BitsPerByte, beside: &[(String, TextReport)], e: &EvalReport) -> Option<Bars> {
+    let bar = |label: String, bits: Option<f64>, colour| bits.map(|v| Bar { label, length: v, written: format!("{v:.3}"), colour });
+    let own = [
+        ("student", b.student, "b0"),
+        ("student at A8", b.student_a8, "b0"),
+        ("student, sliding window", b.student_sliding, "b0"),
+        ("teacher", b.teacher, "b1"),
+        ("teacher, sliding window", b.teacher_sliding, "b1"),
+    ];
+    let own = own.into_iter().filter_map(|(name, bits, colour)| bar(name.into(), bits, colour));
+    let beside = beside.iter().filter_map(|(stage, r)| {
+        let kind = match (r.weights.as_deref(), r.activation_bits) {
+            (Some("float"), _) => "full precision".to_owned(),
+            (weights, bits) => format!("{}, A{}", weights.unwrap_or("ternary"), or_dash(bits.map(f64::from), whole)),
+        };
+        bar(format!("{stage} ({kind})"), r.bits_per_byte, "b1")
+    });
+    let compressors = e.compressors.iter().filter_map(|c| {
+        let primed = if c.primed { " after the training text" } else { "" };
+        bar(format!("{}{primed}", c.name), c.bits_per_byte, "bm")
+    });
+    Bars::layout("Held-out bits per byte (lower is better)", own.chain(beside).chain(compressors).collect())
+}
+
+/// Memory, speed, quality and QEI of both sides.
+#[derive(Serialize)]
+pub struct Efficiency<'a> {
+    /// Figure, student, teacher, ratio.
+    rows: [[String; 4]; 5],
+    /// Locked baselines: stage, facts.
+    baselines: Vec<(&'a str, String)>,
+    notes: &'a [String],
+    device: Option<&'a str>,
+}
+
+/// See [`Efficiency`].
+pub fn efficiency<'a>(e: &'a EvalReport, baselines: &'a [(String, Baseline)]) -> Efficiency<'a> {
+    let q = &e.qei_metrics;
+    let both = |name: &str, written: fn(f64) -> String, student, teacher| {
+        [name.into(), or_dash(student, written), or_dash(teacher, written), or_dash(ratio(student, teacher), |r| format!("{r:.3}"))]
+    };
+    let qei = |name: &str, v| [name.into(), or_dash(v, number), "1".into(), String::new()];
+    let quality = format!("quality ({})", q.quality_metric.as_deref().unwrap_or("not named"));
+    Efficiency {
+        rows: [
+            both(&quality, number, q.student_quality, q.teacher_quality),
+            both("memory", bytes, q.student_memory_bytes, q.teacher_memory_bytes),
+            both("decode, tokens per second", number, q.student_tokens_per_second, q.teacher_tokens_per_second),
+            qei("QEI", q.qei),
+            qei("QEI_speed", q.qei_speed),
+        ],
+        baselines: baselines.iter().map(|(stage, b)| (stage.as_str(), locked(b))).collect(),
+        notes: &e.notes,
+        device: e.device.as_deref(),
+    }
+}
+
+fn locked(b: &Baseline) -> String {
+    let facts = [
+        b.parameters.map(|p| format!("{} parameters", whole(p))),
+        b.memory_bytes.map(bytes),
+        b.decode_tokens_per_second.map(|v| format!("decode {} tokens/s", number(v))),
+        b.prefill_tokens_per_second.map(|v| format!("prefill {} tokens/s", number(v))),
+        Some(format!("{} answers", b.results.len())),
+        b.json_validity.map(|v| format!("valid JSON {}", percent(v))),
+    ];
+    facts.into_iter().flatten().collect::<Vec<_>>().join(BETWEEN)
+}
+
+/// The gate and the proof of concept's list.
+#[derive(Serialize)]
+pub struct Gates<'a> {
+    verdicts: Vec<Judged<'a>>,
+    exit: Vec<Row<'a>>,
+}
+
+/// A gate's verdict.
+#[derive(Serialize)]
+struct Judged<'a> {
+    stage: &'a str,
+    accepted: bool,
+    warnings: &'a [String],
+    criteria: Vec<Row<'a>>,
+}
+
+/// A criterion.
+#[derive(Serialize)]
+struct Row<'a> {
+    group: &'a str,
+    name: &'a str,
+    value: String,
+    sign: &'static str,
+    threshold: String,
+    pass: Option<bool>,
+    note: &'a str,
+}
+
+fn row(c: &Criterion) -> Row<'_> {
+    Row {
+        group: c.group.as_deref().unwrap_or_default(),
+        name: &c.name,
+        value: or_dash(c.value, number),
+        sign: c.op.sign(),
+        threshold: short(c.threshold),
+        pass: c.pass,
+        note: c.note.as_deref().unwrap_or_default(),
+    }
+}
+
+/// See [`Gates`].
+pub fn gates<'a>(verdicts: &'a [(String, Verdict)], exit: &'a [Criterion]) -> Gates<'a> {
+    let judged = |(stage, v): &'a (String, Verdict)| Judged {
+        stage,
+        accepted: v.accepted,
+        warnings: &v.warnings,
+        criteria: v.criteria.iter().map(row).collect(),
+    };
+    Gates { verdicts: verdicts.iter().map(judged).collect(), exit: exit.iter().map(row).collect() }
+}
+
+/// One training.
+#[derive(Serialize)]
+pub struct Training<'a> {
+    stage: &'a str,
+    facts: String,
+    charts: Vec<Chart>,
+}
+
+/// See [`Training`].
+pub fn training<'a>(stage: &'a str, log: &TrainLog) -> Training<'a> {
+    let facts = [
+        log.preset.as_ref().map(|p| format!("preset {p}")),
+        log.parameters.map(|p| format!("{} parameters", whole(p))),
+        log.optimizer.clone(),
+        log.tau.map(|t| format!("τ {}", number(t))),
+        log.kd_scale.as_ref().map(|s| format!("KL × {}", if s == "tau2" { "τ²" } else { "1" })),
+        log.exact_tail_share.map(|s| format!("{} of the rows with their exact tail", percent(s))),
+        log.steps.map(|s| format!("{} steps", whole(s))),
+        log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))),
+        log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))),
+        log.validation.bits_per_byte.map(|b| format!("{} validation bits per byte", number(b))),
+        log.skipped_steps.map(|s| format!("{} steps skipped", whole(s))),
+        log.nan_steps.map(|s| format!("{} for NaN", whole(s))),
+        log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))),
+    ];
+    Training { stage, facts: facts.into_iter().flatten().collect::<Vec<_>>().join(BETWEEN), charts: curves(log) }
+}
+
+/// Curves over the tokens seen; KL, CE and format loss only of a training that has them.
+fn curves(log: &TrainLog) -> Vec<Chart> {
+    let line = |name, pick: fn(&Point) -> Option<f64>| Series {
+        name,
         points: log.curve.iter().filter_map(|p| Some((p.seen_tokens?, pick(p)?))).collect(),
     };
     let marks: Vec<(f64, String)> = log.flip.and_then(|f| f.seen_tokens).map(|at| (at, flip_label(log))).into_iter().collect();
-    let chart = |title: &str, series: Vec<Series>, from_zero: bool| {
-        LineChart { title: title.into(), x_label: "tokens seen".into(), series, marks: marks.clone(), from_zero }.draw()
-    };
-    let mut parts = vec![line("total", |p| p.loss)];
+    let chart = |title, series, from_zero| LineChart { title, x_label: "tokens seen", series, marks: &marks, from_zero }.layout();
+    let some = |line: &Series| line.points.iter().any(|p| p.1 != 0.0);
+    let mut losses = vec![line("total", |p| p.loss)];
     let kl = line("KL", |p| p.kl);
-    if kl.points.iter().any(|p| p.1 != 0.0) {
-        parts.push(kl);
-        parts.push(line("CE", |p| p.ce));
+    if some(&kl) {
+        losses.extend([kl, line("CE", |p| p.ce)]);
     }
-    let mut out = format!("<h3>{}</h3><p>", escape(stage));
-    let mut facts = Vec::new();
-    facts.extend(log.preset.as_ref().map(|p| format!("preset {}", escape(p))));
-    facts.extend(log.parameters.map(|p| format!("{} parameters", whole(p))));
-    facts.extend(log.optimizer.as_ref().map(|o| escape(o)));
-    facts.extend(log.tau.map(|t| format!("τ {}", number(t))));
-    facts.extend(log.kd_scale.as_ref().map(|s| format!("KL × {}", if s == "tau2" { "τ²" } else { "1" })));
-    facts.extend(log.exact_tail_share.map(|s| format!("{} of the rows with their exact tail", percent(s))));
-    facts.extend(log.steps.map(|s| format!("{} steps", whole(s))));
-    facts.extend(log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))));
-    facts.extend(log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))));
-    facts.extend(log.validation.bits_per_byte.map(|b| format!("{} validation bits per byte", number(b))));
-    facts.extend(log.skipped_steps.map(|s| format!("{} steps skipped", whole(s))));
-    facts.extend(log.nan_steps.map(|s| format!("{} for NaN", whole(s))));
-    facts.extend(log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))));
-    out += &facts.join(" · ");
-    out += "</p><div class=\"grid2\">";
-    out += &chart("Loss (nats per token)", parts, false);
-    out += &chart("Learning rate", vec![line("learning rate", |p| p.lr)], true);
-    out += &chart("Gradient norm", vec![line("before clipping", |p| p.grad_norm), line("after clipping", |p| p.grad_norm_clipped)], true);
-    let evaluations: Vec<_> = log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, v.bits_per_byte?))).collect();
-    if evaluations.len() > 1 {
-        out += &chart("Validation bits per byte", vec![Series { name: "validation".into(), points: evaluations }], false);
-    }
+    let norms = vec![line("before clipping", |p| p.grad_norm), line("after clipping", |p| p.grad_norm_clipped)];
+    let evaluations = log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, v.bits_per_byte?))).collect();
+    let mut out = vec![
+        chart("Loss (nats per token)", losses, false),
+        chart("Learning rate", vec![line("learning rate", |p| p.lr)], true),
+        chart("Gradient norm", norms, true),
+        chart("Validation bits per byte", vec![Series { name: "validation", points: evaluations }], false),
+    ];
     let format = line("format loss", |p| p.format);
-    if format.points.iter().any(|p| p.1 != 0.0) {
-        out += &chart("Format loss (CE on structural tokens)", vec![format], false);
+    if some(&format) {
+        out.push(chart("Format loss (CE on structural tokens)", vec![format], false));
     }
-    out + "</div>"
+    out.into_iter().flatten().collect()
 }
 
 fn flip_label(log: &TrainLog) -> String {
@@ -156,223 +284,121 @@ fn flip_label(log: &TrainLog) -> String {
     }
 }
 
-/// Held-out bits per byte of both models and of compressors.
-pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> String {
-    let none = EvalReport::default();
-    let e = e.unwrap_or(&none);
-    let b = &e.bits_per_byte;
-    let mut rows: Vec<(String, f64, String, &str)> = Vec::new();
-    for (name, value, class) in [
-        ("student", b.student, "b0"),
-        ("student at A8", b.student_a8, "b0"),
-        ("student, sliding window", b.student_sliding, "b0"),
-        ("teacher", b.teacher, "b1"),
-        ("teacher, sliding window", b.teacher_sliding, "b1"),
-    ] {
-        rows.extend(value.map(|v| (name.to_owned(), v, format!("{v:.3}"), class)));
-    }
-    for (stage, r) in beside {
-        let kind = match (r.weights.as_deref(), r.activation_bits) {
-            (Some("float"), _) => "full precision".to_owned(),
-            (weights, bits) => format!("{}, A{}", weights.unwrap_or("ternary"), or_dash(bits.map(f64::from), whole)),
-        };
-        rows.extend(r.bits_per_byte.map(|v| (format!("{stage} ({kind})"), v, format!("{v:.3}"), "b1")));
-    }
-    for c in &e.compressors {
-        let name = if c.primed { format!("{} after the training text", c.name) } else { c.name.clone() };
-        rows.extend(c.bits_per_byte.map(|v| (name, v, format!("{v:.3}"), "bm")));
-    }
-    let mut facts = vec![
-        vec!["student over teacher".to_owned(), or_dash(gap(e), |g| format!("{:+.2} %", 100.0 * g))],
-        vec!["KL from the teacher, nats per token".into(), or_dash(e.kl, number)],
-        vec!["top-1 agreement with the teacher".into(), or_dash(e.top1_agreement, percent)],
-        vec!["valid JSON, student".into(), or_dash(e.json_validity.student, percent)],
-        vec!["valid JSON, teacher".into(), or_dash(e.json_validity.teacher, percent)],
-    ];
-    let against = |(stage, r): &(String, TextReport)| {
-        vec![format!("student over {}", escape(stage)), or_dash(over(b.student, r.bits_per_byte), |g| format!("{:+.2} %", 100.0 * g))]
-    };
-    facts.extend(beside.iter().map(against));
-    facts.retain(|f| f[1] != "–");
-    let a4 = b
-        .student
-        .zip(b.student_a8)
-        .map(|(s, a8)| vec!["cost of the final activation bits over A8".into(), format!("{:+.2} %", 100.0 * (s / a8 - 1.0))]);
-    facts.extend(a4);
-    format!(
-        "<div class=\"grid2\">{}<div>{}</div></div>",
-        bars("Held-out bits per byte (lower is better)", &rows),
-        table(&["figure", "#value"], &facts)
-    )
-}
-
-/// Memory, speed, quality and QEI of both sides.
-pub fn efficiency(e: &EvalReport, baselines: &[(String, Baseline)]) -> String {
-    let q = &e.qei_metrics;
-    let ratio = |a: Option<f64>, b: Option<f64>| or_dash(a.zip(b).filter(|(_, b)| *b > 0.0).map(|(a, b)| a / b), |r| format!("{r:.3}"));
-    let quality = format!("quality ({})", q.quality_metric.as_deref().unwrap_or("not named"));
-    let rows = vec![
-        vec![
-            escape(&quality),
-            or_dash(q.student_quality, number),
-            or_dash(q.teacher_quality, number),
-            ratio(q.student_quality, q.teacher_quality),
-        ],
-        vec![
-            "memory".into(),
-            or_dash(q.student_memory_bytes, bytes),
-            or_dash(q.teacher_memory_bytes, bytes),
-            ratio(q.student_memory_bytes, q.teacher_memory_bytes),
-        ],
-        vec![
-            "decode, tokens per second".into(),
-            or_dash(q.student_tokens_per_second, number),
-            or_dash(q.teacher_tokens_per_second, number),
-            ratio(q.student_tokens_per_second, q.teacher_tokens_per_second),
-        ],
-        vec!["QEI".into(), or_dash(q.qei, number), "1".into(), String::new()],
-        vec!["QEI_speed".into(), or_dash(q.qei_speed, number), "1".into(), String::new()],
-    ];
-    let mut out = table(&["figure", "#student", "#teacher", "#ratio"], &rows);
-    for (stage, b) in baselines {
-        let mut facts = Vec::new();
-        facts.extend(b.parameters.map(|p| format!("{} parameters", whole(p))));
-        facts.extend(b.memory_bytes.map(bytes));
-        facts.extend(b.decode_tokens_per_second.map(|v| format!("decode {} tokens/s", number(v))));
-        facts.extend(b.prefill_tokens_per_second.map(|v| format!("prefill {} tokens/s", number(v))));
-        facts.push(format!("{} answers", b.results.len()));
-        facts.extend(b.json_validity.map(|v| format!("valid JSON {}", percent(v))));
-        let _ = write!(out, "<p>Locked baseline <b>{}</b>: {}</p>", escape(stage), facts.join(" · "));
-    }
-    if !e.notes.is_empty() {
-        let _ = write!(out, "<ul>{}</ul>", e.notes.iter().map(|n| format!("<li>{}</li>", escape(n))).collect::<String>());
-    }
-    if let Some(d) = &e.device {
-        let _ = write!(out, "<p>Measured on {}. QEI = (Qs/Qt) / (Ms/Mt); QEI_speed = QEI · TPSs/TPSt.</p>", escape(d));
-    }
-    out
-}
-
 /// What the traces hold.
-pub fn traces(stage: &str, s: &TraceStats) -> String {
-    let method = if s.exact { "exact (one tokenizer)" } else { &s.method };
-    let mut rows = vec![
-        vec!["projection".to_owned(), escape(method)],
-        vec!["sequences".into(), whole(s.sequences as f64)],
-        vec!["teacher rows".into(), whole(s.teacher_rows as f64)],
-        vec!["student rows".into(), whole(s.rows as f64)],
-        vec!["rows that train by KL".into(), whole(s.tokens as f64)],
-        vec!["rows without KL".into(), whole(s.dropped_rows as f64)],
-        vec!["invalid teacher rows".into(), percent(s.invalid_share)],
-        vec!["renormalised rows".into(), whole(s.renormalised_rows as f64)],
-        vec!["mass of the student's candidates".into(), percent(s.coverage)],
-        vec!["mass lost to Other by projection".into(), percent(s.lost_mass)],
-        vec!["drawn token among the candidates".into(), percent(s.drawn_in_top_k)],
-        vec!["tokens over several teacher tokens".into(), percent(s.spanning_share)],
-        vec!["rows that hold their tail at each of `taus`".into(), percent(s.exact_tail_share)],
-        vec!["structural rows".into(), percent(s.structural_share)],
-        vec!["entropy over candidates and Other, nats".into(), number(s.entropy)],
-    ];
-    rows.extend(s.rows_by_source.iter().map(|(k, n)| vec![format!("rows from {}", escape(k)), whole(*n as f64)]));
-    rows.extend(s.invalid.iter().map(|(k, n)| vec![format!("refused: {}", escape(k)), whole(*n as f64)]));
-    let histogram: Vec<_> =
-        s.other_mass.iter().map(|b| (format!("≤ {}", short(b.up_to)), b.rows as f64, whole(b.rows as f64), "b2")).collect();
-    format!(
-        "<h3>{}</h3><div class=\"grid2\"><div>{}</div>{}</div>",
-        escape(stage),
-        table(&["figure", "#value"], &rows),
-        bars("Rows by the mass of Other", &histogram)
-    )
+#[derive(Serialize)]
+pub struct Traces<'a> {
+    stage: &'a str,
+    facts: Vec<Fact>,
+    other: Option<Bars>,
 }
 
-/// Answers side by side.
-pub fn samples(e: &EvalReport) -> String {
-    let one = |r: &super::parts::EvalResult| {
-        format!(
-            "<div class=\"sample\"><div class=\"prompt\">#{} <pre>{}</pre></div><div class=\"sides\"><div><h4>student</h4><pre>{}</pre></div><div><h4>teacher</h4><pre>{}</pre></div></div></div>",
-            escape(&r.id.to_string()),
-            escape(&r.prompt),
-            escape(&r.student),
-            escape(&r.teacher)
-        )
-    };
-    let mut out: String = e.results.iter().take(4).map(one).collect();
-    if e.results.len() > 4 {
-        let _ = write!(out, "<details><summary>{} more</summary>", e.results.len().min(40) - 4);
-        out.extend(e.results.iter().skip(4).take(36).map(one));
-        out += "</details>";
-    }
-    out
+/// See [`Traces`].
+pub fn traces<'a>(stage: &'a str, s: &TraceStats) -> Traces<'a> {
+    let count = |n: u64| whole(n as f64);
+    let mut facts = vec![
+        fact("projection", if s.exact { "exact (one tokenizer)" } else { &s.method }),
+        fact("sequences", count(s.sequences)),
+        fact("teacher rows", count(s.teacher_rows)),
+        fact("student rows", count(s.rows)),
+        fact("rows that train by KL", count(s.tokens)),
+        fact("rows without KL", count(s.dropped_rows)),
+        fact("invalid teacher rows", percent(s.invalid_share)),
+        fact("renormalised rows", count(s.renormalised_rows)),
+        fact("mass of the student's candidates", percent(s.coverage)),
+        fact("mass lost to Other by projection", percent(s.lost_mass)),
+        fact("drawn token among the candidates", percent(s.drawn_in_top_k)),
+        fact("tokens over several teacher tokens", percent(s.spanning_share)),
+        fact("rows that hold their tail at each of `taus`", percent(s.exact_tail_share)),
+        fact("structural rows", percent(s.structural_share)),
+        fact("entropy over candidates and Other, nats", number(s.entropy)),
+    ];
+    facts.extend(s.rows_by_source.iter().map(|(source, n)| fact(format!("rows from {source}"), count(*n))));
+    facts.extend(s.invalid.iter().map(|(why, n)| fact(format!("refused: {why}"), count(*n))));
+    let bins = s.other_mass.iter().map(|b| Bar {
+        label: format!("≤ {}", short(b.up_to)),
+        length: b.rows as f64,
+        written: count(b.rows),
+        colour: "b2",
+    });
+    Traces { stage, facts, other: Bars::layout("Rows by the mass of Other", bins.collect()) }
+}
+
+/// Both answers to a prompt.
+#[derive(Serialize)]
+pub struct Sample<'a> {
+    id: String,
+    prompt: &'a str,
+    student: &'a str,
+    teacher: &'a str,
+}
+
+/// The first 40 prompts and their answers.
+pub fn samples(e: &EvalReport) -> Vec<Sample<'_>> {
+    let shown = e.results.iter().take(40);
+    shown.map(|r| Sample { id: r.id.to_string(), prompt: &r.prompt, student: &r.student, teacher: &r.teacher }).collect()
 }
 
 /// Planned and measured memory of a shape.
-pub fn dry_run(stage: &str, d: &DryRun) -> String {
-    let mut rows = vec![
-        vec!["shape".to_owned(), escape(d.preset.as_deref().unwrap_or("–"))],
-        vec!["parameters".into(), or_dash(d.parameters, whole)],
-        vec!["planned peak".into(), or_dash(d.planned_bytes, bytes)],
-        vec!["measured peak".into(), or_dash(d.measured_bytes, bytes)],
-        vec!["measured over planned".into(), or_dash(d.ratio, |r| format!("{r:.3}"))],
-        vec!["to train, planned".into(), or_dash(d.training.float32, bytes)],
-        vec!["to train in the least memory, planned".into(), or_dash(d.training.all_three, bytes)],
-        vec!["largest difference of logits, A8 to A4".into(), or_dash(d.max_logit_difference, number)],
-        vec!["mean difference of logits".into(), or_dash(d.mean_logit_difference, number)],
+#[derive(Serialize)]
+pub struct Shape<'a> {
+    stage: &'a str,
+    why_not: Option<&'a str>,
+    facts: Vec<Fact>,
+    /// Activations, tokens per second, peak, steady.
+    runs: Vec<[String; 4]>,
+}
+
+/// See [`Shape`].
+pub fn dry_run<'a>(stage: &'a str, d: &'a DryRun) -> Shape<'a> {
+    let mut facts = vec![
+        fact("shape", d.preset.as_deref().unwrap_or("–")),
+        fact("parameters", or_dash(d.parameters, whole)),
+        fact("planned peak", or_dash(d.planned_bytes, bytes)),
+        fact("measured peak", or_dash(d.measured_bytes, bytes)),
+        fact("measured over planned", or_dash(d.ratio, |r| format!("{r:.3}"))),
+        fact("to train, planned", or_dash(d.training.float32, bytes)),
+        fact("to train in the least memory, planned", or_dash(d.training.all_three, bytes)),
+        fact("largest difference of logits, A8 to A4", or_dash(d.max_logit_difference, number)),
+        fact("mean difference of logits", or_dash(d.mean_logit_difference, number)),
     ];
-    rows.retain(|r| r[1] != "–");
-    let mut out = format!("<h3>{}</h3>", escape(stage));
-    if let Some(why) = d.why_not.as_ref().filter(|_| !d.ran) {
-        let _ = write!(out, "<p>Planned only: {}</p>", escape(why));
-    }
-    out += &table(&["figure", "#value"], &rows);
-    if !d.runs.is_empty() {
-        let runs: Vec<_> = d
-            .runs
-            .iter()
-            .map(|r| {
-                vec![
-                    or_dash(r.bits, |b| format!("A{b:.0}")),
-                    or_dash(r.tokens_per_second, number),
-                    or_dash(r.peak_bytes, bytes),
-                    or_dash(r.steady_bytes, bytes),
-                ]
-            })
-            .collect();
-        out += &table(&["activations", "#tokens per second", "#peak", "#steady"], &runs);
-    }
-    out
+    known(&mut facts);
+    let runs = d.runs.iter().map(|r| {
+        let activations = or_dash(r.bits, |b| format!("A{b:.0}"));
+        [activations, or_dash(r.tokens_per_second, number), or_dash(r.peak_bytes, bytes), or_dash(r.steady_bytes, bytes)]
+    });
+    Shape { stage, why_not: d.why_not.as_deref().filter(|_| !d.ran), facts, runs: runs.collect() }
 }
 
 /// The stages that led here, with their times.
-pub fn pipeline(all: &[Provenance]) -> String {
+#[derive(Serialize)]
+pub struct Pipeline {
+    dag: Dag,
+    /// Of all stages.
+    time: String,
+    /// Stage, kind, time, whether this run made it, device, metrics.
+    stages: Vec<[String; 6]>,
+}
+
+/// See [`Pipeline`]; nothing where no stage is known.
+pub fn pipeline(all: &[Provenance]) -> Option<Pipeline> {
     let nodes: Vec<Node> = all
         .iter()
         .map(|p| Node {
-            name: p.stage.clone(),
-            detail: format!("{}, {}", p.kind, seconds(p.seconds)),
+            name: &p.stage,
+            kind: &p.kind,
+            time: seconds(p.seconds),
             after: p.after.iter().filter_map(|a| all.iter().position(|o| o.stage == *a)).collect(),
             reused: p.reused,
         })
         .collect();
-    let rows: Vec<_> = all
-        .iter()
-        .map(|p| {
-            let metrics: Vec<String> = p.metrics.iter().map(|(k, v)| format!("{} {}", escape(k), number(*v))).collect();
-            vec![
-                escape(&p.stage),
-                escape(&p.kind),
-                seconds(p.seconds),
-                if p.reused { "reused".into() } else { "executed".into() },
-                escape(&p.device),
-                metrics.join(", "),
-            ]
-        })
-        .collect();
-    let total: f64 = all.iter().map(|p| p.seconds).sum();
-    format!(
-        "{}<p>{} stages, {} of computation in all.</p>{}",
-        dag(&nodes),
-        all.len(),
-        seconds(total),
-        table(&["stage", "kind", "#seconds", "this run", "device", "metrics"], &rows)
-    )
+    let row = |p: &Provenance| {
+        let metrics: Vec<String> = p.metrics.iter().map(|(k, v)| format!("{k} {}", number(*v))).collect();
+        let made = if p.reused { "reused" } else { "executed" };
+        [p.stage.clone(), p.kind.clone(), seconds(p.seconds), made.into(), p.device.clone(), metrics.join(", ")]
+    };
+    (!all.is_empty()).then(|| Pipeline {
+        dag: Dag::layout(&nodes),
+        time: seconds(all.iter().map(|p| p.seconds).sum()),
+        stages: all.iter().map(row).collect(),
+    })
 }

@@ -1,23 +1,5 @@
 //! Numbers and text as a person reads them.
 
-/// Text safe inside HTML and SVG.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // Control characters are not allowed in HTML; a sampled text may hold any of them.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// A whole number with commas between thousands.
 pub fn whole(v: f64) -> String {
     let digits = format!("{:.0}", v.abs());
@@ -113,6 +95,5 @@ mod tests {
         assert_eq!((short(400_000.0), short(0.0), short(1.5e6), short(0.02)), ("400k".into(), "0".into(), "1.5M".into(), "0.02".into()));
         assert_eq!((bytes(3.5 * 1048576.0), seconds(75.0), percent(0.01234)), ("3.50 MiB".into(), "1 min 15 s".into(), "1.23 %".into()));
         assert_eq!((number(0.04512), number(12345.0), number(1e-5)), ("0.045".into(), "12,345".into(), "1.0e-5".into()));
-        assert_eq!(escape("<a b=\"c\">\u{1}"), "&lt;a b=&quot;c&quot;&gt;\u{fffd}");
     }
 }
