@@ -254,3 +254,26 @@ async fn download(store: Arc<dyn ObjectStore>, path: Path, patience: Duration, o
     }
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// This crate alone speaks TLS: a client hello is the first that a server of `https://` hears.
+    #[test]
+    fn https_begins_with_a_handshake() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let greeted = std::thread::spawn(move || {
+            let mut first = [0u8; 6];
+            listener.accept().expect("a connection").0.read_exact(&mut first).map(|()| first)
+        });
+        let url = format!("https://127.0.0.1:{port}/cache");
+        let remote = Remote::open(&url, true, []).expect("opens").patience(Duration::from_secs(5));
+        assert!(remote.action(&ActionKey(Digest::of(b"nothing"))).is_none());
+        let hello = greeted.join().expect("joins").expect("bytes");
+        assert!((hello[0], hello[5]) == (22, 1) && remote.trouble().is_some(), "{hello:?}");
+    }
+}

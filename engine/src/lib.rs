@@ -21,6 +21,7 @@ pub mod graph;
 pub mod key;
 pub mod kind;
 pub mod memo;
+pub mod memory;
 pub mod node;
 mod outputs;
 pub mod pipeline;

@@ -4,6 +4,8 @@
 use flow_lm::config::Bits;
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::infer::{Session, Uses};
+use flow_lm::tokenizer::TokenId;
+use serde_json::json;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -17,14 +19,14 @@ fn main() {
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
         if let Ok(text) = serde_json::from_str::<String>(&line) {
-            println!("{:?}", [vec![tokenizer.bos()], tokenizer.encode(&text)].concat());
+            println!("{}", json!([vec![tokenizer.bos()], tokenizer.encode(&text)].concat()));
             continue;
         }
-        let ids: Vec<u32> = serde_json::from_str(&line).expect("a JSON list of ids");
+        let ids: Vec<TokenId> = serde_json::from_str(&line).expect("a JSON list of ids");
         let mut input = ids.clone();
-        input.resize(seq, 0);
+        input.resize(seq, TokenId(0));
         let mask: Vec<u32> = (0..seq).map(|i| u32::from(i < ids.len())).collect();
         lm.nll(&input, &mask, &vec![-1; seq]).expect("scores");
-        println!("{:?}", &lm.best().expect("reads")[..ids.len()]);
+        println!("{}", json!(lm.best().expect("reads")[..ids.len()]));
     }
 }

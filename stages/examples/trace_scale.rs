@@ -146,7 +146,5 @@ fn size(dir: &Path) -> u64 {
 
 /// Peak resident memory in MiB.
 fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib: Option<u64> = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.unwrap_or(0) / 1024
+    flow_engine::memory::resident().map_or(0, |r| r.peak >> 20)
 }

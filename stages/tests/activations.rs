@@ -8,6 +8,7 @@ use common::{devices, noise};
 use flow_lm::config::{A4, Bits, ModelConfig, Preset, Role};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::Device;
 
@@ -39,7 +40,7 @@ fn losses(device: &Device, a4: A4, sub_norm: bool, bits: u32, inner: f32) -> Vec
     let ids: Vec<u32> = (0..rows).map(|_| ((next() + 0.5) * 90.0) as u32 % 90).collect();
     let micro = MicroBatch {
         labels: ids.iter().skip(1).chain([&0]).map(|t| *t as i32).collect(),
-        ids,
+        ids: TokenId::of_words(ids),
         mask: vec![1; rows],
         meta: vec![[0.0, 0.0, 1.0, 0.0]; rows],
         ..MicroBatch::default()

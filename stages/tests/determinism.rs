@@ -51,7 +51,7 @@ fn micro(step: u64, vocab: usize, shape: &TrainShape) -> MicroBatch {
     let mut token = || ((next() + 0.5) * vocab as f32) as u32 % vocab as u32;
     let labels: Vec<i32> = (0..rows).map(|r| if r % seq > 20 { -100 } else { token() as i32 }).collect();
     MicroBatch {
-        ids: (0..rows).map(|_| token()).collect(),
+        ids: (0..rows).map(|_| TokenId(token())).collect(),
         mask: (0..rows).map(|r| u32::from(r % seq <= 20)).collect(),
         topk_ids: (0..rows).flat_map(|r| [0, 1, 2, 3].map(|k| ((r * 7 + k * 50) % vocab) as i32)).collect(),
         targets: (0..rows).flat_map(|_| [-1.0, -1.5, -2.0, -2.5].map(|l| l * (1.0 / 1.3))).collect(),
@@ -186,10 +186,9 @@ fn decoded(device: &Device, cache: Cached, sequences: usize) -> Vec<u32> {
     let (config, tensors) = flow_lm::format::gguf::model::load(flow_lm::format::gguf::GgufFile::read(&path).unwrap()).unwrap();
     let uses = Uses { score: Some((1, 20)), logits: true, decode: Some((sequences, 200)), prefill: 8, cache, ..Uses::default() };
     let mut lm = Session::new(device, config.clone(), &tensors, uses).unwrap();
-    let ids: Vec<u32> = (0..20).map(|i| i * 37 % config.vocab as u32).collect();
+    let ids: Vec<TokenId> = (0..20).map(|i| TokenId(i * 37 % config.vocab as u32)).collect();
     let mut all: Vec<u32> = bytemuck::cast_vec(lm.logits(&ids, &[1; 20]).unwrap());
-    let tokens: Vec<TokenId> = TokenId::of_words(ids.clone());
-    let starts: Vec<&[TokenId]> = (0..sequences).map(|s| [&tokens[..19], &tokens[3..9], &tokens[..0]][s % 3]).collect();
+    let starts: Vec<&[TokenId]> = (0..sequences).map(|s| [&ids[..19], &ids[3..9], &ids[..0]][s % 3]).collect();
     lm.read_starts(&starts).unwrap();
     let mut next: Vec<TokenId> = (5..).take(sequences).map(TokenId).collect();
     for t in 0..12 {

@@ -103,7 +103,7 @@ impl Setting {
         let tensors: flow_lm::format::tensors::Tensors = tensors.clone().into();
         let mut lm = Session::new(&open("cpu", 0).expect("the CPU"), config.clone(), &tensors, uses).expect("fits");
         let bos = Tokenizer::load(&self.tokenizer).expect("loads").bos();
-        let ids: Vec<u32> = std::iter::once(bos.0).chain(self.tokens.iter().copied()).take(SEQ).collect();
+        let ids: Vec<TokenId> = std::iter::once(bos).chain(self.tokens.iter().map(|t| TokenId(*t))).take(SEQ).collect();
         let logits = lm.logits(&ids, &[1; SEQ]).expect("scores");
         logits.chunks(config.vocab).map(|z| softmax(&z[..self.vocab])).collect()
     }

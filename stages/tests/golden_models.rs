@@ -22,7 +22,7 @@ fn logits(
     config: &ModelConfig,
     tensors: &impl TensorSource,
     (batch, seq): (usize, usize),
-    ids: &[u32],
+    ids: &[TokenId],
     mask: &[u32],
 ) -> Vec<f32> {
     let uses = Uses { score: Some((batch, seq)), logits: true, ..Uses::default() };
@@ -48,7 +48,7 @@ fn directory(name: &str, weights: Option<Weights>) {
     let model = load_as(&golden_dir().join("models").join(name), weights).expect("loads");
     let expected = Golden::file(&format!("models/{name}/expected.safetensors"), &format!("models/{name}/expected.json"));
     let shape = expected.shape("input_ids");
-    let ids: Vec<u32> = expected.i32("input_ids").into_iter().map(|t| t as u32).collect();
+    let ids: Vec<TokenId> = expected.i32("input_ids").into_iter().map(|t| TokenId(t as u32)).collect();
     let mask: Vec<u32> = expected.u8("attention_mask").into_iter().map(u32::from).collect();
     let tolerance = |key: &str| expected.about[key].as_f64().expect("a number") as f32;
     for device in devices() {
@@ -137,7 +137,7 @@ fn golden_gguf_student_logits() {
         *values = masters(&codes, scale);
     }
     let plain = ModelConfig { weights: Weights::Float, ..config.clone() };
-    let ids: Vec<u32> = expected.i32("ids").into_iter().map(|t| t as u32).collect();
+    let ids: Vec<TokenId> = expected.i32("ids").into_iter().map(|t| TokenId(t as u32)).collect();
     let mask = vec![1; ids.len()];
     for device in devices() {
         for (name, config, tensors) in [("logits_a8", &config, &packed), ("logits_fp", &plain, &stored)] {

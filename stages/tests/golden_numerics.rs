@@ -179,20 +179,20 @@ struct Quant {
     words: usize,
 }
 
-fn quantise(b: &mut Bench, x: BufferId, (rows, cols): (usize, usize), mode: u32, bits: u64) -> Quant {
+fn quantise(b: &mut Bench, x: BufferId, (rows, cols): (usize, usize), bits: u64) -> Quant {
     let words = 4 * ternary::packed_words(cols);
-    let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words as u32, mode, clip: 0.0 };
+    let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words as u32 };
     let h = b.hyper(&[(hyper::QMAX, if bits == 4 { 7.0 } else { 127.0 })]);
     let (q, scales) = (b.out(rows * words), b.out(2 * rows));
     b.op(&act_quant::ACT_QUANT, &[x, h, q, scales], &shape);
     Quant { q, scales, words }
 }
 
-fn act(c: &mut Check, bits: u64, mode: u32) {
+fn act(c: &mut Check, bits: u64) {
     let (rows, cols) = c.matrix("x");
     let mut b = Bench::new();
     let x = b.floats(&c.golden.f32("x"));
-    let quant = quantise(&mut b, x, (rows, cols), mode, bits);
+    let quant = quantise(&mut b, x, (rows, cols), bits);
     let mut s = b.run(c.device);
     let q = unpack_bytes(&s.read(quant.q).unwrap(), rows, cols, quant.words);
     let scales: Vec<act_quant::RowScale> = bytemuck::pod_collect_to_vec(&s.read(quant.scales).unwrap());
@@ -221,7 +221,7 @@ fn bitlinear(c: &mut Check) {
     if let Some((g, h, rstd)) = norm {
         b.op(&rmsnorm::RMSNORM, &[x, g, h, rstd], &norm_shape);
     }
-    let quant = quantise(&mut b, norm.map_or(x, |n| n.1), (rows, cols), 0, c.golden.about["bits"].as_u64().expect("bits"));
+    let quant = quantise(&mut b, norm.map_or(x, |n| n.1), (rows, cols), c.golden.about["bits"].as_u64().expect("bits"));
     let (y, dh, dw) = (b.out(rows * outs), b.out(rows * cols), b.out(outs * cols));
     let shape = ternary_gemm::Shape { rows: m, outs: n, cols: k, add: 0 };
     b.op(&ternary_gemm::TERNARY_GEMM, &[quant.q, quant.scales, t.codes, scale, y], &shape);
@@ -463,9 +463,8 @@ type Family = fn(&mut Check);
 const FAMILIES: &[(&str, Family)] = &[
     ("ternary_absmean_", ternary_absmean),
     ("ternary_threshold_", ternary_threshold),
-    ("act_a8_absmax_", |c| act(c, 8, 0)),
-    ("act_a4_absmax_", |c| act(c, 4, 0)),
-    ("act_a4_absmean_", |c| act(c, 4, 1)),
+    ("act_a8_absmax_", |c| act(c, 8)),
+    ("act_a4_absmax_", |c| act(c, 4)),
     ("bitlinear_", bitlinear),
     ("norm_bitlinear_", bitlinear),
     ("rope_", rotary),

@@ -8,6 +8,7 @@ use common::{Golden, devices};
 use flow_lm::config::{A4, Activation, Bits, ModelConfig, Weights};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
 use flow_shaders::device::Device;
 
@@ -50,7 +51,7 @@ fn batch(g: &Golden, seq: usize, h: &serde_json::Value) -> MicroBatch {
         })
         .collect();
     MicroBatch {
-        ids: tokens.chunks(seq + 1).flat_map(|s| s[..seq].iter().map(|t| *t as u32)).collect(),
+        ids: tokens.chunks(seq + 1).flat_map(|s| s[..seq].iter().map(|t| TokenId(*t as u32))).collect(),
         mask: g.u8("pad").into_iter().map(u32::from).collect(),
         labels,
         topk_ids: g.i32("topk_ids"),

@@ -6,9 +6,14 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, LargeStringArray, ListArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, Float64Array, Int32Array, Int64Array, LargeListArray, LargeListViewArray, LargeStringArray,
+    ListArray, ListViewArray, RecordBatch,
+};
+use arrow_buffer::{OffsetBuffer, ScalarBuffer};
+use arrow_schema::{Field, FieldRef};
 use flow_engine::plugin::StageError;
 use flow_stages::kinds::kd_import::ImportStage;
 use flow_stages::traces::{ProjectedRow, SequenceRow, TraceReader};
@@ -135,7 +140,7 @@ fn files_that_cannot_be_read_say_which_column_or_row() {
         let error = import(&path, 1.0, &dir.path().join(format!("missing-{i}"))).expect_err("a column is missing");
         assert!(error.message.contains(&format!("x.parquet: column `{name}` is missing")) && error.help.is_some(), "{error}");
         let mut columns: Vec<(String, ArrayRef)> = names.iter().cloned().zip(whole.columns().iter().cloned()).collect();
-        columns[i].1 = Arc::new(arrow::array::BooleanArray::from(vec![true]));
+        columns[i].1 = Arc::new(arrow_array::BooleanArray::from(vec![true]));
         write(&path, &RecordBatch::try_from_iter(columns).expect("batch"));
         let error = import(&path, 1.0, &dir.path().join(format!("type-{i}"))).expect_err("a column has another type");
         assert!(error.message.contains(&format!("column `{name}` has type Boolean, expected ")), "{error}");
@@ -214,23 +219,39 @@ fn samples_that_are_not_told_stay_apart() {
     assert_eq!(drawn(&sequences), [(1, 0, vec![70, 71, 72]), (1, 1, vec![70, 71]), (1, 2, vec![70, 71])]);
 }
 
+fn item(lists: &ListArray) -> FieldRef {
+    Arc::new(Field::new_list_field(lists.value_type(), true))
+}
+fn fixed(lists: &ListArray) -> ArrayRef {
+    Arc::new(FixedSizeListArray::new(item(lists), 2, lists.values().clone(), None))
+}
+fn large(lists: &ListArray) -> ArrayRef {
+    let offsets = lists.offsets().iter().map(|o| i64::from(*o)).collect();
+    Arc::new(LargeListArray::new(item(lists), OffsetBuffer::new(offsets), lists.values().clone(), None))
+}
+fn view(lists: &ListArray) -> ArrayRef {
+    let (offsets, sizes) = (lists.offsets().slice(0, lists.len()), ScalarBuffer::from_iter(lists.offsets().lengths().map(|l| l as i32)));
+    Arc::new(ListViewArray::new(item(lists), offsets.into_inner(), sizes, lists.values().clone(), None))
+}
+fn large_view(lists: &ListArray) -> ArrayRef {
+    let offsets = lists.offsets()[..lists.len()].iter().map(|o| i64::from(*o)).collect();
+    let sizes = lists.offsets().lengths().map(|l| l as i64).collect();
+    Arc::new(LargeListViewArray::new(item(lists), offsets, sizes, lists.values().clone(), None))
+}
+
 /// Lists as other tools' Arrow types have them.
 #[test]
 fn lists_of_every_kind_are_lists() {
     let dir = tempfile::tempdir().expect("dir");
     let rows: Vec<Row> = (0..5).map(|step| good(2, step)).collect();
     let plain = batch(&rows);
-    let kinds: [fn(Arc<Field>) -> DataType; 4] =
-        [|f| DataType::FixedSizeList(f, 2), DataType::ListView, DataType::LargeListView, DataType::LargeList];
+    let kinds: [fn(&ListArray) -> ArrayRef; 4] = [fixed, view, large_view, large];
     let mut all = Vec::new();
     for (i, kind) in kinds.into_iter().enumerate() {
         let schema = plain.schema();
         let columns = schema.fields().iter().zip(plain.columns()).map(|(field, column)| {
-            let to = match field.data_type() {
-                DataType::List(item) => kind(item.clone()),
-                other => other.clone(),
-            };
-            (field.name().clone(), cast(column, &to).expect("casts"))
+            let column = column.as_list_opt::<i32>().map_or_else(|| column.clone(), kind);
+            (field.name().clone(), column)
         });
         let path = dir.path().join(format!("{i}.parquet"));
         write(&path, &RecordBatch::try_from_iter(columns.collect::<Vec<_>>()).expect("batch"));

@@ -173,7 +173,7 @@ proptest! {
             let weights = flow_lm::train::LossWeights { kd: 1.0, ce: 1.0, format: 0.0 };
             if !loader.is_empty() {
                 let (micros, _) = loader.step(0, 4, 1, &weights)?;
-                assert!(micros[0].ids.iter().all(|id| *id < 4096) && micros[0].labels.iter().all(|l| *l < 4096));
+                assert!(micros[0].ids.iter().all(|id| id.index() < 4096) && micros[0].labels.iter().all(|l| *l < 4096));
                 assert!(micros[0].topk_ids.iter().all(|id| *id < 4096) && micros[0].targets.iter().all(|t| t.is_finite()));
             }
             Ok(())

@@ -72,7 +72,7 @@ fn forced_logprobs_are_those_of_float32() {
     let uses = Uses { score: Some((1, n)), top_k: k, ..Uses::default() };
     let device = open("cpu", 0).expect("the CPU is always there");
     let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");
-    let top = lm.top_k(TokenId::words(&text), &vec![1; n]).expect("scores");
+    let top = lm.top_k(&text, &vec![1; n]).expect("scores");
     let (wanted_ids, wanted) = (forced.i32("top_ids"), forced.f32("top_logprobs"));
     let worst = top.logprobs.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 2e-3, "logprobs of the Top-20 differ by {worst}");

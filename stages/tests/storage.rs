@@ -8,6 +8,7 @@ use common::{devices, hyper, noise};
 use flow_lm::config::{ModelConfig, Preset, Role, Weights};
 use flow_lm::graph::{LossScale, Storage};
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{MicroBatch, StepStats, TrainShape, Trainer};
 use flow_shaders::device::Device;
 
@@ -49,7 +50,7 @@ fn micro(config: &ModelConfig, weight: f32) -> MicroBatch {
     let ids: Vec<u32> = (0..rows).map(|_| token()).collect();
     MicroBatch {
         labels: ids.iter().skip(1).chain([&0]).map(|t| *t as i32).collect(),
-        ids,
+        ids: TokenId::of_words(ids),
         mask: vec![1; rows],
         meta: vec![[0.0, 0.0, weight / rows as f32, 0.0]; rows],
         ..MicroBatch::default()

@@ -83,7 +83,7 @@ impl States {
 
     /// The one place that moves a stage; `from` is whether it may come from where it is.
     fn set(&mut self, id: StageId, to: State, from: impl FnOnce(&State) -> bool) {
-        debug_assert!(from(&self[id]), "a stage cannot go from {} to {}", name(&self[id]), name(&to));
+        assert!(from(&self[id]), "a stage cannot go from {} to {}", name(&self[id]), name(&to));
         self.0[id.0] = to;
     }
 
@@ -242,7 +242,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
     #[should_panic(expected = "from Waiting to Running")]
     fn what_is_not_keyed_does_not_run() {
         two().started(A);

@@ -75,8 +75,8 @@ fn run(registry: &Registry, dir: &Path) -> Result<(), WorkerError> {
     let params = task.params.clone();
     let context = TaskContext::new(task, sink.clone(), stop);
     run_caught(kind.as_ref(), params, &context)?;
-    if let Some(bytes) = peak_memory() {
-        sink.emit(TaskEvent::Metric { name: "peak_rss_bytes".into(), value: bytes });
+    if let Some(held) = crate::memory::resident() {
+        sink.emit(TaskEvent::Metric { name: "peak_rss_bytes".into(), value: held.peak as f64 });
     }
     TaskResult::good().write(dir).map_err(WorkerError::io("write the result in", dir))
 }
@@ -95,13 +95,6 @@ fn watch_parent(stop: Arc<AtomicBool>) {
         std::thread::sleep(ORPHAN_GRACE);
         std::process::exit(130);
     });
-}
-
-/// Peak resident memory of this process, where the system tells.
-fn peak_memory() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib: f64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024.0)
 }
 
 struct Lines {

@@ -158,7 +158,7 @@ fn rows_of_activations_in_parts() {
     check(&rmsnorm::RMSNORM, &[x.clone(), g.clone(), junk(rows * cols), junk(rows)], &norm);
     check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g.clone(), rstd.clone(), r.floats(rows * cols, 1.0), r.floats(rows * cols, 1.0)], &norm);
     check(&rmsnorm::RMSNORM_GRAD_G, &[x.clone(), rstd.clone(), r.floats(rows * cols, 1.0), r.floats(cols, 1.0)], &norm);
-    let quant = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, mode: 0, clip: 0.0 };
+    let quant = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32 };
     check(&act_quant::ACT_QUANT, &[x.clone(), hyper(), junk(rows * words_of), junk(2 * rows)], &quant);
     let fused = norm_quant::Shape { rows: rows as u32, cols: cols as u32, words: words_of as u32, eps: 1e-5, act: 0 };
     check(&norm_quant::NORM_QUANT, &[x.clone(), g.clone(), hyper(), junk(rows * words_of), junk(2 * rows), junk(rows)], &fused);

@@ -276,6 +276,12 @@ pub enum RequestError {
         /// Positions of a slot.
         room: usize,
     },
+    /// A session that was not made for such requests.
+    #[error("the session was built without `{what}`")]
+    Unprepared {
+        /// The field of [`crate::infer::Uses`].
+        what: &'static str,
+    },
     /// Every slot is taken.
     #[error("all {slots} slots are taken")]
     Full {

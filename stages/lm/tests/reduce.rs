@@ -3,6 +3,7 @@
 use flow_lm::config::{Bits, ModelConfig, Preset, Weights};
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer, Storage};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer, initial_values};
 use flow_shaders::device::open;
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ fn trainer(config: &ModelConfig, storage: Storage) -> Trainer {
 fn half(vocab: usize, n: u64) -> MicroBatch {
     let (mut rng, rows) = (Rng::new(n, "micro-batch"), SHAPE.batch * SHAPE.seq);
     MicroBatch {
-        ids: (0..rows).map(|_| rng.below(vocab) as u32).collect(),
+        ids: (0..rows).map(|_| TokenId(rng.below(vocab) as u32)).collect(),
         mask: vec![1; rows],
         labels: (0..rows).map(|_| rng.below(vocab) as i32).collect(),
         meta: vec![[0.0, 0.0, 0.5 / rows as f32, 0.0]; rows],

@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 
 /// Largest resident set of this process so far, in bytes (Linux).
 pub fn peak_rss() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    flow_engine::memory::resident().map(|r| r.peak)
 }
 
 /// The middle of some measurements.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::figures::{median, peak_rss, rounded};
 use flow_lm::config::Bits;
 use flow_lm::format::gguf::{GgufFile, model};
-use flow_lm::infer::{Session, Uses};
+use flow_lm::infer::{Generator, Request, Session, Uses};
 use flow_lm::rng::Rng;
 use flow_lm::tokenizer::TokenId;
 
@@ -56,14 +56,13 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
         let ids: Vec<TokenId> = (0..b.batch * b.prompt).map(|_| TokenId(rng.below(config.vocab) as u32)).collect();
         let began = Instant::now();
         if b.score {
-            lm.top_k(TokenId::words(&ids), &vec![1; ids.len()])?;
+            lm.top_k(&ids, &vec![1; ids.len()])?;
         } else {
-            let next = prefill(&mut lm, &ids, b, chunk)?;
+            prefill(&mut lm, &ids, b, chunk)?;
             let prompt_seconds = began.elapsed().as_secs_f64();
-            let began = Instant::now();
-            decode(&mut lm, next, b)?;
+            let decode_seconds = decode(&mut lm, &ids, b)?;
             if round > 0 {
-                decoded.push((b.batch * b.decode) as f64 / began.elapsed().as_secs_f64());
+                decoded.push((b.batch * b.decode) as f64 / decode_seconds);
                 read.push(ids.len() as f64 / prompt_seconds);
             }
             continue;
@@ -84,19 +83,25 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     Ok(out)
 }
 
-fn prefill(lm: &mut Session, ids: &[TokenId], b: &InferBench, chunk: usize) -> Result<Vec<TokenId>, StageError> {
-    let mut next = Vec::new();
+fn prefill(lm: &mut Session, ids: &[TokenId], b: &InferBench, chunk: usize) -> Result<(), StageError> {
     for first in (0..b.prompt).step_by(chunk) {
         let len = chunk.min(b.prompt - first);
         let part: Vec<TokenId> = ids.chunks_exact(b.prompt).flat_map(|s| s[first..first + len].iter().copied()).collect();
-        next = lm.prefill(&part, first, len)?;
-    }
-    Ok(next)
-}
-
-fn decode(lm: &mut Session, mut next: Vec<TokenId>, b: &InferBench) -> Result<(), StageError> {
-    for t in 0..b.decode {
-        next = lm.step(&next, &vec![(b.prompt + t) as u32; b.batch])?;
+        lm.prefill(&part, first, len)?;
     }
     Ok(())
+}
+
+/// Seconds that the sequences take in the session's slots, from their first tokens on.
+fn decode(lm: &mut Session, ids: &[TokenId], b: &InferBench) -> Result<f64, StageError> {
+    let mut generator = Generator::new(lm);
+    for prompt in ids.chunks_exact(b.prompt) {
+        generator.join(Request { prompt: prompt.to_vec(), max_tokens: b.decode + 1, ..Request::default() })?;
+    }
+    generator.step()?;
+    let began = Instant::now();
+    for _ in 0..b.decode {
+        generator.step()?;
+    }
+    Ok(began.elapsed().as_secs_f64())
 }

@@ -225,7 +225,7 @@ fn rows() -> Vec<Case> {
         case(
             &act_quant::ACT_QUANT,
             format!("[{rows}×{mlp}]"),
-            act_quant::Shape { rows: rows as u32, cols: mlp as u32, words: mlp as u32 / 4, mode: 0, clip: 0.0 },
+            act_quant::Shape { rows: rows as u32, cols: mlp as u32, words: mlp as u32 / 4 },
             5.0 * (rows * mlp) as f64,
             Limit::Copy,
             &[floats(rows * mlp), hyper, Fill::Bytes(rows * mlp / 4), Fill::Word(2 * rows, 0)],

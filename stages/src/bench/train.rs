@@ -11,6 +11,7 @@ use flow_lm::config::{Bits, ModelConfig, Preset};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::initial_values;
 use flow_lm::train::{Hyper, MicroBatch, TrainShape, Trainer};
 
@@ -106,7 +107,7 @@ fn random_batch(config: &ModelConfig, batch: usize) -> MicroBatch {
         meta.push([(drawn[TOP_K] - sum.ln()) as f32 / 1.3, 1.0 / rows as f32, 0.25 / rows as f32, 0.0]);
     }
     MicroBatch {
-        ids: (0..rows).map(|_| rng.below(v) as u32).collect(),
+        ids: (0..rows).map(|_| TokenId(rng.below(v) as u32)).collect(),
         mask: vec![1; rows],
         labels: (0..rows).map(|_| rng.below(v) as i32).collect(),
         topk_ids: (0..rows * TOP_K).map(|i| ((i % TOP_K) * part + rng.below(part)) as i32).collect(),

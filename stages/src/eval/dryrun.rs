@@ -8,6 +8,7 @@ use flow_lm::format::tensors::half_pair;
 use flow_lm::graph::{Graph, Moments, Optimizer, Storage};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::rng::Rng;
+use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{Recipe, TrainShape, Trainer};
 use flow_shaders::device::{self, Device, DeviceError};
 use flow_shaders::kernels::ternary::packed_words;
@@ -34,12 +35,7 @@ fn memory(device: &Device) -> Option<(u64, u64)> {
     if let Device::Gpu(gpu) = device {
         return gpu.allocated_bytes().map(|b| (b, b));
     }
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| {
-        let line = text.lines().find(|l| l.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some((field("VmRSS:")?, field("VmHWM:")?))
+    flow_engine::memory::resident().map(|r| (r.now, r.peak))
 }
 
 /// Runs a forward pass of random tokens over random weights at A8 and A4: speed, memory, and how far the logits are apart.
@@ -55,7 +51,7 @@ pub fn execute(
     let rows = uses.score.map_or(0, |(batch, seq)| batch * seq);
     let mut lm = Session::with_weights(device, config.clone(), uses, fill)?;
     let mut rng = Rng::new(seed, "dry-run tokens");
-    let ids: Vec<u32> = (0..rows).map(|_| rng.below(config.vocab) as u32).collect();
+    let ids: Vec<TokenId> = (0..rows).map(|_| TokenId(rng.below(config.vocab) as u32)).collect();
     let mask = vec![1; rows];
     let mut runs = Vec::new();
     let mut logits: Vec<Vec<f32>> = Vec::new();

@@ -52,7 +52,7 @@ impl Bench {
     fn prefill(&mut self) -> Result<f64, StageError> {
         let n = self.seq;
         let start = Instant::now();
-        self.session.nll(&vec![0; n], &vec![1; n], &vec![0; n])?;
+        self.session.nll(&vec![TokenId(0); n], &vec![1; n], &vec![0; n])?;
         Ok(n as f64 / start.elapsed().as_secs_f64())
     }
 }

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch};
+use arrow_schema::{DataType, Field};
 use flow_engine::plugin::StageError;
 
+use super::convert;
 use super::parquet::{Batches, Part, Wrong};
 use super::rows::RawRow;
 
@@ -255,7 +257,7 @@ fn column(batch: &RecordBatch, name: &str, ty: &DataType) -> Result<ArrayRef, St
         (a, b) => a == b || (a.is_integer() && b.is_integer()) || (a.is_floating() && b.is_floating()),
     };
     let wrong = || format!("column `{name}` has type {}, expected {}", array.data_type(), plain(ty));
-    if fits { cast(array, ty).map_err(|_| wrong()) } else { Err(wrong()) }
+    if fits { convert::to(array, ty).ok_or_else(wrong) } else { Err(wrong()) }
 }
 
 fn plain(ty: &DataType) -> &'static str {

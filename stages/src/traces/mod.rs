@@ -8,6 +8,7 @@
 
 mod bytes;
 mod check;
+mod convert;
 pub mod foreign;
 mod merge;
 mod meta;

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
-};
-use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::bytes::ByteStrings;
 use super::meta::{Layout, TraceMeta};
@@ -137,7 +137,7 @@ pub(super) fn row_batch<R: TraceRow>(
     rows: &[R],
     meta: &TraceMeta,
     schema: &SchemaRef,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
+) -> Result<RecordBatch, ArrowError> {
     let spread = || keys.iter().flat_map(|(p, s, n)| (0..*n).map(move |step| (*p, *s, step as i32)));
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(spread().map(|k| k.0))),
@@ -148,7 +148,7 @@ pub(super) fn row_batch<R: TraceRow>(
     RecordBatch::try_new(schema.clone(), columns)
 }
 
-pub(super) fn sequence_batch(rows: &[SequenceRow], schema: &SchemaRef) -> Result<RecordBatch, arrow::error::ArrowError> {
+pub(super) fn sequence_batch(rows: &[SequenceRow], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let ids = ListArray::new(
         element(DataType::Int32),
         offsets(rows.iter().map(|r| r.context_ids.as_ref().map_or(0, Vec::len))),

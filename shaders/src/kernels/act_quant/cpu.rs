@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{RowScale, Shape};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::hyper;
-use crate::simd::math::{LANES, max, sum};
+use crate::simd::math::{LANES, max};
 
 pub(crate) fn act_quant(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
@@ -13,33 +13,19 @@ pub(crate) fn act_quant(p: &Params, bufs: Bufs<'_>) {
     let qmax = hyper.f32()[hyper::QMAX];
     let scales: &mut [RowScale] = bytemuck::cast_slice_mut(scales.u32_mut());
     let rows = q.u32_mut().par_chunks_mut(s.words as usize).zip(x.f32().par_chunks(s.cols as usize)).zip(scales);
-    rows.take(s.rows as usize).for_each(|((q, x), scale)| *scale = row(x, s.mode, qmax, s.clip, bytemuck::cast_slice_mut(q)));
+    rows.take(s.rows as usize).for_each(|((q, x), scale)| *scale = row(x, qmax, bytemuck::cast_slice_mut(q)));
 }
 
 crate::simd! {
-    /// Codes of a row and what belongs to them; modes as in the module's description.
-    pub(crate) fn row(x: &[f32], mode: u32, qmax: f32, clip: f32, q: &mut [i8]) -> RowScale {
-        let (step, divisor, low, high) = match mode {
-            0 => {
-                let step = absmax(x).max(1e-5) / qmax;
-                (step, step, -qmax, qmax)
-            }
-            1 => {
-                let beta = sum(x, f32::abs) / x.len() as f32;
-                let root7 = 2.645_751_3f32;
-                (beta / root7, (beta + 1e-5) / root7, -8.0, 7.0)
-            }
-            _ => {
-                let step = clip / qmax;
-                (step, step, -qmax, qmax)
-            }
-        };
+    /// Codes of a row and what belongs to them.
+    pub(crate) fn row(x: &[f32], qmax: f32, q: &mut [i8]) -> RowScale {
+        let step = absmax(x).max(1e-5) / qmax;
         q[x.len()..].fill(0);
         let mut total = 0i32;
         for (q, x) in q.iter_mut().zip(x) {
-            let v = x / divisor;
-            let v = if v < low { low } else { v };
-            let v = if v > high { high } else { v };
+            let v = x / step;
+            let v = if v < -qmax { -qmax } else { v };
+            let v = if v > qmax { qmax } else { v };
             // NaN becomes 0. Adding 1.5·2^23 rounds ties to even and leaves the integer in the low bits.
             let v = if v.is_nan() { 0.0 } else { v };
             let v = (v + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;

@@ -1,8 +1,6 @@
 //! Activation quantisation, per token, to signed bytes packed four to a u32 (element `4 i + j` in byte `j`, zero padded).
 //!
-//! mode 0 absmax: `step = max(max|x|, 1e-5) / qmax`, `q = round_half_even(x / step)`, `|q| ≤ qmax`;
-//! mode 1 absmean (BitNet a4.8, arXiv 2411.04965): `β = mean|x|`, `q = clamp(round_half_even(√7·x / (β + 1e-5)), −8, 7)`, `step = β/√7`;
-//! mode 2 clip: `step = clip / qmax`, `q = clamp(round_half_even(x / step), −qmax, qmax)`.
+//! By the largest value of a row (absmax): `step = max(max|x|, 1e-5) / qmax`, `q = round_half_even(x / step)`, `|q| ≤ qmax`.
 //! `qmax` is `hyper[QMAX]` (127 for A8, 7 for A4), so that the flip is a changed number, not a changed program.
 
 pub(crate) mod cpu;
@@ -38,10 +36,6 @@ pub struct Shape {
     pub cols: u32,
     /// Words of a packed row: at least `ceil(cols / 4)`; the ternary product wants `4 · ceil(cols / 16)`.
     pub words: u32,
-    /// 0 absmax, 1 absmean, 2 clip.
-    pub mode: u32,
-    /// Clip value of mode 2.
-    pub clip: f32,
 }
 
 /// Bindings: `x`, `hyper`, `q`, `scales` ([`RowScale`]). One workgroup per row.

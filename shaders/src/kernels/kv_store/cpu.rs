@@ -43,7 +43,7 @@ pub(crate) fn kv_store_int8(p: &Params, bufs: Bufs<'_>) {
     let (d, size) = (s.head_dim as usize, Cached::Int8.words(s.head_dim as usize));
     append(p, bufs, (s.cols / s.head_dim) as usize * size, |x, line| {
         for (x, line) in x.chunks_exact(d).zip(line.chunks_exact_mut(size)) {
-            let scale = act_quant::row(x, 0, 127.0, 0.0, bytemuck::cast_slice_mut(&mut line[..size - 1]));
+            let scale = act_quant::row(x, 127.0, bytemuck::cast_slice_mut(&mut line[..size - 1]));
             line[size - 1] = scale.step.to_bits();
         }
     });

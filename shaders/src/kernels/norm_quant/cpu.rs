@@ -20,7 +20,7 @@ struct Out<'a> {
 fn row(s: &Shape, qmax: f32, x: &[f32], g: &[f32], out: Out<'_>) {
     scratch::with(x.len(), |normed| {
         *out.rstd = rmsnorm::forward_row(x, g, s.eps, normed);
-        *out.scale = act_quant::row(normed, 0, qmax, 0.0, bytemuck::cast_slice_mut(out.q));
+        *out.scale = act_quant::row(normed, qmax, bytemuck::cast_slice_mut(out.q));
     });
 }
 

@@ -58,7 +58,7 @@ impl Graph {
         }
         let cols = self.program.words(values) / rows;
         let (words, q, scales) = self.codes_of(rows, cols);
-        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words, mode: 0, clip: 0.0 };
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words };
         self.program.push(list, &act_quant::ACT_QUANT, &[values, self.inner, q, scales], &shape);
         Act::Codes { q, scales }
     }

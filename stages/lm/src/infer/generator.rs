@@ -14,7 +14,7 @@ use crate::tokenizer::TokenId;
 pub struct Request {
     /// Tokens of the prompt, as the model reads it ([`crate::tokenizer::Tokenizer::context`]).
     pub prompt: Vec<TokenId>,
-    /// Tokens of the continuation, at most.
+    /// Tokens of the continuation, at most; none of it is made where it is 0, the prompt is read all the same.
     pub max_tokens: usize,
     /// How they are chosen.
     pub sampling: Sampling,
@@ -90,7 +90,11 @@ impl<'s> Generator<'s> {
         match request.prompt.len() {
             0 => return refuse(RequestError::Empty),
             tokens if tokens >= room => return refuse(RequestError::Long { tokens, room }),
+            tokens if tokens > 1 && self.session.chunk() == 0 => return refuse(RequestError::Unprepared { what: "prefill" }),
             _ => {}
+        }
+        if !request.sampling.is_greedy() && !self.session.draws() {
+            return refuse(RequestError::Unprepared { what: "draws" });
         }
         // The first free slot: a pass over few slots is a small one.
         let Some(slot) = self.slots.iter_mut().find(|s| s.is_none()) else { return refuse(RequestError::Full { slots }) };
@@ -167,6 +171,9 @@ impl Sequence {
     fn take(&mut self, token: TokenId, room: usize) -> Event {
         if self.request.ends.contains(&token) {
             return Event { sequence: self.number, token: None, finish: Some(Finish::Stop) };
+        }
+        if self.request.max_tokens == 0 {
+            return Event { sequence: self.number, token: None, finish: Some(Finish::Length) };
         }
         self.tokens.push(token);
         let drawn = self.tokens.len() - self.request.prompt.len();

@@ -103,6 +103,11 @@ impl Sampling {
         Ok(())
     }
 
+    /// Whether it takes the most likely token, whatever the sequence holds.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.takes_logits_as_they_are()
+    }
+
     /// Whether logits are taken as they are: only temperature and top-p choose.
     pub fn takes_logits_as_they_are(&self) -> bool {
         let neutral = self.top_k == 0 && self.min_p == 0.0 && self.repetition_penalty == 1.0;

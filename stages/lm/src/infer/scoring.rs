@@ -14,7 +14,7 @@ pub struct Window<'a> {
 /// Windows of at most `seq` targets, scored `batch` at a time: ids, mask and labels.
 pub struct ScoreBatch {
     /// Inputs `[batch, seq]`.
-    pub ids: Vec<u32>,
+    pub ids: Vec<TokenId>,
     /// Real tokens.
     pub mask: Vec<u32>,
     /// Targets, −1 for none.
@@ -23,14 +23,14 @@ pub struct ScoreBatch {
 
 /// Lays windows of targets out for scoring; fewer than `batch` are padded with empty ones.
 pub fn score_batch(windows: &[Window<'_>], batch: usize, seq: usize) -> ScoreBatch {
-    let mut b = ScoreBatch { ids: vec![0; batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
+    let mut b = ScoreBatch { ids: vec![TokenId(0); batch * seq], mask: vec![0; batch * seq], labels: vec![-1; batch * seq] };
     for (i, w) in windows.iter().enumerate() {
-        b.ids[i * seq] = w.first.0;
+        b.ids[i * seq] = w.first;
         for (t, token) in w.targets.iter().enumerate() {
             b.labels[i * seq + t] = token.signed();
             b.mask[i * seq + t] = 1;
             if t + 1 < seq {
-                b.ids[i * seq + t + 1] = token.0;
+                b.ids[i * seq + t + 1] = *token;
             }
         }
     }

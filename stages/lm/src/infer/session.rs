@@ -98,7 +98,7 @@ impl Session {
         &self.config
     }
 
-    /// Activation bits of ternary linears, of everything that runs from now on. What is scored, drawn or compared here is at temperature 1.
+    /// Activation bits of ternary linears (one number), of everything that runs from now on. What is scored, drawn or compared here is at temperature 1.
     pub fn set_bits(&mut self, bits: Bits) -> Result<()> {
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::QMAX] = bits.qmax();
@@ -110,23 +110,24 @@ impl Session {
         self.score.as_ref().expect("built with `score`")
     }
 
-    fn feed(&mut self, ids: &[u32], mask: &[u32]) -> Result<()> {
+    fn feed(&mut self, ids: &[TokenId], mask: &[u32]) -> Result<()> {
         let batch = self.scoring().batch;
-        self.device.write(batch.ids, ids)?;
+        self.device.write(batch.ids, TokenId::words(ids))?;
         Ok(self.device.write(batch.mask, mask)?)
     }
 
     /// Negative log-likelihood (nats) `[rows]` of `labels` at every row, 0 where the label is negative. `ids`, `mask` and
     /// `labels` are `[windows, seq]`.
-    pub fn nll(&mut self, ids: &[u32], mask: &[u32], labels: &[i32]) -> Result<Vec<f32>> {
+    pub fn nll(&mut self, ids: &[TokenId], mask: &[u32], labels: &[i32]) -> Result<Vec<f32>> {
         let meta = vec![[0f32; 4]; labels.len()];
         Ok(self.losses(ids, mask, labels, &[], &[], &meta)?.into_iter().map(|l| l.1).collect())
     }
 
-    /// (KL, NLL) `[rows]` of every row against distillation targets `[rows, targets]`; see [`crate::train::MicroBatch`] for the layout.
+    /// (KL, NLL) `[rows]` of every row against distillation targets `[rows, targets]`; `ids`, `mask` and `labels` are
+    /// `[windows, seq]`, see [`crate::train::MicroBatch`] for the layout.
     pub fn losses(
         &mut self,
-        ids: &[u32],
+        ids: &[TokenId],
         mask: &[u32],
         labels: &[i32],
         target_ids: &[i32],
@@ -152,8 +153,8 @@ impl Session {
         Ok(TokenId::of_words(self.device.read(best)?))
     }
 
-    /// Top-K + Other of every row.
-    pub fn top_k(&mut self, ids: &[u32], mask: &[u32]) -> Result<TopK> {
+    /// Top-K + Other of every row; `ids` and `mask` are `[windows, seq]`.
+    pub fn top_k(&mut self, ids: &[TokenId], mask: &[u32]) -> Result<TopK> {
         self.feed(ids, mask)?;
         let (list, a, b, c) = {
             let s = self.scoring();
@@ -165,7 +166,7 @@ impl Session {
 
     /// Logits `[rows, vocab]` (sessions built with `logits`). The copy of them that a session keeps is a buffer of its own:
     /// without `logits` they share the memory of other transient buffers.
-    pub fn logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>> {
+    pub fn logits(&mut self, ids: &[TokenId], mask: &[u32]) -> Result<Vec<f32>> {
         self.feed(ids, mask)?;
         let s = self.scoring();
         let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
@@ -174,7 +175,7 @@ impl Session {
     }
 
     /// Logits `[vocab]` of the last row only (sessions built with `logits`).
-    pub fn last_logits(&mut self, ids: &[u32], mask: &[u32]) -> Result<Vec<f32>> {
+    pub fn last_logits(&mut self, ids: &[TokenId], mask: &[u32]) -> Result<Vec<f32>> {
         self.feed(ids, mask)?;
         let s = self.scoring();
         let (list, buffer) = (s.values.expect("built with `logits`"), s.logits.expect("built with `logits`"));
@@ -191,7 +192,12 @@ impl Session {
         self.decode.as_ref().map_or((0, 0), |d| (d.slots, d.kv_len))
     }
 
-    /// Tokens of a prompt that are read together.
+    /// Whether tokens can be drawn: only sessions built with `draws` choose by more than the largest logit.
+    pub fn draws(&self) -> bool {
+        self.uses.draws
+    }
+
+    /// Tokens of a prompt that are read together; 0: none, a prompt is one token.
     pub fn chunk(&self) -> usize {
         self.uses.prefill
     }
@@ -202,9 +208,10 @@ impl Session {
         self.chosen(ids.len())
     }
 
-    /// Feeds one token to each of the first slots, as [`Self::step`], and chooses the next ones as their sequences say.
+    /// Feeds one token to each of the first slots, as [`Self::step`], and chooses the next ones `[n]` as their sequences say
+    /// (`choices [n]`).
     pub fn step_with(&mut self, ids: &[TokenId], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<TokenId>> {
-        if choices.iter().all(|c| c.sampling.temperature == 0.0 && c.sampling.takes_logits_as_they_are()) {
+        if choices.iter().all(|c| c.sampling.is_greedy()) {
             return self.step(ids, pos);
         }
         let pass = self.run_pass(ids, pos, |pass| pass.draws.expect("built with `draws`").forward)?;
@@ -288,8 +295,9 @@ impl Session {
         let (list, at): (ListId, Vec<(BufferId, usize)>) = (one.read.list, one.windows.iter().map(|w| (*w, slot * one.words)).collect());
         self.device.place(list, &at);
         for (i, part) in start.chunks(self.uses.prefill).enumerate() {
-            let one = self.decode.as_ref().and_then(|d| d.prefill_one.as_ref()).expect("it was there");
-            run_prefill(&mut self.device, &one.read, part, i * self.uses.prefill, part.len())?;
+            let d = self.decode.as_ref().expect("it was there");
+            let one = d.prefill_one.as_ref().expect("it was there");
+            run_prefill(&mut self.device, &one.read, part, i * self.uses.prefill, part.len(), d.kv_len)?;
         }
         Ok(())
     }
@@ -299,20 +307,20 @@ impl Session {
     pub fn prefill(&mut self, ids: &[TokenId], first: usize, len: usize) -> Result<Vec<TokenId>> {
         let d = self.decode.as_ref().expect("built with `decode`");
         let p = d.prefill.as_ref().expect("built with `prefill`");
-        assert!(first + p.batch.q_len <= d.kv_len, "a chunk of {} from position {first} on does not fit", p.batch.q_len);
         let slots = d.slots;
-        run_prefill(&mut self.device, p, ids, first, len)?;
+        run_prefill(&mut self.device, p, ids, first, len, d.kv_len)?;
         self.chosen(slots)
     }
 }
 
-/// Runs a prefill over `ids [sequences, len]` from position `first` on. A shorter chunk repeats its last token: what that
-/// leaves at later positions of the cache is overwritten before it is read.
-fn run_prefill(device: &mut device::Session, p: &Prefill, ids: &[TokenId], first: usize, len: usize) -> Result<()> {
+/// Runs a prefill over `ids [sequences, len]` from position `first` on, in slots of `room` positions. A shorter chunk repeats
+/// its last token: what that leaves at later positions of the cache, the last one at most, is overwritten before it is read.
+fn run_prefill(device: &mut device::Session, p: &Prefill, ids: &[TokenId], first: usize, len: usize, room: usize) -> Result<()> {
     let (n, chunk) = (p.batch.sequences, p.batch.q_len);
+    assert!(len <= chunk && first + len <= room, "{len} tokens from position {first} on in chunks of {chunk} and {room} positions");
     let at = |i: usize, t: usize| ids[i * len + t.min(len - 1)];
     let padded: Vec<TokenId> = (0..n * chunk).map(|r| at(r / chunk, r % chunk)).collect();
-    let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk) as u32).collect();
+    let pos: Vec<u32> = (0..n * chunk).map(|r| (first + r % chunk).min(room - 1) as u32).collect();
     let rows: Vec<u32> = (0..n).map(|i| (i * chunk + len - 1) as u32).collect();
     device.write(p.batch.ids, TokenId::words(&padded))?;
     device.write(p.batch.pos, &pos)?;

@@ -1,10 +1,12 @@
 //! What a training step is fed with.
 
+use crate::tokenizer::TokenId;
+
 /// One micro-batch on the host; all rows are `batch · seq`, row-major.
 #[derive(Clone, Debug, Default)]
 pub struct MicroBatch {
     /// Input token ids `[rows]`.
-    pub ids: Vec<u32>,
+    pub ids: Vec<TokenId>,
     /// 1 for real tokens `[rows]`.
     pub mask: Vec<u32>,
     /// Next token, negative where there is no target `[rows]`.
@@ -15,6 +17,20 @@ pub struct MicroBatch {
     pub targets: Vec<f32>,
     /// Other's log-mass at τ, weights of KL, CE and format `[rows, 4]`.
     pub meta: Vec<[f32; 4]>,
+}
+
+impl MicroBatch {
+    /// Rows without a target: their loss and their gradients are 0.
+    pub fn of_nothing(rows: usize, top_k: usize) -> Self {
+        Self {
+            ids: vec![TokenId(0); rows],
+            mask: vec![1; rows],
+            labels: vec![-1; rows],
+            topk_ids: vec![-1; rows * top_k],
+            targets: vec![0.0; rows * top_k],
+            meta: vec![[0.0; 4]; rows],
+        }
+    }
 }
 
 /// Weights of the loss's parts.
@@ -32,9 +48,10 @@ pub struct LossWeights {
 pub(super) const PADDING: i32 = -2;
 
 impl LossWeights {
-    /// Turns the marks of a step's micro-batches (`meta` as [`super::Windows::append`] leaves it) into weights: those of each part
-    /// sum to its weight over the rows that have it in all of them, so that a step is the same however it is cut. Sets the
-    /// masks too, and gives the number of targets.
+    /// Turns the marks of a step's micro-batches (`meta` as [`super::Windows::append`] leaves it) into weights: that of each part
+    /// is divided evenly among the rows that have it in all of them, so that a step is the same however it is cut; a row that
+    /// traces weigh by other than 1 (`kd_weight`) has so much of its share of the KL. Sets the masks too, and gives the number
+    /// of targets.
     pub fn weigh(&self, step: &mut [MicroBatch]) -> u64 {
         let valid = |l: &i32| *l >= 0;
         let of = |m: &MicroBatch, f: &dyn Fn(&[f32; 4]) -> bool| m.labels.iter().zip(&m.meta).filter(|(l, x)| valid(l) && f(x)).count();

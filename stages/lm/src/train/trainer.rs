@@ -14,6 +14,7 @@ use crate::graph::backward::{Gradients, Pass};
 use crate::graph::tape::Keep;
 use crate::graph::update::State;
 use crate::graph::{Batch, Graph, Hold, LossScale, Moments, NewtonSchulz, Optimizer, Storage};
+use crate::tokenizer::TokenId;
 
 /// Sizes of a training program.
 #[derive(Clone, Copy, Debug)]
@@ -264,7 +265,7 @@ impl Trainer {
 
     fn feed(&mut self, micro: &MicroBatch) -> Result<()> {
         let (starts, order) = scatter_order(&micro.ids, self.graph.config.vocab);
-        self.device.write(self.batch.ids, &micro.ids)?;
+        self.device.write(self.batch.ids, TokenId::words(&micro.ids))?;
         self.device.write(self.batch.mask, &micro.mask)?;
         self.device.write(self.gradients.starts, &starts)?;
         self.device.write(self.gradients.order, &order)?;
@@ -279,14 +280,16 @@ impl Trainer {
         Ok(self.device.write_f32(self.io.meta, bytemuck::cast_slice(&meta))?)
     }
 
-    /// Adds the gradients of micro-batches, whose weights sum to one over the whole step, to those of the step; the first call
+    /// Adds the gradients of micro-batches, whose rows are weighed over the whole step ([`super::LossWeights::weigh`]), to those of the step; the first call
     /// of a step (`begins`) starts them anew. The parameters stay.
     pub fn accumulate(&mut self, micros: &[MicroBatch], hyper: &Hyper, begins: bool) -> Result<()> {
         if begins {
             let scale = self.loss_scale();
             self.device.write_f32(self.graph.hyper, &hyper.slots(scale))?;
         }
-        for (i, micro) in micros.iter().enumerate() {
+        // One of several may have nothing in its part of the step.
+        let nothing = (begins && micros.is_empty()).then(|| MicroBatch::of_nothing(self.shape.batch * self.shape.seq, self.shape.top_k));
+        for (i, micro) in micros.iter().chain(&nothing).enumerate() {
             let first = begins && i == 0;
             self.feed(micro)?;
             // After the write: a step of one micro-batch is then a single submission.
@@ -447,10 +450,10 @@ fn loss(graph: &mut Graph, list: ListId, io: &Io, logits: BufferId, shape: Train
 }
 
 /// Rows sorted by token id (ascending rows within an id), and where each id starts.
-fn scatter_order(ids: &[u32], vocab: usize) -> (Vec<u32>, Vec<u32>) {
+fn scatter_order(ids: &[TokenId], vocab: usize) -> (Vec<u32>, Vec<u32>) {
     let mut starts = vec![0u32; vocab + 1];
     for id in ids {
-        starts[*id as usize + 1] += 1;
+        starts[id.index() + 1] += 1;
     }
     for v in 0..vocab {
         starts[v + 1] += starts[v];
@@ -458,8 +461,8 @@ fn scatter_order(ids: &[u32], vocab: usize) -> (Vec<u32>, Vec<u32>) {
     let mut next = starts.clone();
     let mut order = vec![0u32; ids.len()];
     for (r, id) in ids.iter().enumerate() {
-        order[next[*id as usize] as usize] = r as u32;
-        next[*id as usize] += 1;
+        order[next[id.index()] as usize] = r as u32;
+        next[id.index()] += 1;
     }
     (starts, order)
 }

@@ -153,7 +153,7 @@ impl Windows {
     /// Appends a window to a batch whose weights are not set yet ([`super::LossWeights::weigh`]).
     pub fn append(&self, window: usize, m: &mut MicroBatch) {
         let at = window * self.seq..(window + 1) * self.seq;
-        m.ids.extend(TokenId::words(&self.inputs[at.clone()]));
+        m.ids.extend(&self.inputs[at.clone()]);
         m.labels.extend(&self.labels[at.clone()]);
         for row in &self.rows[at] {
             self.row(*row, m);
@@ -199,9 +199,9 @@ mod tests {
             assert_eq!(m.mask[i] == 1, *l >= 0);
             assert_eq!(m.meta[i][2] > 0.0, *l >= 0);
             if i % 8 == 0 {
-                assert_eq!(m.ids[i], 0, "a window begins with BOS");
+                assert_eq!(m.ids[i], TokenId(0), "a window begins with BOS");
             } else if *l >= 0 {
-                assert_eq!(m.ids[i] as i32, m.labels[i - 1], "position t holds the target of t - 1");
+                assert_eq!(m.ids[i].signed(), m.labels[i - 1], "position t holds the target of t - 1");
             }
         }
     }

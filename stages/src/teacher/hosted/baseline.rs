@@ -30,7 +30,7 @@ pub fn baseline(
         call: &request,
         label: &|n| format!("prompt {}", prompts[n].id),
         max_failed: 0.0,
-        max_refused: max_refused,
+        max_refused,
         unit: "prompts",
     };
     asker.ask(ctx, &questions)?;

@@ -339,7 +339,7 @@ impl Asker {
                     self.pace.settle(admitted, 0);
                     return Ok(Came::Failed(why));
                 }
-                Outcome::Stop(e) => return Err(e),
+                Outcome::Stop(e) => return Err(e.into()),
             };
             self.retries.fetch_add(1, Ordering::Relaxed);
             self.pace.settle(admitted, 0);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use flow_engine::plugin::StageError;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::encoding;
+use super::error::HttpError;
 use super::pace::{LONGEST, asked_to_wait};
 use super::preset::Shape;
 use super::shape::{self, Call, Failed, Failure, Manner, Reply};
@@ -59,7 +59,7 @@ pub enum Outcome {
     /// This request will never be answered.
     Never(String),
     /// No request will be answered.
-    Stop(StageError),
+    Stop(HttpError),
 }
 
 /// What a failed try tells about the server.
@@ -75,7 +75,7 @@ pub enum Trouble {
 
 impl Client {
     /// Connects nothing yet; `secret` is the value of the variable that the limits name.
-    pub fn new(spec: &Spec, limits: &Limits, secret: Option<String>, clock: Clock) -> Result<Self, StageError> {
+    pub fn new(spec: &Spec, limits: &Limits, secret: Option<String>, clock: Clock) -> Result<Self, HttpError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &spec.headers {
             headers.insert(header_name(name)?, header_value(name, value)?);
@@ -91,10 +91,7 @@ impl Client {
                 Shape::Anthropic => ("x-api-key", secret.clone()),
                 Shape::Gemini => ("x-goog-api-key", secret.clone()),
             };
-            let mut value = HeaderValue::from_str(&text).map_err(|_| {
-                StageError::new(format!("the value of {of} holds characters that no header may hold"))
-                    .help(format!("export {of} again, without line ends"))
-            })?;
+            let mut value = HeaderValue::from_str(&text).map_err(|_| HttpError::Key(of.to_owned()))?;
             value.set_sensitive(true);
             headers.insert(header_name(name)?, value);
         }
@@ -112,10 +109,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true);
         builder = match &limits.proxy {
-            Some(proxy) => builder.proxy(
-                reqwest::Proxy::all(proxy)
-                    .map_err(|_| StageError::new("`proxy` is no URL of a proxy").help("such as http://proxy.example:3128"))?,
-            ),
+            Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy).map_err(|_| HttpError::Proxy)?),
             None if is_local(&spec.base_url) => builder.no_proxy(),
             None => builder,
         };
@@ -123,7 +117,7 @@ impl Client {
             // A machine without certificates can ask a server of its own.
             builder = builder.tls_certs_only(std::iter::empty());
         }
-        let http = builder.build().map_err(|e| StageError::new(format!("cannot set up HTTP: {}", chain(&e))))?;
+        let http = builder.build().map_err(|e| HttpError::Setup(chain(&e)))?;
         Ok(Self { http, spec: spec.clone(), timeout: Duration::from_secs_f64(limits.timeout), clock, secret, variable })
     }
 
@@ -227,41 +221,21 @@ impl Client {
 
     /// What a status other than success means.
     fn judge(&self, status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
-        let host = &self.spec.base_url;
+        let (host, heard) = (self.spec.base_url.clone(), said.to_owned());
         match status.as_u16() {
-            401 | 403 => {
-                let help = match &self.variable {
-                    Some(name) => format!(
-                        "the key in the environment variable {name} is not accepted there: export another one, or correct `base_url`"
-                    ),
-                    None => "the server wants a key: export it and name its variable in `api_key_env`".into(),
-                };
-                let of = self.variable.as_ref().map(|v| format!(" (key from {v})")).unwrap_or_default();
-                Outcome::Stop(StageError::new(format!("{host} refused access{of}: {said}")).help(help))
-            }
-            402 => Outcome::Stop(
-                StageError::new(format!("{host} wants money: {said}")).help("top up the account and run again: what was answered is kept"),
-            ),
-            404 | 405 => Outcome::Stop(
-                StageError::new(format!("{host} has no model `{}` or no such endpoint: {said}", self.spec.model))
-                    .help("correct `model`, `base_url` (it usually ends in /v1) or `endpoint`; `flow teacher probe` lists the models"),
-            ),
-            429 if said.contains(QUOTA) => Outcome::Stop(
-                StageError::new(format!("{host}: the account's quota is spent: {said}"))
-                    .help("top it up and run again: what was answered is kept"),
-            ),
+            401 | 403 => Outcome::Stop(HttpError::Refused { host, variable: self.variable.clone(), said: heard }),
+            402 => Outcome::Stop(HttpError::Money { host, said: heard }),
+            404 | 405 => Outcome::Stop(HttpError::Missing { host, model: self.spec.model.clone(), said: heard }),
+            429 if said.contains(QUOTA) => Outcome::Stop(HttpError::Quota { host, said: heard }),
             408 | 409 | 429 | 500 | 502 | 503 | 504 | 529 => {
                 let wait = self.wait(headers);
                 if let Some(wait) = wait.filter(|w| *w > LONGEST) {
-                    let text = format!("{host} asks to wait {} minutes: {said}", wait.as_secs() / 60);
-                    return Outcome::Stop(StageError::new(text).help("run again then: what was answered is kept"));
+                    return Outcome::Stop(HttpError::Later { host, minutes: wait.as_secs() / 60, said: heard });
                 }
                 let works = matches!(status.as_u16(), 408 | 409 | 429);
                 Outcome::Again { why: said.into(), wait, trouble: if works { Trouble::Said } else { Trouble::Failed }, bare: false }
             }
-            300..400 => Outcome::Stop(
-                StageError::new(format!("{host} sends requests elsewhere: {said}")).help("give the address that it names as `base_url`"),
-            ),
+            300..400 => Outcome::Stop(HttpError::Elsewhere { host, said: heard }),
             400..500 => Outcome::Never(said.into()),
             _ => Outcome::Again { why: said.into(), wait: self.wait(headers), trouble: Trouble::Failed, bare: false },
         }
@@ -317,12 +291,12 @@ fn beginning(body: &[u8]) -> String {
     if body.len() > 200 { text + "…" } else { text }
 }
 
-fn header_name(name: &str) -> Result<HeaderName, StageError> {
-    name.parse().map_err(|_| StageError::new(format!("`{name}` is no name of a header")))
+fn header_name(name: &str) -> Result<HeaderName, HttpError> {
+    name.parse().map_err(|_| HttpError::HeaderName(name.to_owned()))
 }
 
-fn header_value(name: &str, value: &str) -> Result<HeaderValue, StageError> {
-    HeaderValue::from_str(value).map_err(|_| StageError::new(format!("`{name}` holds characters that no header may hold")))
+fn header_value(name: &str, value: &str) -> Result<HeaderValue, HttpError> {
+    HeaderValue::from_str(value).map_err(|_| HttpError::HeaderValue(name.to_owned()))
 }
 
 /// An error with what caused it, in one line.

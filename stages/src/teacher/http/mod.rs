@@ -9,6 +9,7 @@ pub mod ask;
 pub mod budget;
 pub mod client;
 mod encoding;
+pub mod error;
 pub mod pace;
 pub mod params;
 pub mod preset;

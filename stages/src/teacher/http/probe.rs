@@ -203,7 +203,7 @@ pub fn report(asker: &Asker, ctx: &TaskContext) -> Result<Vec<String>, StageErro
             lines.push(format!("model         `{}` is not among the {} that are listed: {}", spec.model, names.len(), shown.join(", ")));
         }
         Ok(None) => lines.push("model         the server lists none".into()),
-        Err(Outcome::Stop(e)) => return Err(e),
+        Err(Outcome::Stop(e)) => return Err(e.into()),
         Err(Outcome::Again { why, .. } | Outcome::Never(why)) => lines.push(format!("model         the list did not come: {why}")),
         Err(Outcome::Answer { .. }) => {}
     }

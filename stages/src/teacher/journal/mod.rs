@@ -13,11 +13,13 @@
 //! synced together.
 
 mod answer;
+mod error;
 mod frame;
 mod shelf;
 mod writer;
 
 pub use answer::{AnswerKey, KeptAnswer};
+pub use error::JournalError;
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -25,11 +27,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use flow_engine::plugin::StageError;
 use tokio::sync::oneshot;
 
 use frame::{PREFIX, checked, pack, unpack};
-use shelf::{Shelf, failed};
+use shelf::Shelf;
 use writer::{Own, Waiting, write};
 
 /// An open journal.
@@ -42,8 +43,8 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal in `dir`, made if it is missing.
-    pub fn open(dir: &Path) -> Result<Self, StageError> {
-        std::fs::create_dir_all(dir).map_err(|e| failed("cannot make", dir, &e))?;
+    pub fn open(dir: &Path) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(dir).map_err(JournalError::io("cannot make", dir))?;
         let journal = Self { dir: dir.to_owned(), shelf: Arc::default(), sender: Mutex::new(None), writer: Mutex::new(None) };
         journal.refresh()?;
         Ok(journal)
@@ -77,10 +78,10 @@ impl Journal {
     }
 
     /// Reads what other processes have appended since.
-    pub fn refresh(&self) -> Result<(), StageError> {
+    pub fn refresh(&self) -> Result<(), JournalError> {
         let mut names: Vec<PathBuf> = std::fs::read_dir(&self.dir)
             .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>())
-            .map_err(|e| failed("cannot read", &self.dir, &e))?;
+            .map_err(JournalError::io("cannot read", &self.dir))?;
         names.retain(|p| p.extension().is_some_and(|e| e == "journal"));
         names.sort();
         let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
@@ -91,37 +92,30 @@ impl Journal {
     }
 
     /// The answer to what was asked, if it is kept and whole.
-    pub fn get(&self, key: &AnswerKey) -> Result<Option<KeptAnswer>, StageError> {
+    pub fn get(&self, key: &AnswerKey) -> Result<Option<KeptAnswer>, JournalError> {
         let shelf = self.shelf.read().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = shelf.index.get(key) else { return Ok(None) };
         let segment = &shelf.segments[place.segment];
         let mut frame = vec![0; PREFIX + place.len as usize];
-        segment.file.read_exact_at(&mut frame, place.at).map_err(|e| failed("cannot read", &segment.path, &e))?;
+        segment.file.read_exact_at(&mut frame, place.at).map_err(JournalError::io("cannot read", &segment.path))?;
         let Some((_, body)) = checked(&frame) else {
-            return Err(StageError::new(format!("{}: the answer at byte {} is damaged", segment.path.display(), place.at))
-                .help("run again: a damaged answer is passed over when the journal is opened, and asked for once more"));
+            return Err(JournalError::Damaged { path: segment.path.clone(), at: place.at });
         };
-        unpack(body).map(Some).map_err(|e| StageError::new(format!("{}: the answer at byte {}: {e}", segment.path.display(), place.at)))
+        let unreadable = |source| JournalError::Unreadable { path: segment.path.clone(), at: place.at, source };
+        unpack(body).map(Some).map_err(unreadable)
     }
 
     /// Appends an answer; it counts, and is on disk, when this returns.
-    pub async fn append(&self, key: AnswerKey, body: &[u8], millis: u32) -> Result<(), StageError> {
-        let frame = pack(&key, body, millis).map_err(|e| StageError::new(format!("{}: {e}", self.dir.display())))?;
+    pub async fn append(&self, key: AnswerKey, body: &[u8], millis: u32) -> Result<(), JournalError> {
+        let frame = pack(&key, body, millis).map_err(|source| JournalError::Unpackable { dir: self.dir.clone(), source })?;
         let (done, wait) = oneshot::channel();
-        self.sender()?
-            .send(Waiting { key, frame, done })
-            .map_err(|_| StageError::new(format!("{}: the journal's writer is gone", self.dir.display())))?;
-        match wait.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(message)) => {
-                Err(StageError::new(message).help("answers that were stored before are safe; make room or repair the disk and run again"))
-            }
-            Err(_) => Err(StageError::new(format!("{}: the journal's writer is gone", self.dir.display()))),
-        }
+        let gone = || JournalError::Gone(self.dir.clone());
+        self.sender()?.send(Waiting { key, frame, done }).map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?.map_err(JournalError::NotWritten)
     }
 
     /// The writer's inbox; the writer and its segment start with the first answer.
-    fn sender(&self) -> Result<Sender<Waiting>, StageError> {
+    fn sender(&self) -> Result<Sender<Waiting>, JournalError> {
         let mut slot = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = slot.as_ref() {
             return Ok(sender.clone());

@@ -5,9 +5,8 @@ use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use flow_engine::plugin::StageError;
-
 use super::answer::AnswerKey;
+use super::error::JournalError;
 use super::frame::Scan;
 
 /// Where a frame lies.
@@ -35,18 +34,13 @@ pub(super) struct Shelf {
     pub damaged: u64,
 }
 
-/// What the disk refused.
-pub(super) fn failed(doing: &str, path: &Path, error: &std::io::Error) -> StageError {
-    StageError::io(doing, path, error).help("answers that were stored before are safe; make room or repair the disk and run again")
-}
-
 impl Shelf {
     /// Reads a segment from where it was left.
-    pub fn catch_up(&mut self, path: &Path) -> Result<usize, StageError> {
+    pub fn catch_up(&mut self, path: &Path) -> Result<usize, JournalError> {
         let n = match self.segments.iter().position(|s| s.path == path) {
             Some(n) => n,
             None => {
-                let file = File::open(path).map_err(|e| failed("cannot open", path, &e))?;
+                let file = File::open(path).map_err(JournalError::io("cannot open", path))?;
                 self.segments.push(Segment { path: path.to_owned(), file, read: 0 });
                 self.segments.len() - 1
             }
@@ -55,14 +49,14 @@ impl Shelf {
         if from > 0 && self.segments[n].file.metadata().is_ok_and(|m| m.len() <= from) {
             return Ok(n);
         }
-        let mut file = self.segments[n].file.try_clone().map_err(|e| failed("cannot open", path, &e))?;
-        file.seek(SeekFrom::Start(from)).map_err(|e| failed("cannot read", path, &e))?;
-        let length = file.metadata().map_err(|e| failed("cannot read", path, &e))?.len();
+        let mut file = self.segments[n].file.try_clone().map_err(JournalError::io("cannot open", path))?;
+        file.seek(SeekFrom::Start(from)).map_err(JournalError::io("cannot read", path))?;
+        let length = file.metadata().map_err(JournalError::io("cannot read", path))?.len();
         let mut scan = Scan { file: BufReader::with_capacity(1 << 20, file), at: from, length, damaged: 0 };
-        if from == 0 && !scan.header().map_err(|e| failed("cannot read", path, &e))? {
+        if from == 0 && !scan.header().map_err(JournalError::io("cannot read", path))? {
             return Ok(n);
         }
-        while let Some((key, at, len)) = scan.next().map_err(|e| failed("cannot read", path, &e))? {
+        while let Some((key, at, len)) = scan.next().map_err(JournalError::io("cannot read", path))? {
             // The first answer stays: what was made of it once is made of it again.
             self.index.entry(key).or_insert(Place { segment: n, at, len });
         }

@@ -1,18 +1,17 @@
 //! The one process that appends to a segment.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{PoisonError, RwLock};
 
-use flow_engine::plugin::StageError;
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
 use super::answer::AnswerKey;
+use super::error::JournalError;
 use super::frame::{HEADER, PREFIX};
-use super::shelf::{Place, Shelf, failed};
+use super::shelf::{Place, Shelf};
 
 /// A segment that has grown beyond this is left for reading.
 const SEGMENT: u64 = 256 << 20;
@@ -35,17 +34,17 @@ pub(super) struct Own {
 
 impl Own {
     /// Takes over a segment that nobody holds and that has room, or starts one.
-    pub fn take(dir: &Path, shelf: &RwLock<Shelf>) -> Result<Self, StageError> {
+    pub fn take(dir: &Path, shelf: &RwLock<Shelf>) -> Result<Self, JournalError> {
         for n in 0.. {
             let path = dir.join(format!("{n:05}.journal"));
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = file.map_err(|e| failed("cannot open", &path, &e))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            let file = file.map_err(JournalError::io("cannot open", &path))?;
+            match file.try_lock() {
                 Ok(()) => {}
-                Err(e) if e == rustix::io::Errno::WOULDBLOCK || e == rustix::io::Errno::INTR => continue,
-                Err(e) => return Err(failed("cannot lock", &path, &e.into())),
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(e)) => return Err(JournalError::io("cannot lock", &path)(e)),
             }
-            if file.metadata().map_err(|e| failed("cannot read", &path, &e))?.len() >= SEGMENT {
+            if file.metadata().map_err(JournalError::io("cannot read", &path))?.len() >= SEGMENT {
                 continue;
             }
             let mut shelf = shelf.write().unwrap_or_else(PoisonError::into_inner);
@@ -59,20 +58,20 @@ impl Own {
             shelf.segments[segment].read = own.end;
             return Ok(own);
         }
-        Err(StageError::new(format!("{}: no room for another segment", dir.display())))
+        Err(JournalError::NotWritten(format!("{}: no room for another segment", dir.display())))
     }
 
     /// Cuts a torn end, writes the header of a new segment, and makes its name durable.
-    fn begin(&mut self, dir: &Path) -> Result<(), StageError> {
-        let doing = |e: &std::io::Error| failed("cannot write", &self.path, e);
-        self.file.set_len(self.end).map_err(|e| doing(&e))?;
-        self.file.seek(SeekFrom::Start(self.end)).map_err(|e| doing(&e))?;
+    fn begin(&mut self, dir: &Path) -> Result<(), JournalError> {
+        let doing = |e| JournalError::io("cannot write", &self.path)(e);
+        self.file.set_len(self.end).map_err(doing)?;
+        self.file.seek(SeekFrom::Start(self.end)).map_err(doing)?;
         if self.end == 0 {
-            self.file.write_all(HEADER).map_err(|e| doing(&e))?;
+            self.file.write_all(HEADER).map_err(doing)?;
             self.end = HEADER.len() as u64;
         }
-        self.file.sync_all().map_err(|e| doing(&e))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("cannot sync", dir, &e))
+        self.file.sync_all().map_err(doing)?;
+        File::open(dir).and_then(|d| d.sync_all()).map_err(JournalError::io("cannot sync", dir))
     }
 
     /// Writes frames and syncs them; after a failure the segment ends where it did before.
