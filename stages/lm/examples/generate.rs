@@ -22,5 +22,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::io::stdout().flush()?;
         }
     }
-    Ok(println!())
+    println!();
+    Ok(())
 }

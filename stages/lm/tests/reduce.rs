@@ -38,6 +38,35 @@ fn half(vocab: usize, n: u64) -> MicroBatch {
     }
 }
 
+/// A part without a micro-batch adds nothing, whatever the step before has left.
+#[test]
+fn an_empty_part_of_a_step_adds_nothing() {
+    let config =
+        ModelConfig { vocab: 64, dim: 32, layers: 1, heads: 2, kv_heads: 1, head_dim: 16, mlp: 64, seq: 16, ..Preset::Poc.config() };
+    let hyper = Hyper {
+        step: 1,
+        lr: 1e-3,
+        muon_lr: 0.02,
+        betas: (0.9, 0.95, 1e-8),
+        weight_decay: 0.1,
+        muon: (0.95, 0.1),
+        clip: 1.0,
+        tau: 1.0,
+        bits: Bits::Eight,
+    };
+    let mut one = trainer(&config, Storage::Float32);
+    one.step(&[half(64, 1)], &hyper).expect("steps");
+    one.accumulate(&[], &hyper, true).expect("accumulates");
+    let mut seen = 0;
+    one.reduce(|name, values| {
+        seen += 1;
+        assert!(values.iter().all(|v| *v == 0.0), "{name}");
+        Ok(())
+    })
+    .expect("reads");
+    assert!(seen > 5);
+}
+
 #[test]
 fn halves_that_are_summed_train_as_the_whole() {
     let config = ModelConfig {

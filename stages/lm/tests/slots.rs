@@ -60,7 +60,10 @@ fn requests() -> Vec<Request> {
 }
 
 fn session(device: &Device, model: &(ModelConfig, BTreeMap<String, Vec<f32>>), slots: usize) -> Session {
-    let uses = Uses { decode: Some((slots, 100)), draws: true, prefill: 32, ..Uses::default() };
+    session_of(device, model, Uses { decode: Some((slots, 100)), draws: true, prefill: 32, ..Uses::default() })
+}
+
+fn session_of(device: &Device, model: &(ModelConfig, BTreeMap<String, Vec<f32>>), uses: Uses) -> Session {
     Session::new(device, model.0.clone(), &model.1, uses).expect("fits")
 }
 
@@ -129,6 +132,49 @@ fn one_that_leaves_makes_room_and_changes_nobody() {
         }
     }
     assert_eq!(said, alone.0);
+}
+
+/// A slot of 100 positions holds no whole number of chunks of 32.
+#[test]
+fn a_prompt_that_just_fits_is_read_as_in_a_larger_slot() {
+    for device in devices() {
+        let model = model(Weights::Absmean);
+        let mut rng = Rng::new(8, "long prompts");
+        let mut long = |n: usize| Request {
+            prompt: (0..n).map(|_| TokenId(rng.below(VOCAB) as u32)).collect(),
+            max_tokens: 100 - n + 1,
+            ..Request::default()
+        };
+        let all = [long(98), long(99), long(97)];
+        let mut large = session_of(&device, &model, Uses { decode: Some((1, 160)), prefill: 32, ..Uses::default() });
+        let wanted = answered(&mut large, &all, 0);
+        for slots in [1, 3] {
+            assert_eq!(answered(&mut session(&device, &model, slots), &all, 0), wanted, "{slots} slots on {}", device.name());
+        }
+        assert_eq!(answered(&mut session(&device, &model, 2), &all, 1), wanted);
+    }
+}
+
+#[test]
+fn what_a_session_was_not_built_for_is_refused_and_no_token_is_none() {
+    let model = model(Weights::Absmean);
+    let device = open("cpu", 1).expect("the CPU");
+    let mut lm = session_of(&device, &model, Uses { decode: Some((1, 16)), ..Uses::default() });
+    let mut generator = Generator::new(&mut lm);
+    let one = Request { prompt: vec![TokenId(1)], max_tokens: 2, ..Request::default() };
+    for (bad, says) in [
+        (Request { prompt: vec![TokenId(1); 2], ..one.clone() }, "prefill"),
+        (Request { sampling: Sampling::nucleus(1.0, 0.9, 1), ..one.clone() }, "draws"),
+        (Request { sampling: Sampling { top_k: 1, repetition_penalty: 2.0, ..Sampling::default() }, ..one.clone() }, "draws"),
+    ] {
+        let error = generator.join(bad).expect_err(says).to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    generator.join(Request { max_tokens: 0, ..one.clone() }).expect("joins");
+    let events = generator.step().expect("steps");
+    assert_eq!((events[0].token, events[0].finish), (None, Some(Finish::Length)));
+    generator.join(one).expect("joins");
+    assert!(generator.step().expect("steps")[0].token.is_some());
 }
 
 #[test]
