@@ -230,8 +230,9 @@ fn large(lists: &ListArray) -> ArrayRef {
     Arc::new(LargeListArray::new(item(lists), OffsetBuffer::new(offsets), lists.values().clone(), None))
 }
 fn view(lists: &ListArray) -> ArrayRef {
-    let (offsets, sizes) = (lists.offsets().slice(0, lists.len()), ScalarBuffer::from_iter(lists.offsets().lengths().map(|l| l as i32)));
-    Arc::new(ListViewArray::new(item(lists), offsets.into_inner(), sizes, lists.values().clone(), None))
+    let (offsets, sizes) =
+        (lists.offsets().inner().slice(0, lists.len()), ScalarBuffer::from_iter(lists.offsets().lengths().map(|l| l as i32)));
+    Arc::new(ListViewArray::new(item(lists), offsets, sizes, lists.values().clone(), None))
 }
 fn large_view(lists: &ListArray) -> ArrayRef {
     let offsets = lists.offsets()[..lists.len()].iter().map(|o| i64::from(*o)).collect();

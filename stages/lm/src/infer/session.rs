@@ -278,12 +278,13 @@ impl Session {
     /// Reads the beginnings of sequences into the first slots, by chunks of [`Self::chunk`] tokens. One that is shorter than
     /// others repeats its last token: what that leaves at later positions is overwritten before it is read.
     pub fn read_starts(&mut self, starts: &[&[TokenId]]) -> Result<()> {
-        let (n, chunk) = (self.decoding().slots, self.uses.prefill);
+        let (n, chunk, (_, room)) = (self.decoding().slots, self.uses.prefill, self.slots());
         let longest = starts.iter().map(|s| s.len()).max().unwrap_or(0);
         let token = |i: usize, t: usize| starts.get(i).and_then(|s| s.get(t).or(s.last())).copied().unwrap_or_default();
         for first in (0..longest).step_by(chunk.max(1)) {
-            let ids: Vec<TokenId> = (0..n * chunk).map(|r| token(r / chunk, first + r % chunk)).collect();
-            self.prefill(&ids, first, chunk)?;
+            let len = chunk.min(room - first);
+            let ids: Vec<TokenId> = (0..n * len).map(|r| token(r / len, first + r % len)).collect();
+            self.prefill(&ids, first, len)?;
         }
         Ok(())
     }
