@@ -1,7 +1,7 @@
 //! The command line of `flow`, over any registry of kinds.
 //!
 //! [`main`] parses arguments (`args`), runs one command (`commands`) in its context (`context`: plan, cache,
-//! options; `machine`: who measures; `signals`), shows what happens (`display`, `profile`) and reports failures (`failure`). All of
+//! options; `machine`: who measures; `models`: the model that a command is given; `signals`), shows what happens (`display`, `profile`) and reports failures (`failure`). All of
 //! it prints through `print`, the lowest.
 //! `flow` itself passes the built-in kinds; the tests pass small ones.
 mod args;
@@ -10,6 +10,7 @@ mod context;
 mod display;
 mod failure;
 mod machine;
+mod models;
 mod print;
 mod profile;
 mod signals;

@@ -3,9 +3,11 @@
 mod adopt;
 mod bench;
 mod cache;
+mod chat;
 mod compare;
 mod devices;
 mod explain;
+mod generate;
 mod get;
 mod graph;
 mod init;
@@ -52,6 +54,8 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Gc(args) => cache::gc(&args),
         Command::Verify(args) => cache::verify(&args),
         Command::Cache(command) => cache::cache(registry, &command),
+        Command::Chat(args) => chat::chat(registry, &args),
+        Command::Generate(args) => generate::generate(registry, &args),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
         Command::Traces(command) => traces::traces(&command),
         Command::Bench(command) => bench::bench(&command),

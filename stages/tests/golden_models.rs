@@ -243,8 +243,8 @@ fn the_number_of_sequences_changes_no_token() {
                 let (mut next, mut all) = (vec![TokenId(3); n], Vec::new());
                 for t in 0..16 {
                     // Drawn, so that a rounding shows in more places than between the two most likely tokens.
-                    let drawn = Choice { sampling: &sampling, tokens: &[], prompt: 0, uniform: (t as f32 * 0.619).fract() };
-                    next = lm.step_with(&next, &vec![9 + t; n], &vec![drawn; n]).unwrap();
+                    let drawn = Choice { sampling: &sampling, tokens: &[], prompt: 0, uniform: (t as f32 * 0.619).fract(), tell: false };
+                    next = lm.step_with(0, &next, &vec![9 + t; n], &vec![drawn; n]).unwrap().into_iter().map(|n| n.token).collect();
                     assert!(next.iter().all(|id| *id == next[0]), "{n} equal sequences on {}", device.name());
                     all.push(next[0]);
                 }

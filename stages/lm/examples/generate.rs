@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(&device, model.config.clone(), &model.tensors, uses)?;
     let mut generator = Generator::new(&mut session);
     let (prompt, ends) = (tokenizer.context(&text), tokenizer.ends().to_vec());
-    generator.join(Request { prompt, ends, max_tokens: 100, sampling: Sampling::nucleus(0.8, 0.95, 1234), draw: 0 })?;
+    generator.join(Request { prompt, ends, max_tokens: 100, sampling: Sampling::nucleus(0.8, 0.95, 1234), ..Request::default() })?;
     while !generator.is_idle() {
         for token in generator.step()?.into_iter().filter_map(|event| event.token) {
             std::io::stdout().write_all(tokenizer.token_bytes(token))?;

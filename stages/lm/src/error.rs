@@ -36,6 +36,12 @@ pub enum Concern {
     /// A tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// A chat template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A grammar of answers.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The device that computes.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -244,6 +250,47 @@ fn beyond(name: &str, tokens: usize, vocab: usize) -> String {
     } else {
         format!("{name} has {tokens} tokens, the model {vocab}")
     }
+}
+
+/// A chat template cannot take what is put to it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: the chat template fails: {why}", place.display())]
+pub struct TemplateError {
+    /// Where it stands.
+    pub place: PathBuf,
+    /// What it says.
+    pub why: String,
+}
+
+/// A grammar that answers cannot be held to.
+#[derive(Debug, thiserror::Error)]
+pub enum GrammarError {
+    /// A GBNF text that is none.
+    #[error("the grammar, line {line}, column {column}: {why}")]
+    Gbnf {
+        /// Line, from 1.
+        line: usize,
+        /// Character of the line, from 1.
+        column: usize,
+        /// What is wrong there.
+        why: String,
+    },
+    /// It is larger than what is compiled.
+    #[error("the grammar is too large: {what} {found}, at most {most}")]
+    Large {
+        /// What of it.
+        what: &'static str,
+        /// What was found.
+        found: usize,
+        /// What is allowed.
+        most: usize,
+    },
+    /// It cannot be compiled, or not be followed further.
+    #[error("the grammar or schema cannot be used: {why}")]
+    Refused {
+        /// What the compiler says.
+        why: String,
+    },
 }
 
 /// What is asked of a model that runs.

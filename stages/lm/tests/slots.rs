@@ -54,6 +54,7 @@ fn requests() -> Vec<Request> {
                 sampling,
                 draw: i as u64,
                 ends: [9, 17].map(TokenId).to_vec(),
+                ..Request::default()
             }
         })
         .collect()
@@ -69,7 +70,7 @@ fn session_of(device: &Device, model: &(ModelConfig, BTreeMap<String, Vec<f32>>)
 
 /// What each request was answered, in a session of so many slots which they join in turn, as room allows and the order asks.
 fn answered(session: &mut Session, requests: &[Request], pause: usize) -> Vec<(Vec<TokenId>, Finish)> {
-    let mut generator = Generator::new(session);
+    let mut generator = Generator::new(session).chunks_of_a_step(pause.min(1));
     let mut said: Vec<(Vec<TokenId>, Option<Finish>)> = vec![Default::default(); requests.len()];
     let (mut waiting, mut places, mut steps) = ((0..requests.len()).rev().collect::<Vec<_>>(), BTreeMap::new(), 0);
     while !waiting.is_empty() || !generator.is_idle() {
@@ -80,7 +81,7 @@ fn answered(session: &mut Session, requests: &[Request], pause: usize) -> Vec<(V
                 break;
             }
         }
-        for Event { sequence, token, finish } in generator.step().expect("steps") {
+        for Event { sequence, token, finish, .. } in generator.step().expect("steps") {
             let one = &mut said[places[&sequence]];
             one.0.extend(token);
             one.1 = one.1.or(finish);
@@ -194,4 +195,63 @@ fn what_cannot_be_asked_is_refused_with_its_value() {
         assert!(error.contains(says), "{error}");
     }
     assert!(generator.is_idle() && generator.step().expect("nothing to do").is_empty());
+}
+
+/// A conversation goes on in the slot that holds its beginning: less is read, and the bits are those of a new one.
+#[test]
+fn a_held_beginning_is_not_read_again_and_changes_nothing() {
+    for device in devices() {
+        let model = model(Weights::Absmean);
+        let mut rng = Rng::new(8, "conversation");
+        let mut tokens = |n: usize| (0..n).map(|_| TokenId(rng.below(VOCAB) as u32)).collect::<Vec<_>>();
+        let (first, more, other) = (tokens(40), tokens(30), tokens(50));
+        let ask = |prompt: Vec<TokenId>| Request { prompt, max_tokens: 8, ..Request::default() };
+        let longer = ask([&first[..], &more[..]].concat());
+        let alone = |r: &Request| answered(&mut session(&device, &model, 1), std::slice::from_ref(r), 0).remove(0).0;
+        let (wanted, unrelated) = (alone(&longer), alone(&ask(other.clone())));
+        let mut lm = session(&device, &model, 3);
+        let mut generator = Generator::new(&mut lm).chunks_of_a_step(1);
+        let mut say = |requests: Vec<Request>| {
+            let numbers: Vec<u64> = requests.into_iter().map(|r| generator.join(r).expect("joins")).collect();
+            let reused: Vec<usize> = numbers.iter().map(|n| generator.reused(*n)).collect();
+            let mut said = vec![Vec::new(); numbers.len()];
+            while !generator.is_idle() {
+                for e in generator.step().expect("steps") {
+                    said[numbers.iter().position(|n| *n == e.sequence).expect("one of them")].extend(e.token);
+                }
+            }
+            (said, reused)
+        };
+        say(vec![ask(first.clone())]);
+        // A stranger takes another slot and leaves the beginning where it is.
+        assert_eq!(say(vec![ask(other.clone())]), (vec![unrelated.clone()], vec![0]), "{}", device.name());
+        assert_eq!(say(vec![longer.clone(), ask(other.clone())]), (vec![wanted.clone(), unrelated], vec![32, 32]), "{}", device.name());
+        assert_eq!(say(vec![longer.clone()]), (vec![wanted], vec![64]), "{}", device.name());
+    }
+}
+
+/// Logprobs are the model's own, whatever the sampling makes of them.
+#[test]
+fn logprobs_are_told_as_the_model_gives_them() {
+    for device in devices() {
+        let model = model(Weights::Float);
+        let told = |sampling: Sampling| {
+            let mut lm = session(&device, &model, 2);
+            let mut generator = Generator::new(&mut lm);
+            let request =
+                Request { prompt: [3, 7, 20].map(TokenId).to_vec(), max_tokens: 1, sampling, logprobs: Some(VOCAB), ..Request::default() };
+            generator.join(request).expect("joins");
+            generator.step().expect("steps").remove(0)
+        };
+        let greedy = told(Sampling::greedy());
+        let all = greedy.logprobs.expect("told");
+        assert_eq!((Some(all.top[0].0), all.top.len()), (greedy.token, VOCAB));
+        assert!(all.top.is_sorted_by(|a, b| a.1 >= b.1) && (all.own - all.top[0].1).abs() < 1e-7);
+        let mass: f64 = all.top.iter().map(|(_, l)| f64::from(*l).exp()).sum();
+        assert!((mass - 1.0).abs() < 1e-5, "{mass}");
+        let biased = told(Sampling { bias: vec![(all.top[9].0, 100.0)], ..Sampling::greedy() });
+        assert_eq!(biased.token, Some(all.top[9].0));
+        let logprobs = biased.logprobs.expect("told");
+        assert_eq!((logprobs.own, &logprobs.top), (all.top[9].1, &all.top));
+    }
 }

@@ -11,7 +11,7 @@ pub struct CollectStage;
 impl Stage for CollectStage {
     type Params = CollectParams;
     const KIND: &'static str = "kd.collect";
-    const REVISION: u32 = 6;
+    const REVISION: u32 = 7;
     const SUMMARY: &'static str = "Collects a teacher's Top-K + Other on text and on its own continuations.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;

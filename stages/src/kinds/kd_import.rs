@@ -47,7 +47,7 @@ pub struct ImportStage;
 impl Stage for ImportStage {
     type Params = ImportParams;
     const KIND: &'static str = "kd.import";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Reads another tool's traces over the student's vocabulary and quarantines their bad rows.";
 
     fn inputs(&self) -> Vec<InputPort> {

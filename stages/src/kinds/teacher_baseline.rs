@@ -57,7 +57,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 5;
+    const REVISION: u32 = 6;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use flow_engine::plugin::StageError;
+use flow_lm::chat::CHAT_TEMPLATE;
 use flow_lm::format::gguf::{self, GgufFile, roles};
 use flow_lm::format::{GGUF_TYPE, MODEL_GGUF};
 use serde_json::json;
 
 use super::directory;
 use super::files::{copy, window, write};
-use super::template::CHAT_TEMPLATE;
 use crate::task;
 
 /// Takes a GGUF file or a directory of safetensors over into `to`, with windows of `seq` tokens where that is asked for.

@@ -53,6 +53,7 @@ fn requests(prompts: Vec<Vec<TokenId>>, how: &Decoding, session: &Session, token
         sampling: sampling.clone(),
         draw: draw as u64,
         ends: tokenizer.ends().to_vec(),
+        ..Request::default()
     };
     prompts.into_iter().enumerate().map(one).collect()
 }

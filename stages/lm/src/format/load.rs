@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
+use super::directory::{self, json_or_none};
 use super::gguf::{self, GgufFile};
 use super::{flow, hf};
 use crate::config::Weights;
@@ -47,6 +48,12 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint> {
 /// Reads a model with its tokenizer.
 pub fn load_with_tokenizer(path: &Path) -> Result<(Checkpoint, Tokenizer)> {
     let model = load(path)?;
+    let tokenizer = tokenizer_of(path, &model)?;
+    Ok((model, tokenizer))
+}
+
+/// The tokenizer that a model at `path` came with, its tokens' roles as the model's files give them.
+pub fn tokenizer_of(path: &Path, model: &Checkpoint) -> Result<Tokenizer> {
     let (tokenizer, name) = if path.is_file() {
         let file = GgufFile::read(path)?;
         let json = gguf::tokenizer::json(&file)?.to_string();
@@ -56,15 +63,26 @@ pub fn load_with_tokenizer(path: &Path) -> Result<(Checkpoint, Tokenizer)> {
         let json = model.tokenizer.as_ref().ok_or_else(|| {
             Error::from(TokenizerError::Missing { dir: path.to_owned() }).help("a model directory needs its tokenizer beside config.json")
         })?;
-        let tokenizer = Tokenizer::load(json)?;
-        let roles = serde_json::from_value::<Roles>(model.extra["tokens"].clone());
-        (if let Ok(roles) = roles { tokenizer.with_roles(&roles) } else { tokenizer }, "tokenizer.json")
+        (with_roles_of(path, &model.extra, Tokenizer::load(json)?)?, "tokenizer.json")
     };
     let (tokens, vocab) = (tokenizer.vocab_size(), model.config.vocab);
     if tokens > vocab {
         return Err(TokenizerError::Beyond { place: path.to_owned(), name, tokens, vocab }.into());
     }
-    Ok((model, tokenizer))
+    Ok(tokenizer)
+}
+
+/// Roles as `flow` wrote them down, else those that the small files beside a checkpoint of others give.
+fn with_roles_of(dir: &Path, extra: &Value, tokenizer: Tokenizer) -> Result<Tokenizer> {
+    if let Ok(roles) = serde_json::from_value::<Roles>(extra["tokens"].clone()) {
+        return Ok(tokenizer.with_roles(&roles));
+    }
+    let config = json_or_none(&dir.join("config.json"))?.unwrap_or_default();
+    if config["model_type"] == flow::MODEL_TYPE && json_or_none(&dir.join("tokenizer_config.json"))?.is_none() {
+        return Ok(tokenizer);
+    }
+    let roles = directory::roles(dir, &config)?;
+    Ok(tokenizer.with_roles(&roles))
 }
 
 fn around_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {

@@ -90,18 +90,23 @@ pub(super) struct Decode {
     pub chosen: BufferId,
     /// `[slots, vocab]`, where tokens may be drawn.
     pub logits: Option<BufferId>,
-    /// Passes over the first slots, from few to all.
+    /// Passes over slots in a row, from few to all.
     pub passes: Vec<Pass>,
     /// Reading prompts into all slots at once.
     pub prefill: Option<Prefill>,
     /// Reading a prompt into one slot, where there are several.
     pub prefill_one: Option<PrefillOne>,
+    /// Words of a slot in the keys, or the values, of a layer.
+    pub slot_words: usize,
 }
 
-/// Lists over the first `slots` slots.
-#[derive(Clone, Copy)]
+/// Lists over `slots` slots in a row, from slot `first` on.
 pub(super) struct Pass {
     pub slots: usize,
+    /// Where `windows` are placed.
+    pub first: usize,
+    /// Windows on keys and values of every layer.
+    pub windows: Vec<BufferId>,
     /// Forward pass and the most likely token.
     pub greedy: ListId,
     /// Forward pass into the logits, and two ways to choose from these.
@@ -129,8 +134,6 @@ pub(super) struct PrefillOne {
     pub read: Prefill,
     /// Windows on keys and values of every layer.
     pub windows: Vec<BufferId>,
-    /// Words of a slot in such a buffer.
-    pub words: usize,
 }
 
 /// The kernels of everything that a session may do, by name.
@@ -245,6 +248,7 @@ fn build_decode(g: &mut Graph, uses: &Uses, slots: usize, kv_len: usize) -> Deco
         passes: Vec::new(),
         prefill: None,
         prefill_one: None,
+        slot_words: g.program.words(cache.layers[0].0) / slots,
     };
     for n in sizes(slots) {
         // What the first slots hold: an adapter binds no more than that.
@@ -258,9 +262,8 @@ fn build_decode(g: &mut Graph, uses: &Uses, slots: usize, kv_len: usize) -> Deco
     }
     if uses.prefill > 0 && slots > 1 {
         let one = slots_of(g, &cache, slots, 1);
-        let windows = one.layers.iter().flat_map(|(k, v)| [*k, *v]).collect();
-        let words = g.program.words(one.layers[0].0);
-        d.prefill_one = Some(PrefillOne { read: build_prefill(g, "prefill one", 1, uses.prefill, &one, d.chosen), windows, words });
+        d.prefill_one =
+            Some(PrefillOne { read: build_prefill(g, "prefill one", 1, uses.prefill, &one, d.chosen), windows: windows_of(&one) });
     }
     d
 }
@@ -275,6 +278,10 @@ fn slots_of(g: &mut Graph, cache: &Cache, slots: usize, n: usize) -> Cache {
     Cache { layers, ..*cache }
 }
 
+fn windows_of(cache: &Cache) -> Vec<BufferId> {
+    cache.layers.iter().flat_map(|(k, v)| [*k, *v]).collect()
+}
+
 fn build_pass(g: &mut Graph, d: &Decode, batch: &Batch, cache: &Cache) -> Pass {
     let shape = sample::Shape { rows: batch.sequences as u32, vocab: g.config.vocab as u32, temperature: 1.0, top_p: 1.0 };
     let greedy = g.program.list("greedy");
@@ -287,7 +294,7 @@ fn build_pass(g: &mut Graph, d: &Decode, batch: &Batch, cache: &Cache) -> Pass {
         g.program.push(lists.sample, &sample::SAMPLE, &[logits, d.uniform, d.chosen], &shape);
         lists
     });
-    Pass { slots: batch.sequences, greedy, draws }
+    Pass { slots: batch.sequences, first: 0, windows: windows_of(cache), greedy, draws }
 }
 
 fn build_prefill(g: &mut Graph, name: &str, sequences: usize, chunk: usize, cache: &Cache, chosen: BufferId) -> Prefill {

@@ -9,6 +9,9 @@ use crate::error::{Error, RequestError, Result};
 use crate::rng::Rng;
 use crate::tokenizer::TokenId;
 
+/// Tokens that may be chosen, one bit each (bit `id % 32` of word `id / 32`).
+pub type Mask = Arc<[u32]>;
+
 /// How the next token is chosen; the default is the most likely one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -29,8 +32,8 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Added to the logits of some tokens: (id, amount).
     pub bias: Vec<(TokenId, f32)>,
-    /// Tokens that may be chosen, one bit each (bit `id % 32` of word `id / 32`); none: all.
-    pub mask: Option<Arc<[u32]>>,
+    /// Tokens that may be chosen; none: all.
+    pub mask: Option<Mask>,
     /// Seed of the draws.
     pub seed: u64,
 }

@@ -1,10 +1,12 @@
 //! A model ready to run on a device: its weights once, for scoring windows and for decoding the sequences of its slots.
 
+use std::ops::Range;
+
 use flow_shaders::device::{self, Device};
 use flow_shaders::kernels::{hyper, sample};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::program::{Built, Decode, Prefill, Score, Uses, build};
+use super::program::{Built, Decode, Pass, Prefill, Score, Uses, build};
 use super::sampling::Sampling;
 use crate::config::{Bits, ModelConfig};
 use crate::error::Result;
@@ -23,6 +25,17 @@ pub struct Choice<'a> {
     pub prompt: usize,
     /// A random number in [0, 1).
     pub uniform: f32,
+    /// Whether the logits are told, as they were before the sampling changed them.
+    pub tell: bool,
+}
+
+/// The next token of a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Next {
+    /// The token.
+    pub token: TokenId,
+    /// Logits `[vocab]`, where they were asked for.
+    pub logits: Option<Vec<f32>>,
 }
 
 /// Top-K of every row of a scored batch.
@@ -202,29 +215,42 @@ impl Session {
         self.uses.prefill
     }
 
+    /// The smallest row of slots that one pass takes and that holds these. A pass over fewer than it takes leaves some token of
+    /// earlier at some position of the others.
+    pub fn span(&self, slots: Range<usize>) -> Range<usize> {
+        let d = self.decoding();
+        let size = d.passes.iter().map(|p| p.slots).find(|n| *n >= slots.len()).unwrap_or(d.slots);
+        let first = slots.start.min(d.slots - size);
+        first..first + size
+    }
+
     /// Feeds one token to each of the first slots at its position (`ids`, `pos` `[n]`) and gives the most likely next ones.
     pub fn step(&mut self, ids: &[TokenId], pos: &[u32]) -> Result<Vec<TokenId>> {
-        self.run_pass(ids, pos, |pass| pass.greedy)?;
+        self.greedy_step(0, ids, pos)
+    }
+
+    fn greedy_step(&mut self, first: usize, ids: &[TokenId], pos: &[u32]) -> Result<Vec<TokenId>> {
+        self.run_pass(first, ids, pos, |pass| pass.greedy)?;
         self.chosen(ids.len())
     }
 
-    /// Feeds one token to each of the first slots, as [`Self::step`], and chooses the next ones `[n]` as their sequences say
-    /// (`choices [n]`).
-    pub fn step_with(&mut self, ids: &[TokenId], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<TokenId>> {
-        if choices.iter().all(|c| c.sampling.is_greedy()) {
-            return self.step(ids, pos);
+    /// Feeds one token to each of the slots from `first` on at its position, where a [`Self::span`] begins, and chooses the next
+    /// ones `[n]` as their sequences say (`choices [n]`).
+    pub fn step_with(&mut self, first: usize, ids: &[TokenId], pos: &[u32], choices: &[Choice<'_>]) -> Result<Vec<Next>> {
+        if choices.iter().all(|c| c.sampling.is_greedy() && !c.tell) {
+            return Ok(self.greedy_step(first, ids, pos)?.into_iter().map(|token| Next { token, logits: None }).collect());
         }
-        let pass = self.run_pass(ids, pos, |pass| pass.draws.expect("built with `draws`").forward)?;
+        let pass = self.run_pass(first, ids, pos, |pass| pass.draws.expect("built with `draws`").forward)?;
         let lists = self.decoding().passes[pass].draws.expect("built with `draws`");
-        self.adjust(choices)?;
+        let told = self.adjust(choices)?;
         let uniform: Vec<f32> = choices.iter().map(|c| c.uniform).collect();
         let buffer = self.decoding().uniform;
         self.device.write_f32(buffer, &uniform)?;
         // One run for each way to choose: mostly there is one.
         let mut next = vec![TokenId::default(); ids.len()];
         let mut left: Vec<usize> = (0..ids.len()).collect();
-        while let Some(first) = left.first() {
-            let (temperature, top_p) = (choices[*first].sampling.temperature, choices[*first].sampling.top_p);
+        while let Some(one) = left.first() {
+            let (temperature, top_p) = (choices[*one].sampling.temperature, choices[*one].sampling.top_p);
             let alike =
                 |i: &usize| choices[*i].sampling.temperature == temperature && (temperature == 0.0 || choices[*i].sampling.top_p == top_p);
             let (same, others): (Vec<usize>, Vec<usize>) = left.iter().partition(|i| alike(i));
@@ -238,18 +264,27 @@ impl Session {
             same.iter().for_each(|i| next[*i] = chosen[*i]);
             left = others;
         }
-        Ok(next)
+        Ok(next.into_iter().zip(told).map(|(token, logits)| Next { token, logits }).collect())
     }
 
     /// Runs a list of the smallest pass that has these slots; its place among the passes.
-    fn run_pass(&mut self, ids: &[TokenId], pos: &[u32], list: impl Fn(&super::program::Pass) -> ListId) -> Result<usize> {
-        let d = self.decoding();
-        let pass = d.passes.iter().position(|p| p.slots >= ids.len()).expect("no more sequences than slots");
-        let (list, ids_at, pos_at) = (list(&d.passes[pass]), d.ids, d.pos);
+    fn run_pass(&mut self, first: usize, ids: &[TokenId], pos: &[u32], list: impl Fn(&Pass) -> ListId) -> Result<usize> {
+        let d = self.decode.as_mut().expect("built with `decode`");
+        let which = d.passes.iter().position(|p| p.slots >= ids.len()).expect("no more sequences than slots");
+        let pass = &mut d.passes[which];
+        assert!(first + pass.slots <= d.slots, "a pass over {} slots from slot {first} on, of {}", pass.slots, d.slots);
+        if pass.first != first {
+            pass.first = first;
+            let at: Vec<(BufferId, usize)> = pass.windows.iter().map(|w| (*w, first * d.slot_words)).collect();
+            for list in [pass.greedy].into_iter().chain(pass.draws.map(|d| d.forward)) {
+                self.device.place(list, &at);
+            }
+        }
+        let (list, ids_at, pos_at) = (list(pass), d.ids, d.pos);
         self.device.write(ids_at, TokenId::words(ids))?;
         self.device.write(pos_at, pos)?;
         self.device.run(list)?;
-        Ok(pass)
+        Ok(which)
     }
 
     fn chosen(&mut self, n: usize) -> Result<Vec<TokenId>> {
@@ -257,15 +292,23 @@ impl Session {
         Ok(TokenId::of_words(self.device.read_at(chosen, 0, n)?))
     }
 
-    /// Changes the logits of the slots whose sampling asks for it.
-    fn adjust(&mut self, choices: &[Choice<'_>]) -> Result<()> {
+    /// Changes the logits of the slots whose sampling asks for it; those that are to be told, as they were before.
+    fn adjust(&mut self, choices: &[Choice<'_>]) -> Result<Vec<Option<Vec<f32>>>> {
         let (buffer, vocab) = (self.decoding().logits.expect("built with `draws`"), self.config.vocab);
-        for (slot, c) in choices.iter().enumerate().filter(|(_, c)| !c.sampling.takes_logits_as_they_are()) {
-            let mut logits = self.device.read_f32_at(buffer, slot * vocab, vocab)?;
-            c.sampling.adjust(&mut logits, c.tokens, c.prompt);
-            self.device.write_f32_at(buffer, slot * vocab, &logits)?;
+        let mut told = vec![None; choices.len()];
+        for (row, c) in choices.iter().enumerate() {
+            let changes = !c.sampling.takes_logits_as_they_are();
+            if !changes && !c.tell {
+                continue;
+            }
+            let mut logits = self.device.read_f32_at(buffer, row * vocab, vocab)?;
+            told[row] = c.tell.then(|| logits.clone());
+            if changes {
+                c.sampling.adjust(&mut logits, c.tokens, c.prompt);
+                self.device.write_f32_at(buffer, row * vocab, &logits)?;
+            }
         }
-        Ok(())
+        Ok(told)
     }
 
     fn set_draw(&mut self, list: ListId, temperature: f32, top_p: f32) {
@@ -289,18 +332,14 @@ impl Session {
         Ok(())
     }
 
-    /// Reads the beginning of a sequence into one slot; the others keep what they hold.
-    pub fn read_start(&mut self, slot: usize, start: &[TokenId]) -> Result<()> {
-        let d = self.decoding();
-        let Some(one) = &d.prefill_one else { return self.read_starts(&[start]) };
-        let (list, at): (ListId, Vec<(BufferId, usize)>) = (one.read.list, one.windows.iter().map(|w| (*w, slot * one.words)).collect());
-        self.device.place(list, &at);
-        for (i, part) in start.chunks(self.uses.prefill).enumerate() {
-            let d = self.decode.as_ref().expect("it was there");
-            let one = d.prefill_one.as_ref().expect("it was there");
-            run_prefill(&mut self.device, &one.read, part, i * self.uses.prefill, part.len(), d.kv_len)?;
-        }
-        Ok(())
+    /// Reads `part [n]` of a sequence, at most [`Self::chunk`] tokens from position `first` on, into one slot; the others keep
+    /// what they hold.
+    pub fn read_part(&mut self, slot: usize, first: usize, part: &[TokenId]) -> Result<()> {
+        let d = self.decode.as_ref().expect("built with `decode`");
+        let Some(one) = &d.prefill_one else { return self.prefill(part, first, part.len()).map(drop) };
+        let at: Vec<(BufferId, usize)> = one.windows.iter().map(|w| (*w, slot * d.slot_words)).collect();
+        self.device.place(one.read.list, &at);
+        run_prefill(&mut self.device, &one.read, part, first, part.len(), d.kv_len)
     }
 
     /// Feeds `len` tokens (at most [`Self::chunk`]) to every slot from position `first` on, and chooses the next ones

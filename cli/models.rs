@@ -1,0 +1,85 @@
+//! The model that a command is given: a file, a directory, or what a stage of a pipeline has made.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flow_cache::{Cache, Materialised};
+use flow_engine::Registry;
+use flow_engine::preview::Decision;
+use flow_engine::problem::Problem;
+use flow_lm::Model;
+
+use crate::args::{OverrideArgs, PipelineArgs};
+use crate::context::{Context, say_assumed};
+use crate::failure::Failure;
+
+/// A model that was read, and the files under it.
+pub struct Opened {
+    pub model: Model,
+    /// What it is read from, where that lies in a cache.
+    _lent: Option<Lent>,
+}
+
+/// Files out of a cache, which the model's weights are read from as they are touched.
+struct Lent {
+    cache: Arc<Cache>,
+    files: Option<Materialised>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What cannot be taken away lies where temporary files do.
+        self.files.take().map(|files| self.cache.release(files));
+    }
+}
+
+/// Reads `PATH`, or `PIPELINE:STAGE[.PORT]` where no such path exists.
+pub fn open(registry: &Registry, model: &str, overrides: &OverrideArgs) -> Result<Opened, Failure> {
+    let path = Path::new(model);
+    if path.exists() {
+        return Ok(Opened { model: read(path)?, _lent: None });
+    }
+    let Some((pipeline, artifact)) = model.rsplit_once(':').filter(|(p, a)| Path::new(p).is_file() && !a.is_empty()) else {
+        let problem = Problem::new(format!("no model at {model}"));
+        return Err(problem.help("give a GGUF file, a model's directory, or PIPELINE.yaml:STAGE").into());
+    };
+    let args = PipelineArgs { pipeline: pipeline.into(), overrides: overrides.clone() };
+    let (path, lent) = made(registry, &args, artifact)?;
+    Ok(Opened { model: read(&path)?, _lent: lent })
+}
+
+fn read(path: &Path) -> Result<Model, Failure> {
+    Model::open(path).map_err(|e| {
+        let problem = Problem::new(e.to_string());
+        match e.help {
+            Some(help) => problem.help(help).into(),
+            None => problem.into(),
+        }
+    })
+}
+
+/// The present result of a stage, as files.
+fn made(registry: &Registry, args: &PipelineArgs, artifact: &str) -> Result<(PathBuf, Option<Lent>), Failure> {
+    say_assumed(args)?;
+    let context = Context::load(registry, args)?;
+    let (id, port) = context.plan.output(artifact)?;
+    let cache = context.cache()?;
+    let name = &context.plan.stage(id).name;
+    let found = match context.decision(id)? {
+        Decision::Reuse { entry, .. } => entry.outputs.get(&port).copied(),
+        Decision::Execute { .. } => None,
+    };
+    let Some(found) = found else {
+        let problem = Problem::new(format!("`{name}` is not made yet, or is out of date"));
+        return Err(problem.help(format!("flow run {} {name}", args.pipeline.display())).into());
+    };
+    if !found.tree {
+        return Ok((cache.object_path(&found)?, None));
+    }
+    let broken = |e: std::io::Error| Failure::Broken(format!("cannot copy {artifact} out of the cache: {e}"));
+    let dir = tempfile::tempdir().map_err(broken)?;
+    let path = dir.path().join("model");
+    let files = Some(cache.materialise(&[(found, path.clone())])?);
+    Ok((path, Some(Lent { cache, files, _dir: dir })))
+}
