@@ -18,6 +18,8 @@ pub struct Stats {
     reused: AtomicU64,
     said: AtomicU64,
     running: AtomicU64,
+    answers: AtomicU64,
+    answer_micros: AtomicU64,
     first: [AtomicU64; BOUNDS.len() + 1],
     first_micros: AtomicU64,
 }
@@ -52,6 +54,18 @@ impl Stats {
     pub fn running(&self, n: usize) {
         self.running.store(n as u64, Relaxed);
     }
+    /// A finished answer, and how long it took from its request on.
+    pub fn answered(&self, took: Duration) {
+        self.answers.fetch_add(1, Relaxed);
+        self.answer_micros.fetch_add(took.as_micros() as u64, Relaxed);
+    }
+
+    /// Seconds in which one of `waiting` requests is likely to find a slot: what answers took so far, times those before it.
+    pub fn patience(&self, waiting: usize, slots: usize) -> u64 {
+        let mean = self.answer_micros.load(Relaxed) as f64 / self.answers.load(Relaxed).max(1) as f64 / 1e6;
+        (mean * (waiting + 1) as f64 / slots.max(1) as f64).ceil().clamp(1.0, 60.0) as u64
+    }
+
     /// Time from a request to its first token.
     pub fn first_token(&self, after: Duration) {
         let seconds = after.as_secs_f64();
