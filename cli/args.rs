@@ -58,6 +58,8 @@ pub enum Command {
     Traces(TracesCommand),
     /// Talk to a model
     Chat(ChatArgs),
+    /// Serve a model behind the OpenAI API
+    Serve(ServeArgs),
     /// Continue a text with a model
     Generate(GenerateArgs),
     /// Teachers behind an API
@@ -413,6 +415,47 @@ pub struct ChatArgs {
     pub when_full: WhenFull,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Activation bits of ternary linears
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: Bits,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
+
+#[derive(Args)]
+pub struct ServeArgs {
+    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
+    pub model: String,
+    /// Address to listen on; others than loopback need a key
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub host: std::net::IpAddr,
+    /// Port to listen on (0: any free one)
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// How clients call the model (default: its file, directory or stage)
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Sequences that are answered at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_zero)]
+    pub slots: usize,
+    /// Tokens that a prompt and its answer may have (default: the length that the model was trained on, at most 4096)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub context: Option<usize>,
+    /// Requests that wait for a slot, at most; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub queue: usize,
+    /// Environment variable with the key that every request must bring
+    #[arg(long, value_name = "VARIABLE")]
+    pub api_key_env: Option<String>,
+    /// Ask for no key on an address that other machines reach
+    #[arg(long, conflicts_with = "api_key_env")]
+    pub no_key: bool,
+    /// How keys and values are held
+    #[arg(long, value_name = "FORM", default_value = "f16")]
+    pub kv: KvForm,
+    /// Seconds that running answers have after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "S", default_value_t = 8)]
+    pub grace: u64,
     /// Activation bits of ternary linears
     #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
     pub activations: Bits,

@@ -49,6 +49,14 @@ pub fn open(registry: &Registry, model: &str, overrides: &OverrideArgs) -> Resul
     Ok(Opened { model: read(&path)?, _lent: lent })
 }
 
+/// How a model is called: by its file, its directory or its stage.
+pub fn name(model: &str) -> String {
+    let path = Path::new(model);
+    let found = if path.exists() { path.canonicalize().ok() } else { None };
+    let stem = found.and_then(|p| p.file_stem().map(|n| n.to_string_lossy().into_owned()));
+    stem.unwrap_or_else(|| model.rsplit(':').next().unwrap_or(model).to_owned())
+}
+
 fn read(path: &Path) -> Result<Model, Failure> {
     Model::open(path).map_err(|e| {
         let problem = Problem::new(e.to_string());

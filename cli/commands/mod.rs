@@ -16,6 +16,7 @@ mod lock;
 mod log;
 mod plan;
 mod run;
+mod serve;
 mod status;
 mod teacher;
 mod traces;
@@ -55,6 +56,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Verify(args) => cache::verify(&args),
         Command::Cache(command) => cache::cache(registry, &command),
         Command::Chat(args) => chat::chat(registry, &args),
+        Command::Serve(args) => serve::serve(registry, &args),
         Command::Generate(args) => generate::generate(registry, &args),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
         Command::Traces(command) => traces::traces(&command),

@@ -1,0 +1,159 @@
+//! Listening: connections with bounds, and a stop that lets answers end.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use flow_lm::Model;
+use flow_lm::config::Bits;
+use flow_lm::infer::{Session, Uses};
+use flow_shaders::device::Device;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+
+use crate::ask::Bounds;
+use crate::doors::Doors;
+use crate::id::now;
+use crate::queue::Queue;
+use crate::routes;
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::worker;
+
+/// Tokens of a prompt that are read together: how a prompt is cut decides on roundings, so that it is the same everywhere.
+const CHUNK: usize = 32;
+
+/// Connections that are open at a time.
+const CONNECTIONS: usize = 1024;
+
+/// Bytes of a request's head, and the time that it may take.
+const HEAD: (usize, Duration) = (32 << 10, Duration::from_secs(10));
+
+/// How a model is served.
+pub struct Options {
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// How clients call the model.
+    pub name: String,
+    /// Sequences at a time.
+    pub slots: usize,
+    /// Tokens that a prompt and its answer may have together.
+    pub context: usize,
+    /// Requests that wait for a slot, at most.
+    pub waiting: usize,
+    /// Activation bits of ternary linears.
+    pub bits: Bits,
+    /// How keys and values are held.
+    pub cache: flow_lm::infer::KvCache,
+    /// What every request must bring.
+    pub key: Option<String>,
+    /// Seconds that running answers have after a stop.
+    pub grace: Duration,
+}
+
+/// A model that is ready to be served.
+pub struct Server {
+    listener: TcpListener,
+    session: Session,
+    shared: Arc<Shared>,
+    options: Options,
+}
+
+/// It could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    /// The model on the device.
+    #[error(transparent)]
+    Model(#[from] flow_lm::Error),
+    /// Threads or timers.
+    #[error("cannot begin to serve: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl Server {
+    /// Plans and allocates everything, and listens.
+    pub fn new(device: &Device, model: Model, options: Options) -> Result<Self, ServeError> {
+        let listener = TcpListener::bind(options.address).map_err(|e| ServeError::Listen(options.address, e))?;
+        let context = options.context.next_multiple_of(CHUNK);
+        let uses =
+            Uses { decode: Some((options.slots, context)), draws: true, prefill: CHUNK, cache: options.cache.form(), ..Uses::default() };
+        let mut session = Session::new(device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses)?;
+        session.set_bits(options.bits)?;
+        let shared = Shared {
+            name: options.name.clone(),
+            created: now(),
+            queue: Arc::new(Queue::new(options.waiting)),
+            stats: Arc::new(Stats::default()),
+            slots: session.slots(),
+            bounds: Bounds::default(),
+            vocabulary: OnceLock::new(),
+            model,
+        };
+        Ok(Self { listener, session, shared: Arc::new(shared), options })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap_or(self.options.address)
+    }
+
+    /// Bytes on the device: weights, cache, activations.
+    pub fn bytes(&self) -> u64 {
+        self.session.bytes()
+    }
+
+    /// Serves until `stop` is done; then no request is taken, and those that run have their grace.
+    pub fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { listener, mut session, shared, options } = self;
+        let (queue, stats) = (shared.queue.clone(), shared.stats.clone());
+        let worker = std::thread::Builder::new().name("model".into()).spawn(move || worker::work(&mut session, &queue, &stats));
+        let worker = worker.map_err(ServeError::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(ServeError::Runtime)?;
+        runtime.block_on(listen(listener, &shared, &options, stop)).map_err(ServeError::Runtime)?;
+        shared.queue.close();
+        // Answers of clients that are gone end at the next step; a panic there has been told to whom it concerned.
+        let _ = worker.join();
+        Ok(())
+    }
+}
+
+async fn listen(listener: TcpListener, shared: &Arc<Shared>, options: &Options, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let loopback = listener.local_addr()?.ip().is_loopback();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let doors = Doors { loopback, key: options.key.as_ref().map(|k| blake3::hash(k.as_bytes())) };
+    let service = TowerToHyperService::new(routes::router(shared, doors));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD.1).max_buf_size(HEAD.0).max_headers(64);
+    let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+    tokio::pin!(stop);
+    loop {
+        let permit = room.clone().acquire_owned();
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = async { (permit.await, listener.accept().await) } => accepted,
+        };
+        let (Ok(permit), accepted) = accepted else { break };
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors, or a client that is gone already: not a reason to stop.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        // Tokens go out as they come.
+        let _ = stream.set_nodelay(true);
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        tokio::spawn(async move {
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(options.grace, graceful.shutdown()).await;
+    Ok(())
+}
