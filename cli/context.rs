@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use flow_cache::{Cache, CacheError, Remote};
+use flow_cache::{Artifact, Cache, CacheError, Remote};
 use flow_engine::Registry;
 use flow_engine::command::external;
 use flow_engine::key::MachineId;
@@ -26,6 +26,8 @@ use crate::print::say;
 /// A linked pipeline and where it is made.
 pub struct Context {
     pub plan: Plan,
+    /// The pipeline's file, as it was given.
+    file: PathBuf,
     pub cache_dir: PathBuf,
     cache: OnceLock<Arc<Cache>>,
     remote: Option<RemoteDecl>,
@@ -54,7 +56,16 @@ impl Context {
             Some("none" | "") => None,
             Some(url) => Some(RemoteDecl { url: url.into(), read_only: plan.pipeline.remote.as_ref().is_some_and(|r| r.read_only) }),
         };
-        Ok(Self { plan, cache_dir, cache, remote, remote_set: AtomicBool::new(false), device: args.overrides.device.clone(), threads })
+        Ok(Self {
+            plan,
+            file: args.pipeline.clone(),
+            cache_dir,
+            cache,
+            remote,
+            remote_set: AtomicBool::new(false),
+            device: args.overrides.device.clone(),
+            threads,
+        })
     }
 
     pub fn cache(&self) -> Result<Arc<Cache>, Failure> {
@@ -84,6 +95,21 @@ impl Context {
     /// The decision for one stage, with what it needs taken into account.
     pub fn decision(&self, id: StageId) -> Result<Decision, Failure> {
         Ok(preview::decision(&self.plan, &*self.cache()?, id, self.machine().as_ref())?)
+    }
+
+    /// The present result of `stage` or `stage.port`, and its full name.
+    pub fn made(&self, artifact: &str) -> Result<(String, Artifact), Failure> {
+        let (id, port) = self.plan.output(artifact)?;
+        let name = &self.plan.stage(id).name;
+        let found = match self.decision(id)? {
+            Decision::Reuse { entry, .. } => entry.outputs.get(&port).copied(),
+            Decision::Execute { .. } => None,
+        };
+        let missing = || {
+            let problem = Problem::new(format!("`{name}` is not made yet, or is out of date"));
+            problem.help(format!("flow run {} {name}", self.file.display()))
+        };
+        Ok((format!("{name}.{port}"), found.ok_or_else(missing)?))
     }
 
     /// Refuses what would replace anything that `flow` did not publish.

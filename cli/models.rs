@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use flow_cache::{Cache, Materialised};
 use flow_engine::Registry;
-use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 use flow_lm::Model;
 
@@ -71,17 +70,8 @@ fn read(path: &Path) -> Result<Model, Failure> {
 fn made(registry: &Registry, args: &PipelineArgs, artifact: &str) -> Result<(PathBuf, Option<Lent>), Failure> {
     say_assumed(args)?;
     let context = Context::load(registry, args)?;
-    let (id, port) = context.plan.output(artifact)?;
+    let (_, found) = context.made(artifact)?;
     let cache = context.cache()?;
-    let name = &context.plan.stage(id).name;
-    let found = match context.decision(id)? {
-        Decision::Reuse { entry, .. } => entry.outputs.get(&port).copied(),
-        Decision::Execute { .. } => None,
-    };
-    let Some(found) = found else {
-        let problem = Problem::new(format!("`{name}` is not made yet, or is out of date"));
-        return Err(problem.help(format!("flow run {} {name}", args.pipeline.display())).into());
-    };
     if !found.tree {
         return Ok((cache.object_path(&found)?, None));
     }

@@ -8,14 +8,14 @@ use flow_engine::Registry;
 use flow_engine::problem::Problem;
 use flow_engine::stop::Stop;
 use flow_lm::Model;
-use flow_lm::infer::{Generator, Request, Sampling, Session, TextStream, Uses};
+use flow_lm::infer::{CHUNK, Generator, Request, Sampling, Session, TextStream, Uses};
 use flow_shaders::device;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::generate::{CHUNK, sampling};
+use super::generate::sampling;
 use crate::args::{ChatArgs, WhenFull};
 use crate::failure::Failure;
 use crate::models;

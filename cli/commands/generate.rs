@@ -7,16 +7,13 @@ use std::time::Instant;
 use flow_engine::Registry;
 use flow_engine::problem::Problem;
 use flow_lm::Model;
-use flow_lm::infer::{Constraint, Finish, Generator, Grammar, Request, Sampling, Session, TextStream, Uses, Vocabulary};
+use flow_lm::infer::{CHUNK, Constraint, Finish, Generator, Grammar, Request, Sampling, Session, TextStream, Uses, Vocabulary};
 use flow_shaders::device;
 
 use crate::args::{GenerateArgs, SamplingArgs};
 use crate::failure::Failure;
 use crate::models;
 use crate::print::say;
-
-/// Tokens of a prompt that are read together.
-pub const CHUNK: usize = 32;
 
 pub fn generate(registry: &Registry, args: &GenerateArgs) -> Result<u8, Failure> {
     let sampling = sampling(&args.sampling);

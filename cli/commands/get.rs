@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use flow_cache::{Artifact, Cache};
 use flow_engine::Registry;
-use flow_engine::preview::Decision;
 use flow_engine::problem::Problem;
 use flow_engine::publish::guard::{Guard, resolved};
 use flow_engine::publish::{self, PutError, Wanted};
@@ -17,19 +16,10 @@ use crate::print::print;
 pub fn get(registry: &Registry, args: &GetArgs) -> Result<u8, Failure> {
     say_assumed(&args.pipeline)?;
     let context = Context::load(registry, &args.pipeline)?;
-    let (id, port) = context.plan.output(&args.artifact)?;
+    let (name, artifact) = context.made(&args.artifact)?;
     let cache = context.cache()?;
-    let name = &context.plan.stage(id).name;
-    let artifact = match context.decision(id)? {
-        Decision::Reuse { entry, .. } => entry.outputs.get(&port).copied(),
-        Decision::Execute { .. } => None,
-    };
-    let Some(artifact) = artifact else {
-        let problem = Problem::new(format!("`{name}` is not made yet, or is out of date"));
-        return Err(problem.help(format!("flow run {} {name}", args.pipeline.pipeline.display())).into());
-    };
-    put(&context, &cache, (&artifact, &format!("{name}.{port}")), &args.to, &args.overwrite)?;
-    print(&format!("{name}.{port} → {} ({} bytes, {})", args.to.display(), artifact.size, artifact.digest.short()));
+    put(&context, &cache, (&artifact, &name), &args.to, &args.overwrite)?;
+    print(&format!("{name} → {} ({} bytes, {})", args.to.display(), artifact.size, artifact.digest.short()));
     Ok(0)
 }
 

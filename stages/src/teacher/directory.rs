@@ -10,6 +10,7 @@ use super::files::{copy, window, write};
 use flow_lm::chat::{self, CHAT_TEMPLATE};
 use flow_lm::format::directory::roles;
 use flow_lm::format::{hf, json_or_none};
+use flow_lm::tokenizer::Tokenizer;
 
 /// Copies what a teacher needs; `config.json` gets the window and the roles of tokens.
 pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageError> {
@@ -29,7 +30,7 @@ pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageErr
     }
     let settings = json_or_none(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     if !ours || config["extra"]["tokens"].is_null() && !settings.is_null() {
-        let roles = roles(from, &config)?;
+        let roles = roles(from, &config, &Tokenizer::load(&tokenizer)?)?;
         config["extra"]["tokens"] = json!(roles);
     }
     task::write_json(&to.join("config.json"), &config)?;

@@ -18,30 +18,28 @@ pub fn json_or_none(path: &Path) -> Result<Option<Value>> {
 }
 
 /// Ids of `bos_token_id`, `eos_token_id` (one or several) of `config` and of `generation_config.json`, and of the texts in
-/// `tokenizer_config.json`.
-pub fn roles(dir: &Path, config: &Value) -> Result<Roles> {
+/// `tokenizer_config.json`, by the directory's tokenizer.
+pub fn roles(dir: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<Roles> {
     let settings = json_or_none(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     let generation = json_or_none(&dir.join("generation_config.json"))?.unwrap_or_default();
     let ids = |v: &Value| -> Vec<TokenId> {
         let one = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok()).map(TokenId);
         v.as_array().map_or_else(|| one(v).into_iter().collect(), |all| all.iter().filter_map(one).collect())
     };
-    let path = dir.join("tokenizer.json");
-    let known = Tokenizer::load(&path)?;
     let named = |field: &str| {
         let token = &settings[field];
-        known.id_of(token.as_str().or(token["content"].as_str())?)
+        tokenizer.id_of(token.as_str().or(token["content"].as_str())?)
     };
     let first = |field: &str| ids(&config[field]).first().copied();
     let mut ends = [ids(&config["eos_token_id"]), ids(&generation["eos_token_id"])].concat();
     let eos = named("eos_token").or_else(|| first("eos_token_id"));
     ends.extend(eos);
-    ends.extend(END_NAMES.iter().filter_map(|n| known.id_of(n)));
+    ends.extend(END_NAMES.iter().filter_map(|n| tokenizer.id_of(n)));
     ends.sort_unstable();
     ends.dedup();
     let add_bos = match settings["add_bos_token"].as_bool() {
         Some(said) => said,
-        None => begins_with_special(&json_or_none(&path)?.unwrap_or_default()["post_processor"]),
+        None => begins_with_special(&json_or_none(&dir.join("tokenizer.json"))?.unwrap_or_default()["post_processor"]),
     };
     Ok(Roles { bos: named("bos_token").or_else(|| first("bos_token_id")), eos, ends, add_bos })
 }

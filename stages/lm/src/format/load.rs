@@ -81,7 +81,7 @@ fn with_roles_of(dir: &Path, extra: &Value, tokenizer: Tokenizer) -> Result<Toke
     if config["model_type"] == flow::MODEL_TYPE && json_or_none(&dir.join("tokenizer_config.json"))?.is_none() {
         return Ok(tokenizer);
     }
-    let roles = directory::roles(dir, &config)?;
+    let roles = directory::roles(dir, &config, &tokenizer)?;
     Ok(tokenizer.with_roles(&roles))
 }
 

@@ -7,16 +7,10 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokRxInfo, T
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 
-use super::gbnf;
+use super::gbnf::{self, MAX_BYTES, MAX_DEPTH};
 use crate::error::{GrammarError, Result};
 use crate::token::TokenId;
 use crate::tokenizer::Tokenizer;
-
-/// Bytes of a schema or a grammar, at most.
-pub const MAX_BYTES: usize = 256 << 10;
-
-/// How deep a schema may be nested.
-pub const MAX_DEPTH: usize = 64;
 
 /// What an answer must be.
 #[derive(Clone, Debug)]
@@ -122,7 +116,7 @@ impl Constraint {
     }
 }
 
-/// About 20 ms to compile and 5 ms a mask at the most, and 50 MB.
+/// By the figures that the compiler's authors give: about 20 ms to build the lexer, 14 ms a mask, and 100 MB of its states.
 fn limits() -> ParserLimits {
     ParserLimits { max_lexer_states: 50_000, max_grammar_size: 100_000, verbose_errors: false, ..ParserLimits::default() }
 }

@@ -5,8 +5,13 @@
 
 use std::fmt::Write as _;
 
-use super::constrain::{MAX_BYTES, MAX_DEPTH};
 use crate::error::{GrammarError, Result};
+
+/// Bytes of a schema or a grammar, at most.
+pub const MAX_BYTES: usize = 256 << 10;
+
+/// How deep a schema, or the groups of a grammar, may be nested.
+pub const MAX_DEPTH: usize = 64;
 
 /// Repetitions `{m,n}` count to this, at most.
 const MAX_REPEAT: u32 = 2000;

@@ -19,7 +19,7 @@ pub mod text;
 pub use constrain::{Constraint, Grammar, Vocabulary};
 pub use generator::{Continuation, Event, Finish, Generator, Logprobs, Request, generate};
 pub use kv::KvCache;
-pub use plan::{Decoding, windows_together};
+pub use plan::{CHUNK, Decoding, windows_together};
 pub use program::Uses;
 pub use sampling::Sampling;
 pub use scoring::{ScoreBatch, Window, score_batch};

@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 const BATCH_BYTES: usize = 256 << 20;
 
 /// Tokens of prompts that are read together. It does not depend on the batch: how a prompt is cut decides on roundings.
-const CHUNK: usize = 32;
+pub const CHUNK: usize = 32;
 
 /// Windows of the model's length to score together: eight, or fewer where their logits would pass [`BATCH_BYTES`]. How
 /// many changes no result.

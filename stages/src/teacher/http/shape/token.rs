@@ -90,13 +90,13 @@ impl Token {
     }
 
     /// The id in a text such as `token_id:17`.
-    fn placeholder(&self) -> Option<i32> {
+    fn id_in_text(&self) -> Option<i32> {
         self.text.as_deref()?.strip_prefix("token_id:")?.parse().ok()
     }
 
     /// Its id, or the one that its text tells.
     pub fn any_id(&self) -> Option<i32> {
-        self.id.or_else(|| self.placeholder())
+        self.id.or_else(|| self.id_in_text())
     }
 
     /// Whether it is written like a mark that is no text: `<|im_end|>`, `</s>`, `<think>`, or nothing at all.
@@ -118,7 +118,7 @@ impl Token {
             return Some(told.to_vec());
         }
         let text = self.text.as_deref()?;
-        if text.contains('\u{fffd}') || self.placeholder().is_some() {
+        if text.contains('\u{fffd}') || self.id_in_text().is_some() {
             return None;
         }
         match spelling {
@@ -158,7 +158,7 @@ impl Token {
         Spelling::ALL.into_iter().filter_map(|s| self.spelled(s)).for_each(|b| add(Reading::Bytes(b)));
         match self.text.as_deref() {
             None => add(Reading::Any),
-            Some(text) if self.placeholder().is_some() => {
+            Some(text) if self.id_in_text().is_some() => {
                 add(Reading::Bytes(text.as_bytes().to_vec()));
                 add(Reading::Any);
             }

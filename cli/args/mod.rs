@@ -1,9 +1,19 @@
-//! The command line.
+//! The command line: `bench` and `talk` hold the arguments of their commands, `pipeline` what names and changes a pipeline,
+//! `values` how texts become values.
+
+mod bench;
+mod pipeline;
+mod talk;
+mod values;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flow_lm::config::Bits;
+
+pub use bench::{BenchCommand, BenchTrainArgs, KvForm};
+pub use pipeline::{OverrideArgs, PipelineArgs};
+pub use talk::{ChatArgs, GenerateArgs, SamplingArgs, ServeArgs, WhenFull};
+use values::size;
 
 /// From a YAML file to a trained, evaluated, exportable ternary language model.
 ///
@@ -75,39 +85,6 @@ pub enum Command {
     /// Run one task directory (started by the engine)
     #[command(name = "__task", hide = true)]
     Task { dir: PathBuf },
-}
-
-#[derive(Args)]
-pub struct PipelineArgs {
-    /// Pipeline file
-    pub pipeline: PathBuf,
-    #[command(flatten)]
-    pub overrides: OverrideArgs,
-}
-
-#[derive(Args, Clone)]
-pub struct OverrideArgs {
-    /// Give a variable of the pipeline another value
-    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = assignment)]
-    pub vars: Vec<(String, String)>,
-    /// Set a field of a stage, such as stages.student.with.tau=1.0
-    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = assignment)]
-    pub sets: Vec<(String, String)>,
-    /// Cache directory (default: .flow in the project)
-    #[arg(long, env = "FLOW_CACHE_DIR", value_name = "DIR")]
-    pub cache_dir: Option<PathBuf>,
-    /// Device: auto, gpu, cpu or an adapter's name
-    #[arg(long, env = "FLOW_DEVICE", default_value = "auto", value_name = "DEVICE")]
-    pub device: String,
-    /// Remote cache, such as s3://bucket/prefix or file:///folder (default: the file's `remote:`; `none` for none)
-    #[arg(long, env = "FLOW_REMOTE", value_name = "URL")]
-    pub remote: Option<String>,
-    /// CPU threads (default: all cores)
-    #[arg(long, env = "FLOW_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
-    /// Take --var and --set of the pipeline's last run, before those that are given here
-    #[arg(long)]
-    pub last: bool,
 }
 
 #[derive(Args)]
@@ -266,245 +243,6 @@ pub struct ProbeArgs {
     pub stage: Option<String>,
 }
 
-#[derive(Subcommand)]
-pub enum BenchCommand {
-    /// Steps of ternary knowledge distillation on random tokens
-    Train(BenchTrainArgs),
-    /// Read a prompt and decode after it, from a GGUF file
-    Infer(BenchInferArgs),
-    /// Single kernels: time, rate, share of the device's measured peak
-    Kernels(BenchDeviceArgs),
-}
-
-#[derive(Args)]
-pub struct BenchDeviceArgs {
-    /// Device: auto, gpu, cpu or an adapter's name
-    #[arg(long, env = "FLOW_DEVICE", default_value = "auto")]
-    pub device: String,
-    /// CPU threads (default: all cores)
-    #[arg(long, value_name = "N", env = "FLOW_THREADS")]
-    pub threads: Option<usize>,
-    /// Print one line of JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args)]
-pub struct BenchTrainArgs {
-    /// Shape of the model: poc, poc-teacher, mini, 2b4t or 7b
-    #[arg(long, default_value = "poc")]
-    pub preset: String,
-    /// Sequences of a step
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_zero)]
-    pub batch: usize,
-    /// Tokens of a sequence (default: the preset's)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
-    pub seq: Option<usize>,
-    /// Activation bits
-    #[arg(long, default_value = "8", value_parser = activation_bits)]
-    pub bits: Bits,
-    /// Steps that count
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = above_zero)]
-    pub steps: usize,
-    /// Muon for the hidden matrices instead of AdamW
-    #[arg(long)]
-    pub muon: bool,
-    /// Newton–Schulz steps of Muon (default: the recipe's)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
-    pub ns_steps: Option<usize>,
-    /// Compute a block's activations again in the backward pass instead of keeping them
-    #[arg(long)]
-    pub recompute: bool,
-    /// AdamW's moments in one byte each
-    #[arg(long)]
-    pub int8_moments: bool,
-    /// Activations and gradients kept as float16, with a loss scale
-    #[arg(long)]
-    pub float16_storage: bool,
-    #[command(flatten)]
-    pub on: BenchDeviceArgs,
-}
-
-/// Forms of the KV cache.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum KvForm {
-    /// 32-bit floats
-    F32,
-    /// 16-bit floats
-    F16,
-    /// Bytes with a step for each position and head
-    Int8,
-}
-
-#[derive(Args)]
-pub struct BenchInferArgs {
-    /// GGUF file
-    pub model: PathBuf,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = above_zero)]
-    pub prompt: usize,
-    /// Tokens decoded after it
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = above_zero)]
-    pub decode: usize,
-    /// Sequences together
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = above_zero)]
-    pub batch: usize,
-    /// Rounds that count
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = above_zero)]
-    pub repeat: usize,
-    /// Activation bits of ternary linears
-    #[arg(long, default_value = "8", value_parser = activation_bits)]
-    pub bits: Bits,
-    /// How keys and values are cached
-    #[arg(long, value_name = "FORM", default_value = "f16")]
-    pub kv: KvForm,
-    /// Score the prompt (logits and Top-K at every position) instead of decoding
-    #[arg(long)]
-    pub score: bool,
-    #[command(flatten)]
-    pub on: BenchDeviceArgs,
-}
-
-/// How the next token is chosen.
-#[derive(Args)]
-pub struct SamplingArgs {
-    /// Draw at this temperature (default: the most likely token)
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    pub temperature: f32,
-    /// Only the so many most likely tokens (default: all)
-    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
-    pub top_k: usize,
-    /// Only the most likely tokens whose mass together is this share
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    pub top_p: f32,
-    /// Only tokens at least this share as likely as the most likely one
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    pub min_p: f32,
-    /// What the logits of tokens that were read or said are divided by (negative ones multiplied)
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
-    /// Seed of the draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-}
-
-/// What happens to a conversation that no longer fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WhenFull {
-    /// The oldest turns are forgotten
-    Forget,
-    /// The turn is refused
-    Refuse,
-}
-
-#[derive(Args)]
-pub struct ChatArgs {
-    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
-    pub model: String,
-    /// What the model is told first
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Tokens of an answer, at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 512, value_parser = above_zero)]
-    pub max_tokens: usize,
-    /// Tokens that a conversation may have (default: the length that the model was trained on, at most 4096)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
-    pub context: Option<usize>,
-    /// What happens when they are full
-    #[arg(long, value_name = "HOW", default_value = "forget")]
-    pub when_full: WhenFull,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
-    #[command(flatten)]
-    pub overrides: OverrideArgs,
-}
-
-#[derive(Args)]
-pub struct ServeArgs {
-    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
-    pub model: String,
-    /// Address to listen on; others than loopback need a key
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    pub host: std::net::IpAddr,
-    /// Port to listen on (0: any free one)
-    #[arg(long, value_name = "N", default_value_t = 8080)]
-    pub port: u16,
-    /// How clients call the model (default: its file, directory or stage)
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Sequences that are answered at a time
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_zero)]
-    pub slots: usize,
-    /// Tokens that a prompt and its answer may have (default: the length that the model was trained on, at most 4096)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
-    pub context: Option<usize>,
-    /// Requests that wait for a slot, at most; more are told to come again
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub queue: usize,
-    /// Environment variable with the key that every request must bring
-    #[arg(long, value_name = "VARIABLE")]
-    pub api_key_env: Option<String>,
-    /// Ask for no key on an address that other machines reach
-    #[arg(long, conflicts_with = "api_key_env")]
-    pub no_key: bool,
-    /// How keys and values are held
-    #[arg(long, value_name = "FORM", default_value = "f16")]
-    pub kv: KvForm,
-    /// Seconds that running answers have after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "S", default_value_t = 8)]
-    pub grace: u64,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
-    #[command(flatten)]
-    pub overrides: OverrideArgs,
-}
-
-#[derive(Args)]
-pub struct GenerateArgs {
-    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
-    pub model: String,
-    /// Text to continue
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
-    pub prompt: Option<String>,
-    /// File with the text to continue (`-` or no prompt at all: standard input)
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// Tokens of the continuation, at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
-    pub max_tokens: usize,
-    /// Tokens that prompt and continuation may have together (default: the length that the model was trained on)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
-    pub context: Option<usize>,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// End before this text (several times: any of them)
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-    /// File with a JSON Schema that the continuation must satisfy
-    #[arg(long, value_name = "FILE", conflicts_with = "grammar")]
-    pub json_schema: Option<PathBuf>,
-    /// File with a grammar (GBNF, as llama.cpp reads it) that the continuation must follow
-    #[arg(long, value_name = "FILE")]
-    pub grammar: Option<PathBuf>,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
-    #[command(flatten)]
-    pub overrides: OverrideArgs,
-}
-
-fn above_zero(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number above 0".into())
-}
-
-fn activation_bits(text: &str) -> Result<Bits, String> {
-    text.parse().ok().and_then(Bits::of).ok_or_else(|| "expected 8 or 4".into())
-}
-
 #[derive(Args)]
 pub struct CompareArgs {
     /// Pipeline file (default: the one that ran last in this project), then two runs as `flow log` numbers them: an id,
@@ -657,15 +395,4 @@ pub struct LogArgs {
     /// Print the records as JSON lines
     #[arg(long)]
     pub json: bool,
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    flow_engine::units::size_of(text).ok_or_else(|| "expected a size with its unit, such as 500MiB or 20GiB".into())
-}
-
-fn assignment(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("expected NAME=VALUE".into()),
-    }
 }

@@ -1,0 +1,142 @@
+//! Arguments of the commands that talk to a model.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use flow_lm::config::Bits;
+
+use super::bench::KvForm;
+use super::pipeline::OverrideArgs;
+use super::values::{above_zero, activation_bits};
+
+/// How the next token is chosen.
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// Draw at this temperature (default: the most likely token)
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Only the so many most likely tokens (default: all)
+    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
+    pub top_k: usize,
+    /// Only the most likely tokens whose mass together is this share
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Only tokens at least this share as likely as the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// What the logits of tokens that were read or said are divided by (negative ones multiplied)
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// What happens to a conversation that no longer fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenFull {
+    /// The oldest turns are forgotten
+    Forget,
+    /// The turn is refused
+    Refuse,
+}
+
+#[derive(Args)]
+pub struct ChatArgs {
+    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
+    pub model: String,
+    /// What the model is told first
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Tokens of an answer, at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512, value_parser = above_zero)]
+    pub max_tokens: usize,
+    /// Tokens that a conversation may have (default: the length that the model was trained on, at most 4096)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub context: Option<usize>,
+    /// What happens when they are full
+    #[arg(long, value_name = "HOW", default_value = "forget")]
+    pub when_full: WhenFull,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Activation bits of ternary linears
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: Bits,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
+
+#[derive(Args)]
+pub struct ServeArgs {
+    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
+    pub model: String,
+    /// Address to listen on; others than loopback need a key
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub host: std::net::IpAddr,
+    /// Port to listen on (0: any free one)
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// How clients call the model (default: its file, directory or stage)
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Sequences that are answered at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = above_zero)]
+    pub slots: usize,
+    /// Tokens that a prompt and its answer may have (default: the length that the model was trained on, at most 4096)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub context: Option<usize>,
+    /// Requests that wait for a slot, at most; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub queue: usize,
+    /// Environment variable with the key that every request must bring
+    #[arg(long, value_name = "VARIABLE")]
+    pub api_key_env: Option<String>,
+    /// Ask for no key on an address that other machines reach
+    #[arg(long, conflicts_with = "api_key_env")]
+    pub no_key: bool,
+    /// How keys and values are held
+    #[arg(long, value_name = "FORM", default_value = "f16")]
+    pub kv: KvForm,
+    /// Seconds that running answers have after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "S", default_value_t = 8)]
+    pub grace: u64,
+    /// Activation bits of ternary linears
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: Bits,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
+    pub model: String,
+    /// Text to continue
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    pub prompt: Option<String>,
+    /// File with the text to continue (`-` or no prompt at all: standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Tokens of the continuation, at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Tokens that prompt and continuation may have together (default: the length that the model was trained on)
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    pub context: Option<usize>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// End before this text (several times: any of them)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// File with a JSON Schema that the continuation must satisfy
+    #[arg(long, value_name = "FILE", conflicts_with = "grammar")]
+    pub json_schema: Option<PathBuf>,
+    /// File with a grammar (GBNF, as llama.cpp reads it) that the continuation must follow
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
+    /// Activation bits of ternary linears
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: Bits,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
