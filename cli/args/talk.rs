@@ -97,6 +97,9 @@ pub struct ServeArgs {
     /// How keys and values are held
     #[arg(long, value_name = "FORM", default_value = "f16")]
     pub kv: KvForm,
+    /// Score given text too (`echo` with `logprobs`, and for students of this model), in memory of its own
+    #[arg(long)]
+    pub score: bool,
     /// Seconds that running answers have after SIGTERM or Ctrl-C
     #[arg(long, value_name = "S", default_value_t = 8)]
     pub grace: u64,

@@ -8,7 +8,7 @@ use flow_engine::Registry;
 use flow_engine::problem::Problem;
 use flow_engine::stop::Stop;
 use flow_lm::infer::KvCache;
-use flow_serve::server::{Options, ServeError, Server};
+use flow_serve::server::{Memory, Options, ServeError, Server};
 use flow_shaders::device;
 
 use crate::args::{KvForm, ServeArgs};
@@ -40,20 +40,26 @@ pub fn serve(registry: &Registry, args: &ServeArgs) -> Result<u8, Failure> {
             KvForm::Int8 => KvCache::Int8,
         },
         key,
+        score: args.score,
         grace: Duration::from_secs(args.grace),
     };
-    let (slots, context) = (options.slots, options.context);
     let server = Server::new(&device, model, options).map_err(|e| match e {
         ServeError::Listen(..) => Failure::from(Problem::new(e.to_string()).help("take another with --port")),
         other => Failure::Broken(other.to_string()),
     })?;
-    say(&format!("{slots} slots of {context} tokens, {} MiB with the weights, on {}", server.bytes() >> 20, device.name()));
+    let Memory { slots: (slots, tokens), cache, all } = server.memory();
+    let (cache, all) = (mib(cache), mib(all));
+    say(&format!("{slots} slots of {tokens} tokens: {cache} MiB of keys and values, {all} MiB in all, on {}", device.name()));
     print(&format!("{name} on http://{}/v1", server.address()));
     let stop = Arc::new(Stop::default());
     let _listening = Listening::of(&stop, false);
     let asked = stop.clone();
     server.run(async move { asked.reached(1).await }).map_err(|e| Failure::Broken(e.to_string()))?;
     Ok(0)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 /// The key, out of the variable that is named.

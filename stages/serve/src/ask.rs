@@ -3,7 +3,7 @@
 use flow_lm::TokenId;
 use flow_lm::infer::{Grammar, Sampling};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use crate::error::ApiError;
 
@@ -20,11 +20,15 @@ pub struct Bounds {
     pub bias: usize,
     /// Messages, and tools.
     pub parts: usize,
+    /// Prompts of a completion.
+    pub prompts: usize,
+    /// Candidates of a token of given text.
+    pub candidates: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { n: 8, logprobs: 20, stops: (16, 256), bias: 1024, parts: 1024 }
+        Self { n: 8, logprobs: 20, stops: (16, 256), bias: 1024, parts: 1024, prompts: 64, candidates: 128 }
     }
 }
 
@@ -41,7 +45,7 @@ struct Fields {
     repeat_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
-    seed: Option<i64>,
+    seed: Option<Number>,
     n: Option<u64>,
     stop: Option<Texts>,
     stream: Option<bool>,
@@ -67,6 +71,10 @@ struct StreamOptions {
 /// What is asked of every choice.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// The field that holds the prompt.
+    pub prompt: &'static str,
+    /// Which of the draws with its seed the first choice is.
+    pub draw: u64,
     /// Tokens of an answer, where the client says how many.
     pub max_tokens: Option<usize>,
     /// How they are chosen.
@@ -100,7 +108,7 @@ fn says(value: &Value) -> bool {
 
 impl Asked {
     /// Reads the fields of a request.
-    pub fn read(body: &Value, bounds: &Bounds, vocab: usize) -> Result<Self, ApiError> {
+    pub fn read(body: &Value, prompt: &'static str, bounds: &Bounds, vocab: usize) -> Result<Self, ApiError> {
         for (field, why) in NOT_OFFERED {
             if says(&body[field]) {
                 return Err(ApiError::field(field, why));
@@ -131,11 +139,13 @@ impl Asked {
             frequency_penalty: fields.frequency_penalty.unwrap_or(0.0),
             bias: bias(fields.logit_bias.as_ref(), bounds, vocab)?,
             mask: None,
-            seed: fields.seed.map_or_else(any_seed, |s| s as u64),
+            seed: fields.seed.map_or_else(|| Ok(any_seed()), |s| seed(&s))?,
         };
         sampling.check(vocab)?;
         let max_tokens = fields.max_completion_tokens.or(fields.max_tokens).map(|n| n as usize);
         Ok(Self {
+            prompt,
+            draw: 0,
             max_tokens,
             sampling,
             n,
@@ -145,6 +155,12 @@ impl Asked {
             grammar: grammar(fields.response_format.as_ref(), fields.grammar)?,
         })
     }
+}
+
+/// A seed of 64 bits, however it is written.
+fn seed(given: &Number) -> Result<u64, ApiError> {
+    let found = given.as_u64().or(given.as_i64().map(|s| s as u64));
+    found.ok_or_else(|| ApiError::field("seed", format!("a whole number, not {given}")))
 }
 
 /// A seed for who gives none: the clock's nanoseconds.
@@ -227,7 +243,7 @@ mod tests {
     use super::*;
 
     fn read(body: &Value) -> Result<Asked, ApiError> {
-        Asked::read(body, &Bounds::default(), 100)
+        Asked::read(body, "messages", &Bounds::default(), 100)
     }
 
     #[test]

@@ -1,23 +1,21 @@
 //! `/v1/chat/completions`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use flow_lm::infer::Grammar;
-use futures_util::stream;
 use serde_json::{Value, json};
 
 use crate::answer::{TokenLogprobs, of_chat};
 use crate::ask::{Asked, content};
+use crate::compiled::constraint;
 use crate::error::ApiError;
+use crate::events::{Events, Tells, streamed};
 use crate::id::{now, unique};
 use crate::shared::Shared;
-use crate::speak::{Piece, Speaker, Usage};
+use crate::speak::{Piece, Speaker};
 use crate::tools::{self, Call, Wanted};
 
 /// What is asked beside what every completion has.
@@ -29,11 +27,11 @@ struct Chat {
 }
 
 /// Answers a conversation.
-pub async fn complete(State(shared): State<Arc<Shared>>, body: Value) -> Result<Response, ApiError> {
+pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, ApiError> {
     let vocab = shared.model.checkpoint.config.vocab;
-    let mut asked = Asked::read(&body, &shared.bounds, vocab)?;
-    let (tools, wanted) = tools::read(&body, shared.bounds.parts)?;
-    let logprobs = logprobs(&body, shared.bounds.logprobs)?;
+    let mut asked = Asked::read(body, "messages", &shared.bounds, vocab)?;
+    let (tools, wanted) = tools::read(body, shared.bounds.parts)?;
+    let logprobs = logprobs(body, shared.bounds.logprobs)?;
     let template = shared.model.template.as_ref();
     let knows = template.is_some_and(flow_lm::chat::ChatTemplate::takes_tools);
     if wanted == Wanted::Auto && !knows {
@@ -46,18 +44,21 @@ pub async fn complete(State(shared): State<Arc<Shared>>, body: Value) -> Result<
         }
         asked.grammar = Some(Grammar::Schema(tools::schema(&tools, names)));
     }
-    let messages = messages(&body, shared.bounds.parts)?;
+    let messages = messages(body, shared.bounds.parts)?;
     let text = match template {
         // A base model continues what was said.
         None => messages.iter().filter_map(|m| m["content"].as_str()).collect(),
         Some(template) => template.render(&messages, Some(&tools[..]).filter(|t| knows && !t.is_empty() && wanted != Wanted::Nothing))?,
     };
     let prompt = shared.model.tokenizer.context(&text);
-    let constraint = asked.grammar.as_ref().map(|g| shared.constraint(g)).transpose()?;
-    let answering = shared.submit(&asked, &prompt, logprobs, constraint.as_ref())?;
+    let constraint = match asked.grammar.take() {
+        Some(grammar) => Some(constraint(&shared, grammar).await?),
+        None => None,
+    };
+    let answering = shared.submit(&asked, &[prompt], logprobs, constraint.as_ref(), Vec::new())?;
     let speaker = Speaker::new(shared.clone(), answering, &asked.stop);
     let chat = Chat { asked, tools, wanted, logprobs };
-    Ok(if chat.asked.stream { streamed(shared, chat, speaker).into_response() } else { whole(&shared, &chat, speaker).await? })
+    Ok(if chat.asked.stream { Streamed::begin(shared, chat, speaker) } else { whole(&shared, &chat, speaker).await? })
 }
 
 fn logprobs(body: &Value, most: usize) -> Result<Option<usize>, ApiError> {
@@ -126,16 +127,12 @@ fn calls_json(calls: &[Call], indexed: bool) -> Value {
     calls.iter().enumerate().map(one).collect()
 }
 
-fn usage_json(usage: Usage) -> Value {
-    json!({"prompt_tokens": usage.prompt, "completion_tokens": usage.said, "total_tokens": usage.prompt + usage.said,
-           "prompt_tokens_details": {"cached_tokens": usage.reused}})
-}
-
 async fn whole(shared: &Shared, chat: &Chat, mut speaker: Speaker) -> Result<Response, ApiError> {
     let mut made: Vec<(String, Vec<TokenLogprobs>, &str)> = vec![(String::new(), Vec::new(), "length"); chat.asked.n];
     while let Some(piece) = speaker.next().await {
         match piece {
             Piece::Failed(why) => return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why)),
+            Piece::Scored(_) => {}
             Piece::Part(i, part) => {
                 made[i].0.push_str(&part.text);
                 made[i].1.extend(part.tokens);
@@ -155,7 +152,7 @@ async fn whole(shared: &Shared, chat: &Chat, mut speaker: Speaker) -> Result<Res
     };
     let choices: Vec<Value> = made.into_iter().enumerate().map(choice).collect();
     let body = json!({"id": unique("chatcmpl"), "object": "chat.completion", "created": now(), "model": shared.name,
-                      "choices": choices, "usage": usage_json(speaker.usage)});
+                      "choices": choices, "usage": speaker.usage.json()});
     Ok(Json(body).into_response())
 }
 
@@ -166,103 +163,100 @@ struct Streamed {
     speaker: Speaker,
     id: String,
     created: u64,
-    /// Events that are ready.
-    ready: std::collections::VecDeque<Event>,
     /// What of each choice is not told yet, where it may be a call.
     held: Vec<String>,
-    over: bool,
+    /// Of these texts.
+    tokens: Vec<Vec<TokenLogprobs>>,
 }
 
-fn streamed(shared: Arc<Shared>, chat: Chat, speaker: Speaker) -> Response {
-    let n = chat.asked.n;
-    let mut state = Streamed {
-        shared,
-        chat,
-        speaker,
-        id: unique("chatcmpl"),
-        created: now(),
-        ready: Default::default(),
-        held: vec![String::new(); n],
-        over: false,
-    };
-    for i in 0..n {
-        state.push(i, &json!({"role": "assistant", "content": ""}), None, None);
-    }
-    let events = stream::unfold(state, |mut state| async move {
-        loop {
-            if let Some(event) = state.ready.pop_front() {
-                return Some((Ok::<_, Infallible>(event), state));
-            }
-            if state.over {
-                return None;
-            }
-            state.advance().await;
-        }
-    });
-    Sse::new(events).into_response()
+/// What a chunk tells of a choice.
+#[derive(Default)]
+struct Delta<'a> {
+    delta: Value,
+    tokens: &'a [TokenLogprobs],
+    finish: Option<&'a str>,
 }
 
 impl Streamed {
-    fn push(&mut self, index: usize, delta: &Value, logprobs: Option<Value>, finish: Option<&str>) {
-        let choices = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
-        self.chunk(choices, Value::Null);
+    fn begin(shared: Arc<Shared>, chat: Chat, speaker: Speaker) -> Response {
+        let n = chat.asked.n;
+        let (held, tokens) = (vec![String::new(); n], vec![Vec::new(); n]);
+        let state = Self { shared, chat, speaker, id: unique("chatcmpl"), created: now(), held, tokens };
+        let mut first = Events::default();
+        for i in 0..n {
+            state.tell(&mut first, i, Delta { delta: json!({"role": "assistant", "content": ""}), ..Delta::default() });
+        }
+        streamed(state, first)
     }
 
-    fn chunk(&mut self, choices: Value, usage: Value) {
+    fn tell(&self, to: &mut Events, index: usize, what: Delta<'_>) {
+        let tokens = self.chat.logprobs.filter(|_| !what.tokens.is_empty());
+        let logprobs = tokens.map(|_| of_chat(&self.shared.model.tokenizer, what.tokens));
+        let delta = if what.delta.is_null() { json!({}) } else { what.delta };
+        self.chunk(to, json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": what.finish}]), Value::Null);
+    }
+
+    fn chunk(&self, to: &mut Events, choices: Value, usage: Value) {
         let mut chunk = json!({"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.shared.name, "choices": choices});
         if self.chat.asked.usage {
             chunk["usage"] = usage;
         }
-        self.ready.push_back(Event::default().data(chunk.to_string()));
-    }
-
-    async fn advance(&mut self) {
-        match self.speaker.next().await {
-            Some(Piece::Failed(why)) => {
-                let error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why);
-                self.ready.push_back(Event::default().data(error.body().to_string()));
-                self.over = true;
-            }
-            Some(Piece::Part(i, part)) => {
-                let logprobs = self.chat.logprobs.map(|_| of_chat(&self.shared.model.tokenizer, &part.tokens));
-                if self.chat.wanted == Wanted::Nothing {
-                    if !part.text.is_empty() {
-                        self.push(i, &json!({"content": part.text}), logprobs, None);
-                    }
-                    part.finish.into_iter().for_each(|finish| self.push(i, &json!({}), None, Some(finish)));
-                    return;
-                }
-                self.held[i].push_str(&part.text);
-                self.tell_held(i, part.finish);
-            }
-            None => {
-                if self.chat.asked.usage {
-                    let usage = usage_json(self.speaker.usage);
-                    self.chunk(json!([]), usage);
-                }
-                self.ready.push_back(Event::default().data("[DONE]"));
-                self.over = true;
-            }
-        }
+        to.chunk(&chunk);
     }
 
     /// Tells what of a choice is surely text; at its end the calls in it, or the rest.
-    fn tell_held(&mut self, i: usize, finish: Option<&str>) {
+    fn tell_held(&mut self, to: &mut Events, i: usize, finish: Option<&str>) {
+        let (held, mut tokens) = (std::mem::take(&mut self.held[i]), std::mem::take(&mut self.tokens[i]));
         let Some(finish) = finish else {
-            let plain = if self.chat.wanted == Wanted::Auto { tools::plain(&self.held[i]) } else { 0 };
+            let plain = match self.chat.wanted {
+                Wanted::Nothing => held.len(),
+                Wanted::Auto => tools::plain(&held),
+                Wanted::Required(_) => 0,
+            };
             if plain > 0 {
-                let text: String = self.held[i].drain(..plain).collect();
-                self.push(i, &json!({"content": text}), None, None);
+                self.tell(to, i, Delta { delta: json!({"content": held[..plain]}), tokens: &tokens, ..Delta::default() });
+                tokens.clear();
             }
+            (self.held[i], self.tokens[i]) = (held[plain..].to_owned(), tokens);
             return;
         };
-        let (text, calls) = tools::parse(&std::mem::take(&mut self.held[i]), &self.chat.tools);
+        let (text, calls) = split(&self.chat, held);
         if !text.is_empty() {
-            self.push(i, &json!({"content": text}), None, None);
+            self.tell(to, i, Delta { delta: json!({"content": text}), tokens: &std::mem::take(&mut tokens), ..Delta::default() });
         }
         if !calls.is_empty() {
-            self.push(i, &json!({"tool_calls": calls_json(&calls, true)}), None, None);
+            self.tell(
+                to,
+                i,
+                Delta { delta: json!({"tool_calls": calls_json(&calls, true)}), tokens: &std::mem::take(&mut tokens), ..Delta::default() },
+            );
         }
-        self.push(i, &json!({}), None, Some(if calls.is_empty() { finish } else { "tool_calls" }));
+        let finish = Some(if calls.is_empty() { finish } else { "tool_calls" });
+        self.tell(to, i, Delta { finish, tokens: &tokens, ..Delta::default() });
+    }
+}
+
+impl Tells for Streamed {
+    async fn next(&mut self, to: &mut Events) -> bool {
+        match self.speaker.next().await {
+            Some(Piece::Failed(why)) => {
+                to.failed(why);
+                false
+            }
+            Some(Piece::Scored(_)) => true,
+            Some(Piece::Part(i, part)) => {
+                self.held[i].push_str(&part.text);
+                self.tokens[i].extend(part.tokens);
+                self.tell_held(to, i, part.finish);
+                true
+            }
+            None => {
+                if self.chat.asked.usage {
+                    self.chunk(to, json!([]), self.speaker.usage.json());
+                }
+                to.done();
+                false
+            }
+        }
     }
 }

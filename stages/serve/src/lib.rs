@@ -1,15 +1,19 @@
-//! A language model behind the OpenAI API. Being built: what stands here is used by nobody yet.
+//! A language model behind the OpenAI API.
 //!
-//! - [`server`]: listening; [`routes`]: what is served; [`chat`]: conversations;
-//! - [`worker`]: the thread that owns the session; [`queue`]: requests that wait;
-//! - [`shared`]: what every request needs; [`ask`]: what a client asks; [`answer`]: what it is told; [`tools`]: calls; [`speak`]: answers as they come;
+//! - [`server`]: listening; [`routes`]: what is served; [`chat`]: conversations; [`completions`]: texts;
+//! - [`worker`]: the thread that owns the session; [`queue`]: requests that wait for it;
+//! - [`shared`]: what every request needs; [`ask`]: what a client asks; [`tools`]: calls; [`compiled`]: grammars;
+//! - [`speak`]: answers as they come; [`answer`]: one of them; [`events`]: as a stream;
 //! - [`doors`]: who may ask; [`error`]: refusals as clients read them; [`stats`]: what is counted.
 
 pub mod answer;
 pub mod ask;
 pub mod chat;
+pub mod compiled;
+pub mod completions;
 pub mod doors;
 pub mod error;
+pub mod events;
 mod id;
 pub mod queue;
 pub mod routes;

@@ -1,4 +1,4 @@
-//! Requests that wait for a slot: bounded, and fair from request to request.
+//! Requests that wait for the model: bounded, and fair from request to request.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
@@ -7,20 +7,26 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use flow_lm::infer::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::worker::{Told, Work};
+use crate::worker::{Given, Told, Work};
+
+/// One thing that the model does for a request.
+pub enum Task {
+    /// Continues a prompt: the choice, and what is asked.
+    Sequence(usize, Box<Request>),
+    /// Scores given tokens.
+    Score(Given),
+}
 
 /// What comes next.
 pub enum Next {
-    /// A sequence to answer.
-    Sequence {
-        /// What is asked.
-        request: Box<Request>,
+    /// Something to do.
+    Task {
+        /// What.
+        task: Task,
         /// Where the answer goes.
         told: UnboundedSender<Told>,
-        /// Whether nothing more is wanted, by sequence.
+        /// Whether nothing more is wanted, by choice.
         enough: Arc<[AtomicBool]>,
-        /// Which of its request's sequences it is.
-        choice: usize,
     },
     /// Nothing waits.
     Nothing,
@@ -32,15 +38,10 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-struct Waiting {
-    work: Work,
-    /// Sequences that are left, the next one last.
-    left: Vec<(usize, Request)>,
-}
-
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Waiting>,
+    /// Tasks of each are in reverse: the next one last.
+    waiting: VecDeque<Work>,
     closed: bool,
 }
 
@@ -67,39 +68,42 @@ impl Queue {
         self.lock().waiting.len()
     }
 
-    /// Puts a request at the end; none where the queue is full or closed.
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts a request at the end; not where the queue is full or closed.
     pub fn put(&self, mut work: Work) -> Result<(), Full> {
+        work.tasks.reverse();
         let mut state = self.lock();
         if state.closed || state.waiting.len() >= self.most {
             return Err(Full);
         }
-        let left = std::mem::take(&mut work.sequences).into_iter().enumerate().rev().collect();
-        state.waiting.push_back(Waiting { work, left });
+        state.waiting.push_back(work);
         drop(state);
         self.wake.notify_one();
         Ok(())
     }
 
-    /// The next sequence of the request that waits for longest; its others wait behind those of all others. With `wait` it
-    /// is waited for.
+    /// The next task of the request that waits for longest; its others wait behind those of all others. With `wait` it is
+    /// waited for.
     pub fn next(&self, wait: bool) -> Next {
         let mut state = self.lock();
         loop {
             while let Some(mut one) = state.waiting.pop_front() {
-                let Some((choice, request)) = one.left.pop().filter(|_| !one.work.told.is_closed()) else { continue };
-                let (told, enough) = (one.work.told.clone(), one.work.enough.clone());
-                if !one.left.is_empty() {
+                let Some(task) = one.tasks.pop().filter(|_| !one.told.is_closed()) else { continue };
+                let (told, enough) = (one.told.clone(), one.enough.clone());
+                if !one.tasks.is_empty() {
                     state.waiting.push_back(one);
                 }
-                return Next::Sequence { request: Box::new(request), told, enough, choice };
+                return Next::Task { task, told, enough };
             }
-            if state.closed && wait {
-                return Next::Closed;
+            match (wait, state.closed) {
+                (false, _) => return Next::Nothing,
+                (true, true) => return Next::Closed,
+                (true, false) => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
-            if !wait {
-                return Next::Nothing;
-            }
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -107,5 +111,46 @@ impl Queue {
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    fn work(choices: usize) -> (Work, UnboundedReceiver<Told>) {
+        let (told, heard) = unbounded_channel();
+        let tasks = (0..choices).map(|c| Task::Sequence(c, Box::default())).collect();
+        (Work { tasks, told, enough: (0..choices).map(|_| AtomicBool::new(false)).collect() }, heard)
+    }
+
+    fn choice(queue: &Queue) -> Option<usize> {
+        match queue.next(false) {
+            Next::Task { task: Task::Sequence(choice, _), .. } => Some(choice),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_request_of_many_choices_lets_others_in_between() {
+        let queue = Queue::new(2);
+        let ((many, _a), (one, _b), (third, _c)) = (work(3), work(1), work(1));
+        assert!(queue.put(many).is_ok() && queue.put(one).is_ok());
+        assert_eq!(queue.put(third), Err(Full));
+        let order: Vec<Option<usize>> = (0..5).map(|_| choice(&queue)).collect();
+        assert_eq!(order, [Some(0), Some(0), Some(1), Some(2), None], "the second request comes after the first's first choice");
+    }
+
+    #[test]
+    fn requests_of_clients_that_are_gone_are_dropped_and_a_closed_queue_ends() {
+        let queue = Queue::new(4);
+        let ((gone, heard), (here, _heard)) = (work(2), work(1));
+        assert!(queue.put(gone).is_ok() && queue.put(here).is_ok());
+        drop(heard);
+        assert_eq!((choice(&queue), choice(&queue)), (Some(0), None));
+        queue.close();
+        assert!(matches!(queue.next(true), Next::Closed));
+        assert_eq!(queue.put(work(1).0), Err(Full));
     }
 }

@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use flow_lm::TokenId;
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use crate::chat;
+use crate::completions;
 use crate::doors::{self, Doors};
 use crate::error::ApiError;
 use crate::shared::Shared;
@@ -20,51 +26,98 @@ use crate::shared::Shared;
 /// Bytes of a request's body, at most.
 pub const MAX_BODY: usize = 8 << 20;
 
-/// How deep a body's JSON may be nested is bounded by its reader (128).
-fn parse(body: &[u8]) -> Result<Value, ApiError> {
-    let value: Value =
-        serde_json::from_slice(body).map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {e}")))?;
-    if value.is_object() { Ok(value) } else { Err(ApiError::new(StatusCode::BAD_REQUEST, "the body is no JSON object")) }
-}
+/// Time that a request's body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// The page needs nothing but itself and the server.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The router over a model.
 pub fn router(shared: &Arc<Shared>, doors: Doors) -> Router {
     Router::new()
+        .route("/", get(page))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models))
         .route("/v1/models/{name}", get(model))
+        .route("/v1/completions", post(text_completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
+        .route("/flow/model", post(served))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::new(doors), doors::check))
+        .layer(from_fn_with_state(shared.clone(), counted))
+        .layer(from_fn(alone))
         .with_state(shared.clone())
 }
 
-/// A refusal, counted.
-fn counted(shared: &Shared, result: Result<Response, ApiError>) -> Response {
-    result.unwrap_or_else(|e| {
-        if e.status.is_server_error() {
-            shared.stats.failed()
-        } else {
-            shared.stats.refused()
-        }
-        e.into_response()
-    })
+/// A panic in one request ends that request.
+async fn alone(request: Request, next: Next) -> Response {
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answered.unwrap_or_else(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed here").into_response())
 }
 
-async fn chat_completions(State(shared): State<Arc<Shared>>, body: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Response {
-    let answered = match body {
-        Err(e) => Err(ApiError::new(e.status(), e.body_text())),
-        Ok(body) => match parse(&body) {
-            Err(e) => Err(e),
-            Ok(body) => chat::complete(State(shared.clone()), body).await,
-        },
-    };
-    counted(&shared, answered)
+/// Counts refusals and failures.
+async fn counted(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if response.status().is_server_error() {
+        shared.stats.failed();
+    } else if response.status().is_client_error() {
+        shared.stats.refused();
+    }
+    response
+}
+
+/// A body of JSON, an object. How deep it may be nested is bounded by its reader (128).
+struct Body(Value);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
+        let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", BODY_TIME.as_secs()));
+        let bytes = bytes.map_err(late)?.map_err(|e: BytesRejection| ApiError::new(e.status(), e.body_text()))?;
+        let bad = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
+        if value.is_object() { Ok(Self(value)) } else { Err(bad("the body is no JSON object".into())) }
+    }
+}
+
+async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    (headers, Html(include_str!("page.html"))).into_response()
+}
+
+async fn chat_completions(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Response, ApiError> {
+    chat::complete(shared, &body).await
+}
+
+async fn text_completions(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Response, ApiError> {
+    completions::complete(shared, &body).await
+}
+
+/// All that a student of this model needs to know of it: `provider: flow` of `teacher.http`.
+async fn served(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    let (model, internal) = (&shared.model, |why: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why));
+    let config = &model.checkpoint.config;
+    Ok(Json(json!({
+        "flow": 1,
+        "tokenizer": model.tokenizer.to_json().map_err(internal)?,
+        "roles": model.tokenizer.roles(),
+        "chat_template": model.template.as_ref().map(flow_lm::chat::ChatTemplate::source),
+        "vocab": config.vocab, "seq": config.seq, "context": shared.slots.1, "window": shared.window,
+        "parameters": config.parameters(), "layers": config.layers,
+        "candidates": shared.bounds.candidates.min(config.vocab), "taus": crate::server::TAUS,
+    })))
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -88,8 +141,7 @@ async fn model(State(shared): State<Arc<Shared>>, axum::extract::Path(name): axu
     Err(ApiError { code: Some("model_not_found"), ..missing })
 }
 
-async fn tokenize(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let body = parse(&body)?;
+async fn tokenize(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
     let text = body["content"].as_str().or(body["text"].as_str()).ok_or_else(|| ApiError::field("content", "a text"))?;
     let tokenizer = &shared.model.tokenizer;
     let ids = if body["add_special"] == true { tokenizer.context(text) } else { tokenizer.encode(text) };
@@ -101,8 +153,7 @@ async fn tokenize(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json
     }))
 }
 
-async fn detokenize(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let body = parse(&body)?;
+async fn detokenize(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
     let vocab = shared.model.tokenizer.vocab_size() as u64;
     let one = |v: &Value| v.as_u64().filter(|id| *id < vocab).map(|id| TokenId(id as u32));
     let ids: Option<Vec<TokenId>> = body["tokens"].as_array().and_then(|all| all.iter().map(one).collect());

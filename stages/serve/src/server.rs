@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use flow_lm::Model;
 use flow_lm::config::Bits;
-use flow_lm::infer::{Session, Uses};
+use flow_lm::infer::{CHUNK, Session, Uses};
 use flow_shaders::device::Device;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 use crate::ask::Bounds;
+use crate::compiled::Compiled;
 use crate::doors::Doors;
 use crate::id::now;
 use crate::queue::Queue;
@@ -23,11 +25,17 @@ use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::worker;
 
-/// Tokens of a prompt that are read together: how a prompt is cut decides on roundings, so that it is the same everywhere.
-const CHUNK: usize = 32;
+/// Temperatures of the tail with which given text is scored, at most.
+pub const TAUS: usize = 3;
 
 /// Connections that are open at a time.
 const CONNECTIONS: usize = 1024;
+
+/// Time in which a client that reads must take something.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+
+/// Time for the last words after the grace of a stop.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's head, and the time that it may take.
 const HEAD: (usize, Duration) = (32 << 10, Duration::from_secs(10));
@@ -50,7 +58,9 @@ pub struct Options {
     pub cache: flow_lm::infer::KvCache,
     /// What every request must bring.
     pub key: Option<String>,
-    /// Seconds that running answers have after a stop.
+    /// Whether given text is scored, which takes memory of its own.
+    pub score: bool,
+    /// Time that running answers have after a stop.
     pub grace: Duration,
 }
 
@@ -60,6 +70,19 @@ pub struct Server {
     session: Session,
     shared: Arc<Shared>,
     options: Options,
+    /// Ends the answers that still run.
+    end: watch::Sender<bool>,
+}
+
+/// What is allocated, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Slots, and the tokens of each.
+    pub slots: (usize, usize),
+    /// Keys and values of all slots.
+    pub cache: u64,
+    /// All: weights, cache, activations.
+    pub all: u64,
 }
 
 /// It could not be begun.
@@ -81,21 +104,31 @@ impl Server {
     pub fn new(device: &Device, model: Model, options: Options) -> Result<Self, ServeError> {
         let listener = TcpListener::bind(options.address).map_err(|e| ServeError::Listen(options.address, e))?;
         let context = options.context.next_multiple_of(CHUNK);
-        let uses =
+        let (config, bounds) = (&model.checkpoint.config, Bounds::default());
+        let mut uses =
             Uses { decode: Some((options.slots, context)), draws: true, prefill: CHUNK, cache: options.cache.form(), ..Uses::default() };
+        if options.score {
+            // One window at a time; how many are scored together changes no result.
+            let top_k = bounds.candidates.min(config.vocab);
+            uses = Uses { score: Some((1, config.seq)), top_k, taus: vec![1.0; TAUS], ..uses };
+        }
         let mut session = Session::new(device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses)?;
         session.set_bits(options.bits)?;
+        let (end, ending) = watch::channel(false);
         let shared = Shared {
             name: options.name.clone(),
             created: now(),
             queue: Arc::new(Queue::new(options.waiting)),
             stats: Arc::new(Stats::default()),
             slots: session.slots(),
-            bounds: Bounds::default(),
+            window: session.windows().map(|w| w.1),
+            bounds,
             vocabulary: OnceLock::new(),
+            compiled: Compiled::default(),
+            ending,
             model,
         };
-        Ok(Self { listener, session, shared: Arc::new(shared), options })
+        Ok(Self { listener, session, shared: Arc::new(shared), options, end })
     }
 
     /// Where it listens.
@@ -103,19 +136,21 @@ impl Server {
         self.listener.local_addr().unwrap_or(self.options.address)
     }
 
-    /// Bytes on the device: weights, cache, activations.
-    pub fn bytes(&self) -> u64 {
-        self.session.bytes()
+    /// What is allocated.
+    pub fn memory(&self) -> Memory {
+        Memory { slots: self.session.slots(), cache: self.session.cache_bytes(), all: self.session.bytes() }
     }
 
     /// Serves until `stop` is done; then no request is taken, and those that run have their grace.
     pub fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listener, mut session, shared, options } = self;
+        let Self { listener, mut session, shared, options, end } = self;
         let (queue, stats) = (shared.queue.clone(), shared.stats.clone());
         let worker = std::thread::Builder::new().name("model".into()).spawn(move || worker::work(&mut session, &queue, &stats));
         let worker = worker.map_err(ServeError::Runtime)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(ServeError::Runtime)?;
-        runtime.block_on(listen(listener, &shared, &options, stop)).map_err(ServeError::Runtime)?;
+        runtime.block_on(listen(listener, &shared, (&options, &end), stop)).map_err(ServeError::Runtime)?;
+        // Connections that are open still end here: nothing of the requests is left that the worker would answer.
+        runtime.shutdown_timeout(LAST);
         shared.queue.close();
         // Answers of clients that are gone end at the next step; a panic there has been told to whom it concerned.
         let _ = worker.join();
@@ -123,7 +158,12 @@ impl Server {
     }
 }
 
-async fn listen(listener: TcpListener, shared: &Arc<Shared>, options: &Options, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+async fn listen(
+    listener: TcpListener,
+    shared: &Arc<Shared>,
+    (options, end): (&Options, &watch::Sender<bool>),
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let loopback = listener.local_addr()?.ip().is_loopback();
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -147,13 +187,21 @@ async fn listen(listener: TcpListener, shared: &Arc<Shared>, options: &Options, 
         };
         // Tokens go out as they come.
         let _ = stream.set_nodelay(true);
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIME));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone()));
         tokio::spawn(async move {
             let _ = connection.await;
             drop(permit);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(options.grace, graceful.shutdown()).await;
+    let ended = graceful.shutdown();
+    tokio::pin!(ended);
+    if tokio::time::timeout(options.grace, &mut ended).await.is_err() {
+        // What still runs ends with an error that says so.
+        let _ = end.send(true);
+        let _ = tokio::time::timeout(LAST, ended).await;
+    }
     Ok(())
 }

@@ -4,16 +4,18 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use axum::http::StatusCode;
-use flow_lm::infer::{Constraint, Grammar, Vocabulary};
+use flow_lm::infer::{Constraint, Request, Vocabulary};
 use flow_lm::{Model, TokenId};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::ask::{Asked, Bounds};
+use crate::compiled::Compiled;
 use crate::error::ApiError;
-use crate::queue::Queue;
+use crate::queue::{Queue, Task};
 use crate::stats::Stats;
-use crate::worker::{Told, Work};
+use crate::worker::{Given, Told, Work};
 
 /// What every request needs.
 pub struct Shared {
@@ -29,10 +31,16 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     /// Slots, and the positions of each.
     pub slots: (usize, usize),
+    /// Tokens of given text that can be scored in one go; none where the server does not score.
+    pub window: Option<usize>,
     /// What a request may ask for.
     pub bounds: Bounds,
     /// Prepared with the first grammar.
     pub vocabulary: OnceLock<Result<Vocabulary, String>>,
+    /// Grammars that were asked for lately.
+    pub compiled: Compiled,
+    /// Set when the grace of a stop is over.
+    pub ending: watch::Receiver<bool>,
 }
 
 /// A request on its way.
@@ -41,63 +49,77 @@ pub struct Answering {
     pub told: UnboundedReceiver<Told>,
     /// Set when nothing more is wanted of a choice.
     pub enough: Arc<[AtomicBool]>,
-    /// Tokens of the prompt.
+    /// Windows that are scored first.
+    pub scores: usize,
+    /// Tokens of all prompts.
     pub prompt: usize,
 }
 
 impl Shared {
-    /// Compiles a grammar over the model's tokens: bounded, a fraction of a second.
-    pub fn constraint(&self, grammar: &Grammar) -> Result<Constraint, ApiError> {
-        let vocabulary = self
-            .vocabulary
-            .get_or_init(|| Vocabulary::new(&self.model.tokenizer, self.model.checkpoint.config.vocab).map_err(|e| e.to_string()));
-        let vocabulary = vocabulary.as_ref().map_err(|why| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why.clone()))?;
-        vocabulary.compile(grammar).map_err(|e| ApiError::field("response_format", e.to_string()))
+    /// Puts a request into the queue: `scores` first, then `asked.n` continuations of each of the prompts.
+    pub fn submit(
+        &self,
+        asked: &Asked,
+        prompts: &[Vec<TokenId>],
+        logprobs: Option<usize>,
+        constraint: Option<&Constraint>,
+        scores: Vec<Given>,
+    ) -> Result<Answering, ApiError> {
+        let continued = if asked.max_tokens == Some(0) { &[] } else { prompts };
+        let mut tasks: Vec<Task> = Vec::new();
+        let count = scores.len();
+        tasks.extend(scores.into_iter().map(Task::Score));
+        for prompt in continued {
+            let one = self.request(asked, prompt, logprobs, constraint)?;
+            let choice = tasks.len() - count;
+            tasks.extend((0..asked.n).map(|i| Task::Sequence(choice + i, Box::new(Request { draw: one.draw + i as u64, ..one.clone() }))));
+        }
+        let enough: Arc<[AtomicBool]> = (count..tasks.len()).map(|_| AtomicBool::new(false)).collect();
+        let (send, told) = unbounded_channel();
+        if !tasks.is_empty() {
+            self.queue.put(Work { tasks, told: send, enough: enough.clone() }).map_err(|_| self.busy())?;
+        }
+        self.stats.request();
+        Ok(Answering { told, enough, scores: count, prompt: prompts.iter().map(Vec::len).sum() })
     }
 
-    /// Puts a request into the queue.
-    pub fn submit(
+    fn request(
         &self,
         asked: &Asked,
         prompt: &[TokenId],
         logprobs: Option<usize>,
         constraint: Option<&Constraint>,
-    ) -> Result<Answering, ApiError> {
+    ) -> Result<Request, ApiError> {
         let room = self.slots.1;
-        let wanted = asked.max_tokens.unwrap_or(1).max(1);
-        if prompt.len() + wanted > room + 1 {
+        let wanted = asked.max_tokens.unwrap_or(1);
+        if prompt.len() + wanted > room + 1 || prompt.len() >= room {
             let message = format!("{} tokens of prompt and {wanted} of the answer never fit into a context of {room}", prompt.len());
-            return Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::field("messages", message) });
+            return Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::field(asked.prompt, message) });
         }
-        let request = flow_lm::infer::Request {
+        Ok(Request {
             prompt: prompt.to_vec(),
             max_tokens: asked.max_tokens.unwrap_or(room + 1 - prompt.len()),
             sampling: asked.sampling.clone(),
             constraint: constraint.cloned(),
-            draw: 0,
+            draw: asked.draw,
             ends: self.model.tokenizer.ends().to_vec(),
             logprobs,
-        };
-        let sequences = (0..asked.n).map(|i| flow_lm::infer::Request { draw: i as u64, ..request.clone() }).collect();
-        let enough: Arc<[AtomicBool]> = (0..asked.n).map(|_| AtomicBool::new(false)).collect();
-        let (send, told) = unbounded_channel();
-        self.stats.request();
-        self.queue.put(Work { sequences, told: send, enough: enough.clone() }).map_err(|_| self.busy())?;
-        Ok(Answering { told, enough, prompt: prompt.len() })
+        })
     }
 
     fn busy(&self) -> ApiError {
-        let message = format!("{} requests wait already", self.queue.len());
+        let waiting = self.queue.len();
         ApiError {
-            retry_after: Some(self.stats.patience(self.queue.len(), self.slots.0)),
-            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+            retry_after: Some(self.stats.patience(waiting, self.slots.0)),
+            code: Some("queue_full"),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("{waiting} requests wait already"))
         }
     }
 
-    /// The model of a request: any name is taken, as there is one model.
+    /// The model as `/v1/models` tells it.
     pub fn object(&self) -> Value {
         let config = &self.model.checkpoint.config;
-        serde_json::json!({
+        json!({
             "id": self.name, "object": "model", "created": self.created, "owned_by": "flow",
             "meta": {"context": self.slots.1, "vocab": config.vocab, "parameters": config.parameters(),
                      "chat_template": self.model.template.is_some()},

@@ -1,19 +1,22 @@
-//! A request's answers: as they come, or whole.
+//! A request's answers as they come.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use flow_lm::TokenId;
 use flow_lm::infer::Finish;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::answer::{Choice, Part};
 use crate::shared::{Answering, Shared};
-use crate::worker::Told;
+use crate::worker::{Scored, Told};
 
 /// Tokens that were read and said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt.
+    /// Of the prompts.
     pub prompt: usize,
     /// Of them, those that a slot held.
     pub reused: usize,
@@ -21,10 +24,20 @@ pub struct Usage {
     pub said: usize,
 }
 
+impl Usage {
+    /// As clients read it.
+    pub fn json(self) -> Value {
+        json!({"prompt_tokens": self.prompt, "completion_tokens": self.said, "total_tokens": self.prompt + self.said,
+               "prompt_tokens_details": {"cached_tokens": self.reused}})
+    }
+}
+
 /// What comes next.
 pub enum Piece {
     /// A part of a choice.
     Part(usize, Part),
+    /// The next window of given text, before all choices.
+    Scored(Box<Scored>),
     /// Nothing more will come: the server cannot answer.
     Failed(String),
 }
@@ -34,6 +47,7 @@ pub struct Speaker {
     shared: Arc<Shared>,
     answering: Answering,
     choices: Vec<Choice>,
+    ending: watch::Receiver<bool>,
     begun: Instant,
     first: bool,
     /// So far.
@@ -45,52 +59,74 @@ impl Speaker {
     pub fn new(shared: Arc<Shared>, answering: Answering, stop: &[String]) -> Self {
         let choices = answering.enough.iter().map(|_| Choice::new(stop)).collect();
         let usage = Usage { prompt: answering.prompt, ..Usage::default() };
-        Self { shared, answering, choices, begun: Instant::now(), first: true, usage }
+        let ending = shared.ending.clone();
+        Self { shared, answering, choices, ending, begun: Instant::now(), first: true, usage }
     }
 
-    /// The next part; none when all choices have ended.
+    /// Tokens of a choice so far.
+    pub fn ids(&self, choice: usize) -> &[TokenId] {
+        self.choices.get(choice).map_or(&[], |c| &c.ids)
+    }
+
+    /// Whether something is still to come.
+    fn is_open(&self) -> bool {
+        self.answering.scores > 0 || self.choices.iter().any(|c| !c.over)
+    }
+
+    /// The next piece; none when all choices have ended.
     pub async fn next(&mut self) -> Option<Piece> {
-        while self.choices.iter().any(|c| !c.over) {
-            let Some(told) = self.answering.told.recv().await else {
-                return self.fail("the server is stopping".to_owned());
+        while self.is_open() {
+            let told = tokio::select! {
+                told = self.answering.told.recv() => told,
+                // Its sender is gone only when the server is.
+                _ = self.ending.wait_for(|over| *over) => None,
             };
-            match told {
-                Told::Failed(why) => return self.fail(why),
-                Told::Token { choice, .. } | Told::End { choice, .. } if self.choices[choice].over => {}
-                Told::Token { choice, token, logprobs } => {
-                    if std::mem::take(&mut self.first) {
-                        self.shared.stats.first_token(self.begun.elapsed());
-                    }
-                    self.usage.said += 1;
-                    let part = self.choices[choice].token(&self.shared.model.tokenizer, token, logprobs);
-                    if part.finish.is_some() {
-                        self.answering.enough[choice].store(true, Ordering::Relaxed);
-                        self.ended(0);
-                    }
-                    if !part.text.is_empty() || part.finish.is_some() {
-                        return Some(Piece::Part(choice, part));
-                    }
-                }
-                Told::End { finish: Finish::Stuck, .. } => {
-                    return self.fail("the grammar or schema could not be followed to its end within its bounds".to_owned());
-                }
-                Told::End { choice, finish, reused } => {
-                    let part = self.choices[choice].end(finish);
-                    self.ended(reused);
-                    return Some(Piece::Part(choice, part));
-                }
+            let Some(told) = told else { return self.fail("the server is stopping".to_owned()) };
+            if let Some(piece) = self.take(told) {
+                return Some(piece);
             }
         }
         None
     }
 
+    fn take(&mut self, told: Told) -> Option<Piece> {
+        match told {
+            Told::Failed(why) => self.fail(why),
+            Told::Scored(scored) => {
+                self.answering.scores -= 1;
+                Some(Piece::Scored(scored))
+            }
+            Told::Token { choice, .. } | Told::End { choice, .. } if self.choices[choice].over => None,
+            Told::Token { choice, token, logprobs } => {
+                if std::mem::take(&mut self.first) {
+                    self.shared.stats.first_token(self.begun.elapsed());
+                }
+                self.usage.said += 1;
+                let part = self.choices[choice].token(&self.shared.model.tokenizer, token, logprobs);
+                if part.finish.is_some() {
+                    self.answering.enough[choice].store(true, Ordering::Relaxed);
+                    self.ended(0);
+                }
+                (!part.text.is_empty() || part.finish.is_some()).then_some(Piece::Part(choice, part))
+            }
+            Told::End { finish: Finish::Stuck, .. } => {
+                self.fail("the grammar or schema could not be followed to its end within its bounds".to_owned())
+            }
+            Told::End { choice, finish, reused } => {
+                let part = self.choices[choice].end(finish);
+                self.ended(reused);
+                Some(Piece::Part(choice, part))
+            }
+        }
+    }
+
     fn ended(&mut self, reused: usize) {
         self.usage.reused = self.usage.reused.max(reused);
-        self.shared.stats.prompt(self.usage.prompt, reused);
         self.shared.stats.answered(self.begun.elapsed());
     }
 
     fn fail(&mut self, why: String) -> Option<Piece> {
+        self.answering.scores = 0;
         self.choices.iter_mut().for_each(|c| c.over = true);
         self.shared.stats.failed();
         Some(Piece::Failed(why))
@@ -99,7 +135,7 @@ impl Speaker {
 
 impl Drop for Speaker {
     fn drop(&mut self) {
-        if self.choices.iter().any(|c| !c.over) {
+        if self.is_open() {
             self.shared.stats.cancelled();
         }
         self.answering.enough.iter().for_each(|e| e.store(true, Ordering::Relaxed));

@@ -1,50 +1,70 @@
-//! The thread that owns the session: it takes sequences from the queue into slots, steps, and tells each request what was
-//! said for it.
+//! The thread that owns the session: it takes tasks from the queue, steps, and tells each request what was said for it.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flow_lm::infer::{Event, Finish, Generator, Logprobs, Request, Session};
+use flow_lm::infer::{Event, Finish, Generator, Logprobs, Request, Session, TopK, Window, score_batch};
 use flow_lm::token::TokenId;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::queue::{Next, Queue};
+use crate::queue::{Next, Queue, Task};
 use crate::stats::Stats;
 
-/// What is said for a request, by the number of its sequence.
-#[derive(Clone, Debug)]
+/// What is said for a request.
 pub enum Told {
     /// A token.
     Token {
-        /// Which of the request's sequences.
+        /// Which of the request's choices.
         choice: usize,
         /// The token.
         token: TokenId,
         /// Where they were asked for.
         logprobs: Option<Logprobs>,
     },
-    /// The end of a sequence.
+    /// The end of a choice.
     End {
-        /// Which of the request's sequences.
+        /// Which of the request's choices.
         choice: usize,
         /// Why it ended.
         finish: Finish,
         /// Tokens of its prompt that a slot held already.
         reused: usize,
     },
+    /// Given tokens were scored; they come in the order in which they were given, before any choice.
+    Scored(Box<Scored>),
     /// The request cannot be answered.
     Failed(String),
 }
 
-/// A request: sequences that are answered one beside the other.
+/// Given tokens to score.
+pub struct Given {
+    /// One that is only read, then those that are scored; at most one more than a window.
+    pub tokens: Vec<TokenId>,
+    /// Candidates of a row.
+    pub top_k: usize,
+    /// Temperatures of the tail.
+    pub taus: Vec<f32>,
+    /// Whether each token's own logprob is wanted too.
+    pub own: bool,
+}
+
+/// Scores of given tokens; a row for every one but the first.
+pub struct Scored {
+    /// Candidates and the rest; more rows than tokens.
+    pub top: TopK,
+    /// Logprobs of the tokens themselves (nats), where they were wanted.
+    pub own: Vec<f32>,
+}
+
+/// A request.
 pub struct Work {
-    /// What each is asked; a bounded number.
-    pub sequences: Vec<Request>,
-    /// Where the answers go. When nobody listens any more, the sequences end.
+    /// What is done for it, in this order; a bounded number.
+    pub tasks: Vec<Task>,
+    /// Where the answers go. When nobody listens any more, the choices end.
     pub told: UnboundedSender<Told>,
-    /// Set for a sequence of which nothing more is wanted (a stop text came).
+    /// Set for a choice of which nothing more is wanted (a stop text came).
     pub enough: Arc<[AtomicBool]>,
 }
 
@@ -61,15 +81,29 @@ impl Running {
     }
 }
 
-/// Answers what the queue gives until it is closed and empty.
+/// Does what the queue gives until it is closed and empty.
 pub fn work(session: &mut Session, queue: &Queue, stats: &Stats) {
     let mut generator = Generator::new(session).chunks_of_a_step(1);
     let mut running: HashMap<u64, Running> = HashMap::new();
     loop {
         while generator.has_room() {
             match queue.next(generator.is_idle()) {
-                Next::Sequence { request, told, enough, choice } => {
-                    join(&mut generator, &mut running, *request, Running { told, enough, choice, reused: 0 })
+                Next::Task { task: Task::Sequence(choice, request), told, enough } => {
+                    let prompt = request.prompt.len();
+                    if let Some(reused) = join(&mut generator, &mut running, *request, Running { told, enough, choice, reused: 0 }) {
+                        stats.prompt(prompt, reused);
+                    }
+                }
+                Next::Task { task: Task::Score(given), told, .. } => {
+                    stats.prompt(given.tokens.len(), 0);
+                    let scored = catch_unwind(AssertUnwindSafe(|| score(generator.session(), &given)));
+                    let _ = told.send(match scored {
+                        Ok(Ok(scored)) => Told::Scored(Box::new(scored)),
+                        Ok(Err(e)) => Told::Failed(e.to_string()),
+                        Err(_) => Told::Failed(FAILED.to_owned()),
+                    });
+                    // Others take a step between two windows.
+                    break;
                 }
                 Next::Nothing => break,
                 Next::Closed => return,
@@ -90,23 +124,29 @@ pub fn work(session: &mut Session, queue: &Queue, stats: &Stats) {
             }
             // Whose sequence it was is not known: all that run end with the reason, and those that wait go on.
             Ok(Err(e)) => fail(&mut generator, &mut running, &e.to_string()),
-            Err(_) => fail(&mut generator, &mut running, "the computation failed"),
+            Err(_) => fail(&mut generator, &mut running, FAILED),
         }
     }
 }
 
-fn join(generator: &mut Generator<'_>, running: &mut HashMap<u64, Running>, request: Request, one: Running) {
+const FAILED: &str = "the computation failed";
+
+/// Takes a sequence in; how much of its prompt a slot held.
+fn join(generator: &mut Generator<'_>, running: &mut HashMap<u64, Running>, request: Request, one: Running) -> Option<usize> {
     if one.is_over() {
-        return;
+        return None;
     }
-    match catch_unwind(AssertUnwindSafe(|| generator.join(request))) {
+    let why = match catch_unwind(AssertUnwindSafe(|| generator.join(request))) {
         Ok(Ok(number)) => {
             let reused = generator.reused(number);
             running.insert(number, Running { reused, ..one });
+            return Some(reused);
         }
-        Ok(Err(e)) => drop(one.told.send(Told::Failed(e.to_string()))),
-        Err(_) => drop(one.told.send(Told::Failed("the request could not be begun".into()))),
-    }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "the request could not be begun".to_owned(),
+    };
+    let _ = one.told.send(Told::Failed(why));
+    None
 }
 
 fn tell(running: &mut HashMap<u64, Running>, event: Event) {
@@ -126,4 +166,27 @@ fn fail(generator: &mut Generator<'_>, running: &mut HashMap<u64, Running>, why:
         generator.leave(number);
         let _ = one.told.send(Told::Failed(why.to_owned()));
     }
+}
+
+fn score(session: &mut Session, given: &Given) -> flow_lm::Result<Scored> {
+    let (windows, seq) = session.windows().unwrap_or_default();
+    let (first, targets) = (given.tokens[0], &given.tokens[1..]);
+    let batch = score_batch(&[Window { first, targets }], windows, seq);
+    session.set_top_k(given.top_k, &given.taus);
+    let top = session.top_k(&batch.ids, &batch.mask)?;
+    if !given.own {
+        return Ok(Scored { top, own: Vec::new() });
+    }
+    let k = given.top_k;
+    let listed = |(row, token): (usize, &TokenId)| {
+        let row = row * k..(row + 1) * k;
+        top.ids[row.clone()].iter().position(|id| id == token).map(|at| top.logprobs[row.start + at])
+    };
+    let own: Option<Vec<f32>> = targets.iter().enumerate().map(listed).collect();
+    let own = match own {
+        Some(own) => own,
+        // A token is not among the candidates: its likelihood is computed.
+        None => session.nll(&batch.ids, &batch.mask, &batch.labels)?[..targets.len()].iter().map(|nll| -nll).collect(),
+    };
+    Ok(Scored { top, own: own.into_iter().map(|l| l.min(0.0)).collect() })
 }

@@ -106,6 +106,11 @@ impl<'s> Generator<'s> {
         self
     }
 
+    /// The session, for what is no continuation: what the slots hold stays as it is.
+    pub fn session(&mut self) -> &mut Session {
+        self.session
+    }
+
     /// Whether another sequence can join.
     pub fn has_room(&self) -> bool {
         self.slots.iter().any(|s| s.sequence.is_none())

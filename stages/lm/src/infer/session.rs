@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use flow_shaders::device::{self, Device};
-use flow_shaders::kernels::{hyper, sample};
+use flow_shaders::kernels::{hyper, sample, topk};
 use flow_shaders::program::{BufferId, ListId};
 
 use super::program::{Built, Decode, Pass, Prefill, Score, Uses, build};
@@ -56,6 +56,8 @@ pub struct Session {
     uses: Uses,
     score: Option<Score>,
     decode: Option<Decode>,
+    /// Candidates and temperatures of every row that are kept now.
+    kept: (usize, usize),
 }
 
 impl Session {
@@ -86,7 +88,8 @@ impl Session {
                 session.write(p.batch.mask, &vec![1; p.batch.sequences * d.kv_len])?;
             }
         }
-        let mut ready = Self { device: session, hyper: graph.hyper, config: graph.config, uses, score, decode };
+        let kept = (uses.top_k, uses.taus.len());
+        let mut ready = Self { device: session, hyper: graph.hyper, config: graph.config, uses, score, decode, kept };
         ready.set_bits(Bits::Eight)?;
         Ok(ready)
     }
@@ -166,6 +169,18 @@ impl Session {
         Ok(TokenId::of_words(self.device.read(best)?))
     }
 
+    /// Keeps fewer candidates and temperatures of every row from now on than the session was built for.
+    pub fn set_top_k(&mut self, k: usize, taus: &[f32]) {
+        assert!(k > 0 && k <= self.uses.top_k && taus.len() <= self.uses.taus.len(), "{k} of {} candidates", self.uses.top_k);
+        let list = self.scoring().top;
+        let last = self.device.program().lists[list.0 as usize].1.len() - 1;
+        let now: topk::Shape = self.device.program().lists[list.0 as usize].1[last].params.get();
+        let mut padded = [1.0; 3];
+        padded[..taus.len()].copy_from_slice(taus);
+        self.device.set_params(list, last, &topk::Shape { k: k as u32, n_tau: taus.len() as u32, taus: padded, ..now });
+        self.kept = (k, taus.len());
+    }
+
     /// Top-K + Other of every row; `ids` and `mask` are `[windows, seq]`.
     pub fn top_k(&mut self, ids: &[TokenId], mask: &[u32]) -> Result<TopK> {
         self.feed(ids, mask)?;
@@ -174,7 +189,12 @@ impl Session {
             (s.top, s.ids, s.logprobs, s.other)
         };
         self.device.run(list)?;
-        Ok(TopK { ids: TokenId::of_words(self.device.read(a)?), logprobs: self.device.read_f32(b)?, other: self.device.read_f32(c)? })
+        let (rows, (k, taus)) = (ids.len(), self.kept);
+        Ok(TopK {
+            ids: TokenId::of_words(self.device.read_at(a, 0, rows * k)?),
+            logprobs: self.device.read_f32_at(b, 0, rows * k)?,
+            other: self.device.read_f32_at(c, 0, rows * (1 + taus))?,
+        })
     }
 
     /// Logits `[rows, vocab]` (sessions built with `logits`). The copy of them that a session keeps is a buffer of its own:
@@ -203,6 +223,16 @@ impl Session {
     /// Slots, and the positions of each.
     pub fn slots(&self) -> (usize, usize) {
         self.decode.as_ref().map_or((0, 0), |d| (d.slots, d.kv_len))
+    }
+
+    /// Bytes of the keys and values of all slots.
+    pub fn cache_bytes(&self) -> u64 {
+        self.decode.as_ref().map_or(0, |d| 4 * 2 * (self.config.layers * d.slots * d.slot_words) as u64)
+    }
+
+    /// Windows that are scored together, and the tokens of each; none where nothing is scored.
+    pub fn windows(&self) -> Option<(usize, usize)> {
+        self.uses.score
     }
 
     /// Whether tokens can be drawn: only sessions built with `draws` choose by more than the largest logit.

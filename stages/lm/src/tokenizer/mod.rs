@@ -253,6 +253,16 @@ impl Tokenizer {
         self.inner.id_to_token(id.0)
     }
 
+    /// The content of a `tokenizer.json`, without the roles of tokens.
+    pub fn to_json(&self) -> Result<String, String> {
+        self.inner.to_string(false).map_err(|e| e.to_string())
+    }
+
+    /// Which tokens have which role.
+    pub fn roles(&self) -> Roles {
+        Roles { bos: Some(self.bos), eos: Some(self.eos), ends: self.ends.clone(), add_bos: self.add_bos }
+    }
+
     /// blake3 of the canonical content, hex: equal digests mean equal tokenizers.
     pub fn digest(&self) -> String {
         self.digest.clone()

@@ -1,0 +1,72 @@
+//! Grammars, compiled once each: a client asks for the same one again and again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use flow_lm::infer::{Constraint, Grammar, Vocabulary};
+use tokio::sync::Semaphore;
+
+use crate::error::ApiError;
+use crate::shared::Shared;
+
+/// Grammars that are kept.
+const KEPT: usize = 32;
+
+/// Grammars that are compiled at a time: what they may take of time and memory is bounded for each.
+const TOGETHER: usize = 2;
+
+/// Grammars that were asked for lately, compiled.
+pub struct Compiled {
+    /// By what they were compiled from, the latest last.
+    kept: Mutex<VecDeque<(blake3::Hash, Constraint)>>,
+    turns: Semaphore,
+}
+
+impl Default for Compiled {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), turns: Semaphore::new(TOGETHER) }
+    }
+}
+
+impl Compiled {
+    fn find(&self, hash: &blake3::Hash) -> Option<Constraint> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(h, _)| h == hash)?;
+        let found = kept.remove(at)?;
+        kept.push_back(found.clone());
+        Some(found.1)
+    }
+
+    fn keep(&self, hash: blake3::Hash, constraint: Constraint) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back((hash, constraint));
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
+    }
+}
+
+/// The constraint of a grammar over the model's tokens, at its beginning.
+pub async fn constraint(shared: &Arc<Shared>, grammar: Grammar) -> Result<Constraint, ApiError> {
+    // Its debug form holds all that it says.
+    let hash = blake3::hash(format!("{grammar:?}").as_bytes());
+    if let Some(found) = shared.compiled.find(&hash) {
+        return Ok(found);
+    }
+    let internal = |why: &str| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why);
+    let _turn = shared.compiled.turns.acquire().await.map_err(|_| internal("the server is stopping"))?;
+    let inside = shared.clone();
+    let compiled = tokio::task::spawn_blocking(move || compile(&inside, &grammar)).await;
+    let constraint = compiled.map_err(|_| internal("the grammar could not be compiled"))??;
+    shared.compiled.keep(hash, constraint.clone());
+    Ok(constraint)
+}
+
+fn compile(shared: &Shared, grammar: &Grammar) -> Result<Constraint, ApiError> {
+    let model = &shared.model;
+    let prepare = || Vocabulary::new(&model.tokenizer, model.checkpoint.config.vocab).map_err(|e| e.to_string());
+    let vocabulary = shared.vocabulary.get_or_init(prepare).as_ref();
+    let vocabulary = vocabulary.map_err(|why| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why.clone()))?;
+    vocabulary.compile(grammar).map_err(|e| ApiError::field("response_format", e.to_string()))
+}

@@ -1,0 +1,452 @@
+// The chat page of `flow serve` in a headless Chromium.
+//
+//   node page.mjs URL        CHROMIUM: its binary (default: chromium); SHOTS: a directory for screenshots
+//
+// Prints `page: NAME: ok` for each check; the first that fails ends it with what was seen. The browser is spoken to over
+// a pair of pipes, which needs no package and no free port.
+
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const base = new URL(process.argv[2] ?? 'http://127.0.0.1:8080').origin;
+const shots = process.env.SHOTS;
+const profile = mkdtempSync(join(tmpdir(), 'page-'));
+const flags = ['--headless=new', '--remote-debugging-pipe', `--user-data-dir=${profile}`, '--no-first-run', '--disable-gpu',
+  '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage', '--hide-scrollbars'];
+// Its sandbox does not start for root.
+if (process.getuid?.() === 0) flags.push('--no-sandbox');
+const browser = spawn(process.env.CHROMIUM || 'chromium', [...flags, 'about:blank'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+const [, , , pipeIn, pipeOut] = browser.stdio;
+
+function end(code) {
+  browser.kill('SIGKILL');
+  // What it still writes while it dies may come back for a moment.
+  browser.once('exit', () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }));
+  process.exitCode = code;
+}
+
+let doing = 'start';
+function fail(seen) {
+  console.error(`page: ${doing}: FAILED: ${typeof seen === 'string' ? seen : JSON.stringify(seen)}`);
+  end(1);
+}
+const watchdog = setTimeout(() => fail('no end after 150 s'), 150_000);
+browser.on('error', (e) => fail(`the browser does not start (CHROMIUM): ${e.message}`));
+browser.on('exit', (code) => process.exitCode === undefined && fail(`the browser ended with ${code}`));
+pipeIn.on('error', () => {});
+
+// --- The DevTools protocol ---
+
+const pending = new Map(), listeners = [];
+let number = 0, session, rest = Buffer.alloc(0);
+
+pipeOut.on('data', (bytes) => {
+  rest = Buffer.concat([rest, bytes]);
+  for (let end; (end = rest.indexOf(0)) >= 0; rest = rest.subarray(end + 1)) {
+    const message = JSON.parse(rest.subarray(0, end).toString());
+    if (message.method) listeners.forEach((listen) => listen(message.method, message.params));
+    const { resolve, reject } = pending.get(message.id) ?? {};
+    pending.delete(message.id);
+    if (message.error) reject?.(new Error(message.error.message)); else resolve?.(message.result);
+  }
+});
+
+function send(method, params = {}) {
+  pipeIn.write(`${JSON.stringify({ id: ++number, method, params, sessionId: session })}\0`);
+  return new Promise((resolve, reject) => pending.set(number, { resolve, reject }));
+}
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** What a function gives in the page. */
+async function page(what, ...given) {
+  const expression = `(${what})(...${JSON.stringify(given)})`;
+  const { result, exceptionDetails } = await send('Runtime.evaluate', { expression, awaitPromise: true, returnByValue: true });
+  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+  return result.value;
+}
+
+async function until(what, why) {
+  for (const begun = Date.now(); !(await page(what)); await sleep(20)) {
+    if (Date.now() - begun > 60_000) throw new Error(`${why}; the page shows: ${await page(() => document.body.innerText)}`);
+  }
+}
+
+const keys = { Enter: [13, '\r'], Escape: [27] };
+async function press(key, modifiers = 0) {
+  const [windowsVirtualKeyCode, text] = keys[key];
+  for (const type of ['keyDown', 'keyUp']) await send('Input.dispatchKeyEvent', { type, key, code: key, windowsVirtualKeyCode, text, modifiers });
+}
+
+async function click(selector) {
+  const [x, y] = await page((s) => {
+    const box = [...document.querySelectorAll(s)].at(-1).getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  }, selector);
+  for (const type of ['mousePressed', 'mouseReleased']) await send('Input.dispatchMouseEvent', { type, x, y, button: 'left', clickCount: 1 });
+}
+
+async function type(text) {
+  await page(() => document.getElementById('input').focus());
+  await send('Input.insertText', { text });
+}
+
+const over = () => until(() => document.querySelector('.turn') && !document.querySelector('[aria-busy=true]'), 'the answer does not end');
+const shown = () => page(() => [...document.querySelectorAll('.turn')].map((turn) => ({
+  prompt: turn.querySelector('.prompt')?.textContent ?? '',
+  answer: turn.querySelector('.answer').textContent,
+  foot: turn.querySelector('.foot span').textContent,
+})));
+const notice = () => page(() => (document.getElementById('notice').hidden ? '' : document.getElementById('notice').innerText));
+
+async function ask(text) {
+  await type(text);
+  await press('Enter');
+  await over();
+  return (await shown()).at(-1);
+}
+
+const set = (values) => page((all) => {
+  const fields = document.getElementById('fields');
+  for (const [name, value] of Object.entries(all)) fields[name].value = value;
+  fields.dispatchEvent(new Event('input', { bubbles: true }));
+}, values);
+
+/** As over a slow line: how fast a model is decides on nothing here. */
+const slow = (downloadThroughput) => send('Network.emulateNetworkConditions', { offline: false, latency: 0, uploadThroughput: -1, downloadThroughput });
+
+async function shot(name) {
+  if (!shots) return;
+  mkdirSync(shots, { recursive: true });
+  const { data } = await send('Page.captureScreenshot', { format: 'png' });
+  writeFileSync(join(shots, `${name}.png`), Buffer.from(data, 'base64'));
+}
+
+const size = (width, height) => send('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 500 });
+const colours = (value) => send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value }] });
+
+/** Answers the next request to a path in the server's stead; what was asked is given. */
+async function instead(path, responseCode, headers, body) {
+  await send('Fetch.enable', { patterns: [{ urlPattern: `*${path}` }] });
+  return new Promise((resolve) => {
+    const listen = async (method, params) => {
+      if (method !== 'Fetch.requestPaused') return;
+      listeners.splice(listeners.indexOf(listen), 1);
+      const responseHeaders = Object.entries(headers).map(([name, value]) => ({ name, value: String(value) }));
+      await send('Fetch.fulfillRequest', { requestId: params.requestId, responseCode, responseHeaders, body: Buffer.from(body).toString('base64') });
+      await send('Fetch.disable');
+      resolve(params.request);
+    };
+    listeners.push(listen);
+  });
+}
+
+const error = (message) => JSON.stringify({ error: { message, type: 'x', param: null, code: null } });
+const stream = (...chunks) => chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('');
+const piece = (content, finish_reason = null) => ({ choices: [{ index: 0, delta: { content }, finish_reason }] });
+
+// --- The checks ---
+
+const requests = [], complaints = [];
+let policy = '';
+listeners.push((method, params) => {
+  if (method === 'Network.requestWillBeSent') requests.push(params.request.url);
+  if (method === 'Network.responseReceived' && params.type === 'Document') policy = params.response.headers['content-security-policy'] ?? policy;
+  if (method === 'Runtime.exceptionThrown') complaints.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
+  if (method === 'Runtime.consoleAPICalled' && ['error', 'warning', 'assert'].includes(params.type)) complaints.push(params.args.map((a) => a.value ?? a.description).join(' '));
+  if (method === 'Log.entryAdded' && ['error', 'warning'].includes(params.entry.level)) complaints.push(`${params.entry.text} ${params.entry.url ?? ''}`);
+  if (method === 'Audits.issueAdded' && params.issue.code === 'ContentSecurityPolicyIssue') complaints.push(JSON.stringify(params.issue.details));
+});
+
+function quiet() {
+  const foreign = requests.filter((url) => !url.startsWith(`${base}/`) && !url.startsWith('data:'));
+  if (foreign.length) throw new Error(`requests to ${foreign}`);
+  if (complaints.length) throw new Error(complaints.join('\n'));
+}
+
+async function check(name, what) {
+  doing = name;
+  await what();
+  console.log(`page: ${name}: ok`);
+}
+
+function expect(holds, seen) {
+  if (!holds) throw new Error(typeof seen === 'string' ? seen : JSON.stringify(seen));
+}
+
+/** Every text's contrast with what is behind it, where it is below 4.5; and how many were looked at. */
+function contrasts() {
+  const rgb = (colour) => { const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number); return { rgb: [r, g, b], a }; };
+  const light = (channels) => channels.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const { rgb: channels, a } = rgb(getComputedStyle(node).backgroundColor);
+      if (a === 1) return channels;
+    }
+    return matchMedia('(prefers-color-scheme: dark)').matches ? [0, 0, 0] : [255, 255, 255];
+  };
+  const low = [];
+  let seen = 0;
+  for (const node of document.querySelectorAll('body *')) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!(own || node.matches('textarea, input')) || !node.checkVisibility({ visibilityProperty: true })) continue;
+    const colors = [getComputedStyle(node).color];
+    if (node.placeholder) colors.push(getComputedStyle(node, '::placeholder').color);
+    for (const color of colors) {
+      const [a, b] = [light(rgb(color).rgb), light(behind(node))].sort((x, y) => y - x);
+      const ratio = (a + 0.05) / (b + 0.05);
+      seen++;
+      if (ratio < 4.5) low.push(`${node.tagName} ${node.id || node.className} ${node.textContent.slice(0, 20)}: ${ratio.toFixed(2)}`);
+    }
+  }
+  return { low, seen };
+}
+
+/** What reaches beyond the window's sides, is too small to touch, or would make a phone zoom. */
+function misfits() {
+  const found = [], { scrollWidth, clientWidth } = document.scrollingElement;
+  if (scrollWidth > clientWidth) found.push(`the page is ${scrollWidth} wide`);
+  for (const node of document.querySelectorAll('body *')) {
+    const box = node.getBoundingClientRect();
+    if (!box.width || !node.checkVisibility() || node.closest('svg')) continue;
+    const name = `${node.tagName} ${node.id || node.className || node.textContent.slice(0, 20)}`;
+    if ((box.left < -0.5 || box.right > innerWidth + 0.5) && !node.closest('pre > *')) found.push(`${name}: ${box.left} to ${box.right}`);
+    if (node.matches('button, input, textarea') && (box.height < 39.5 || box.width < 39.5)) found.push(`${name}: ${box.width} x ${box.height}`);
+    if (node.matches('input, textarea') && parseFloat(getComputedStyle(node).fontSize) < 16) found.push(`${name}: small text`);
+  }
+  return found;
+}
+
+async function checks() {
+  const { targetInfos } = await send('Target.getTargets');
+  const { targetId } = targetInfos.find((target) => target.type === 'page');
+  session = (await send('Target.attachToTarget', { targetId, flatten: true })).sessionId;
+  for (const domain of ['Page', 'Runtime', 'Log', 'Network', 'Audits']) await send(`${domain}.enable`);
+  await size(1280, 800);
+  await colours('light');
+  const [model] = (await (await fetch(`${base}/v1/models`)).json()).data;
+  const template = model.meta.chat_template;
+  const most = Math.min(80, Math.floor(model.meta.context / 3));
+  const prompt = template ? 'Tell me a very long story about a river.' : 'Once upon a time there was a river';
+
+  await check('loads', async () => {
+    await send('Page.navigate', { url: `${base}/` });
+    await until(() => document.readyState === 'complete' && /·/.test(document.getElementById('model')?.textContent), 'it does not connect');
+    const head = await page(() => document.querySelector('header').innerText + document.getElementById('empty').innerText);
+    expect(head.includes(model.id) && head.includes(model.meta.context.toLocaleString('en')) && await page(() => document.title) === 'flow', head);
+    expect(head.includes('it continues your text') === !template, head);
+    expect(policy.includes("default-src 'none'") && !policy.includes('unsafe'), `content-security-policy: ${policy}`);
+    quiet();
+    await shot('empty-light');
+  });
+
+  await check('streams', async () => {
+    const settings = { temperature: 0, top_p: 1, seed: 7, max_tokens: most };
+    await set(settings);
+    await page(() => {
+      window.states = new Set();
+      const note = () => {
+        const busy = document.querySelector('[aria-busy=true] .answer');
+        if (busy) window.states.add(busy.textContent);
+      };
+      new MutationObserver(note).observe(document.getElementById('log'), { subtree: true, childList: true, characterData: true });
+    });
+    await slow(16_000);
+    const { answer, foot } = await ask(prompt);
+    await slow(-1);
+    const asked = { messages: [{ role: 'user', content: prompt }], ...settings };
+    const response = await fetch(`${base}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(asked) });
+    const { choices: [{ message }], usage } = await response.json();
+    expect(answer && answer === message.content, { page: answer, direct: message.content });
+    const states = await page(() => [...window.states]);
+    expect(states.length > 3 && states.every((text) => answer.startsWith(text)), states);
+    expect(foot.includes(`${usage.completion_tokens} tokens`) && foot.includes(`prompt of ${usage.prompt_tokens} tokens`)
+      && /[\d.]+ tokens\/s/.test(foot) && /first after [\d.]+ s/.test(foot) && foot.includes('cut: max tokens'), foot);
+  });
+
+  await check('second turn', async () => {
+    const [before] = await shown();
+    const next = await ask(template ? 'Why?' : ' And then');
+    const messages = [{ role: 'user', content: prompt }, { role: 'assistant', content: before.answer }, { role: 'user', content: next.prompt }];
+    const asked = { messages, temperature: 0, seed: 7, max_tokens: most };
+    const direct = await (await fetch(`${base}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(asked) })).json();
+    expect(next.answer === direct.choices[0].message.content, { page: next.answer, direct: direct.choices[0].message.content });
+    await click('.foot button.last:nth-child(3)');
+    await over();
+    expect((await shown())[1].answer === next.answer, 'regenerated with the same seed, it differs');
+    await click('.foot button.last:nth-child(4)');
+    expect((await shown()).length === 1 && await page(() => document.getElementById('input').value) === next.prompt, await shown());
+    await page(() => { document.getElementById('input').value = ''; });
+  });
+
+  await check('reload', async () => {
+    const before = await shown();
+    await send('Page.reload');
+    await until(() => document.readyState === 'complete' && /·/.test(document.getElementById('model')?.textContent), 'it does not connect');
+    expect(JSON.stringify(await shown()) === JSON.stringify(before), { before, after: await shown() });
+    expect(await page(() => document.getElementById('fields').temperature.value) === '0', 'settings are lost');
+  });
+
+  await check('stop', async () => {
+    await click('#new');
+    const room = Math.min(2000, model.meta.context - 48);
+    await set({ max_tokens: room });
+    await slow(8_000);
+    for (const stop of [() => press('Escape'), () => click('#send')]) {
+      await type(prompt);
+      await press('Enter');
+      await until(() => document.querySelector('[aria-busy=true] .answer')?.textContent, 'nothing is said');
+      await stop();
+      await over();
+      const { answer, foot } = (await shown()).at(-1);
+      const tokens = Number(foot.match(/(\d+) tokens?/)?.[1]);
+      expect(answer && foot.startsWith('stopped') && tokens < room, { answer, foot });
+      await click('#new');
+    }
+    await slow(-1);
+    await set({ max_tokens: 4 });
+    const { answer, foot } = await ask(prompt);
+    expect(answer && foot.includes('4 tokens'), { answer, foot });
+  });
+
+  await check('markup is text', async () => {
+    await click('#new');
+    const markup = '<img src=x onerror="window.hit = 1"><b>bold</b>';
+    const answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' },
+      `${stream(piece('See:\n\n``'), piece('`html\n<img src=x one'), piece('rror="window.hit = 1">\n```\n\n<script>window.hit = 1</scr'), piece('ipt>'), piece('', 'stop'))}data: [DONE]\n\n`);
+    const turn = await ask(markup);
+    await answered;
+    const html = await page(() => ({ tags: [...document.querySelectorAll('img, b, #log script')].length, hit: window.hit,
+      blocks: [...document.querySelector('.answer').children].map((block) => [block.tagName, block.textContent]) }));
+    expect(turn.prompt === markup && !html.tags && html.hit === undefined, { turn, html });
+    expect(JSON.stringify(html.blocks) === JSON.stringify([['DIV', 'See:'], ['PRE', '<img src=x onerror="window.hit = 1">'], ['DIV', '<script>window.hit = 1</script>']]), html.blocks);
+    await click('#new');
+    const sent = await ask(markup);
+    expect(sent.prompt === markup && await page(() => !document.querySelector('img') && window.hit === undefined), sent);
+    quiet();
+  });
+
+  await check('errors', async () => {
+    await click('#new');
+    let answered = instead('/v1/chat/completions', 429, { 'content-type': 'application/json', 'retry-after': 12 }, error('64 requests wait already'));
+    await ask(prompt);
+    await answered;
+    await until(() => /64 requests wait already.*12 s/.test(document.getElementById('notice').innerText), 'no notice');
+    answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, stream(piece('Half'), { error: { message: 'the computation failed' } }));
+    await click('#notice button:first-of-type');
+    await answered;
+    await over();
+    const half = (await shown()).at(-1);
+    expect(half.answer === 'Half' && half.foot.startsWith('broken off') && (await notice()).includes('the computation failed'), { half, notice: await notice() });
+    await click('#notice button:first-of-type');
+    await over();
+    expect((await shown()).length === 1 && (await shown())[0].answer !== 'Half' && !(await notice()), await shown());
+  });
+
+  await check('context', async () => {
+    const long = 'word '.repeat(model.meta.context / 2);
+    for (let i = 0; i < 2; i++) {
+      const answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, `${stream(piece('Yes.'), piece('', 'stop'))}data: [DONE]\n\n`);
+      await ask(long);
+      await answered;
+    }
+    await ask(prompt);
+    const turns = (await shown()).length;
+    expect(/too long/.test(await notice()) && turns === 4, { notice: await notice(), turns });
+    for (let left = turns - 1; await notice(); left--) {
+      expect(left > 0, await notice());
+      await click('#notice button:first-of-type');
+      await over();
+      expect((await shown()).length === left, await shown());
+    }
+    const { prompt: last, foot } = (await shown()).at(-1);
+    expect(last === prompt && foot !== 'not answered', await shown());
+  });
+
+  await check('key', async () => {
+    await click('#new');
+    const refused = instead('/v1/chat/completions', 401, { 'content-type': 'application/json' }, error('the key is missing or wrong'));
+    await type(prompt);
+    await press('Enter');
+    await refused;
+    await until(() => document.getElementById('ask-key').open, 'no key is asked for');
+    await shot('key-light');
+    const asked = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, `${stream(piece('Yes.'), piece('', 'stop'))}data: [DONE]\n\n`);
+    await send('Input.insertText', { text: 'secret' });
+    await press('Enter');
+    const { headers } = await asked;
+    await over();
+    expect((headers.authorization ?? headers.Authorization) === 'Bearer secret', headers);
+    expect(await page(() => !localStorage.length && !document.cookie && !document.getElementById('ask-key').open), 'the key is kept');
+    await page(() => sessionStorage.removeItem('flow.key'));
+  });
+
+  const widest = async (width, height) => {
+    await size(width, height);
+    const found = await page(misfits);
+    expect(!found.length, found);
+  };
+  const said = [
+    { prompt: 'How do I list the files of a folder, newest first?', answer: 'Use `ls` with two options:\n\n```sh\nls -lt /a/rather/long/path/that/does/not/fit/on/the/screen/of/a/phone/at/all | head -20\n```\n\n-l gives one file a line, with its size and date.\n-t puts the newest first.', note: '', stats: '48 tokens · 31.5 tokens/s · first after 0.12 s · prompt of 46 tokens, 20 cached', used: 94 },
+    { prompt: `Thanks. And ${'w'.repeat(120)}?`, answer: 'That is one long word.', note: 'cut: max tokens reached', stats: '6 tokens · 30.2 tokens/s · first after 0.20 s · prompt of 120 tokens', used: 126 },
+  ];
+  await page((turns) => {
+    // The page writes what it shows when it is left.
+    addEventListener('pagehide', () => sessionStorage.setItem('flow.turns', JSON.stringify(turns)));
+  }, said);
+  await send('Page.reload');
+  await until(() => document.readyState === 'complete' && document.querySelectorAll('.turn').length === 2 && /·/.test(document.getElementById('model').textContent), 'it does not connect');
+
+  for (const scheme of ['light', 'dark']) {
+    await check(`contrast, ${scheme}`, async () => {
+      await size(1280, 800);
+      await colours(scheme);
+      const plain = await page(contrasts);
+      expect(plain.seen > 15 && !plain.low.length, plain);
+      await shot(scheme);
+      await click('#open');
+      const open = await page(contrasts);
+      expect(open.seen > plain.seen && !open.low.length, open);
+      await shot(`settings-${scheme}`);
+      await press('Escape');
+      const answered = instead('/v1/chat/completions', 429, { 'content-type': 'application/json', 'retry-after': 12 }, error('64 requests wait already'));
+      await click('.foot button.last:nth-child(3)');
+      await answered;
+      await until(() => !document.getElementById('notice').hidden, 'no notice');
+      const told = await page(contrasts);
+      expect(!told.low.length, told);
+      await shot(`notice-${scheme}`);
+      await click('#notice button:last-of-type');
+    });
+  }
+
+  await check('widths', async () => {
+    await widest(1280, 800);
+    for (const scheme of ['dark', 'light']) {
+      await colours(scheme);
+      await widest(360, 740);
+      await shot(`phone-${scheme}`);
+    }
+    await click('#open');
+    await widest(360, 740);
+    await shot('phone-settings');
+    await press('Escape');
+    await click('#new');
+    await widest(360, 740);
+    await shot('phone-empty');
+    await type('word\n'.repeat(30));
+    await widest(360, 740);
+    await shot('phone-long');
+  });
+}
+
+checks().then(() => {
+  clearTimeout(watchdog);
+  end(0);
+}, (e) => {
+  clearTimeout(watchdog);
+  fail(e.message);
+});
