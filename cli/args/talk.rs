@@ -97,9 +97,10 @@ pub struct ServeArgs {
     /// How keys and values are held
     #[arg(long, value_name = "FORM", default_value = "f16")]
     pub kv: KvForm,
-    /// Score given text too (`echo` with `logprobs`, and for students of this model), in memory of its own
-    #[arg(long)]
-    pub score: bool,
+    /// Score given text too (`echo` with `logprobs`, and for students of this model), so many tokens at a time (without a
+    /// number: as many as a teacher's window has, 512 or the model's length), in memory of its own
+    #[arg(long, value_name = "TOKENS", num_args = 0..=1, require_equals = true, default_missing_value = "512", value_parser = above_zero)]
+    pub score: Option<usize>,
     /// Seconds that running answers have after SIGTERM or Ctrl-C
     #[arg(long, value_name = "S", default_value_t = 8)]
     pub grace: u64,

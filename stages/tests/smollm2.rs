@@ -15,7 +15,7 @@ use flow_lm::infer::{KvCache, Session, Uses, Window, score_batch};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::open;
 use flow_stages::kinds::teacher_file::FileStage;
-use flow_stages::teacher::local::answers;
+use flow_stages::teacher::continuations::answers;
 use flow_stages::teacher::template::Template;
 use harness::golden;
 use serde_json::{Value, json};

@@ -17,14 +17,20 @@ const flags = ['--headless=new', '--remote-debugging-pipe', `--user-data-dir=${p
   '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage', '--hide-scrollbars'];
 // Its sandbox does not start for root.
 if (process.getuid?.() === 0) flags.push('--no-sandbox');
-const browser = spawn(process.env.CHROMIUM || 'chromium', [...flags, 'about:blank'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+const browser = spawn(process.env.CHROMIUM || 'chromium', [...flags, 'about:blank'], { detached: true, stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
 const [, , , pipeIn, pipeOut] = browser.stdio;
 
+/** Ends the browser with all its processes, which are a group of their own. */
 function end(code) {
-  browser.kill('SIGKILL');
-  // What it still writes while it dies may come back for a moment.
-  browser.once('exit', () => rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }));
   process.exitCode = code;
+  clearTimeout(watchdog);
+  browser.once('exit', async () => {
+    // The last of them may still write for a moment.
+    for (let tries = 0; tries < 20; tries++, await sleep(50)) {
+      try { return rmSync(profile, { recursive: true, force: true }); } catch { /* again */ }
+    }
+  });
+  try { process.kill(-browser.pid, 'SIGKILL'); } catch { rmSync(profile, { recursive: true, force: true }); }
 }
 
 let doing = 'start';
@@ -70,7 +76,7 @@ async function page(what, ...given) {
 
 async function until(what, why) {
   for (const begun = Date.now(); !(await page(what)); await sleep(20)) {
-    if (Date.now() - begun > 60_000) throw new Error(`${why}; the page shows: ${await page(() => document.body.innerText)}`);
+    if (Date.now() - begun > 30_000) throw new Error([why, ...complaints, 'the page shows:', await page(() => document.body.innerText)].join('\n'));
   }
 }
 
@@ -143,7 +149,7 @@ async function instead(path, responseCode, headers, body) {
   });
 }
 
-const error = (message) => JSON.stringify({ error: { message, type: 'x', param: null, code: null } });
+const error = (message, code = null) => JSON.stringify({ error: { message, type: 'x', param: null, code } });
 const stream = (...chunks) => chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('');
 const piece = (content, finish_reason = null) => ({ choices: [{ index: 0, delta: { content }, finish_reason }] });
 
@@ -263,7 +269,7 @@ async function checks() {
     expect(answer && answer === message.content, { page: answer, direct: message.content });
     const states = await page(() => [...window.states]);
     expect(states.length > 3 && states.every((text) => answer.startsWith(text)), states);
-    expect(foot.includes(`${usage.completion_tokens} tokens`) && foot.includes(`prompt of ${usage.prompt_tokens} tokens`)
+    expect(foot.includes(`${usage.completion_tokens} tokens`) && foot.includes(`prompt ${usage.prompt_tokens}`)
       && /[\d.]+ tokens\/s/.test(foot) && /first after [\d.]+ s/.test(foot) && foot.includes('cut: max tokens'), foot);
   });
 
@@ -310,6 +316,26 @@ async function checks() {
     await set({ max_tokens: 4 });
     const { answer, foot } = await ask(prompt);
     expect(answer && foot.includes('4 tokens'), { answer, foot });
+  });
+
+  await check('scroll', async () => {
+    await size(360, 320);
+    await slow(8_000);
+    const place = () => page(() => {
+      const { scrollTop, scrollHeight, clientHeight } = document.getElementById('scroll');
+      return { scrollTop, hidden: scrollHeight - clientHeight, left: scrollHeight - clientHeight - scrollTop };
+    });
+    await set({ max_tokens: most });
+    const at = await ask(prompt).then(place);
+    expect(at.hidden > 60 && at.left < 2, at);
+    await click('.foot button.last:nth-child(3)');
+    await until(() => document.querySelector('[aria-busy=true] .answer')?.textContent.length > 80, 'nothing is said');
+    await page(() => { document.getElementById('scroll').scrollTop = 0; });
+    await over();
+    const up = await place();
+    expect(up.scrollTop === 0 && up.hidden > 60, up);
+    await slow(-1);
+    await size(1280, 800);
   });
 
   await check('markup is text', async () => {
@@ -390,8 +416,8 @@ async function checks() {
     expect(!found.length, found);
   };
   const said = [
-    { prompt: 'How do I list the files of a folder, newest first?', answer: 'Use `ls` with two options:\n\n```sh\nls -lt /a/rather/long/path/that/does/not/fit/on/the/screen/of/a/phone/at/all | head -20\n```\n\n-l gives one file a line, with its size and date.\n-t puts the newest first.', note: '', stats: '48 tokens · 31.5 tokens/s · first after 0.12 s · prompt of 46 tokens, 20 cached', used: 94 },
-    { prompt: `Thanks. And ${'w'.repeat(120)}?`, answer: 'That is one long word.', note: 'cut: max tokens reached', stats: '6 tokens · 30.2 tokens/s · first after 0.20 s · prompt of 120 tokens', used: 126 },
+    { prompt: 'How do I list the files of a folder, newest first?', answer: 'Use `ls` with two options:\n\n```sh\nls -lt /a/rather/long/path/that/does/not/fit/on/the/screen/of/a/phone/at/all | head -20\n```\n\n-l gives one file a line, with its size and date.\n-t puts the newest first.', note: '', stats: '48 tokens · 31.5 tokens/s · first after 0.12 s · prompt 46 (20 cached)', used: 94 },
+    { prompt: `Thanks. And ${'w'.repeat(120)}?`, answer: 'That is one long word.', note: 'cut: max tokens reached', stats: '6 tokens · 30.2 tokens/s · first after 0.20 s · prompt 120', used: 126 },
   ];
   await page((turns) => {
     // The page writes what it shows when it is left.
@@ -430,6 +456,14 @@ async function checks() {
       await widest(360, 740);
       await shot(`phone-${scheme}`);
     }
+    const answered = instead('/v1/chat/completions', 400, { 'content-type': 'application/json' },
+      error('5000 tokens of prompt and 200 of the answer never fit into a context of 4096', 'context_length_exceeded'));
+    await page(() => document.querySelector('.turn:last-child button:nth-child(3)').click());
+    await answered;
+    await until(() => !document.getElementById('notice').hidden, 'no notice');
+    await widest(360, 740);
+    await shot('phone-notice');
+    await click('#notice button:last-of-type');
     await click('#open');
     await widest(360, 740);
     await shot('phone-settings');
@@ -443,10 +477,4 @@ async function checks() {
   });
 }
 
-checks().then(() => {
-  clearTimeout(watchdog);
-  end(0);
-}, (e) => {
-  clearTimeout(watchdog);
-  fail(e.message);
-});
+checks().then(() => end(0), (e) => fail(e.message));

@@ -58,8 +58,8 @@ pub struct Options {
     pub cache: flow_lm::infer::KvCache,
     /// What every request must bring.
     pub key: Option<String>,
-    /// Whether given text is scored, which takes memory of its own.
-    pub score: bool,
+    /// Tokens of given text that are scored at a time, in memory of its own; none: none are.
+    pub score: Option<usize>,
     /// Time that running answers have after a stop.
     pub grace: Duration,
 }
@@ -107,10 +107,10 @@ impl Server {
         let (config, bounds) = (&model.checkpoint.config, Bounds::default());
         let mut uses =
             Uses { decode: Some((options.slots, context)), draws: true, prefill: CHUNK, cache: options.cache.form(), ..Uses::default() };
-        if options.score {
+        if let Some(window) = options.score {
             // One window at a time; how many are scored together changes no result.
             let top_k = bounds.candidates.min(config.vocab);
-            uses = Uses { score: Some((1, config.seq)), top_k, taus: vec![1.0; TAUS], ..uses };
+            uses = Uses { score: Some((1, window.min(config.seq))), top_k, taus: vec![1.0; TAUS], ..uses };
         }
         let mut session = Session::new(device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses)?;
         session.set_bits(options.bits)?;

@@ -15,9 +15,9 @@ use super::speed::{self, Speed};
 use super::{compressors, hosted};
 use crate::data::{Prompt, read_text};
 use crate::task;
+use crate::teacher::continuations::{answers, bits_of};
 use crate::teacher::http::spec::Spec;
 use crate::teacher::json_validity;
-use crate::teacher::local::{answers, bits_of};
 
 /// What is measured, and how.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::data::read_text;
 use crate::eval::quality::{bits_per_byte, scorer};
 use crate::task;
+use crate::teacher::continuations::bits_of;
 use crate::teacher::http::spec::Spec;
-use crate::teacher::local::bits_of;
 
 /// Parameters of `eval.text`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,8 @@
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
 
 use crate::teacher::collection::CollectParams;
-use crate::teacher::{check_share, hosted, local, template};
+use crate::teacher::http::preset::Provider;
+use crate::teacher::{check_share, hosted, local, served, template};
 
 /// `kd.collect`.
 pub struct CollectStage;
@@ -67,7 +68,9 @@ impl Stage for CollectStage {
     }
     fn run(&self, p: CollectParams, ctx: &TaskContext) -> Result<(), StageError> {
         if let Some(asker) = hosted::open(ctx)? {
-            return hosted::collect::collect(&p, ctx, &asker);
+            // Without logprobs a served model is asked as any other.
+            let tells = asker.spec().provider == Provider::Flow && asker.spec().ask_top_k > 0;
+            return if tells { served::collect(&p, ctx, &asker) } else { hosted::collect::collect(&p, ctx, &asker) };
         }
         local::collect(&p, ctx)
     }

@@ -14,7 +14,7 @@ use crate::data::{Prompt, read_prompts};
 use crate::eval::speed;
 use crate::is_default;
 use crate::task::{self, go_on};
-use crate::teacher::local::answers;
+use crate::teacher::continuations::answers;
 use crate::teacher::template::{self, Template};
 use crate::teacher::{MAX_REFUSED, POC_TEMPLATE, check_share, hosted, json_validity};
 

@@ -1,8 +1,10 @@
 //! Teachers: what a teacher answers, its locked baseline, and the collection of its distributions.
 
 pub mod collection;
+pub mod continuations;
 mod directory;
 mod files;
+mod gather;
 pub mod hosted;
 pub mod http;
 pub mod import;
@@ -11,6 +13,7 @@ pub mod local;
 pub mod method;
 mod parts;
 pub mod scoring;
+pub mod served;
 pub mod template;
 
 use flow_engine::plugin::ParamError;

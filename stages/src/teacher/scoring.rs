@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flow_engine::plugin::StageError;
 
+use super::collection::CollectParams;
 use super::method::{self, Method};
 use crate::traces::{CandidateBytes, RawRow, TokenTable};
 use flow_lm::infer::{Session, TopK, Uses};
@@ -31,16 +32,33 @@ pub struct Keep {
 /// A teacher that scores windows.
 pub struct Scorer {
     lm: Session,
+    rows: Rows,
+    seed: u64,
+}
+
+/// Rows of traces from the Top-K of a model.
+pub struct Rows {
     tokens: Arc<TokenTable>,
     /// Tokens that the tokenizer has: what pads the model's vocabulary beyond them is none.
     known: usize,
     keep: Keep,
     /// Temperatures of the stored tail.
     taus: Vec<f32>,
-    seed: u64,
 }
 
 impl Keep {
+    /// What a collection keeps of a model of `vocab` tokens that scores `batch` windows of `seq` together.
+    pub fn of(p: &CollectParams, (vocab, seq): (usize, usize), tokenizer: &Tokenizer, batch: usize) -> Self {
+        let top_k = match p.method {
+            Method::TopK => p.top_k.min(vocab),
+            Method::Sampled => p.draws.min(vocab),
+            Method::Full => tokenizer.vocab_size(),
+        };
+        // Drawn tokens hold for τ = 1 only.
+        let taus = if p.method == Method::Sampled { 0 } else { p.taus.len() };
+        Self { method: p.method, top_k, draws: p.draws, taus, batch, seq }
+    }
+
     /// What scoring needs of a session; `taus` are the temperatures of the tail.
     pub fn uses(&self, taus: &[f32]) -> Uses {
         let score = Some((self.batch, self.seq));
@@ -54,8 +72,8 @@ impl Keep {
 impl Scorer {
     /// A teacher for scoring, in a session that was made for at least [`Keep::uses`]; `seed` is that of the draws.
     pub fn new(session: Session, tokenizer: &Tokenizer, keep: Keep, taus: &[f32], seed: u64) -> Self {
-        let tokens = Arc::new(table(tokenizer, session.config().vocab));
-        Self { lm: session, tokens, known: tokenizer.vocab_size(), keep, taus: taus[..keep.taus].to_vec(), seed }
+        let rows = Rows::new(tokenizer, session.config().vocab, keep, taus);
+        Self { lm: session, rows, seed }
     }
 
     /// The session, for other uses of it.
@@ -66,15 +84,11 @@ impl Scorer {
     /// Rows of every window (at most `keep.batch` of them): row `t` is the distribution that token `t` was drawn from.
     /// `keys` name the windows: what is drawn for one does not depend on the others.
     pub fn score(&mut self, windows: &[Window<'_>], keys: &[(i64, i32)]) -> Result<Vec<Vec<RawRow>>, StageError> {
-        let b = score_batch(windows, self.keep.batch, self.keep.seq);
-        if self.keep.method == Method::TopK {
+        let keep = self.rows.keep;
+        let b = score_batch(windows, keep.batch, keep.seq);
+        if keep.method == Method::TopK {
             let top = self.lm.top_k(&b.ids, &b.mask)?;
-            let row = |i: usize, t: usize, token: TokenId| self.top_row(&top, i * self.keep.seq + t, token);
-            return Ok(windows
-                .iter()
-                .enumerate()
-                .map(|(i, w)| w.targets.iter().enumerate().map(|(t, x)| row(i, t, *x)).collect())
-                .collect());
+            return Ok(windows.iter().enumerate().map(|(i, w)| self.rows.of(&top, i * keep.seq, w.targets)).collect());
         }
         let logits = self.lm.logits(&b.ids, &b.mask)?;
         let vocab = self.lm.config().vocab;
@@ -82,17 +96,30 @@ impl Scorer {
         for (i, (window, key)) in windows.iter().zip(keys).enumerate() {
             let mut rng = Rng::new(self.seed, &format!("draws of prompt {} sample {}", key.0, key.1));
             let row = |(t, token): (usize, &TokenId)| {
-                let at = (i * self.keep.seq + t) * vocab;
-                let p = method::softmax(&logits[at..at + self.known]);
-                let candidates = match self.keep.method {
-                    Method::Sampled => method::sampled(&p, self.keep.draws, &mut rng),
+                let at = (i * keep.seq + t) * vocab;
+                let p = method::softmax(&logits[at..at + self.rows.known]);
+                let candidates = match keep.method {
+                    Method::Sampled => method::sampled(&p, keep.draws, &mut rng),
                     _ => method::full(&p),
                 };
-                method::whole_row(&candidates, *token, self.keep.taus, &self.tokens)
+                method::whole_row(&candidates, *token, keep.taus, &self.rows.tokens)
             };
             all.push(window.targets.iter().enumerate().map(row).collect());
         }
         Ok(all)
+    }
+}
+
+impl Rows {
+    /// For a model of `vocab` tokens; `taus` are the temperatures of the tail.
+    pub fn new(tokenizer: &Tokenizer, vocab: usize, keep: Keep, taus: &[f32]) -> Self {
+        let (tokens, known) = (Arc::new(table(tokenizer, vocab)), tokenizer.vocab_size());
+        Self { tokens, known, keep, taus: taus[..keep.taus].to_vec() }
+    }
+
+    /// Rows of tokens whose distributions begin at row `first`.
+    pub fn of(&self, top: &TopK, first: usize, tokens: &[TokenId]) -> Vec<RawRow> {
+        tokens.iter().enumerate().map(|(t, token)| self.top_row(top, first + t, *token)).collect()
     }
 
     fn top_row(&self, top: &TopK, r: usize, token: TokenId) -> RawRow {

@@ -39,6 +39,11 @@ pub fn of_hosted(parameter: &str) -> Result<&str, StageError> {
     }
 }
 
+fn without() -> StageError {
+    StageError::new("`template: chat`: this teacher came without a chat template")
+        .help("write the template out, with `{prompt}` where the prompt goes")
+}
+
 impl Template {
     /// What the parameter means for the teacher in `dir`.
     pub fn of(parameter: &str, dir: &Path, tokenizer: &Tokenizer) -> Result<Self, StageError> {
@@ -47,11 +52,19 @@ impl Template {
         }
         let path = dir.join(CHAT_TEMPLATE);
         let source = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => StageError::new("`template: chat`: this teacher came without a chat template")
-                .help("write the template out, with `{prompt}` where the prompt goes"),
+            std::io::ErrorKind::NotFound => without(),
             _ => StageError::io("cannot read", &path, &e),
         })?;
         Ok(Template::Chat(ChatTemplate::new(&path, source, tokenizer)))
+    }
+
+    /// What the parameter means for a teacher that tells its chat template.
+    pub fn served(parameter: &str, chat: Option<String>, tokenizer: &Tokenizer) -> Result<Self, StageError> {
+        if parameter != CHAT {
+            return Ok(Template::Text(parameter.into()));
+        }
+        let source = chat.ok_or_else(without)?;
+        Ok(Template::Chat(ChatTemplate::new(Path::new("the server's chat template"), source, tokenizer)))
     }
 
     /// The prompt as the teacher reads it.

@@ -32,15 +32,15 @@ pub struct Decoding {
 }
 
 impl Decoding {
-    /// Tokens that a sequence may have, its prompt included.
-    pub fn room(&self, config: &ModelConfig) -> usize {
-        (self.longest + self.max_tokens).min(config.seq.max(self.longest + 1))
+    /// Tokens that a sequence may have in a model for `seq` of them, its prompt included.
+    pub fn room(&self, seq: usize) -> usize {
+        (self.longest + self.max_tokens).min(seq.max(self.longest + 1))
     }
 
     /// Adds to what a session is for; `sequences` of them there are.
     #[must_use]
     pub fn uses(&self, config: &ModelConfig, sequences: usize, uses: Uses) -> Uses {
-        let kv_len = self.room(config);
+        let kv_len = self.room(config.seq);
         // All of a prompt but its last token is read by chunks.
         let (read, prefill) = if self.longest > 1 { ((self.longest - 1).next_multiple_of(CHUNK), CHUNK) } else { (0, 0) };
         let head = 4 * self.cache.form().fitting(config.head_dim).words(config.head_dim);

@@ -131,7 +131,7 @@ fn request(p: &CollectParams, asker: &Asker, w: &Wanted) -> Call {
 }
 
 /// A parameter as a person wrote it: 0.8, not 0.800000011920929.
-pub(super) fn short(x: f32) -> f64 {
+pub fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
 

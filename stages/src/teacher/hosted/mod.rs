@@ -7,6 +7,7 @@ mod rows;
 mod scores;
 mod text;
 
+pub use collect::short;
 pub use rows::rows_of;
 
 use flow_engine::plugin::{StageError, TaskContext};

@@ -38,6 +38,8 @@ pub enum Provider {
     LlamaCpp,
     /// Ollama's server.
     Ollama,
+    /// `flow serve`.
+    Flow,
 }
 
 /// Shape of requests and answers.
@@ -150,7 +152,7 @@ const BASE: Preset = Preset {
 };
 
 /// All of them.
-pub static PRESETS: [Preset; 15] = [
+pub static PRESETS: [Preset; 16] = [
     Preset {
         provider: Provider::DeepSeek,
         name: "deepseek",
@@ -263,6 +265,17 @@ pub static PRESETS: [Preset; 15] = [
         ..BASE
     },
     Preset { provider: Provider::Ollama, name: "ollama", base_url: "http://127.0.0.1:11434/v1", key: None, ..BASE },
+    Preset {
+        provider: Provider::Flow,
+        name: "flow",
+        written: "2026-11-27",
+        base_url: "http://127.0.0.1:8080/v1",
+        key: None,
+        offered: Offered::Yes,
+        when: When::Before,
+        scoring: Some(Scoring::Echo),
+        ..BASE
+    },
 ];
 
 impl Provider {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 use super::call::Step;
 use super::decode::Manner;
 use super::token::Drawn;
@@ -46,6 +48,8 @@ pub struct Answer {
     pub decode_rate: Option<f64>,
     /// What it shows of the server.
     pub shows: Manner,
+    /// As it came, where it is none of a text.
+    pub served: Value,
 }
 
 /// Kinds of refused answers.

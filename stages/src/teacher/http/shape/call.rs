@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::served::Served;
+
 use crate::teacher::http::preset::{Scoring, Shape};
 use crate::teacher::http::spec::Spec;
 use crate::teacher::journal::AnswerKey;
@@ -55,6 +57,8 @@ pub enum Expect {
     Scored(Scoring, Arc<str>),
     /// The distribution that this token of a given text came from.
     Next(Step),
+    /// What only `flow serve` tells.
+    Served(Served),
 }
 
 impl Call {

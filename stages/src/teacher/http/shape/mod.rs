@@ -2,7 +2,7 @@
 //!
 //! [`Call`] is a request, `request` makes one in a provider's shape; [`Answer`] is what comes back.
 //! Reading order of what comes back: `json` and `stream` make an object of a body, `failure` finds the errors among
-//! them, `openai`, `anthropic`, `gemini` and `scoring` read tokens out of it, `token` knows what a token's bytes may be,
+//! them, `openai`, `anthropic`, `gemini`, `scoring` and `served` read tokens out of it, `token` knows what a token's bytes may be,
 //! `align` which of them the text allows, `decode` makes steps of that, and `reply` is the door: what passes it is true.
 
 mod align;
@@ -17,6 +17,7 @@ mod openai;
 mod reply;
 mod request;
 mod scoring;
+pub mod served;
 mod stream;
 mod token;
 

@@ -7,7 +7,7 @@ use super::answer::{Answer, Failed, Failure, Finish, NO_LOGPROBS, Raw, Refusal, 
 use super::call::{Call, Expect};
 use super::decode::{Against, Decoded, Manner, decode};
 use super::token::{Drawn, Spelling};
-use super::{anthropic, failure, gemini, json, openai, scoring, stream};
+use super::{anthropic, failure, gemini, json, openai, scoring, served, stream};
 use crate::teacher::http::preset::Shape;
 use crate::teacher::http::spec::Spec;
 
@@ -16,6 +16,10 @@ pub fn read(spec: &Spec, manner: &Manner, call: &Call, body: &[u8]) -> Result<Re
     let value = value(body)?;
     if let Some(failure) = failure::of(&value) {
         return Err(failure);
+    }
+    if let Expect::Served(expect) = call.expect {
+        let usage = openai::usage(&value);
+        return Ok(Reply { answer: Ok(Answer { served: served::read(expect, value)?, ..Answer::default() }), usage, id: None });
     }
     if let Some(scored) = scoring::read(&call.expect, manner, &value) {
         let answer = scored?.map(|steps| Answer { steps, ..Answer::default() });

@@ -66,7 +66,7 @@ pub fn read(expect: &Expect, manner: &Manner, value: &Value) -> Option<Result<Re
         Expect::Scored(scoring, text) => Some(scored(*scoring, value).map(|forms| of_text(&forms, text, manner))),
         Expect::Pieces(text) => Some(pieces(value).map(|drawn| of_text(&[drawn], text, manner))),
         Expect::Next(step) => Some(next(step, value, manner).map(|step| Ok(vec![step]))),
-        Expect::Text | Expect::Logprobs | Expect::Probe => None,
+        Expect::Text | Expect::Logprobs | Expect::Probe | Expect::Served(_) => None,
     }
 }
 
