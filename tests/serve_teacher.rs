@@ -103,7 +103,8 @@ fn rows_over_http_are_those_of_the_file() {
     assert!(server.metric("flow_requests_total") > 20.0);
     drop(server);
     let text = fs::read_to_string(project.path("p.yaml")).unwrap();
-    fs::write(project.path("p.yaml"), text.replace("samples: 2, max", "samples: 2, max_failed: 0.5, logprob_precision: 10bit, max")).unwrap();
+    fs::write(project.path("p.yaml"), text.replace("samples: 2, max", "samples: 2, max_failed: 0.5, logprob_precision: 10bit, max"))
+        .unwrap();
     let (code, said) = project.run(&url, &["far"]);
     assert!(code == Some(0) && said.contains("far"), "{said}");
     assert_eq!(project.sequences("out/far").len(), project.sequences("out/near").len());

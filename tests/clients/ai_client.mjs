@@ -121,6 +121,7 @@ const checks = {
       await refused(400, 'best_of', () => generateText({ ...prompted, providerOptions: { flow: { best_of: 2 } } }));
     },
   },
+  score: {},
   key: {
     async key() {
       assert((await generateText({ ...ask, maxOutputTokens: 2 })).text);

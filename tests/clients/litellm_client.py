@@ -11,7 +11,7 @@ import litellm
 
 URL, MODEL = sys.argv[1].rstrip("/"), sys.argv[2]
 KEY = os.environ.get("FLOW_TEST_KEY", "none")
-groups: dict[str, list] = {"chat": [], "completions": [], "key": []}
+groups: dict[str, list] = {"chat": [], "completions": [], "score": [], "key": []}
 litellm.suppress_debug_info = True
 SERVER = {"api_base": URL + "/v1", "api_key": KEY, "num_retries": 0, "max_retries": 0, "timeout": 120}
 ASK = [{"role": "user", "content": "Tell me about the sea."}]

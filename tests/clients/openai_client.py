@@ -1,7 +1,7 @@
 """Checks a server with OpenAI's own client: openai_client.py URL MODEL [GROUP...]
 
-Groups are chat and completions (both, if none is named) and key, for a server that asks for the key in FLOW_TEST_KEY
-and lets few requests wait. One line a check; the first failure ends it.
+Groups are chat and completions (both, if none is named), score, for a server that scores prompts, and key, for one that
+asks for the key in FLOW_TEST_KEY and lets few requests wait. One line a check; the first failure ends it.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ URL, MODEL = sys.argv[1].rstrip("/"), sys.argv[2]
 KEY = os.environ.get("FLOW_TEST_KEY", "none")
 # Refusals and failures are looked at, not tried again.
 client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0, timeout=120)
-groups: dict[str, list] = {"chat": [], "completions": [], "key": []}
+groups: dict[str, list] = {"chat": [], "completions": [], "score": [], "key": []}
 ASK = [{"role": "user", "content": "Tell me about the sea."}]
 PROMPT = "The sea is"
 
@@ -94,13 +94,13 @@ def plain(path: str, body=None) -> str:
         return r.read().decode()
 
 
-def ids(prompt: str) -> list[int]:
-    return json.loads(plain("/tokenize", {"content": prompt, "add_special": True}))["tokens"]
+def ids(prompt: str, special: bool = True) -> list[int]:
+    return json.loads(plain("/tokenize", {"content": prompt, "add_special": special}))["tokens"]
 
 
 def brief() -> dict:
     """Against white space that stands alone: small models do not come out of it within their context."""
-    return {"max_tokens": openai.omit, "logit_bias": {i: -100 for i in ids(" ") + ids("\n") + ids("\t")}}
+    return {"max_tokens": openai.omit, "logit_bias": {i: -100 for space in " \n\t" for i in ids(space, False)}}
 
 
 def healthy():
@@ -209,16 +209,18 @@ def logprobs():
 
 @check()
 def logit_bias():
-    [token] = chat(max_tokens=1, logprobs=True).choices[0].logprobs.content
-    [other] = chat(max_tokens=1, logprobs=True, logit_bias={token.id: -100}).choices[0].logprobs.content
-    assert other.id != token.id, f"-100 leaves {token!r}"
-    same(text(chat(max_tokens=3, logit_bias={other.id: 100})), other.token * 3, "+100:")
+    first = text(chat(max_tokens=1))
+    [token] = ids(first, False)
+    other = text(chat(max_tokens=1, logit_bias={token: -100}))
+    assert other != first, f"-100 leaves {first!r}"
+    [token] = ids(other, False)
+    same(text(chat(max_tokens=3, logit_bias={token: 100})), other * 3, "+100:")
 
 
 @check()
 def json_object():
     # The ids make any model close the object that it has opened.
-    bias = {i: 100 for i in {*ids("{}"), *ids("{"), *ids("}")}}
+    bias = {i: 100 for part in ("{}", "{", "}") for i in ids(part, False)}
     for more in {"logit_bias": bias}, {"logit_bias": bias, "stream": True}:
         answer = chat(response_format={"type": "json_object"}, **more)
         seen = deltas(answer) if "stream" in more else text(answer)
@@ -376,6 +378,14 @@ def completion_logprobs():
     same(bare.text, full)
     aligned(bare, 3)
     same(bare.logprobs.text_offset[0], 0)
+    chunks = [c.choices[0].logprobs for c in complete(stream=True, logprobs=3)]
+    for field in "tokens", "token_logprobs", "text_offset":
+        same([x for l in chunks if l for x in getattr(l, field)], getattr(bare.logprobs, field), f"streamed {field}:")
+
+
+@check("score")
+def echo():
+    full = complete().choices[0].text
     for prompt in PROMPT, "Käse – ☕ is":
         choice = complete(prompt=prompt, logprobs=3, echo=True).choices[0]
         assert choice.text.startswith(prompt), choice
@@ -389,13 +399,27 @@ def completion_logprobs():
         if prompt is PROMPT:
             same(choice.text, PROMPT + full)
             aligned(choice, 3)
-    # How evaluations score a text: nothing is added to it.
-    scored = complete(prompt=PROMPT + full, logprobs=0, echo=True, max_tokens=0).choices[0]
-    same((scored.text, scored.finish_reason), (PROMPT + full, "length"))
-    same(len(scored.logprobs.tokens), len(ids(PROMPT + full)))
-    chunks = [c.choices[0] for c in complete(stream=True, logprobs=3)]
-    same([t for c in chunks if c.logprobs for t in c.logprobs.tokens], bare.logprobs.tokens, "streamed:")
-    same([t for c in chunks if c.logprobs for t in c.logprobs.text_offset], bare.logprobs.text_offset, "streamed offsets:")
+            said = complete(logprobs=3).choices[0].logprobs
+            same(l.token_logprobs[-16:], said.token_logprobs, "after an echo:")
+            chunks = [c.choices[0] for c in complete(stream=True, logprobs=3, echo=True)]
+            same("".join(c.text for c in chunks), choice.text, "streamed:")
+            same([x for c in chunks if c.logprobs for x in c.logprobs.text_offset], l.text_offset, "streamed offsets:")
+
+
+@check("score")
+def score():
+    """How evaluations score a text: nothing is added to it."""
+    said = complete(logprobs=2).choices[0]
+    scored = complete(prompt=PROMPT + said.text, logprobs=2, echo=True, max_tokens=0).choices[0]
+    same((scored.text, scored.finish_reason), (PROMPT + said.text, "length"))
+    aligned(scored, 2)
+    # Read at once or said one by one: rounded differently, and no more than that, if the tokens are the same.
+    if scored.logprobs.tokens[-16:] == said.logprobs.tokens:
+        pairs = zip(scored.logprobs.token_logprobs[-16:], said.logprobs.token_logprobs)
+        assert all(abs(a - b) < 0.05 for a, b in pairs), (scored.logprobs, said.logprobs)
+    bare = complete(prompt=[ids(PROMPT), ids("Once")], logprobs=0, echo=True, max_tokens=0)
+    same([len(c.logprobs.tokens) for c in bare.choices], [len(ids(PROMPT)), len(ids("Once"))], "tokens of two prompts:")
+    same(bare.usage.completion_tokens, 0)
 
 
 @check("completions")

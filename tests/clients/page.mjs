@@ -321,7 +321,9 @@ async function checks() {
   await check('scroll', async () => {
     await size(360, 320);
     await slow(8_000);
-    const place = () => page(() => {
+    // Two frames later all that follows a change has followed.
+    const place = () => page(async () => {
+      for (let i = 0; i < 2; i++) await new Promise((frame) => requestAnimationFrame(frame));
       const { scrollTop, scrollHeight, clientHeight } = document.getElementById('scroll');
       return { scrollTop, hidden: scrollHeight - clientHeight, left: scrollHeight - clientHeight - scrollTop };
     });

@@ -55,41 +55,41 @@ class Proxy(BaseHTTPRequestHandler):
         except OSError:
             # Refused before all of it was read: the answer may be there all the same.
             pass
-        said, answer, gone, over = b"", None, threading.Event(), threading.Event()
-        threading.Thread(target=self.watch, args=(upstream.sock, gone, over), daemon=True).start()
+        said, answer, complete, over = b"", None, False, threading.Event()
+        threading.Thread(target=self.watch, args=(upstream.sock, over), daemon=True).start()
         try:
             answer = upstream.getresponse()
             self.send_response_only(answer.status, answer.reason)
             for name, value in answer.getheaders():
                 if name.lower() not in HOP:
                     self.send_header(name, value)
-            whole = answer.getheader("Content-Length") is not None or self.command == "HEAD"
-            if not whole:
+            length = 0 if self.command == "HEAD" else answer.getheader("Content-Length")
+            if length is None:
                 self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             while part := answer.read1(65536):
                 said += part
-                self.wfile.write(part if whole else b"%x\r\n%b\r\n" % (len(part), part))
-            if not whole:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if length is None else part)
+            complete = length is None or len(said) >= int(length)
+            if length is None:
                 self.wfile.write(b"0\r\n\r\n")
         except (OSError, http.client.HTTPException):
             self.close_connection = True
-            gone.set()
         finally:
             over.set()
             upstream.close()
         if answer:
             answer.close()
             if len(body) <= LARGEST:
-                self.record(body, answer, said.decode(errors="replace"), gone.is_set())
+                # Some clients leave at the last event, before the last of its bytes.
+                self.record(body, answer, said.decode(errors="replace"), not complete and b"data: [DONE]" not in said)
 
-    def watch(self, upstream: socket.socket, gone: threading.Event, over: threading.Event):
+    def watch(self, upstream: socket.socket, over: threading.Event):
         """Ends what is under way upstream when the client goes away."""
         with contextlib.suppress(OSError):
             while not over.is_set() and not select.select([self.connection], [], [], 0.02)[0]:
                 pass
             if not over.is_set() and not self.connection.recv(1, socket.MSG_PEEK):
-                gone.set()
                 upstream.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = pass_on
@@ -103,7 +103,8 @@ class Proxy(BaseHTTPRequestHandler):
         events = kind.startswith("text/event-stream")
         line = {"client": args.client} | ({"name": args.name} if args.name else {})
         line |= {"method": self.command, "path": self.path}
-        names = {n.lower(): v for n, v in self.headers.items()}
+        # This proxy's own port is another one every time.
+        names = {n.lower(): v.replace(f":{server.server_address[1]}", "") for n, v in self.headers.items()}
         line["headers"] = {n: v for n, v in sorted(names.items()) if n not in LEFT_OUT and not n.startswith("x-stainless-")}
         line["request"] = request
         asked = json.dumps(line)

@@ -2,12 +2,10 @@
 # Runs clients that others wrote against `flow serve`: run.sh BINARY CHATMODEL BASEMODEL
 #
 # The clients are installed once, in the versions named here, into FLOW_CLIENTS_CACHE or ~/.cache/flow/clients.
-# FLOW_CLIENTS_GROUPS names what is checked (default: "chat completions").
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,5p' "$0" | cut -c 3-; exit 2; }
+[ $# -eq 3 ] || { sed -n '2,4p' "$0" | cut -c 3-; exit 2; }
 binary=$(realpath "$1") chat=$2 base=$3
 here=$(cd "$(dirname "$0")" && pwd)
-read -ra groups <<<"${FLOW_CLIENTS_GROUPS:-chat completions}"
 cache=${FLOW_CLIENTS_CACHE:-$HOME/.cache/flow/clients}
 # What is installed is named after what was asked for, so that another version never meets an old folder.
 home=$cache/$(cat "$here"/{requirements.txt,package.json,package-lock.json} | sha256sum | cut -c 1-16)
@@ -67,9 +65,9 @@ check() {
 cp "$here/ai_client.mjs" "$home"
 
 serve chat "$chat"
-check "$url" chat "${groups[@]}"
-serve base "$base"
-check "$url" base "${groups[@]}"
+check "$url" chat chat completions
+serve base "$base" --score
+check "$url" base chat completions score
 export FLOW_TEST_KEY=a-key-for-tests
 serve keyed "$base" --api-key-env FLOW_TEST_KEY --slots 1 --queue 1
 check "$url" keyed key

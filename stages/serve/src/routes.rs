@@ -78,6 +78,11 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        // What says that it is too long is not waited for.
+        let said = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        if said.is_some_and(|n| n > MAX_BODY) {
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body of more than {} MiB", MAX_BODY >> 20)));
+        }
         let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
         let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", BODY_TIME.as_secs()));
         let bytes = bytes.map_err(late)?.map_err(|e: BytesRejection| ApiError::new(e.status(), e.body_text()))?;
@@ -174,4 +179,27 @@ async fn unknown(uri: axum::http::Uri) -> ApiError {
 
 async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as Bytes;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_one_request() {
+        async fn boom() -> Response {
+            panic!("what nobody thought of")
+        }
+        let service = TowerToHyperService::new(Router::<()>::new().route("/boom", get(boom)).route("/", get(page)).layer(from_fn(alone)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let ask = |path: &str| {
+            let request = Request::builder().uri(path).body(Bytes::empty()).expect("a request");
+            runtime.block_on(service.call(request)).expect("never fails").status()
+        };
+        assert_eq!((ask("/boom"), ask("/")), (StatusCode::INTERNAL_SERVER_ERROR, StatusCode::OK));
+    }
 }

@@ -99,14 +99,14 @@ impl Teaches for Served<'_> {
         let asked: Vec<&Window<'_>> = windows.iter().filter(|w| !w.targets.is_empty()).collect();
         let calls: Vec<Call> = asked.iter().map(|w| call(w)).collect();
         let mut values = self.answers.values(&calls, "windows")?.into_iter();
-        let mut rows = |w: &Window<'_>| {
+        let rows = |w: &Window<'_>| {
             if w.targets.is_empty() {
                 return Some(Vec::new());
             }
             let top = served::rows(&values.next()?, (w.targets.len(), k, 1 + taus.len()))?;
             Some(self.rows.of(&top, 0, w.targets))
         };
-        let all: Option<Vec<Vec<RawRow>>> = windows.iter().map(|w| rows(w)).collect();
+        let all: Option<Vec<Vec<RawRow>>> = windows.iter().map(rows).collect();
         all.ok_or_else(|| StageError::new("an answer holds other rows than were asked for"))
     }
 }
