@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use bench::{BenchCommand, BenchTrainArgs, KvForm};
 pub use pipeline::{OverrideArgs, PipelineArgs};
-pub use talk::{ChatArgs, GenerateArgs, SamplingArgs, ServeArgs, WhenFull};
+pub use talk::{ChatArgs, EvalArgs, GenerateArgs, SamplingArgs, ServeArgs, WhenFull};
 use values::size;
 
 /// From a YAML file to a trained, evaluated, exportable ternary language model.
@@ -68,6 +68,8 @@ pub enum Command {
     Traces(TracesCommand),
     /// Talk to a model
     Chat(ChatArgs),
+    /// Measure a model on a text, alone or against another
+    Eval(EvalArgs),
     /// Serve a model behind the OpenAI API
     Serve(ServeArgs),
     /// Continue a text with a model

@@ -67,6 +67,29 @@ pub struct ChatArgs {
 }
 
 #[derive(Args)]
+pub struct EvalArgs {
+    /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
+    pub model: String,
+    /// Model that it is compared with, named in the same ways
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
+    /// Text that neither was trained on
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens of a window, at most; the second half of each is scored
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = above_zero)]
+    pub context: usize,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Activation bits of ternary linears
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: Bits,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+}
+
+#[derive(Args)]
 pub struct ServeArgs {
     /// GGUF file, model directory (Hugging Face or flow), or PIPELINE.yaml:STAGE
     pub model: String,

@@ -6,6 +6,7 @@ mod cache;
 mod chat;
 mod compare;
 mod devices;
+mod eval;
 mod explain;
 mod generate;
 mod get;
@@ -56,6 +57,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Verify(args) => cache::verify(&args),
         Command::Cache(command) => cache::cache(registry, &command),
         Command::Chat(args) => chat::chat(registry, &args),
+        Command::Eval(args) => eval::eval(registry, &args),
         Command::Serve(args) => serve::serve(registry, &args),
         Command::Generate(args) => generate::generate(registry, &args),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),

@@ -128,7 +128,8 @@ fn greedy_answers_are_llama_cpps_up_to_near_ties() {
     let all = written(&dir, &tokenizer);
     let device = open("cpu", 0).expect("the CPU is always there");
     let prompts: Vec<Vec<TokenId>> = all.iter().map(|w| w.context.clone()).collect();
-    let answers = answers(&device, &model, &tokenizer, prompts, (Bits::Eight, 32, KvCache::default()), |_| Ok(())).expect("generates");
+    let answers =
+        answers(&device, &model, &tokenizer, (prompts, Vec::new()), (Bits::Eight, 32, KvCache::default()), |_| Ok(())).expect("generates");
     let (seq, k) = (model.config.seq, 20);
     let uses = Uses { score: Some((1, seq)), top_k: k, ..Uses::default() };
     let mut lm = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("fits");

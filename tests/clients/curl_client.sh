@@ -12,8 +12,11 @@ ok() { echo "curl: $1: ok"; }
 fail() { echo "curl: $1: FAILED: ${*:2}"; exit 1; }
 call() { curl -sS -N --max-time 120 "${auth[@]}" "$@"; }
 # One value of the JSON on standard input; nothing if it is none.
-field() { python3 -c 'import functools, json, sys
-print(functools.reduce(lambda v, k: v[int(k) if isinstance(v, list) else k], sys.argv[1].split("."), json.load(sys.stdin)))' "$1" 2>/dev/null || true; }
+field() {
+    python3 -c 'import functools, json, sys
+at = lambda value, key: value[int(key) if isinstance(value, list) else key]
+print(functools.reduce(at, sys.argv[1].split("."), json.load(sys.stdin)))' "$1" 2>/dev/null || true
+}
 now() { echo "${EPOCHREALTIME/[.,]/}"; }
 
 # refused NAME STATUS TEXT ARGS...: an error's status, kind of content, and message.
@@ -109,10 +112,14 @@ chat() {
     refused 'big bodies' 413 '' "$url/tokenize" --data-binary "@$dir/big" -H Expect:
     ok 'big bodies'
 
-    for host in evil.example "127.0.0.1.evil.example:80" 0.0.0.0; do refused host 403 "$host" "$url/v1/models" -H "Host: $host"; done
+    for host in evil.example 127.0.0.1.evil.example:80 0.0.0.0; do
+        refused host 403 "$host" "$url/v1/models" -H "Host: $host"
+    done
     [ "$(call "$url/v1/models" -H "Host: localhost" | field object)" = list ] || fail host "localhost is refused"
     ok host
-    for origin in https://evil.example null; do refused origin 403 "$origin" "$c" -d '{}' -H "Origin: $origin"; done
+    for origin in https://evil.example null; do
+        refused origin 403 "$origin" "$c" -d '{}' -H "Origin: $origin"
+    done
     refused origin 400 messages "$c" -d '{}' -H "Origin: $url"
     ok origin
 }
@@ -129,7 +136,12 @@ refused_head() {
 prometheus() {
     awk '
         function bad(why) { print "line " NR ": " why ": " $0; failed = 1; exit 1 }
-        /^# HELP [a-zA-Z_:][a-zA-Z0-9_:]* ./ { next }
+        BEGIN {
+            word = "[a-zA-Z_:][a-zA-Z0-9_:]*"; label = "[a-zA-Z_][a-zA-Z0-9_]*=\"[^\"\\\\]*\""
+            number = "[-+]?([0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?|Inf|NaN)"
+            sample = "^" word "([{]" label "(," label ")*[}])? " number "$"
+        }
+        $0 ~ "^# HELP " word " ." { next }
         /^# TYPE / {
             if ($4 !~ /^(counter|gauge|histogram|summary|untyped)$/ || NF != 4) bad("no type")
             if ($3 in type) bad("a second type")
@@ -137,17 +149,19 @@ prometheus() {
             type[$3] = $4; next
         }
         /^#/ || /^$/ { next }
-        !/^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[a-zA-Z_][a-zA-Z0-9_]*="[^"\\]*"(,[a-zA-Z_][a-zA-Z0-9_]*="[^"\\]*")*\})? [-+]?([0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?|Inf|NaN)$/ { bad("no sample") }
+        $0 !~ sample { bad("no sample") }
         {
-            name = $1; sub(/\{.*/, "", name); base = name; sub(/_(bucket|sum|count)$/, "", base)
+            name = $1; sub(/[{].*/, "", name); base = name; sub(/_(bucket|sum|count)$/, "", base)
             if (!(name in type) && type[base] != "histogram") bad("a sample without a type")
-            if ($1 in seen) bad("a second sample"); seen[$1] = $2; samples++
+            if ($1 in seen) bad("a second sample")
+            seen[$1] = $2; samples++
             if (name == base "_bucket") { if ($2 < last[base]) bad("buckets do not add up"); last[base] = $2 }
         }
         END {
             if (failed) exit 1
             for (name in type) if (type[name] == "histogram") {
-                if (seen[name "_bucket{le=\"+Inf\"}"] == "" || seen[name "_bucket{le=\"+Inf\"}"] != seen[name "_count"]) { print name ": +Inf is not the count"; exit 1 }
+                all = seen[name "_bucket{le=\"+Inf\"}"]
+                if (all == "" || all != seen[name "_count"]) { print name ": +Inf is not the count"; exit 1 }
                 if (seen[name "_sum"] == "") { print name ": no sum"; exit 1 }
             }
             if (!samples) { print "no samples"; exit 1 }

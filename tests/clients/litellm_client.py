@@ -28,7 +28,8 @@ def check(group: str = "chat"):
 
 
 def chat(**more):
-    return litellm.completion(**SERVER | {"model": "openai/" + MODEL, "messages": ASK, "max_tokens": 24, "temperature": 0} | more)
+    asked = {"model": "openai/" + MODEL, "messages": ASK, "max_tokens": 24, "temperature": 0}
+    return litellm.completion(**SERVER | asked | more)
 
 
 def same(seen, expected, what: str = ""):
@@ -77,7 +78,8 @@ def logprobs():
 
 @check()
 def tools():
-    tools = [{"type": "function", "function": {"name": "register", "description": "Register a pet.", "parameters": SCHEMA}}]
+    function = {"name": "register", "description": "Register a pet.", "parameters": SCHEMA}
+    tools = [{"type": "function", "function": function}]
     more = {"tools": tools, "tool_choice": "required", "max_tokens": 100}
     choice = chat(**more).choices[0]
     [call] = choice.message.tool_calls
@@ -91,7 +93,8 @@ def tools():
 @check()
 def json_schema():
     shape = {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA, "strict": True}}
-    jsonschema.validate(json.loads(chat(response_format=shape, max_tokens=100).choices[0].message.content), SCHEMA)
+    made = chat(response_format=shape, max_tokens=100).choices[0].message.content
+    jsonschema.validate(json.loads(made), SCHEMA)
 
 
 @check()
@@ -99,16 +102,19 @@ def errors():
     endless = [{"role": "user", "content": "word " * 5000}]
     refused(litellm.ContextWindowExceededError, lambda: chat(messages=endless), "context")
     refused(litellm.BadRequestError, lambda: chat(n=99), "99")
-    refused(litellm.BadRequestError, lambda: chat(messages=[{"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}]), "`file`")
+    file = [{"type": "file", "file": {"file_id": "x"}}]
+    refused(litellm.BadRequestError, lambda: chat(messages=[{"role": "user", "content": file}]), "`file`")
     refused(litellm.NotFoundError, lambda: litellm.embedding(model="openai/" + MODEL, input=["x"], **SERVER), "embeddings")
 
 
 @check("completions")
 def text_completion():
-    ask = {**SERVER, "model": "text-completion-openai/" + MODEL, "prompt": "The sea is", "max_tokens": 16, "temperature": 0}
+    model = "text-completion-openai/" + MODEL
+    ask = {**SERVER, "model": model, "prompt": "The sea is", "max_tokens": 16, "temperature": 0}
     answer = litellm.text_completion(**ask)
     same((answer.choices[0].finish_reason, answer.usage.completion_tokens), ("length", 16))
-    same("".join(c.choices[0].text or "" for c in litellm.text_completion(**ask, stream=True)), answer.choices[0].text, "streamed:")
+    streamed = litellm.text_completion(**ask, stream=True)
+    same("".join(c.choices[0].text or "" for c in streamed), answer.choices[0].text, "streamed:")
     refused(litellm.BadRequestError, lambda: litellm.text_completion(**ask, best_of=2), "best_of")
 
 

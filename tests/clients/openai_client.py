@@ -90,8 +90,9 @@ def refused(kind, call, param=None, code=None, says: str = ""):
 def plain(path: str, body=None) -> str:
     """What is no part of OpenAI's API, without its client."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(URL + path, data, {"Authorization": f"Bearer {KEY}"}), timeout=60) as r:
-        return r.read().decode()
+    request = urllib.request.Request(URL + path, data, {"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read().decode()
 
 
 def ids(prompt: str, special: bool = True) -> list[int]:
@@ -204,7 +205,8 @@ def logprobs():
         same((t.token, t.logprob), (t.top_logprobs[0].token, values[0]), "the likeliest token at temperature 0:")
     chunks = [c for chunk in chat(**more, stream=True) for c in chunk.choices]
     same([t for c in chunks if c.logprobs for t in c.logprobs.content], tokens, "streamed:")
-    assert all(t.top_logprobs == [] for t in chat(logprobs=True).choices[0].logprobs.content), "alternatives that were not asked for"
+    bare = chat(logprobs=True).choices[0].logprobs.content
+    assert all(t.top_logprobs == [] for t in bare), "alternatives that were not asked for"
 
 
 @check()
@@ -469,7 +471,7 @@ def busy():
 
     async def all_of(retries: int, n: int = 6):
         async with openai.AsyncOpenAI(base_url=client.base_url, api_key=KEY, max_retries=retries) as many:
-            one = lambda _: many.chat.completions.create(model=MODEL, messages=ASK, max_tokens=60, temperature=0, stop="\0")
+            one = lambda _: many.chat.completions.create(model=MODEL, messages=ASK, max_tokens=100, n=8, temperature=0)
             return await asyncio.gather(*map(one, range(n)), return_exceptions=True)
 
     seen = asyncio.run(all_of(0))

@@ -17,7 +17,8 @@ const flags = ['--headless=new', '--remote-debugging-pipe', `--user-data-dir=${p
   '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage', '--hide-scrollbars'];
 // Its sandbox does not start for root.
 if (process.getuid?.() === 0) flags.push('--no-sandbox');
-const browser = spawn(process.env.CHROMIUM || 'chromium', [...flags, 'about:blank'], { detached: true, stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+const stdio = ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'];
+const browser = spawn(process.env.CHROMIUM || 'chromium', [...flags, 'about:blank'], { detached: true, stdio });
 const [, , , pipeIn, pipeOut] = browser.stdio;
 
 /** Ends the browser with all its processes, which are a group of their own. */
@@ -45,14 +46,14 @@ pipeIn.on('error', () => {});
 
 // --- The DevTools protocol ---
 
-const pending = new Map(), listeners = [];
+const pending = new Map(), listeners = new Set();
 let number = 0, session, rest = Buffer.alloc(0);
 
 pipeOut.on('data', (bytes) => {
   rest = Buffer.concat([rest, bytes]);
-  for (let end; (end = rest.indexOf(0)) >= 0; rest = rest.subarray(end + 1)) {
-    const message = JSON.parse(rest.subarray(0, end).toString());
-    if (message.method) listeners.forEach((listen) => listen(message.method, message.params));
+  for (let zero; (zero = rest.indexOf(0)) >= 0; rest = rest.subarray(zero + 1)) {
+    const message = JSON.parse(rest.subarray(0, zero).toString());
+    if (message.method) for (const listen of listeners) listen(message.method, message.params);
     const { resolve, reject } = pending.get(message.id) ?? {};
     pending.delete(message.id);
     if (message.error) reject?.(new Error(message.error.message)); else resolve?.(message.result);
@@ -76,14 +77,16 @@ async function page(what, ...given) {
 
 async function until(what, why) {
   for (const begun = Date.now(); !(await page(what)); await sleep(20)) {
-    if (Date.now() - begun > 30_000) throw new Error([why, ...complaints, 'the page shows:', await page(() => document.body.innerText)].join('\n'));
+    if (Date.now() - begun < 30_000) continue;
+    throw new Error([why, ...complaints, 'the page shows:', await page(() => document.body.innerText)].join('\n'));
   }
 }
 
 const keys = { Enter: [13, '\r'], Escape: [27] };
 async function press(key, modifiers = 0) {
   const [windowsVirtualKeyCode, text] = keys[key];
-  for (const type of ['keyDown', 'keyUp']) await send('Input.dispatchKeyEvent', { type, key, code: key, windowsVirtualKeyCode, text, modifiers });
+  const event = { key, code: key, windowsVirtualKeyCode, text, modifiers };
+  for (const type of ['keyDown', 'keyUp']) await send('Input.dispatchKeyEvent', { type, ...event });
 }
 
 async function click(selector) {
@@ -91,7 +94,8 @@ async function click(selector) {
     const box = [...document.querySelectorAll(s)].at(-1).getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
   }, selector);
-  for (const type of ['mousePressed', 'mouseReleased']) await send('Input.dispatchMouseEvent', { type, x, y, button: 'left', clickCount: 1 });
+  const event = { x, y, button: 'left', clickCount: 1 };
+  for (const type of ['mousePressed', 'mouseReleased']) await send('Input.dispatchMouseEvent', { type, ...event });
 }
 
 async function type(text) {
@@ -99,6 +103,12 @@ async function type(text) {
   await send('Input.insertText', { text });
 }
 
+/** Opens the page anew and waits for its model; what is looked at is not the page before. */
+async function open() {
+  await page(() => { window.before = true; });
+  await send('Page.navigate', { url: `${base}/` });
+  await until(() => !window.before && document.getElementById('model')?.title, 'the page does not connect');
+}
 const over = () => until(() => document.querySelector('.turn') && !document.querySelector('[aria-busy=true]'), 'the answer does not end');
 const shown = () => page(() => [...document.querySelectorAll('.turn')].map((turn) => ({
   prompt: turn.querySelector('.prompt')?.textContent ?? '',
@@ -121,7 +131,8 @@ const set = (values) => page((all) => {
 }, values);
 
 /** As over a slow line: how fast a model is decides on nothing here. */
-const slow = (downloadThroughput) => send('Network.emulateNetworkConditions', { offline: false, latency: 0, uploadThroughput: -1, downloadThroughput });
+const slow = (downloadThroughput) =>
+  send('Network.emulateNetworkConditions', { offline: false, latency: 0, uploadThroughput: -1, downloadThroughput });
 
 async function shot(name) {
   if (!shots) return;
@@ -133,37 +144,50 @@ async function shot(name) {
 const size = (width, height) => send('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 500 });
 const colours = (value) => send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value }] });
 
-/** Answers the next request to a path in the server's stead; what was asked is given. */
-async function instead(path, responseCode, headers, body) {
-  await send('Fetch.enable', { patterns: [{ urlPattern: `*${path}` }] });
-  return new Promise((resolve) => {
-    const listen = async (method, params) => {
+/** Answers the page's next question in the server's stead; what was asked is given. */
+function instead(responseCode, headers, body) {
+  const asked = new Promise((resolve, reject) => {
+    const listen = async (method, { requestId, request }) => {
       if (method !== 'Fetch.requestPaused') return;
-      listeners.splice(listeners.indexOf(listen), 1);
+      listeners.delete(listen);
       const responseHeaders = Object.entries(headers).map(([name, value]) => ({ name, value: String(value) }));
-      await send('Fetch.fulfillRequest', { requestId: params.requestId, responseCode, responseHeaders, body: Buffer.from(body).toString('base64') });
-      await send('Fetch.disable');
-      resolve(params.request);
+      const answer = { requestId, responseCode, responseHeaders, body: Buffer.from(body).toString('base64') };
+      await send('Fetch.fulfillRequest', answer).then(() => send('Fetch.disable')).then(() => resolve(request), reject);
     };
-    listeners.push(listen);
+    listeners.add(listen);
   });
+  send('Fetch.enable', { patterns: [{ urlPattern: '*/v1/chat/completions' }] });
+  return asked;
 }
 
-const error = (message, code = null) => JSON.stringify({ error: { message, type: 'x', param: null, code } });
-const stream = (...chunks) => chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('');
-const piece = (content, finish_reason = null) => ({ choices: [{ index: 0, delta: { content }, finish_reason }] });
+const refusing = (status, message, code = null, headers = {}) =>
+  instead(status, { 'content-type': 'application/json', ...headers }, JSON.stringify({ error: { message, type: 'x', param: null, code } }));
+const busy = () => refusing(429, '64 requests wait already', null, { 'retry-after': 12 });
+
+/** A stream of these texts; what is none is sent as it is, in place of the end. */
+function saying(...pieces) {
+  const chunk = (delta, finish_reason = null) => ({ choices: [{ index: 0, delta, finish_reason }] });
+  const chunks = pieces.map((piece) => (typeof piece === 'string' ? chunk({ content: piece }) : piece));
+  const ends = typeof pieces.at(-1) === 'string' ? [JSON.stringify(chunk({}, 'stop')), '[DONE]'] : [];
+  const lines = [...chunks.map((one) => JSON.stringify(one)), ...ends].map((data) => `data: ${data}\n\n`);
+  return instead(200, { 'content-type': 'text/event-stream' }, lines.join(''));
+}
 
 // --- The checks ---
 
 const requests = [], complaints = [];
 let policy = '';
-listeners.push((method, params) => {
+const telling = { 'Runtime.consoleAPICalled': ['error', 'warning', 'assert'], 'Log.entryAdded': ['error', 'warning'] };
+listeners.add((method, params) => {
   if (method === 'Network.requestWillBeSent') requests.push(params.request.url);
-  if (method === 'Network.responseReceived' && params.type === 'Document') policy = params.response.headers['content-security-policy'] ?? policy;
-  if (method === 'Runtime.exceptionThrown') complaints.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
-  if (method === 'Runtime.consoleAPICalled' && ['error', 'warning', 'assert'].includes(params.type)) complaints.push(params.args.map((a) => a.value ?? a.description).join(' '));
-  if (method === 'Log.entryAdded' && ['error', 'warning'].includes(params.entry.level)) complaints.push(`${params.entry.text} ${params.entry.url ?? ''}`);
-  if (method === 'Audits.issueAdded' && params.issue.code === 'ContentSecurityPolicyIssue') complaints.push(JSON.stringify(params.issue.details));
+  if (method === 'Network.responseReceived' && params.type === 'Document') {
+    policy = params.response.headers['content-security-policy'] ?? '';
+  }
+  const { exceptionDetails, entry, issue } = params ?? {};
+  if (exceptionDetails) complaints.push(exceptionDetails.exception?.description ?? exceptionDetails.text);
+  if (telling[method]?.includes(params.type)) complaints.push(params.args.map((a) => a.value ?? a.description).join(' '));
+  if (telling[method]?.includes(entry?.level)) complaints.push(`${entry.text} ${entry.url ?? ''}`);
+  if (issue?.code === 'ContentSecurityPolicyIssue') complaints.push(JSON.stringify(issue.details));
 });
 
 function quiet() {
@@ -220,7 +244,8 @@ function misfits() {
     if (!box.width || !node.checkVisibility() || node.closest('svg')) continue;
     const name = `${node.tagName} ${node.id || node.className || node.textContent.slice(0, 20)}`;
     if ((box.left < -0.5 || box.right > innerWidth + 0.5) && !node.closest('pre > *')) found.push(`${name}: ${box.left} to ${box.right}`);
-    if (node.matches('button, input, textarea') && (box.height < 39.5 || box.width < 39.5)) found.push(`${name}: ${box.width} x ${box.height}`);
+    const small = node.matches('button, input, textarea') && Math.min(box.height, box.width) < 39.5;
+    if (small) found.push(`${name}: ${box.width} x ${box.height}`);
     if (node.matches('input, textarea') && parseFloat(getComputedStyle(node).fontSize) < 16) found.push(`${name}: small text`);
   }
   return found;
@@ -235,14 +260,21 @@ async function checks() {
   await colours('light');
   const [model] = (await (await fetch(`${base}/v1/models`)).json()).data;
   const template = model.meta.chat_template;
-  const most = Math.min(80, Math.floor(model.meta.context / 3));
+  const most = Math.min(80, model.meta.context >> 2);
   const prompt = template ? 'Tell me a very long story about a river.' : 'Once upon a time there was a river';
+  const settings = { temperature: 0, top_p: 1, seed: 7, max_tokens: most };
+  /** The server's answer to the same messages and settings, not streamed and without the page. */
+  const direct = async (messages) => {
+    const response = await fetch(`${base}/v1/chat/completions`, { method: 'POST', body: JSON.stringify({ messages, ...settings }) });
+    const { choices, usage } = await response.json();
+    return { content: choices[0].message.content, usage };
+  };
 
   await check('loads', async () => {
-    await send('Page.navigate', { url: `${base}/` });
-    await until(() => document.readyState === 'complete' && /·/.test(document.getElementById('model')?.textContent), 'it does not connect');
+    await open();
     const head = await page(() => document.querySelector('header').innerText + document.getElementById('empty').innerText);
-    expect(head.includes(model.id) && head.includes(model.meta.context.toLocaleString('en')) && await page(() => document.title) === 'flow', head);
+    expect(head.includes(model.id) && head.includes(model.meta.context.toLocaleString('en')), head);
+    expect(await page(() => document.title) === 'flow', 'the title');
     expect(head.includes('it continues your text') === !template, head);
     expect(policy.includes("default-src 'none'") && !policy.includes('unsafe'), `content-security-policy: ${policy}`);
     quiet();
@@ -250,7 +282,6 @@ async function checks() {
   });
 
   await check('streams', async () => {
-    const settings = { temperature: 0, top_p: 1, seed: 7, max_tokens: most };
     await set(settings);
     await page(() => {
       window.states = new Set();
@@ -263,10 +294,8 @@ async function checks() {
     await slow(16_000);
     const { answer, foot } = await ask(prompt);
     await slow(-1);
-    const asked = { messages: [{ role: 'user', content: prompt }], ...settings };
-    const response = await fetch(`${base}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(asked) });
-    const { choices: [{ message }], usage } = await response.json();
-    expect(answer && answer === message.content, { page: answer, direct: message.content });
+    const { content, usage } = await direct([{ role: 'user', content: prompt }]);
+    expect(answer && answer === content, { page: answer, direct: content });
     const states = await page(() => [...window.states]);
     expect(states.length > 3 && states.every((text) => answer.startsWith(text)), states);
     expect(foot.includes(`${usage.completion_tokens} tokens`) && foot.includes(`prompt ${usage.prompt_tokens}`)
@@ -275,23 +304,33 @@ async function checks() {
 
   await check('second turn', async () => {
     const [before] = await shown();
-    const next = await ask(template ? 'Why?' : ' And then');
-    const messages = [{ role: 'user', content: prompt }, { role: 'assistant', content: before.answer }, { role: 'user', content: next.prompt }];
-    const asked = { messages, temperature: 0, seed: 7, max_tokens: most };
-    const direct = await (await fetch(`${base}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(asked) })).json();
-    expect(next.answer === direct.choices[0].message.content, { page: next.answer, direct: direct.choices[0].message.content });
+    await type(template ? 'Why?' : ' And then');
+    await press('Enter', 8);
+    const lines = await page(() => document.getElementById('input').value);
+    expect(lines.endsWith('\n') && (await shown()).length === 1, `Shift+Enter: ${JSON.stringify(lines)}`);
+    const next = await ask('so');
+    const said = [{ role: 'user', content: prompt }, { role: 'assistant', content: before.answer }];
+    const { content } = await direct([...said, { role: 'user', content: next.prompt }]);
+    expect(next.answer === content, { page: next.answer, direct: content });
     await click('.foot button.last:nth-child(3)');
     await over();
     expect((await shown())[1].answer === next.answer, 'regenerated with the same seed, it differs');
     await click('.foot button.last:nth-child(4)');
     expect((await shown()).length === 1 && await page(() => document.getElementById('input').value) === next.prompt, await shown());
     await page(() => { document.getElementById('input').value = ''; });
+    const more = await page(() => document.querySelector('.more').checkVisibility());
+    expect(more === !template, `Continue is ${more ? 'there' : 'missing'}`);
+    if (template) return;
+    await click('.more');
+    await over();
+    const [first, rest] = await shown();
+    const longer = await direct([{ role: 'user', content: first.prompt + first.answer }]);
+    expect(rest.prompt === '' && rest.answer === longer.content, { page: rest.answer, direct: longer.content });
   });
 
   await check('reload', async () => {
     const before = await shown();
-    await send('Page.reload');
-    await until(() => document.readyState === 'complete' && /·/.test(document.getElementById('model')?.textContent), 'it does not connect');
+    await open();
     expect(JSON.stringify(await shown()) === JSON.stringify(before), { before, after: await shown() });
     expect(await page(() => document.getElementById('fields').temperature.value) === '0', 'settings are lost');
   });
@@ -343,14 +382,15 @@ async function checks() {
   await check('markup is text', async () => {
     await click('#new');
     const markup = '<img src=x onerror="window.hit = 1"><b>bold</b>';
-    const answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' },
-      `${stream(piece('See:\n\n``'), piece('`html\n<img src=x one'), piece('rror="window.hit = 1">\n```\n\n<script>window.hit = 1</scr'), piece('ipt>'), piece('', 'stop'))}data: [DONE]\n\n`);
+    const script = '<script>window.hit = 1</script>';
+    const answered = saying('See:\n\n``', '`html\n<img src=x one', 'rror="window.hit = 1">\n```\n\n', ...script);
     const turn = await ask(markup);
     await answered;
     const html = await page(() => ({ tags: [...document.querySelectorAll('img, b, #log script')].length, hit: window.hit,
       blocks: [...document.querySelector('.answer').children].map((block) => [block.tagName, block.textContent]) }));
     expect(turn.prompt === markup && !html.tags && html.hit === undefined, { turn, html });
-    expect(JSON.stringify(html.blocks) === JSON.stringify([['DIV', 'See:'], ['PRE', '<img src=x onerror="window.hit = 1">'], ['DIV', '<script>window.hit = 1</script>']]), html.blocks);
+    const blocks = [['DIV', 'See:'], ['PRE', '<img src=x onerror="window.hit = 1">'], ['DIV', script]];
+    expect(JSON.stringify(html.blocks) === JSON.stringify(blocks), html.blocks);
     await click('#new');
     const sent = await ask(markup);
     expect(sent.prompt === markup && await page(() => !document.querySelector('img') && window.hit === undefined), sent);
@@ -359,16 +399,17 @@ async function checks() {
 
   await check('errors', async () => {
     await click('#new');
-    let answered = instead('/v1/chat/completions', 429, { 'content-type': 'application/json', 'retry-after': 12 }, error('64 requests wait already'));
+    let answered = busy();
     await ask(prompt);
     await answered;
     await until(() => /64 requests wait already.*12 s/.test(document.getElementById('notice').innerText), 'no notice');
-    answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, stream(piece('Half'), { error: { message: 'the computation failed' } }));
+    answered = saying('Half', { error: { message: 'the computation failed' } });
     await click('#notice button:first-of-type');
     await answered;
     await over();
     const half = (await shown()).at(-1);
-    expect(half.answer === 'Half' && half.foot.startsWith('broken off') && (await notice()).includes('the computation failed'), { half, notice: await notice() });
+    expect(half.answer === 'Half' && half.foot.startsWith('broken off'), half);
+    expect((await notice()).includes('the computation failed'), await notice());
     await click('#notice button:first-of-type');
     await over();
     expect((await shown()).length === 1 && (await shown())[0].answer !== 'Half' && !(await notice()), await shown());
@@ -377,7 +418,7 @@ async function checks() {
   await check('context', async () => {
     const long = 'word '.repeat(model.meta.context / 2);
     for (let i = 0; i < 2; i++) {
-      const answered = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, `${stream(piece('Yes.'), piece('', 'stop'))}data: [DONE]\n\n`);
+      const answered = saying('Yes.');
       await ask(long);
       await answered;
     }
@@ -396,13 +437,13 @@ async function checks() {
 
   await check('key', async () => {
     await click('#new');
-    const refused = instead('/v1/chat/completions', 401, { 'content-type': 'application/json' }, error('the key is missing or wrong'));
+    const refused = refusing(401, 'the key is missing or wrong');
     await type(prompt);
     await press('Enter');
     await refused;
     await until(() => document.getElementById('ask-key').open, 'no key is asked for');
     await shot('key-light');
-    const asked = instead('/v1/chat/completions', 200, { 'content-type': 'text/event-stream' }, `${stream(piece('Yes.'), piece('', 'stop'))}data: [DONE]\n\n`);
+    const asked = saying('Yes.');
     await send('Input.insertText', { text: 'secret' });
     await press('Enter');
     const { headers } = await asked;
@@ -417,21 +458,25 @@ async function checks() {
     const found = await page(misfits);
     expect(!found.length, found);
   };
-  const said = [
-    { prompt: 'How do I list the files of a folder, newest first?', answer: 'Use `ls` with two options:\n\n```sh\nls -lt /a/rather/long/path/that/does/not/fit/on/the/screen/of/a/phone/at/all | head -20\n```\n\n-l gives one file a line, with its size and date.\n-t puts the newest first.', note: '', stats: '48 tokens · 31.5 tokens/s · first after 0.12 s · prompt 46 (20 cached)', used: 94 },
-    { prompt: `Thanks. And ${'w'.repeat(120)}?`, answer: 'That is one long word.', note: 'cut: max tokens reached', stats: '6 tokens · 30.2 tokens/s · first after 0.20 s · prompt 120', used: 126 },
-  ];
-  await page((turns) => {
-    // The page writes what it shows when it is left.
-    addEventListener('pagehide', () => sessionStorage.setItem('flow.turns', JSON.stringify(turns)));
-  }, said);
-  await send('Page.reload');
-  await until(() => document.readyState === 'complete' && document.querySelectorAll('.turn').length === 2 && /·/.test(document.getElementById('model').textContent), 'it does not connect');
+  const command = 'ls -lt /a/rather/long/path/that/does/not/fit/on/the/screen/of/a/phone/at/all | head -20';
+  const turns = [{
+    prompt: 'How do I list the files of a folder, newest first?',
+    answer: `Use ls with two options:\n\n\`\`\`sh\n${command}\n\`\`\`\n\n-l gives one file a line.\n-t puts the newest first.`,
+    note: '', stats: '48 tokens · 31.5 tokens/s · first after 0.12 s · prompt 46 (20 cached)', used: 94,
+  }, {
+    prompt: `Thanks. And ${'w'.repeat(90)}?`,
+    answer: 'That is one long word.',
+    note: 'cut: max tokens reached', stats: '6 tokens · 30.2 tokens/s · first after 0.20 s · prompt 120', used: 126,
+  }];
+  // The page writes what it shows when it is left: this comes after.
+  await page((given) => addEventListener('pagehide', () => sessionStorage.setItem('flow.turns', JSON.stringify(given))), turns);
+  await open();
 
   for (const scheme of ['light', 'dark']) {
     await check(`contrast, ${scheme}`, async () => {
       await size(1280, 800);
       await colours(scheme);
+      expect((await shown()).length === turns.length, await shown());
       const plain = await page(contrasts);
       expect(plain.seen > 15 && !plain.low.length, plain);
       await shot(scheme);
@@ -440,7 +485,7 @@ async function checks() {
       expect(open.seen > plain.seen && !open.low.length, open);
       await shot(`settings-${scheme}`);
       await press('Escape');
-      const answered = instead('/v1/chat/completions', 429, { 'content-type': 'application/json', 'retry-after': 12 }, error('64 requests wait already'));
+      const answered = busy();
       await click('.foot button.last:nth-child(3)');
       await answered;
       await until(() => !document.getElementById('notice').hidden, 'no notice');
@@ -458,8 +503,8 @@ async function checks() {
       await widest(360, 740);
       await shot(`phone-${scheme}`);
     }
-    const answered = instead('/v1/chat/completions', 400, { 'content-type': 'application/json' },
-      error('5000 tokens of prompt and 200 of the answer never fit into a context of 4096', 'context_length_exceeded'));
+    const why = '5000 tokens of prompt and 200 of the answer never fit into a context of 4096';
+    const answered = refusing(400, why, 'context_length_exceeded');
     await page(() => document.querySelector('.turn:last-child button:nth-child(3)').click());
     await answered;
     await until(() => !document.getElementById('notice').hidden, 'no notice');

@@ -4,6 +4,7 @@
 # The clients are installed once, in the versions named here, into FLOW_CLIENTS_CACHE or ~/.cache/flow/clients.
 set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,4p' "$0" | cut -c 3-; exit 2; }
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 binary=$(realpath "$1") chat=$2 base=$3
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${FLOW_CLIENTS_CACHE:-$HOME/.cache/flow/clients}
@@ -46,7 +47,7 @@ trap 'stop || true; rm -rf "$dir"' EXIT
 serve() {
     local line='' name=$1
     mkfifo "$dir/$name.out"
-    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp} "$binary" serve "$2" --name "$name" --port 0 "${@:3}" >"$dir/$name.out" 2>"$dir/$name.err" &
+    "$binary" serve "$2" --name "$name" --port 0 "${@:3}" >"$dir/$name.out" 2>"$dir/$name.err" &
     servers+=($!)
     read -r -t 120 line <"$dir/$name.out" || { cat "$dir/$name.err" >&2; exit 1; }
     url=${line#"$name on "} url=${url%/v1}

@@ -1,6 +1,7 @@
 //! What a client asks: JSON in the form of OpenAI's API, checked once, field by field.
 
 use flow_lm::TokenId;
+use flow_lm::error::{Concern, RequestError};
 use flow_lm::infer::{Grammar, Sampling};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value, json};
@@ -42,6 +43,7 @@ struct Fields {
     top_p: Option<f32>,
     top_k: Option<i64>,
     min_p: Option<f32>,
+    #[serde(alias = "repetition_penalty")]
     repeat_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
@@ -110,7 +112,7 @@ impl Asked {
     /// Reads the fields of a request.
     pub fn read(body: &Value, prompt: &'static str, bounds: &Bounds, vocab: usize) -> Result<Self, ApiError> {
         for (field, why) in NOT_OFFERED {
-            if says(&body[field]) {
+            if says(&body[field]) && !(field == "best_of" && body[field] == body["n"]) {
                 return Err(ApiError::field(field, why));
             }
         }
@@ -141,7 +143,10 @@ impl Asked {
             mask: None,
             seed: fields.seed.map_or_else(|| Ok(any_seed()), |s| seed(&s))?,
         };
-        sampling.check(vocab)?;
+        sampling.check(vocab).map_err(|e| match &e.concern {
+            Concern::Request(RequestError::Sampling { field, .. }) => ApiError::field(field, e.to_string()),
+            _ => ApiError::from(e),
+        })?;
         let max_tokens = fields.max_completion_tokens.or(fields.max_tokens).map(|n| n as usize);
         Ok(Self {
             prompt,
@@ -186,12 +191,11 @@ fn bias(given: Option<&Map<String, Value>>, bounds: &Bounds, vocab: usize) -> Re
     if given.len() > bounds.bias {
         return Err(ApiError::field("logit_bias", format!("at most {} tokens", bounds.bias)));
     }
-    let one = |(id, amount): (&String, &Value)| {
-        let id: Option<u32> = id.parse().ok().filter(|id| (*id as usize) < vocab);
-        let amount = amount.as_f64().filter(|a| (-100.0..=100.0).contains(a));
-        id.zip(amount)
-            .map(|(id, a)| (TokenId(id), a as f32))
-            .ok_or_else(|| ApiError::field("logit_bias", format!("ids below {vocab} and amounts from -100 to 100, not {id:?}: {amount:?}")))
+    let one = |(name, value): (&String, &Value)| {
+        let id: Option<u32> = name.parse().ok().filter(|id| (*id as usize) < vocab);
+        let amount = value.as_f64().filter(|a| (-100.0..=100.0).contains(a));
+        let wrong = || ApiError::field("logit_bias", format!("ids below {vocab} and amounts from -100 to 100, not {name}: {value}"));
+        id.zip(amount).map(|(id, a)| (TokenId(id), a as f32)).ok_or_else(wrong)
     };
     given.iter().map(one).collect()
 }
@@ -212,7 +216,7 @@ fn grammar(format: Option<&Value>, gbnf: Option<String>) -> Result<Option<Gramma
             }
             Ok(Some(Grammar::Schema(schema.clone())))
         }
-        other => Err(ApiError::field("response_format", format!("`text`, `json_object` or `json_schema`, not {other:?}"))),
+        _ => Err(ApiError::field("response_format", format!("`text`, `json_object` or `json_schema`, not {}", format["type"]))),
     }
 }
 
@@ -231,7 +235,8 @@ pub fn content(message: &Value, index: usize) -> Result<String, ApiError> {
                 Some(kind @ ("image_url" | "input_audio" | "file")) => {
                     Err(ApiError::field(&param, format!("`{kind}` is not offered: the model reads text")))
                 }
-                other => Err(ApiError::field(&param, format!("parts of type `text`, not {other:?}"))),
+                Some("refusal") => Ok(part["refusal"].as_str().unwrap_or_default().to_owned()),
+                _ => Err(ApiError::field(&param, format!("parts of type `text`, not {}", part["type"]))),
             })
             .collect(),
         other => Err(ApiError::field(&param, format!("a text or a list of parts, not {other}"))),

@@ -51,8 +51,9 @@ pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, Api
         Some(template) => template.render(&messages, Some(&tools[..]).filter(|t| knows && !t.is_empty() && wanted != Wanted::Nothing))?,
     };
     let prompt = shared.model.tokenizer.context(&text);
+    let param = if matches!(wanted, Wanted::Required(_)) { "tools" } else { "response_format" };
     let constraint = match asked.grammar.take() {
-        Some(grammar) => Some(constraint(&shared, grammar).await?),
+        Some(grammar) => Some(constraint(&shared, grammar, param).await?),
         None => None,
     };
     let answering = shared.submit(&asked, &[prompt], logprobs, constraint.as_ref(), Vec::new())?;
@@ -85,8 +86,8 @@ fn messages(body: &Value, most: usize) -> Result<Vec<Value>, ApiError> {
         let role = match message["role"].as_str() {
             Some("developer") => "system",
             Some(role @ ("system" | "user" | "assistant" | "tool")) => role,
-            found => {
-                let why = format!("`system`, `developer`, `user`, `assistant` or `tool`, not {found:?}");
+            _ => {
+                let why = format!("`system`, `developer`, `user`, `assistant` or `tool`, not {}", message["role"]);
                 return Err(ApiError::field(&format!("messages[{i}].role"), why));
             }
         };
@@ -112,13 +113,22 @@ fn messages(body: &Value, most: usize) -> Result<Vec<Value>, ApiError> {
 fn split(chat: &Chat, text: String) -> (String, Vec<Call>) {
     match chat.wanted {
         Wanted::Nothing => (text, Vec::new()),
-        _ => tools::parse(&text, &chat.tools),
+        Wanted::Auto => tools::parse(&text, &chat.tools),
+        Wanted::Required(_) => match tools::parse(&text, &chat.tools) {
+            (_, calls) if !calls.is_empty() => (String::new(), calls),
+            _ => (String::new(), tools::cut_off(&text).into_iter().collect()),
+        },
     }
+}
+
+/// An answer that was cut off says so, whatever it began.
+fn finish_of<'a>(calls: &[Call], finish: &'a str) -> &'a str {
+    if calls.is_empty() || finish == "length" { finish } else { "tool_calls" }
 }
 
 fn calls_json(calls: &[Call], indexed: bool) -> Value {
     let one = |(i, call): (usize, &Call)| {
-        let mut out = json!({"id": unique("call"), "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
+        let mut out = json!({"id": unique("call_"), "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
         if indexed {
             out["index"] = i.into();
         }
@@ -148,10 +158,10 @@ async fn whole(shared: &Shared, chat: &Chat, mut speaker: Speaker) -> Result<Res
             message["content"] = Some(text).filter(|t| !t.is_empty()).into();
         }
         let logprobs = chat.logprobs.map(|_| of_chat(&shared.model.tokenizer, &tokens));
-        json!({"index": i, "message": message, "logprobs": logprobs, "finish_reason": if calls.is_empty() { finish } else { "tool_calls" }})
+        json!({"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish_of(&calls, finish)})
     };
     let choices: Vec<Value> = made.into_iter().enumerate().map(choice).collect();
-    let body = json!({"id": unique("chatcmpl"), "object": "chat.completion", "created": now(), "model": shared.name,
+    let body = json!({"id": unique("chatcmpl-"), "object": "chat.completion", "created": now(), "model": shared.name,
                       "choices": choices, "usage": speaker.usage.json()});
     Ok(Json(body).into_response())
 }
@@ -181,7 +191,7 @@ impl Streamed {
     fn begin(shared: Arc<Shared>, chat: Chat, speaker: Speaker) -> Response {
         let n = chat.asked.n;
         let (held, tokens) = (vec![String::new(); n], vec![Vec::new(); n]);
-        let state = Self { shared, chat, speaker, id: unique("chatcmpl"), created: now(), held, tokens };
+        let state = Self { shared, chat, speaker, id: unique("chatcmpl-"), created: now(), held, tokens };
         let mut first = Events::default();
         for i in 0..n {
             state.tell(&mut first, i, Delta { delta: json!({"role": "assistant", "content": ""}), ..Delta::default() });
@@ -231,7 +241,7 @@ impl Streamed {
                 Delta { delta: json!({"tool_calls": calls_json(&calls, true)}), tokens: &std::mem::take(&mut tokens), ..Delta::default() },
             );
         }
-        let finish = Some(if calls.is_empty() { finish } else { "tool_calls" });
+        let finish = Some(finish_of(&calls, finish));
         self.tell(to, i, Delta { finish, tokens: &tokens, ..Delta::default() });
     }
 }

@@ -47,8 +47,8 @@ impl Compiled {
     }
 }
 
-/// The constraint of a grammar over the model's tokens, at its beginning.
-pub async fn constraint(shared: &Arc<Shared>, grammar: Grammar) -> Result<Constraint, ApiError> {
+/// The constraint of a grammar over the model's tokens, at its beginning; `param` is the field that asks for it.
+pub async fn constraint(shared: &Arc<Shared>, grammar: Grammar, param: &'static str) -> Result<Constraint, ApiError> {
     // Its debug form holds all that it says.
     let hash = blake3::hash(format!("{grammar:?}").as_bytes());
     if let Some(found) = shared.compiled.find(&hash) {
@@ -57,16 +57,16 @@ pub async fn constraint(shared: &Arc<Shared>, grammar: Grammar) -> Result<Constr
     let internal = |why: &str| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why);
     let _turn = shared.compiled.turns.acquire().await.map_err(|_| internal("the server is stopping"))?;
     let inside = shared.clone();
-    let compiled = tokio::task::spawn_blocking(move || compile(&inside, &grammar)).await;
+    let compiled = tokio::task::spawn_blocking(move || compile(&inside, &grammar, param)).await;
     let constraint = compiled.map_err(|_| internal("the grammar could not be compiled"))??;
     shared.compiled.keep(hash, constraint.clone());
     Ok(constraint)
 }
 
-fn compile(shared: &Shared, grammar: &Grammar) -> Result<Constraint, ApiError> {
+fn compile(shared: &Shared, grammar: &Grammar, param: &str) -> Result<Constraint, ApiError> {
     let model = &shared.model;
     let prepare = || Vocabulary::new(&model.tokenizer, model.checkpoint.config.vocab).map_err(|e| e.to_string());
     let vocabulary = shared.vocabulary.get_or_init(prepare).as_ref();
     let vocabulary = vocabulary.map_err(|why| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why.clone()))?;
-    vocabulary.compile(grammar).map_err(|e| ApiError::field("response_format", e.to_string()))
+    vocabulary.compile(grammar).map_err(|e| ApiError::field(param, e.to_string()))
 }

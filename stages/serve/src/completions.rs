@@ -45,14 +45,14 @@ struct Completion {
 pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, ApiError> {
     let mut completion = Completion::read(&shared, body)?;
     let constraint = match completion.asked.grammar.take() {
-        Some(grammar) => Some(constraint(&shared, grammar).await?),
+        Some(grammar) => Some(constraint(&shared, grammar, "response_format").await?),
         None => None,
     };
     let scores = completion.scores(&shared)?;
     let prompts: Vec<Vec<TokenId>> = completion.prompts.iter().map(|p| p.tokens.clone()).collect();
     let answering = shared.submit(&completion.asked, &prompts, completion.logprobs, constraint.as_ref(), scores)?;
     let speaker = Speaker::new(shared.clone(), answering, &completion.asked.stop);
-    let telling = Telling { shared, completion, speaker, id: unique("cmpl"), created: now(), scored: 0 };
+    let telling = Telling { shared, completion, speaker, id: unique("cmpl-"), created: now(), scored: 0 };
     Ok(if telling.completion.asked.stream { telling.streamed() } else { telling.whole().await? })
 }
 

@@ -15,5 +15,5 @@ pub fn unique(kind: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let hash = blake3::hash(format!("{nanos} {count} {}", std::process::id()).as_bytes());
-    format!("{kind}-{}", &hash.to_hex()[..24])
+    format!("{kind}{}", &hash.to_hex()[..24])
 }

@@ -1,6 +1,6 @@
 //! A language model behind the OpenAI API.
 //!
-//! - [`server`]: listening; [`routes`]: what is served; [`chat`]: conversations; [`completions`]: texts;
+//! - [`server`]: listening; [`routes`]: what is served; [`chat`]: conversations; [`completions`]: texts; `page`: the page;
 //! - [`worker`]: the thread that owns the session; [`queue`]: requests that wait for it;
 //! - [`shared`]: what every request needs; [`ask`]: what a client asks; [`tools`]: calls; [`compiled`]: grammars;
 //! - [`speak`]: answers as they come; [`answer`]: one of them; [`events`]: as a stream;
@@ -15,6 +15,7 @@ pub mod doors;
 pub mod error;
 pub mod events;
 mod id;
+mod page;
 pub mod queue;
 pub mod routes;
 pub mod server;

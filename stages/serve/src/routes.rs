@@ -6,11 +6,11 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use flow_lm::TokenId;
@@ -21,6 +21,8 @@ use crate::chat;
 use crate::completions;
 use crate::doors::{self, Doors};
 use crate::error::ApiError;
+use crate::id::unique;
+use crate::page::page;
 use crate::shared::Shared;
 
 /// Bytes of a request's body, at most.
@@ -28,9 +30,6 @@ pub const MAX_BODY: usize = 8 << 20;
 
 /// Time that a request's body may take to come.
 const BODY_TIME: Duration = Duration::from_secs(30);
-
-/// The page needs nothing but itself and the server.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The router over a model.
 pub fn router(shared: &Arc<Shared>, doors: Doors) -> Router {
@@ -60,9 +59,12 @@ async fn alone(request: Request, next: Next) -> Response {
     answered.unwrap_or_else(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed here").into_response())
 }
 
-/// Counts refusals and failures.
+/// Gives an answer its name, and counts refusals and failures.
 async fn counted(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::from_str(&unique("req_")) {
+        response.headers_mut().insert("x-request-id", id);
+    }
     if response.status().is_server_error() {
         shared.stats.failed();
     } else if response.status().is_client_error() {
@@ -90,16 +92,6 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
         if value.is_object() { Ok(Self(value)) } else { Err(bad("the body is no JSON object".into())) }
     }
-}
-
-async fn page() -> Response {
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY)),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    ];
-    (headers, Html(include_str!("page.html"))).into_response()
 }
 
 async fn chat_completions(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Response, ApiError> {
@@ -138,7 +130,8 @@ async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({"object": "list", "data": [shared.object()]}))
 }
 
-async fn model(State(shared): State<Arc<Shared>>, axum::extract::Path(name): axum::extract::Path<String>) -> Result<Json<Value>, ApiError> {
+async fn model(State(shared): State<Arc<Shared>>, name: Result<Path<String>, PathRejection>) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
     if name == shared.name {
         return Ok(Json(shared.object()));
     }

@@ -76,6 +76,7 @@ impl Shared {
         }
         let enough: Arc<[AtomicBool]> = (count..tasks.len()).map(|_| AtomicBool::new(false)).collect();
         let (send, told) = unbounded_channel();
+        // Taken are those that are answered: others are counted as refused.
         if !tasks.is_empty() {
             self.queue.put(Work { tasks, told: send, enough: enough.clone() }).map_err(|_| self.busy())?;
         }
@@ -93,7 +94,12 @@ impl Shared {
         let room = self.slots.1;
         let wanted = asked.max_tokens.unwrap_or(1);
         if prompt.len() + wanted > room + 1 || prompt.len() >= room {
-            let message = format!("{} tokens of prompt and {wanted} of the answer never fit into a context of {room}", prompt.len());
+            // Clients tell it by OpenAI's words.
+            let message = format!(
+                "This model's maximum context length is {room} tokens. However, you asked for {} of them: {} in the prompt, {wanted} in the answer.",
+                prompt.len() + wanted,
+                prompt.len()
+            );
             return Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::field(asked.prompt, message) });
         }
         Ok(Request {
@@ -112,7 +118,7 @@ impl Shared {
         ApiError {
             retry_after: Some(self.stats.patience(waiting, self.slots.0)),
             code: Some("queue_full"),
-            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("{waiting} requests wait already"))
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, format!("as many requests wait already as may: {waiting}"))
         }
     }
 

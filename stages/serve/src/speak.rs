@@ -96,6 +96,10 @@ impl Speaker {
                 self.answering.scores -= 1;
                 Some(Piece::Scored(scored))
             }
+            Told::Begun(reused) => {
+                self.usage.reused = self.usage.reused.max(reused);
+                None
+            }
             Told::Token { choice, .. } | Told::End { choice, .. } if self.choices[choice].over => None,
             Told::Token { choice, token, logprobs } => {
                 if std::mem::take(&mut self.first) {
@@ -105,24 +109,19 @@ impl Speaker {
                 let part = self.choices[choice].token(&self.shared.model.tokenizer, token, logprobs);
                 if part.finish.is_some() {
                     self.answering.enough[choice].store(true, Ordering::Relaxed);
-                    self.ended(0);
+                    self.shared.stats.answered(self.begun.elapsed());
                 }
                 (!part.text.is_empty() || part.finish.is_some()).then_some(Piece::Part(choice, part))
             }
             Told::End { finish: Finish::Stuck, .. } => {
                 self.fail("the grammar or schema could not be followed to its end within its bounds".to_owned())
             }
-            Told::End { choice, finish, reused } => {
+            Told::End { choice, finish } => {
                 let part = self.choices[choice].end(finish);
-                self.ended(reused);
+                self.shared.stats.answered(self.begun.elapsed());
                 Some(Piece::Part(choice, part))
             }
         }
-    }
-
-    fn ended(&mut self, reused: usize) {
-        self.usage.reused = self.usage.reused.max(reused);
-        self.shared.stats.answered(self.begun.elapsed());
     }
 
     fn fail(&mut self, why: String) -> Option<Piece> {

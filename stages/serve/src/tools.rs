@@ -41,30 +41,65 @@ pub fn read(body: &Value, most: usize) -> Result<(Vec<Value>, Wanted), ApiError>
             "required" => Wanted::Required(names()),
             other => return Err(ApiError::field("tool_choice", format!("`none`, `auto`, `required` or a function, not `{other}`"))),
         },
-        choice => match choice["function"]["name"].as_str() {
-            Some(one) if names().iter().any(|n| n == one) => Wanted::Required(vec![one.to_owned()]),
-            found => return Err(ApiError::field("tool_choice", format!("no tool is called {found:?}"))),
-        },
+        choice => chosen(choice, &names())?,
     };
     Ok((tools, wanted))
+}
+
+/// A function that is to be called, or several of which one may or must be.
+fn chosen(choice: &Value, names: &[String]) -> Result<Wanted, ApiError> {
+    let known = |one: &Value| match one["function"]["name"].as_str() {
+        Some(found) if names.iter().any(|n| n == found) => Ok(found.to_owned()),
+        Some(found) => Err(ApiError::field("tool_choice", format!("no tool is called `{found}`"))),
+        None => Err(ApiError::field("tool_choice", format!("`type: function` with `function.name`, not {one}"))),
+    };
+    if choice["type"] != "allowed_tools" {
+        return Ok(Wanted::Required(vec![known(choice)?]));
+    }
+    let allowed = &choice["allowed_tools"];
+    let some = allowed["tools"].as_array().filter(|t| !t.is_empty());
+    let some: Vec<String> = some
+        .ok_or_else(|| ApiError::field("tool_choice", "`allowed_tools` without `tools`"))?
+        .iter()
+        .map(known)
+        .collect::<Result<_, _>>()?;
+    Ok(if allowed["mode"] == "required" { Wanted::Required(some) } else { Wanted::Auto })
 }
 
 fn name(tool: &Value) -> &str {
     tool["function"]["name"].as_str().unwrap_or_default()
 }
 
-/// The schema of an answer that calls one of these tools and is nothing else.
+/// The schema of an answer that calls one of these tools and is nothing else. White space between values would only be
+/// thrown away: one space at most.
 pub fn schema(tools: &[Value], names: &[String]) -> Value {
-    let one = |tool: &Value| {
-        let parameters = match &tool["function"]["parameters"] {
+    let one = |(i, tool): (usize, &Value)| {
+        let mut parameters = match &tool["function"]["parameters"] {
             Value::Null => json!({"type": "object", "properties": {}, "additionalProperties": false}),
             schema => schema.clone(),
         };
+        move_references(&mut parameters, &format!("#/anyOf/{i}/properties/arguments"));
         let properties = json!({"name": {"const": name(tool)}, "arguments": parameters});
         json!({"type": "object", "properties": properties, "required": ["name", "arguments"], "additionalProperties": false})
     };
-    let all: Vec<Value> = tools.iter().filter(|t| names.iter().any(|n| n == name(t))).map(one).collect();
-    json!({ "anyOf": all })
+    let all: Vec<Value> = tools.iter().filter(|t| names.iter().any(|n| n == name(t))).enumerate().map(one).collect();
+    json!({"anyOf": all, "x-guidance": {"whitespace_pattern": " ?"}})
+}
+
+/// References within a schema that now stands at `root` of another.
+fn move_references(schema: &mut Value, root: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(to) if key == "$ref" && (to == "#" || to.starts_with("#/")) => *to = format!("{root}{}", &to[1..]),
+                    other => move_references(other, root),
+                }
+            }
+        }
+        Value::Array(all) => all.iter_mut().for_each(|v| move_references(v, root)),
+        _ => {}
+    }
 }
 
 /// A call in an answer.
@@ -113,6 +148,17 @@ pub fn parse(text: &str, tools: &[Value]) -> (String, Vec<Call>) {
         Some(calls) => (before.trim_end().to_owned(), calls),
         None => (text.to_owned(), Vec::new()),
     }
+}
+
+/// The call that an answer to a schema of [`schema`] began when it was cut off: its arguments so far.
+pub fn cut_off(text: &str) -> Option<Call> {
+    let after = |text: &'_ str, key: &str| -> Option<String> {
+        Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start().to_owned())
+    };
+    let named = after(text, "\"name\"")?;
+    let mut names = serde_json::Deserializer::from_str(&named).into_iter::<String>();
+    let name = names.next()?.ok()?;
+    Some(Call { name, arguments: after(&named[names.byte_offset()..], "\"arguments\"").unwrap_or_default() })
 }
 
 /// JSON that is a call, or a list of calls.
@@ -169,11 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn references_move_with_their_schema_and_calls_may_be_cut_off() {
+        let parameters = json!({"$defs": {"a": {"type": "integer"}}, "properties": {"x": {"$ref": "#/$defs/a"}, "self": {"$ref": "#"}}});
+        let tool = json!({"type": "function", "function": {"name": "f", "parameters": parameters}});
+        let made = schema(&[tool], &["f".to_owned()]);
+        let at = |path: &str| made.pointer(path).cloned().unwrap_or_default();
+        let x = at("/anyOf/0/properties/arguments/properties/x/$ref");
+        assert_eq!(x, "#/anyOf/0/properties/arguments/$defs/a");
+        assert_eq!(at(x.as_str().and_then(|x| x.strip_prefix('#')).unwrap_or_default()), json!({"type": "integer"}));
+        assert_eq!(at("/anyOf/0/properties/arguments/properties/self/$ref"), "#/anyOf/0/properties/arguments");
+        let call = |name: &str, arguments: &str| Some(Call { name: name.into(), arguments: arguments.into() });
+        assert_eq!(cut_off("{\"name\": \"f\", \"arguments\":{\"x\": 1"), call("f", "{\"x\": 1"));
+        assert_eq!((cut_off("{\"name\":\"f\","), cut_off("{\"name\":\"f")), (call("f", ""), None));
+    }
+
+    #[test]
     fn choices_are_checked() {
         let read = |choice: Value| read(&json!({"tools": tools(), "tool_choice": choice}), 10);
         assert_eq!(read(Value::Null).expect("auto").1, Wanted::Auto);
         assert_eq!(read(json!("required")).expect("required").1, Wanted::Required(vec!["weather".into(), "time".into()]));
         assert_eq!(read(json!({"type": "function", "function": {"name": "time"}})).expect("one").1, Wanted::Required(vec!["time".into()]));
+        let allowed = |mode: &str| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [{"type": "function", "function": {"name": "time"}}]}});
+        assert_eq!(read(allowed("required")).expect("one").1, Wanted::Required(vec!["time".into()]));
+        assert_eq!(read(allowed("auto")).expect("any").1, Wanted::Auto);
         assert!(read(json!("some")).is_err() && read(json!({"function": {"name": "x"}})).is_err());
         assert!(super::read(&json!({"tool_choice": "required"}), 10).is_err());
         assert!(super::read(&json!({"tools": [{"type": "browser"}]}), 10).is_err());

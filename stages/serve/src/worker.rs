@@ -14,6 +14,8 @@ use crate::stats::Stats;
 
 /// What is said for a request.
 pub enum Told {
+    /// A choice has a slot, which held so many tokens of its prompt already.
+    Begun(usize),
     /// A token.
     Token {
         /// Which of the request's choices.
@@ -29,8 +31,6 @@ pub enum Told {
         choice: usize,
         /// Why it ended.
         finish: Finish,
-        /// Tokens of its prompt that a slot held already.
-        reused: usize,
     },
     /// Given tokens were scored; they come in the order in which they were given, before any choice.
     Scored(Box<Scored>),
@@ -72,7 +72,6 @@ struct Running {
     told: UnboundedSender<Told>,
     enough: Arc<[AtomicBool]>,
     choice: usize,
-    reused: usize,
 }
 
 impl Running {
@@ -90,7 +89,7 @@ pub fn work(session: &mut Session, queue: &Queue, stats: &Stats) {
             match queue.next(generator.is_idle()) {
                 Next::Task { task: Task::Sequence(choice, request), told, enough } => {
                     let prompt = request.prompt.len();
-                    if let Some(reused) = join(&mut generator, &mut running, *request, Running { told, enough, choice, reused: 0 }) {
+                    if let Some(reused) = join(&mut generator, &mut running, *request, Running { told, enough, choice }) {
                         stats.prompt(prompt, reused);
                     }
                 }
@@ -126,6 +125,7 @@ pub fn work(session: &mut Session, queue: &Queue, stats: &Stats) {
             Ok(Err(e)) => fail(&mut generator, &mut running, &e.to_string()),
             Err(_) => fail(&mut generator, &mut running, FAILED),
         }
+        stats.running(generator.running());
     }
 }
 
@@ -139,7 +139,8 @@ fn join(generator: &mut Generator<'_>, running: &mut HashMap<u64, Running>, requ
     let why = match catch_unwind(AssertUnwindSafe(|| generator.join(request))) {
         Ok(Ok(number)) => {
             let reused = generator.reused(number);
-            running.insert(number, Running { reused, ..one });
+            let _ = one.told.send(Told::Begun(reused));
+            running.insert(number, one);
             return Some(reused);
         }
         Ok(Err(e)) => e.to_string(),
@@ -156,7 +157,7 @@ fn tell(running: &mut HashMap<u64, Running>, event: Event) {
         let _ = one.told.send(Told::Token { choice, token, logprobs: event.logprobs });
     }
     if let Some(finish) = event.finish {
-        let _ = one.told.send(Told::End { choice, finish, reused: one.reused });
+        let _ = one.told.send(Told::End { choice, finish });
         running.remove(&event.sequence);
     }
 }

@@ -16,6 +16,9 @@ pub struct Prompt {
     pub kind: String,
     /// The text to continue or answer.
     pub prompt: String,
+    /// JSON Schema of the answer, or of prompt and answer together where the prompt begins the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
 }
 
 /// Marks `eval` of each kind's prompts (a share, or a count over all kinds), evenly spread in file order.
@@ -70,9 +73,18 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, StageError> {
             return Err(bad(format!("field `id`: {id} is also on line {first}; expected a number of its own")));
         }
         let kind = if object.contains_key("kind") { text_of("kind")? } else { "prose".into() };
-        prompts.push(Prompt { id, kind, prompt: text_of("prompt")? });
+        let schema = object.get("schema").filter(|s| !s.is_null()).cloned();
+        if let Some(why) = schema.as_ref().and_then(|s| check_schema(s).err()) {
+            return Err(bad(format!("field `schema`: no JSON Schema: {why}")));
+        }
+        prompts.push(Prompt { id, kind, prompt: text_of("prompt")?, schema });
     }
     Ok(prompts)
+}
+
+/// Whether a schema can be used; why not.
+pub fn check_schema(schema: &Value) -> Result<(), String> {
+    jsonschema::validator_for(schema).map(drop).map_err(|e| e.to_string())
 }
 
 fn type_name(value: &Value) -> &'static str {
@@ -91,7 +103,7 @@ mod tests {
     use super::*;
 
     fn prompts(kinds: &[&str]) -> Vec<Prompt> {
-        kinds.iter().enumerate().map(|(i, k)| Prompt { id: i as i64, kind: (*k).into(), prompt: "p".into() }).collect()
+        kinds.iter().enumerate().map(|(i, k)| Prompt { id: i as i64, kind: (*k).into(), prompt: "p".into(), schema: None }).collect()
     }
 
     #[test]
@@ -112,6 +124,7 @@ mod tests {
             (r#"{"id": "x", "kind": "prose", "prompt": "a"}"#, "field `id`: expected an integer, found a string"),
             (r#"{"id": 0, "kind": "prose", "prompt": "a"}"#, "0 is also on line 1"),
             (r#"{"id": 3"#, "not JSON"),
+            (r#"{"id": 1, "kind": "json", "prompt": "a", "schema": {"type": 5}}"#, "field `schema`: no JSON Schema"),
             (r#"[1]"#, "expected an object, found a list"),
         ] {
             std::fs::write(&file, format!("{{\"id\": 0, \"kind\": \"json\", \"prompt\": \"x\"}}\n{line}\n")).expect("write");

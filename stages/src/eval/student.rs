@@ -9,7 +9,7 @@ use flow_lm::infer::KvCache;
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 use serde_json::{Value, json};
 
-use super::baseline::{Baseline, read_baseline};
+use super::baseline::{Answer, Baseline, read_baseline};
 use super::quality::{Agreement, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
@@ -17,7 +17,7 @@ use crate::data::{Prompt, read_text};
 use crate::task;
 use crate::teacher::continuations::{answers, bits_of};
 use crate::teacher::http::spec::Spec;
-use crate::teacher::json_validity;
+use crate::teacher::json::{Said, held_validity, json_validity};
 
 /// What is measured, and how.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
         None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
     };
     ctx.progress(3, 4, "parts");
-    let samples = samples(&student, &tokenizer, &device, &baseline, bits, p.kv_cache)?;
+    let samples = samples(&student, &tokenizer, &device, &baseline, (bits, baseline.max_tokens, p.kv_cache))?;
     let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, Bits::Eight))).collect();
     let speeds = speed::compare(&device, &models, p.kv_cache)?;
     ctx.metric("bits_per_byte", at_bits);
@@ -129,28 +129,37 @@ impl OfTeacher {
 }
 
 /// The student's greedy answers to the baseline's prompts.
+struct Samples {
+    texts: Vec<String>,
+    /// Share of the JSON prompts that they answer, and of those that the student answers where it is held to their schemas.
+    validity: Option<f64>,
+    held: Option<f64>,
+}
+
 fn samples(
     student: &Checkpoint,
     tokenizer: &Tokenizer,
     device: &flow_shaders::device::Device,
     baseline: &Baseline,
-    bits: Bits,
-    cache: KvCache,
-) -> Result<Vec<String>, StageError> {
+    how: (Bits, usize, KvCache),
+) -> Result<Samples, StageError> {
+    let asked: Vec<Prompt> = baseline.results.iter().map(Answer::asked).collect();
     let prompts: Vec<Vec<TokenId>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
-    let answers = answers(device, student, tokenizer, prompts, (bits, baseline.max_tokens, cache), |_| Ok(()))?;
-    Ok(answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect())
+    let held = held_validity(device, (student, tokenizer), (&asked, &prompts), how, || Ok(()))?;
+    let answers = answers(device, student, tokenizer, (prompts, Vec::new()), how, |_| Ok(()))?;
+    let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();
+    let said = answers.iter().zip(&texts).map(|(a, text)| Said { text, whole: a.stopped });
+    let validity = json_validity(asked.iter().zip(said));
+    Ok(Samples { texts, validity, held })
 }
 
-fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline, s: &Speed, samples: &[String]) -> Value {
+fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline, s: &Speed, samples: &Samples) -> Value {
     let (qs, qt) = (1.0 / f.at_bits, t.bits_per_byte.map(|b| 1.0 / b));
     let qei = qt.zip(t.bytes).map(|(qt, bytes)| (qs / qt) / (s.bytes as f64 / bytes as f64));
-    let asked: Vec<Prompt> = baseline.results.iter().map(|a| Prompt { id: a.id, kind: a.kind.clone(), prompt: a.prompt.clone() }).collect();
-    let validity = json_validity(asked.iter().zip(samples.iter().map(String::as_str)));
     let results: Vec<Value> = baseline
         .results
         .iter()
-        .zip(samples)
+        .zip(&samples.texts)
         .map(|(a, student)| json!({"id": a.id, "kind": a.kind, "prompt": a.prompt, "student": student, "teacher": a.text}))
         .collect();
     json!({
@@ -167,7 +176,8 @@ fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline,
         "bits_per_byte": {"student": f.at_bits, "student_a8": f.at_8, "teacher": t.bits_per_byte,
             "student_sliding": f.sliding, "teacher_sliding": t.sliding},
         "kl": f.kl, "top1_agreement": f.agrees.top1, "agreement_tokens": f.agrees.tokens,
-        "json_validity": {"student": validity, "teacher": baseline.json_validity},
+        "json_validity": {"student": samples.validity, "teacher": baseline.json_validity},
+        "json_validity_constrained": {"student": samples.held, "teacher": baseline.json_validity_constrained},
         "results": results,
     })
 }

@@ -33,7 +33,7 @@ pub struct PromptsStage;
 impl Stage for PromptsStage {
     type Params = PromptsParams;
     const KIND: &'static str = "data.prompts";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Reads prompts and keeps some of them for evaluation.";
 
     fn inputs(&self) -> Vec<InputPort> {

@@ -21,7 +21,7 @@ pub struct ReportStage;
 impl Stage for ReportStage {
     type Params = ReportParams;
     const KIND: &'static str = "report.html";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Gathers what a pipeline measured into one self-contained page.";
 
     fn inputs(&self) -> Vec<InputPort> {

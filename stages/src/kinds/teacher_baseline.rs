@@ -15,8 +15,9 @@ use crate::eval::speed;
 use crate::is_default;
 use crate::task::{self, go_on};
 use crate::teacher::continuations::answers;
+use crate::teacher::json::{Said, held_validity, json_validity};
 use crate::teacher::template::{self, Template};
-use crate::teacher::{MAX_REFUSED, POC_TEMPLATE, check_share, hosted, json_validity};
+use crate::teacher::{MAX_REFUSED, POC_TEMPLATE, check_share, hosted};
 
 /// Parameters of `teacher.baseline`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +58,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 6;
+    const REVISION: u32 = 7;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;
@@ -98,7 +99,9 @@ impl Stage for BaselineStage {
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
         let inputs: Vec<Vec<TokenId>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
         let (asked, read) = (inputs.len() as u64, inputs.iter().map(Vec::len).sum::<usize>());
-        let answers = answers(&device, &teacher, &tokenizer, inputs, (Bits::Eight, p.max_tokens, p.kv_cache), |done| {
+        let how = (Bits::Eight, p.max_tokens, p.kv_cache);
+        let held = held_validity(&device, (&teacher, &tokenizer), (&prompts, &inputs), how, || go_on(ctx))?;
+        let answers = answers(&device, &teacher, &tokenizer, (inputs, Vec::new()), how, |done| {
             ctx.progress(done as u64, asked, "prompts");
             go_on(ctx)
         })?;
@@ -111,10 +114,15 @@ impl Stage for BaselineStage {
             .zip(&texts)
             .zip(&rendered)
             .map(|(((q, a), text), rendered)| {
-                json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "rendered": rendered, "text": text, "tokens": a.tokens.len(),
-                       "finish_reason": if a.stopped { "stop" } else { "length" }})
+                let mut result = json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "rendered": rendered, "text": text,
+                    "tokens": a.tokens.len(), "finish_reason": if a.stopped { "stop" } else { "length" }});
+                if let Some(schema) = &q.schema {
+                    result["schema"] = schema.clone();
+                }
+                result
             })
             .collect();
+        let said = prompts.iter().zip(answers.iter().zip(&texts)).map(|(q, (a, text))| (q, Said { text, whole: a.stopped }));
         let out = json!({
             "teacher": {"config": teacher.config, "parameters": teacher.config.parameters()},
             "parameters": teacher.config.parameters(),
@@ -122,7 +130,8 @@ impl Stage for BaselineStage {
             "decode_tokens_per_second": measured.decode,
             "prefill_tokens_per_second": measured.prefill,
             "memory_bytes": measured.bytes,
-            "json_validity": json_validity(prompts.iter().zip(texts.iter().map(String::as_str))),
+            "json_validity": json_validity(said),
+            "json_validity_constrained": held,
             "usage": {"prompt_tokens": read, "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
             "results": results,
         });

@@ -132,6 +132,8 @@ pub struct EvalReport {
     pub kl: Option<f64>,
     pub top1_agreement: Option<f64>,
     pub json_validity: Pair,
+    /// Where both are held to the prompts' schemas.
+    pub json_validity_constrained: Pair,
     /// Why figures are missing.
     pub notes: Vec<String>,
     pub results: Vec<EvalResult>,

@@ -89,6 +89,8 @@ pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> Quali
         fact("top-1 agreement with the teacher", or_dash(e.top1_agreement, percent)),
         fact("valid JSON, student", or_dash(e.json_validity.student, percent)),
         fact("valid JSON, teacher", or_dash(e.json_validity.teacher, percent)),
+        fact("valid JSON held to its schema, student", or_dash(e.json_validity_constrained.student, percent)),
+        fact("valid JSON held to its schema, teacher", or_dash(e.json_validity_constrained.teacher, percent)),
     ];
     let against =
         |(stage, r): &(String, TextReport)| fact(format!("student over {stage}"), or_dash(over(b.student, r.bits_per_byte), change));

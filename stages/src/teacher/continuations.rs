@@ -3,7 +3,7 @@
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::Bits;
 use flow_lm::format::Checkpoint;
-use flow_lm::infer::{Continuation, Decoding, KvCache, Request, Sampling as Choosing, Session, Uses, generate};
+use flow_lm::infer::{Constraint, Continuation, Decoding, KvCache, Request, Sampling as Choosing, Session, Uses, generate};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::Device;
 
@@ -20,21 +20,23 @@ pub fn bits_of(asked: Option<u32>, model: &Checkpoint) -> Bits {
 /// Sequences that are answered together.
 const ANSWERS_TOGETHER: usize = 32;
 
-/// A model's greedy answers to prompts, in their tokens; `visit` is told how many are there.
+/// A model's greedy answers to prompts, in their tokens, each held to its constraint where there are some; `visit` is told how
+/// many are there.
 pub fn answers(
     device: &Device,
     model: &Checkpoint,
     tokenizer: &Tokenizer,
-    prompts: Vec<Vec<TokenId>>,
+    (prompts, constraints): (Vec<Vec<TokenId>>, Vec<Constraint>),
     (bits, max_tokens, cache): (Bits, usize, KvCache),
     mut visit: impl FnMut(usize) -> Result<(), StageError>,
 ) -> Result<Vec<Continuation>, StageError> {
     let Some(longest) = prompts.iter().map(Vec::len).max() else { return Ok(Vec::new()) };
-    let decoding = Decoding { batch: ANSWERS_TOGETHER, longest, max_tokens, draws: false, cache };
+    let decoding = Decoding { batch: ANSWERS_TOGETHER, longest, max_tokens, draws: !constraints.is_empty(), cache };
     let uses = decoding.uses(&model.config, prompts.len(), Uses::default());
     let mut session = Session::new(device, model.config.clone(), &model.tensors, uses)?;
     session.set_bits(bits)?;
-    let requests = requests(prompts, &decoding, &session, tokenizer, &Choosing::greedy());
+    let mut requests = requests(prompts, &decoding, &session, tokenizer, &Choosing::greedy());
+    requests.iter_mut().zip(constraints).for_each(|(r, c)| r.constraint = Some(c));
     generate(&mut session, &requests, Vec::new(), |all, _| visit(all.len()))
 }
 

@@ -105,6 +105,14 @@ impl Constraint {
         self.matcher.consume_token(token.0).map_err(refused)
     }
 
+    /// Takes tokens that stand before the answer and begin what it must be; `false` where they begin nothing of it: then none
+    /// is taken.
+    pub fn read(&mut self, tokens: &[TokenId]) -> bool {
+        let words = TokenId::words(tokens);
+        let fits = self.matcher.validate_tokens(words).is_ok_and(|n| n == words.len());
+        fits && self.matcher.consume_tokens(words).is_ok()
+    }
+
     /// Whether the answer is complete and nothing can follow.
     pub fn is_over(&self) -> bool {
         self.matcher.is_stopped()
@@ -141,15 +149,15 @@ fn bounded(schema: &Value) -> Result<Value> {
     Ok(with_style(schema))
 }
 
-/// At most a line break and some indentation between values: white space without an end is how small models answer when
-/// they do not know.
+/// At most a space, or a line break and some indentation, between values: white space without an end is how small models answer
+/// when they do not know.
 fn with_style(schema: &Value) -> Value {
     let mut object = match schema {
         Value::Object(object) => object.clone(),
         // `true` and `false` are schemas too.
         other => Map::from_iter([("allOf".to_owned(), json!([other]))]),
     };
-    object.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": "[ \\n\\t]{0,12}"}));
+    object.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": "( |\\n[ \\t]{0,12})?"}));
     Value::Object(object)
 }
 

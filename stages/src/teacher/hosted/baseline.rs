@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::refusals::Refusals;
 use crate::data::Prompt;
 use crate::teacher::http::ask::{Asker, Questions};
-use crate::teacher::http::shape::{Answer, Call, Draw, call};
+use crate::teacher::http::shape::{Answer, Call, Draw, Finish, call};
 use crate::teacher::http::spec::Endpoint;
-use crate::teacher::{json_validity, render};
+use crate::teacher::json::{self, json_validity};
+use crate::teacher::render;
 
 /// The baseline without its digests: greedy answers of at most `max_tokens` to prompts put by `template`, of which the share
 /// `max_refused` may be refused.
@@ -56,7 +57,7 @@ pub fn baseline(
         .zip(&answers)
         .map(|(q, a)| {
             json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": a.text().unwrap_or_default(), "tokens": a.usage.map(|u| u.1),
-                   "finish_reason": a.finish})
+                   "finish_reason": a.finish, "schema": q.schema})
         })
         .collect();
     let sum = |of: fn((u64, u64)) -> u64| answers.iter().filter_map(|a| a.usage).map(of).sum::<u64>();
@@ -69,7 +70,7 @@ pub fn baseline(
         "prefill_tokens_per_second": null,
         "memory_bytes": asker.spec().memory_bytes,
         "memory_measured": asker.spec().memory_bytes.map(|_| "given by a person: `memory_bytes` of teacher.http"),
-        "json_validity": json_validity(prompts.iter().zip(&answers).filter_map(|(q, a)| Some((q, a.text()?)))),
+        "json_validity": json_validity(prompts.iter().zip(&answers).filter_map(|(q, a)| Some((q, a.said()?)))),
         "usage": {"prompt_tokens": sum(|u| u.0), "completion_tokens": sum(|u| u.1)},
         "results": results,
     }))
@@ -87,6 +88,9 @@ struct Said {
 impl Said {
     fn text(&self) -> Option<&str> {
         self.answer.as_ref().map(|a| a.text.as_str())
+    }
+    fn said(&self) -> Option<json::Said<'_>> {
+        Some(json::Said { text: self.text()?, whole: self.finish == Finish::Stop.to_string() })
     }
     /// Tokens a second, as the server says, else over the time of the request.
     fn rate(&self) -> Option<f64> {
