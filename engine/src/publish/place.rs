@@ -32,6 +32,9 @@ pub enum State {
     },
 }
 
+/// How often a place is read again that is gone while it is read: it is replaced in one step.
+const TRIES: usize = 10;
+
 impl State {
     /// What an artifact is when it is put out.
     pub fn of_artifact(cache: &Cache, artifact: &Artifact) -> Result<Self, CacheError> {
@@ -43,8 +46,18 @@ impl State {
         Ok(Self::Folder { digest: Some(artifact.digest), files: files.collect() })
     }
 
-    /// What lies at a path; `None` where nothing does.
+    /// What lies at a path; `None` where nothing does. What another process replaces meanwhile is read once more.
     pub fn at(cache: &Cache, path: &Path) -> Result<Option<Self>, CacheError> {
+        let mut tries = 0;
+        loop {
+            match Self::read(cache, path) {
+                Err(CacheError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+                read => return read,
+            }
+        }
+    }
+
+    fn read(cache: &Cache, path: &Path) -> Result<Option<Self>, CacheError> {
         let meta = match fs::symlink_metadata(path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
