@@ -1,21 +1,24 @@
 //! Clients that ask a server for tokens, for measurements: `load ADDRESS CLIENTS PROMPT DECODE ROUNDS [VOCAB]`.
 //!
-//! Each client asks `/v1/completions` for DECODE greedy tokens after PROMPT random ones, as a stream, ROUNDS times after one round
-//! that does not count. One line of JSON: tokens a second of all clients together, and milliseconds to the first token.
+//! Each client asks `/v1/completions` for about DECODE greedy tokens (half to one and a half times as many, so that clients do not
+//! keep step) after PROMPT random ones, as a stream, ROUNDS times without a pause. One line of JSON: tokens a second of all clients
+//! while all of them ask, milliseconds to the first token, and the largest gap between two tokens of a client over the median gap.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::sync::Barrier;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// What one answer was.
-struct Answer {
-    tokens: u64,
-    /// Seconds to the first token, and to the last.
-    first: f64,
-    all: f64,
+/// What a client saw, in seconds since the beginning of all.
+#[derive(Default)]
+struct Seen {
+    /// When each part of a text came.
+    tokens: Vec<f64>,
+    /// From each request to its first token.
+    first: Vec<f64>,
+    /// Between the tokens of an answer.
+    gaps: Vec<f64>,
 }
 
 fn main() {
@@ -23,43 +26,44 @@ fn main() {
     let [address, numbers @ ..] = args.as_slice() else { panic!("load ADDRESS CLIENTS PROMPT DECODE ROUNDS [VOCAB]") };
     let number = |i: usize, otherwise: usize| numbers.get(i).map_or(otherwise, |n| n.parse().expect("a number"));
     let (clients, prompt, decode, rounds, vocab) = (number(0, 1), number(1, 64), number(2, 64), number(3, 3), number(4, 4000));
-    let (mut rates, mut firsts) = (Vec::new(), Vec::new());
-    for round in 0..=rounds {
-        let start = Barrier::new(clients);
-        let began = Instant::now();
-        let answers: Vec<Answer> = std::thread::scope(|scope| {
-            let asking: Vec<_> = (0..clients)
-                .map(|client| {
-                    let start = &start;
-                    scope.spawn(move || {
-                        start.wait();
-                        ask(address, &random(round * clients + client, prompt, vocab), decode)
-                    })
+    let began = Instant::now();
+    let all: Vec<Seen> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..clients)
+            .map(|client| {
+                scope.spawn(move || {
+                    let mut seen = Seen::default();
+                    for round in 0..rounds {
+                        let ids = random(client * rounds + round, prompt + 1, vocab);
+                        let most = decode / 2 + ids[prompt] as usize % (decode + 1);
+                        ask(address, &ids[..prompt], most.max(1), began, &mut seen);
+                    }
+                    seen
                 })
-                .collect();
-            asking.into_iter().map(|a| a.join().expect("an answer")).collect()
-        });
-        if round == 0 {
-            continue;
-        }
-        let took = began.elapsed().as_secs_f64();
-        firsts.extend(answers.iter().map(|a| 1000.0 * a.first));
-        let tokens: u64 = answers.iter().map(|a| a.tokens).sum();
-        // Decoding alone, where there is one client: its first token is the prompt's.
-        let alone = |a: &Answer| (a.tokens - 1) as f64 / (a.all - a.first);
-        rates.push((tokens as f64 / took, answers.iter().map(alone).sum::<f64>()));
-    }
-    let median = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    let (whole, decoding): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
-    let (whole, decoding) = (median(whole).round(), median(decoding).round());
+            })
+            .collect();
+        asking.into_iter().map(|a| a.join().expect("a client")).collect()
+    });
+    // All of them ask between the last one's first token and the first one's last.
+    let from = all.iter().map(|s| s.tokens[0]).fold(0.0, f64::max);
+    let to = all.iter().filter_map(|s| s.tokens.last()).fold(f64::MAX, |a, b| a.min(*b));
+    let tokens = all.iter().flat_map(|s| &s.tokens).filter(|t| (from..to).contains(*t)).count();
+    let gaps: Vec<f64> = all.iter().flat_map(|s| &s.gaps).copied().collect();
+    let largest = gaps.iter().copied().fold(0.0, f64::max);
     println!(
         "{}",
-        json!({"clients": clients, "prompt": prompt, "decode": decode, "tokens_per_second": whole, "decode_tokens_per_second": decoding,
-               "first_token_ms": (median(firsts) * 10.0).round() / 10.0})
+        json!({"clients": clients, "prompt": prompt, "decode": decode, "tokens_per_second": short(tokens as f64 / (to - from)),
+               "first_token_ms": short(1e3 * median(all.iter().flat_map(|s| &s.first).copied().collect())),
+               "gap_ms": short(1e3 * median(gaps.clone())), "largest_gap": short(largest / median(gaps))})
     );
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+fn short(x: f64) -> f64 {
+    (x * 100.0).round() / 100.0
 }
 
 /// Token ids that are the same for the same number.
@@ -72,32 +76,29 @@ fn random(seed: usize, n: usize, vocab: usize) -> Vec<u64> {
     (0..n).map(|_| next()).collect()
 }
 
-fn ask(address: &str, prompt: &[u64], decode: usize) -> Answer {
+fn ask(address: &str, prompt: &[u64], decode: usize, began: Instant, seen: &mut Seen) {
     let body = json!({"model": "m", "prompt": prompt, "max_tokens": decode, "temperature": 0, "stream": true, "cache_prompt": false,
-        "ignore_eos": true, "stream_options": {"include_usage": true}})
+        "ignore_eos": true})
     .to_string();
     let mut stream = TcpStream::connect(address).expect("the server");
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    let began = Instant::now();
+    let asked = began.elapsed().as_secs_f64();
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("a request");
-    let (mut first, mut tokens, mut last) = (None, 0, 0.0);
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
+    let (mut reader, mut line, mut last) = (BufReader::new(stream), String::new(), None);
     while reader.read_line(&mut line).expect("an answer") > 0 {
-        if let Some(data) = line.strip_prefix("data: ").filter(|d| !d.starts_with("[DONE]")) {
+        // Reading all of the JSON would take time from a server on the same cores.
+        if line.starts_with("data: {") && line.contains("\"text\":\"") && !line.contains("\"text\":\"\"") {
             let now = began.elapsed().as_secs_f64();
-            let chunk: Value = serde_json::from_str(data).expect("JSON");
-            if chunk["choices"][0]["text"].as_str().is_some_and(|t| !t.is_empty()) {
-                first.get_or_insert(now);
-                last = now;
+            match last.replace(now) {
+                None => seen.first.push(now - asked),
+                Some(before) => seen.gaps.push(now - before),
             }
-            tokens = chunk["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
+            seen.tokens.push(now);
         }
         line.clear();
     }
-    let _ = reader.read_to_string(&mut line);
-    Answer { tokens, first: first.expect("a token"), all: last }
+    assert!(last.is_some(), "no token came");
 }

@@ -147,7 +147,7 @@ impl Server {
         let (queue, stats) = (shared.queue.clone(), shared.stats.clone());
         let worker = std::thread::Builder::new().name("model".into()).spawn(move || worker::work(&mut session, &queue, &stats));
         let worker = worker.map_err(ServeError::Runtime)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(ServeError::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
         runtime.block_on(listen(listener, &shared, (&options, &end), stop)).map_err(ServeError::Runtime)?;
         // Connections that are open still end here: nothing of the requests is left that the worker would answer.
         runtime.shutdown_timeout(LAST);

@@ -62,6 +62,9 @@ pub struct Event {
     pub finish: Option<Finish>,
 }
 
+/// How many times as many chunks a step reads at the most while more wait than decode.
+const MOST_AT_ONCE: usize = 4;
+
 /// Sequences in the slots of a session. The tokens of one depend neither on which others there are nor on how many.
 pub struct Generator<'s> {
     session: &'s mut Session,
@@ -98,8 +101,8 @@ impl<'s> Generator<'s> {
         Self { session, slots, joined: 0, steps: 0, chunks: 0 }
     }
 
-    /// Lets a step read so many chunks of prompts at the most while others decode, so that these do not wait for a long one;
-    /// 0: all of them.
+    /// Lets a step read so many chunks of prompts at the most while others decode, so that these do not wait for a long one (a
+    /// few times as many while more wait than decode); 0: all of them.
     #[must_use]
     pub fn chunks_of_a_step(mut self, chunks: usize) -> Self {
         self.chunks = chunks;
@@ -278,8 +281,10 @@ impl<'s> Generator<'s> {
             return Ok(());
         }
         let chunk = self.session.chunk();
-        let decoding = running > waiting.len();
-        let mut budget = if decoding && self.chunks > 0 { self.chunks } else { usize::MAX };
+        let decoding = running - waiting.len();
+        // Where more wait than decode, it is they who are kept waiting.
+        let fair = waiting.len().div_ceil(decoding.max(1)).clamp(1, MOST_AT_ONCE);
+        let mut budget = if decoding > 0 && self.chunks > 0 { self.chunks * fair } else { usize::MAX };
         // Who waits for longest reads first.
         let mut order = waiting;
         order.sort_by_key(|i| self.slots[*i].sequence.as_ref().map(|s| s.number));
@@ -294,7 +299,7 @@ impl<'s> Generator<'s> {
                 self.session.read_part(i, first, &part)?;
                 self.slots[i].held.extend(part);
             }
-            if self.chunks > 0 {
+            if self.chunks > 0 && decoding == 0 {
                 // The others begin to read when this one has begun to answer.
                 return Ok(());
             }
