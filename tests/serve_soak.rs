@@ -128,10 +128,11 @@ fn held(server: &Served) -> (u64, u64, usize) {
     (1024 * field("VmRSS:"), field("Threads:"), files)
 }
 
-fn idle(server: &Served) {
+/// Waits until nothing runs, and the connections that were closed are gone: the server has so many open files then.
+fn idle(server: &Served, files: usize) {
     let end = Instant::now() + Duration::from_secs(30);
-    while server.metric("flow_sequences_running") + server.metric("flow_requests_waiting") > 0.0 {
-        assert!(Instant::now() < end, "something still runs: {}", server.get("/metrics").body);
+    while server.metric("flow_sequences_running") + server.metric("flow_requests_waiting") > 0.0 || held(server).2 > files {
+        assert!(Instant::now() < end, "something is left: {:?} {}", held(server), server.get("/metrics").body);
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -143,6 +144,7 @@ fn many_requests_of_every_kind_leave_nothing_behind() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf/student-tq2_0.gguf");
     let server = Served::start(model.to_str().unwrap(), &["--slots", "6"]);
     let expected: Vec<Vec<String>> = (0..32).map(|which| texts(&server.post(TEXT, &known(which)).json())).collect();
+    let files = held(&server).2;
     let (state, answered) = (AtomicU64::new(seed), AtomicUsize::new(0));
     let some = |n: usize| {
         let left = AtomicUsize::new(n);
@@ -155,7 +157,7 @@ fn many_requests_of_every_kind_leave_nothing_behind() {
                 });
             }
         });
-        idle(&server);
+        idle(&server, files);
     };
     let first = (count / 10).max(200).min(count);
     some(first);
@@ -173,7 +175,7 @@ fn many_requests_of_every_kind_leave_nothing_behind() {
         late.2
     );
     assert!(late.0 as f64 <= early.0 as f64 * 1.05, "memory grew");
-    assert_eq!((late.1, late.2), (early.1, early.2), "threads and files");
+    assert!(late.1 <= early.1 && late.2 <= files, "threads and files");
     assert!(answered.load(Ordering::Relaxed) > count / 4);
     // It goes on as if nothing had been.
     for which in 0..8 {

@@ -17,8 +17,8 @@ struct Seen {
     tokens: Vec<f64>,
     /// From each request to its first token.
     first: Vec<f64>,
-    /// Between the tokens of an answer.
-    gaps: Vec<f64>,
+    /// Between the tokens of an answer, and when.
+    gaps: Vec<(f64, f64)>,
 }
 
 fn main() {
@@ -47,7 +47,7 @@ fn main() {
     let from = all.iter().map(|s| s.tokens[0]).fold(0.0, f64::max);
     let to = all.iter().filter_map(|s| s.tokens.last()).fold(f64::MAX, |a, b| a.min(*b));
     let tokens = all.iter().flat_map(|s| &s.tokens).filter(|t| (from..to).contains(*t)).count();
-    let gaps: Vec<f64> = all.iter().flat_map(|s| &s.gaps).copied().collect();
+    let gaps: Vec<f64> = all.iter().flat_map(|s| &s.gaps).filter(|(at, _)| (from..to).contains(at)).map(|g| g.1).collect();
     let largest = gaps.iter().copied().fold(0.0, f64::max);
     println!(
         "{}",
@@ -94,7 +94,7 @@ fn ask(address: &str, prompt: &[u64], decode: usize, began: Instant, seen: &mut 
             let now = began.elapsed().as_secs_f64();
             match last.replace(now) {
                 None => seen.first.push(now - asked),
-                Some(before) => seen.gaps.push(now - before),
+                Some(before) => seen.gaps.push((now, now - before)),
             }
             seen.tokens.push(now);
         }

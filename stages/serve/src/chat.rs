@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use flow_lm::TokenId;
 use flow_lm::infer::Grammar;
 use serde_json::{Value, json};
 
 use crate::answer::{TokenLogprobs, of_chat};
+use crate::aside::aside;
 use crate::ask::{Asked, content};
 use crate::compiled::constraint;
 use crate::error::ApiError;
@@ -26,8 +28,22 @@ struct Chat {
     logprobs: Option<usize>,
 }
 
-/// Answers a conversation.
-pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, ApiError> {
+/// Answers a conversation, whose request has so many bytes.
+pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
+    let inside = shared.clone();
+    let (mut chat, prompt) = aside(bytes, move || read(&inside, &body)).await?;
+    let param = if matches!(chat.wanted, Wanted::Required(_)) { "tools" } else { "response_format" };
+    let constraint = match chat.asked.grammar.take() {
+        Some(grammar) => Some(constraint(&shared, grammar, param).await?),
+        None => None,
+    };
+    let answering = shared.submit(&chat.asked, &[prompt], chat.logprobs, constraint.as_ref(), Vec::new())?;
+    let speaker = Speaker::new(shared.clone(), answering, &chat.asked.stop);
+    Ok(if chat.asked.stream { Streamed::begin(shared, chat, speaker) } else { whole(&shared, &chat, speaker).await? })
+}
+
+/// What is asked, and the tokens that are continued.
+fn read(shared: &Shared, body: &Value) -> Result<(Chat, Vec<TokenId>), ApiError> {
     let vocab = shared.model.checkpoint.config.vocab;
     let mut asked = Asked::read(body, "messages", &shared.bounds, vocab)?;
     let (tools, wanted) = tools::read(body, shared.bounds.parts)?;
@@ -50,16 +66,7 @@ pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, Api
         None => messages.iter().filter_map(|m| m["content"].as_str()).collect(),
         Some(template) => template.render(&messages, Some(&tools[..]).filter(|t| knows && !t.is_empty() && wanted != Wanted::Nothing))?,
     };
-    let prompt = shared.model.tokenizer.context(&text);
-    let param = if matches!(wanted, Wanted::Required(_)) { "tools" } else { "response_format" };
-    let constraint = match asked.grammar.take() {
-        Some(grammar) => Some(constraint(&shared, grammar, param).await?),
-        None => None,
-    };
-    let answering = shared.submit(&asked, &[prompt], logprobs, constraint.as_ref(), Vec::new())?;
-    let speaker = Speaker::new(shared.clone(), answering, &asked.stop);
-    let chat = Chat { asked, tools, wanted, logprobs };
-    Ok(if chat.asked.stream { Streamed::begin(shared, chat, speaker) } else { whole(&shared, &chat, speaker).await? })
+    Ok((Chat { asked, tools, wanted, logprobs }, shared.model.tokenizer.context(&text)))
 }
 
 fn logprobs(body: &Value, most: usize) -> Result<Option<usize>, ApiError> {

@@ -10,6 +10,7 @@ use flow_lm::infer::Logprobs;
 use serde_json::{Value, json};
 
 use crate::answer::{Part, TokenLogprobs, chars, of_text};
+use crate::aside::aside;
 use crate::ask::Asked;
 use crate::compiled::constraint;
 use crate::error::ApiError;
@@ -41,9 +42,10 @@ struct Completion {
     ids: bool,
 }
 
-/// Answers a completion.
-pub async fn complete(shared: Arc<Shared>, body: &Value) -> Result<Response, ApiError> {
-    let mut completion = Completion::read(&shared, body)?;
+/// Answers a completion, whose request has so many bytes.
+pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
+    let inside = shared.clone();
+    let mut completion = aside(bytes, move || Completion::read(&inside, &body)).await?;
     let constraint = match completion.asked.grammar.take() {
         Some(grammar) => Some(constraint(&shared, grammar, "response_format").await?),
         None => None,

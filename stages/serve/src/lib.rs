@@ -7,6 +7,7 @@
 //! - [`doors`]: who may ask; [`error`]: refusals as clients read them; [`stats`]: what is counted.
 
 pub mod answer;
+mod aside;
 pub mod ask;
 pub mod chat;
 pub mod compiled;

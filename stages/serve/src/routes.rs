@@ -17,6 +17,7 @@ use flow_lm::TokenId;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
+use crate::aside::aside;
 use crate::chat;
 use crate::completions;
 use crate::doors::{self, Doors};
@@ -74,7 +75,7 @@ async fn counted(State(shared): State<Arc<Shared>>, request: Request, next: Next
 }
 
 /// A body of JSON, an object. How deep it may be nested is bounded by its reader (128).
-struct Body(Value);
+struct Body(Value, usize);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
@@ -90,16 +91,16 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let bytes = bytes.map_err(late)?.map_err(|e: BytesRejection| ApiError::new(e.status(), e.body_text()))?;
         let bad = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
-        if value.is_object() { Ok(Self(value)) } else { Err(bad("the body is no JSON object".into())) }
+        if value.is_object() { Ok(Self(value, bytes.len())) } else { Err(bad("the body is no JSON object".into())) }
     }
 }
 
-async fn chat_completions(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Response, ApiError> {
-    chat::complete(shared, &body).await
+async fn chat_completions(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Response, ApiError> {
+    chat::complete(shared, body, bytes).await
 }
 
-async fn text_completions(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Response, ApiError> {
-    completions::complete(shared, &body).await
+async fn text_completions(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Response, ApiError> {
+    completions::complete(shared, body, bytes).await
 }
 
 /// All that a student of this model needs to know of it: `provider: flow` of `teacher.http`.
@@ -139,19 +140,20 @@ async fn model(State(shared): State<Arc<Shared>>, name: Result<Path<String>, Pat
     Err(ApiError { code: Some("model_not_found"), ..missing })
 }
 
-async fn tokenize(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
-    let text = body["content"].as_str().or(body["text"].as_str()).ok_or_else(|| ApiError::field("content", "a text"))?;
-    let tokenizer = &shared.model.tokenizer;
-    let ids = if body["add_special"] == true { tokenizer.context(text) } else { tokenizer.encode(text) };
-    let piece = |id: &TokenId| json!({"id": id.0, "bytes": tokenizer.token_bytes(*id)});
-    Ok(Json(if body["with_pieces"] == true {
-        json!({"tokens": ids.iter().map(piece).collect::<Vec<_>>()})
-    } else {
-        json!({"tokens": ids.iter().map(|id| id.0).collect::<Vec<_>>()})
-    }))
+async fn tokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Json<Value>, ApiError> {
+    aside(bytes, move || {
+        let text = body["content"].as_str().or(body["text"].as_str()).ok_or_else(|| ApiError::field("content", "a text"))?;
+        let tokenizer = &shared.model.tokenizer;
+        let ids = if body["add_special"] == true { tokenizer.context(text) } else { tokenizer.encode(text) };
+        let piece = |id: &TokenId| json!({"id": id.0, "bytes": tokenizer.token_bytes(*id)});
+        let with_pieces = body["with_pieces"] == true;
+        let one = |id: &TokenId| if with_pieces { piece(id) } else { id.0.into() };
+        Ok(Json(json!({"tokens": ids.iter().map(one).collect::<Vec<_>>()})))
+    })
+    .await
 }
 
-async fn detokenize(State(shared): State<Arc<Shared>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
+async fn detokenize(State(shared): State<Arc<Shared>>, Body(body, _): Body) -> Result<Json<Value>, ApiError> {
     let vocab = shared.model.tokenizer.vocab_size() as u64;
     let one = |v: &Value| v.as_u64().filter(|id| *id < vocab).map(|id| TokenId(id as u32));
     let ids: Option<Vec<TokenId>> = body["tokens"].as_array().and_then(|all| all.iter().map(one).collect());

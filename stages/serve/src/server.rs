@@ -31,6 +31,9 @@ pub const TAUS: usize = 3;
 /// Connections that are open at a time.
 const CONNECTIONS: usize = 1024;
 
+/// Threads for what takes long: tokens of long texts, grammars.
+const BLOCKING: usize = 4;
+
 /// Time in which a client that reads must take something.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
@@ -147,7 +150,11 @@ impl Server {
         let (queue, stats) = (shared.queue.clone(), shared.stats.clone());
         let worker = std::thread::Builder::new().name("model".into()).spawn(move || worker::work(&mut session, &queue, &stats));
         let worker = worker.map_err(ServeError::Runtime)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(BLOCKING)
+            .enable_all()
+            .build()
+            .map_err(ServeError::Runtime)?;
         runtime.block_on(listen(listener, &shared, (&options, &end), stop)).map_err(ServeError::Runtime)?;
         // Connections that are open still end here: nothing of the requests is left that the worker would answer.
         runtime.shutdown_timeout(LAST);
