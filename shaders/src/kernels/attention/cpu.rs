@@ -2,6 +2,8 @@
 //! sum and gradient is a chain of fused multiply-adds in ascending order of what it sums over. Decoding (few rows a
 //! sequence) runs over the keys directly.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::cached::Held;
@@ -52,6 +54,14 @@ struct Sequence<'a> {
     pos: &'a [u32],
 }
 
+/// Where outputs `[rows, width]` and log-sum-exps `[rows, heads, 2]` of some heads go.
+struct Place<'a> {
+    o: &'a mut [f32],
+    width: usize,
+    stats: &'a mut [f32],
+    heads: usize,
+}
+
 impl Sequence<'_> {
     /// KV heads in parallel where there is enough to do.
     fn decode(&self, n: &Dims, o: &mut [f32], stats: &mut [f32]) {
@@ -82,22 +92,50 @@ impl Sequence<'_> {
         });
     }
 
-    /// Few sequences leave threads idle: then parts of a sequence's rows go side by side.
+    /// Few sequences leave threads idle: then KV heads go side by side, or parts of a sequence's rows where there are fewer
+    /// heads than threads.
     fn parts(&self, n: &Dims, tile: Tile, sequences: usize, o: &mut [f32], stats: &mut [f32]) {
-        let threads = rayon::current_num_threads();
+        let (threads, groups) = (rayon::current_num_threads(), n.heads / n.group);
         if sequences >= threads {
-            return self.forward(n, tile, o, stats);
+            return self.forward(n, tile, 0..groups, Place { o, width: n.width, stats, heads: n.heads });
+        }
+        if groups >= threads {
+            return self.heads(n, tile, o, stats);
         }
         let rows = n.q_len.div_ceil(2 * threads).next_multiple_of(GROUP);
         let parts = o.par_chunks_mut(rows * n.width).zip(stats.par_chunks_mut(rows * n.heads * 2)).enumerate();
         parts.for_each(|(part, (o, stats))| {
             let (first, last) = (part * rows, n.q_len.min((part + 1) * rows));
             let of = Sequence { q: &self.q[first * n.width..last * n.width], pos: &self.pos[first..last], ..*self };
-            of.forward(n, tile, o, stats);
+            of.forward(n, tile, 0..groups, Place { o, width: n.width, stats, heads: n.heads });
         });
     }
 
-    fn forward(&self, n: &Dims, tile: Tile, o: &mut [f32], stats: &mut [f32]) {
+    /// Keys and values of a head are converted and packed once, for all rows. What it gives lies apart until all are done: heads
+    /// stand side by side in a row.
+    fn heads(&self, n: &Dims, tile: Tile, o: &mut [f32], stats: &mut [f32]) {
+        let (rows, width) = (self.pos.len(), n.group * n.d);
+        let size = rows * (width + 2 * n.group);
+        scratch::with(n.heads / n.group * size, |buffer| {
+            buffer.par_chunks_mut(size).enumerate().for_each(|(g, part)| {
+                let (o, stats) = part.split_at_mut(rows * width);
+                self.forward(n, tile, g..g + 1, Place { o, width, stats, heads: n.group });
+            });
+            for (g, part) in buffer.chunks_exact(size).enumerate() {
+                let (of, of_stats) = part.split_at(rows * width);
+                for (o, of) in o.chunks_exact_mut(n.width).zip(of.chunks_exact(width)) {
+                    o[g * width..(g + 1) * width].copy_from_slice(of);
+                }
+                for (stats, of) in stats.chunks_exact_mut(2 * n.heads).zip(of_stats.chunks_exact(2 * n.group)) {
+                    // The second of a pair is another pass's.
+                    let pairs = stats[2 * g * n.group..].chunks_exact_mut(2).zip(of.chunks_exact(2));
+                    pairs.for_each(|(stats, of)| stats[0] = of[0]);
+                }
+            }
+        });
+    }
+
+    fn forward(&self, n: &Dims, tile: Tile, groups: Range<usize>, to: Place<'_>) {
         let seen = self.pos.iter().max().map_or(0, |p| *p as usize + 1);
         let (kp, vp) = (panel_floats(tile, seen, n.d), panel_floats(tile, n.d, seen));
         let room = self.k.room(n, seen).max(self.v.room(n, seen));
@@ -106,7 +144,9 @@ impl Sequence<'_> {
             let (keys, rest) = buffer.split_at_mut(kp);
             let (values, rest) = rest.split_at_mut(vp);
             let (scores, left) = rest.split_at_mut(GROUP * seen);
-            for g in 0..n.heads / n.group {
+            let Place { o, width, stats, heads } = to;
+            let first = groups.start * n.group;
+            for g in groups {
                 let k = self.k.head(n, g, seen, room);
                 let keys = pack_right(tile, Operand::KContiguous(k.data, k.ld), seen, n.d, keys);
                 let v = self.v.head(n, g, seen, room);
@@ -114,15 +154,16 @@ impl Sequence<'_> {
                 for (h, i0) in pairs(n, g, self.pos.len()) {
                     let pos = &self.pos[i0..self.pos.len().min(i0 + GROUP)];
                     let (rows, row) = (pos.len(), i0 * n.width + h * n.d);
+                    let at = i0 * width + (h - first) * n.d;
                     let seen = pos.iter().max().map_or(0, |p| *p as usize + 1);
                     let q = Operand::KContiguous(&self.q[row..], n.width);
                     small(tile, q, rows, keys, seen, n.d, left, Out { c: scores, ld: seen, fresh: true });
                     for (i, (line, pos)) in scores.chunks_exact_mut(seen).zip(pos).enumerate() {
                         let span = *pos as usize + 1;
                         line[span..].fill(0.0);
-                        stats[((i0 + i) * n.heads + h) * 2] = softmax(&mut line[..span], &self.mask[..span], n.scale);
+                        stats[((i0 + i) * heads + h - first) * 2] = softmax(&mut line[..span], &self.mask[..span], n.scale);
                     }
-                    let out = Out { c: &mut o[row..], ld: n.width, fresh: true };
+                    let out = Out { c: &mut o[at..], ld: width, fresh: true };
                     small(tile, Operand::KContiguous(scores, seen), rows, values, n.d, seen, left, out);
                 }
             }

@@ -319,8 +319,8 @@ impl Slot {
     fn fed(&self) -> (TokenId, usize) {
         match &self.sequence {
             Some(s) if self.is_ready() => (s.tokens[s.tokens.len() - 1], s.tokens.len() - 1),
-            Some(s) => (TokenId(0), s.request.prompt.len() - 1),
-            None => (TokenId(0), self.held.len()),
+            // Not where its prompt ends: attention would go over all that is not there yet.
+            _ => (TokenId(0), self.held.len()),
         }
     }
 
