@@ -293,7 +293,9 @@ impl<'s> Generator<'s> {
                 if budget == 0 {
                     return Ok(());
                 }
-                budget -= 1;
+                // A short prompt is read at once: its first token would wait for a step of the others between two halves.
+                let short = self.slots[i].held.is_empty() && left(&self.slots[i]) <= 2 * chunk;
+                budget = (budget - 1).max(usize::from(short && left(&self.slots[i]) > chunk));
                 let first = self.slots[i].held.len();
                 let part = self.slots[i].start(first, chunk);
                 self.session.read_part(i, first, &part)?;
