@@ -25,7 +25,7 @@ def ask(url: str, body: dict) -> dict:
 def greedy(flow: str, llama: str, prompts: str, count="40", tokens="48"):
     lines = [json.loads(line)["prompt"] for line in open(prompts, encoding="utf-8") if line.strip()]
     step = max(1, len(lines) // int(count))
-    equal, all_tokens, worst = 0, 0, 0.0
+    equal, all_tokens, behinds = 0, 0, []
     for prompt in lines[::step][: int(count)]:
         ids = ask(flow + "/tokenize", {"content": prompt, "add_special": True})["tokens"]
         said = ask(llama + "/completion", {"prompt": ids, "n_predict": int(tokens), "temperature": 0, "top_k": 1, "return_tokens": True,
@@ -39,8 +39,10 @@ def greedy(flow: str, llama: str, prompts: str, count="40", tokens="48"):
             behind = max(top.values()) - own
             equal += behind <= 0
             all_tokens += 1
-            worst = max(worst, behind)
-    print(json.dumps({"tokens": all_tokens, "equal": round(equal / all_tokens, 4), "worst_nats_behind": round(worst, 4)}))
+            behinds.append(behind)
+    behinds.sort(reverse=True)
+    print(json.dumps({"tokens": all_tokens, "equal": round(equal / all_tokens, 4), "nats_behind": [round(b, 4) for b in behinds[:5]],
+                      "above_a_quarter": sum(b > 0.25 for b in behinds)}))
 
 
 def distribution(llama: str, ids: list) -> dict:
