@@ -108,6 +108,15 @@ fn answers_have_openais_form_and_streams_join_to_them() {
     let ended = server.post(CHAT, &with(&ask, &json!({"stop": stop, "n": 1}))).json();
     assert_eq!(ended["choices"][0]["message"]["content"], text[..text.find(&stop).unwrap()]);
     assert_eq!(ended["choices"][0]["finish_reason"], "stop");
+    // Nothing is asked for: that is said in a stream too. Next to no temperature is none.
+    let nothing = server.post(CHAT, &json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0, "stream": true})).chunks();
+    assert!(nothing.iter().any(|c| c["choices"][0]["finish_reason"] == "length"), "{nothing:?}");
+    let cold = |t: f64| {
+        server.post(TEXT, &json!({"prompt": "We", "max_tokens": 6, "temperature": t, "top_k": 40, "seed": 1})).json()["choices"].clone()
+    };
+    assert_eq!(cold(1e-9), cold(0.0));
+    let huge = server.post(TEXT, &json!({"prompt": "We", "max_tokens": u64::MAX}));
+    assert_eq!((huge.status, huge.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
     // A token that is pushed is said.
     let forced = server
         .post(TEXT, &json!({"prompt": "We", "max_tokens": 3, "temperature": 0, "logit_bias": {"300": 100}, "return_token_ids": true}));

@@ -109,7 +109,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = above_zero)]
     pub context: Option<usize>,
     /// Requests that wait for a slot, at most; more are told to come again
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = above_zero)]
     pub queue: usize,
     /// Environment variable with the key that every request must bring
     #[arg(long, value_name = "VARIABLE")]

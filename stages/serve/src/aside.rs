@@ -3,15 +3,30 @@
 use axum::http::StatusCode;
 
 use crate::error::ApiError;
+use crate::shared::Shared;
 
 /// Bytes of a request whose reading, cutting into tokens included, takes no time that anyone would notice.
 const SHORT: usize = 32 << 10;
 
-/// Does something with a request of so many bytes: here, or where nobody waits.
-pub async fn aside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+/// Does something with a request of so many bytes: here, or where nobody waits, a few at a time. Its turn lasts until it is done,
+/// whether the client is still there or not.
+pub async fn aside<T: Send + 'static>(
+    shared: &Shared,
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     if bytes <= SHORT {
         return work();
     }
-    let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed here");
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
+    let turn = shared.turns.clone().acquire_owned().await.map_err(|_| failed())?;
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    done.await.map_err(|_| failed())?
+}
+
+fn failed() -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed here")
 }

@@ -131,7 +131,8 @@ impl Asked {
             return Err(ApiError::field("stop", format!("at most {most} texts of at most {bytes} bytes")));
         }
         let sampling = Sampling {
-            temperature: fields.temperature.unwrap_or(1.0),
+            // Some clients send next to nothing where they mean 0.
+            temperature: fields.temperature.map_or(1.0, |t| if (0.0..1e-5).contains(&t) { 0.0 } else { t }),
             top_p: fields.top_p.unwrap_or(1.0),
             // −1 means all of them to some clients.
             top_k: fields.top_k.map_or(0, |k| usize::try_from(k).unwrap_or(0)),

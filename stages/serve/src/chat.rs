@@ -31,14 +31,14 @@ struct Chat {
 /// Answers a conversation, whose request has so many bytes.
 pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
     let inside = shared.clone();
-    let (mut chat, prompt) = aside(bytes, move || read(&inside, &body)).await?;
+    let (mut chat, prompt) = aside(&shared, bytes, move || read(&inside, &body)).await?;
     let param = if matches!(chat.wanted, Wanted::Required(_)) { "tools" } else { "response_format" };
     let constraint = match chat.asked.grammar.take() {
         Some(grammar) => Some(constraint(&shared, grammar, param).await?),
         None => None,
     };
     let answering = shared.submit(&chat.asked, &[prompt], chat.logprobs, constraint.as_ref(), Vec::new())?;
-    let speaker = Speaker::new(shared.clone(), answering, &chat.asked.stop);
+    let speaker = Speaker::new(shared.clone(), answering, &chat.asked);
     Ok(if chat.asked.stream { Streamed::begin(shared, chat, speaker) } else { whole(&shared, &chat, speaker).await? })
 }
 
@@ -105,7 +105,8 @@ fn messages(body: &Value, most: usize) -> Result<Vec<Value>, ApiError> {
             }
         }
         // Templates read arguments as an object, clients send them back as the text that they got.
-        for call in out["tool_calls"].as_array_mut().into_iter().flatten() {
+        // A field that is only asked for by index would be there from then on.
+        for call in out.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
             let read = call["function"]["arguments"].as_str().and_then(|a| serde_json::from_str::<Value>(a).ok());
             if let Some(object) = read {
                 call["function"]["arguments"] = object;
@@ -116,21 +117,19 @@ fn messages(body: &Value, most: usize) -> Result<Vec<Value>, ApiError> {
     given.iter().enumerate().map(one).collect()
 }
 
-/// Text and calls of a whole answer.
-fn split(chat: &Chat, text: String) -> (String, Vec<Call>) {
-    match chat.wanted {
-        Wanted::Nothing => (text, Vec::new()),
-        Wanted::Auto => tools::parse(&text, &chat.tools),
-        Wanted::Required(_) => match tools::parse(&text, &chat.tools) {
+/// Text and calls of the rest of an answer, and why it ended: one that was cut off says so, whatever it began. `told`: some of
+/// it was told as text before.
+fn split<'a>(chat: &Chat, text: String, told: bool, finish: &'a str) -> (String, Vec<Call>, &'a str) {
+    let (text, calls) = match chat.wanted {
+        Wanted::Nothing => return (text, Vec::new(), finish),
+        Wanted::Auto => tools::parse(&text, &chat.tools, told),
+        Wanted::Required(_) => match tools::parse(&text, &chat.tools, false) {
             (_, calls) if !calls.is_empty() => (String::new(), calls),
-            _ => (String::new(), tools::cut_off(&text).into_iter().collect()),
+            _ => return (String::new(), tools::cut_off(&text).into_iter().collect(), finish),
         },
-    }
-}
-
-/// An answer that was cut off says so, whatever it began.
-fn finish_of<'a>(calls: &[Call], finish: &'a str) -> &'a str {
-    if calls.is_empty() || finish == "length" { finish } else { "tool_calls" }
+    };
+    let finish = if calls.is_empty() { finish } else { "tool_calls" };
+    (text, calls, finish)
 }
 
 fn calls_json(calls: &[Call], indexed: bool) -> Value {
@@ -158,14 +157,14 @@ async fn whole(shared: &Shared, chat: &Chat, mut speaker: Speaker) -> Result<Res
         }
     }
     let choice = |(i, (text, tokens, finish)): (usize, (String, Vec<TokenLogprobs>, &str))| {
-        let (text, calls) = split(chat, text);
+        let (text, calls, finish) = split(chat, text, false, finish);
         let mut message = json!({"role": "assistant", "content": text, "refusal": null});
         if !calls.is_empty() {
             message["tool_calls"] = calls_json(&calls, false);
             message["content"] = Some(text).filter(|t| !t.is_empty()).into();
         }
         let logprobs = chat.logprobs.map(|_| of_chat(&shared.model.tokenizer, &tokens));
-        json!({"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish_of(&calls, finish)})
+        json!({"index": i, "message": message, "logprobs": logprobs, "finish_reason": finish})
     };
     let choices: Vec<Value> = made.into_iter().enumerate().map(choice).collect();
     let body = json!({"id": unique("chatcmpl-"), "object": "chat.completion", "created": now(), "model": shared.name,
@@ -184,6 +183,8 @@ struct Streamed {
     held: Vec<String>,
     /// Of these texts.
     tokens: Vec<Vec<TokenLogprobs>>,
+    /// Whether some of a choice was told.
+    told: Vec<bool>,
 }
 
 /// What a chunk tells of a choice.
@@ -198,10 +199,11 @@ impl Streamed {
     fn begin(shared: Arc<Shared>, chat: Chat, speaker: Speaker) -> Response {
         let n = chat.asked.n;
         let (held, tokens) = (vec![String::new(); n], vec![Vec::new(); n]);
-        let state = Self { shared, chat, speaker, id: unique("chatcmpl-"), created: now(), held, tokens };
+        let finish = (chat.asked.max_tokens == Some(0)).then_some("length");
+        let state = Self { shared, chat, speaker, id: unique("chatcmpl-"), created: now(), held, tokens, told: vec![false; n] };
         let mut first = Events::default();
         for i in 0..n {
-            state.tell(&mut first, i, Delta { delta: json!({"role": "assistant", "content": ""}), ..Delta::default() });
+            state.tell(&mut first, i, Delta { delta: json!({"role": "assistant", "content": ""}), finish, ..Delta::default() });
         }
         streamed(state, first)
     }
@@ -227,17 +229,18 @@ impl Streamed {
         let Some(finish) = finish else {
             let plain = match self.chat.wanted {
                 Wanted::Nothing => held.len(),
-                Wanted::Auto => tools::plain(&held),
+                Wanted::Auto => tools::plain(&held, self.told[i]),
                 Wanted::Required(_) => 0,
             };
             if plain > 0 {
                 self.tell(to, i, Delta { delta: json!({"content": held[..plain]}), tokens: &tokens, ..Delta::default() });
                 tokens.clear();
             }
+            self.told[i] |= plain > 0;
             (self.held[i], self.tokens[i]) = (held[plain..].to_owned(), tokens);
             return;
         };
-        let (text, calls) = split(&self.chat, held);
+        let (text, calls, finish) = split(&self.chat, held, self.told[i], finish);
         if !text.is_empty() {
             self.tell(to, i, Delta { delta: json!({"content": text}), tokens: &std::mem::take(&mut tokens), ..Delta::default() });
         }
@@ -248,8 +251,7 @@ impl Streamed {
                 Delta { delta: json!({"tool_calls": calls_json(&calls, true)}), tokens: &std::mem::take(&mut tokens), ..Delta::default() },
             );
         }
-        let finish = Some(finish_of(&calls, finish));
-        self.tell(to, i, Delta { finish, tokens: &tokens, ..Delta::default() });
+        self.tell(to, i, Delta { finish: Some(finish), tokens: &tokens, ..Delta::default() });
     }
 }
 
@@ -257,6 +259,7 @@ impl Tells for Streamed {
     async fn next(&mut self, to: &mut Events) -> bool {
         match self.speaker.next().await {
             Some(Piece::Failed(why)) => {
+                self.shared.stats.failed();
                 to.failed(why);
                 false
             }
@@ -275,5 +278,21 @@ impl Tells for Streamed {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_fields_that_they_came_with() {
+        let body = json!({"messages": [
+            {"role": "developer", "content": "a"},
+            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]},
+        ]});
+        let read = messages(&body, 10).expect("two messages");
+        assert_eq!(read[0], json!({"role": "system", "content": "a"}));
+        assert_eq!(read[1]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
     }
 }

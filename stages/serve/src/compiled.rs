@@ -20,12 +20,12 @@ const TOGETHER: usize = 2;
 pub struct Compiled {
     /// By what they were compiled from, the latest last.
     kept: Mutex<VecDeque<(blake3::Hash, Constraint)>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl Default for Compiled {
     fn default() -> Self {
-        Self { kept: Mutex::default(), turns: Semaphore::new(TOGETHER) }
+        Self { kept: Mutex::default(), turns: Arc::new(Semaphore::new(TOGETHER)) }
     }
 }
 
@@ -34,8 +34,10 @@ impl Compiled {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|(h, _)| h == hash)?;
         let found = kept.remove(at)?;
-        kept.push_back(found.clone());
-        Some(found.1)
+        // What one answer does to its automaton is nobody else's.
+        let fresh = found.1.fresh();
+        kept.push_back(found);
+        Some(fresh)
     }
 
     fn keep(&self, hash: blake3::Hash, constraint: Constraint) {
@@ -55,11 +57,20 @@ pub async fn constraint(shared: &Arc<Shared>, grammar: Grammar, param: &'static 
         return Ok(found);
     }
     let internal = |why: &str| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why);
-    let _turn = shared.compiled.turns.acquire().await.map_err(|_| internal("the server is stopping"))?;
+    let turn = shared.compiled.turns.clone().acquire_owned().await.map_err(|_| internal("the server is stopping"))?;
+    // Another request may have asked for the same.
+    if let Some(found) = shared.compiled.find(&hash) {
+        return Ok(found);
+    }
     let inside = shared.clone();
-    let compiled = tokio::task::spawn_blocking(move || compile(&inside, &grammar, param)).await;
-    let constraint = compiled.map_err(|_| internal("the grammar could not be compiled"))??;
-    shared.compiled.keep(hash, constraint.clone());
+    let compiled = tokio::task::spawn_blocking(move || {
+        let constraint = compile(&inside, &grammar, param);
+        // Its turn lasts until it is done, whether the client is still there or not.
+        drop(turn);
+        constraint
+    });
+    let constraint = compiled.await.map_err(|_| internal("the grammar could not be compiled"))??;
+    shared.compiled.keep(hash, constraint.fresh());
     Ok(constraint)
 }
 

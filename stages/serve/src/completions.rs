@@ -45,7 +45,7 @@ struct Completion {
 /// Answers a completion, whose request has so many bytes.
 pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
     let inside = shared.clone();
-    let mut completion = aside(bytes, move || Completion::read(&inside, &body)).await?;
+    let mut completion = aside(&shared, bytes, move || Completion::read(&inside, &body)).await?;
     let constraint = match completion.asked.grammar.take() {
         Some(grammar) => Some(constraint(&shared, grammar, "response_format").await?),
         None => None,
@@ -53,7 +53,7 @@ pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<
     let scores = completion.scores(&shared)?;
     let prompts: Vec<Vec<TokenId>> = completion.prompts.iter().map(|p| p.tokens.clone()).collect();
     let answering = shared.submit(&completion.asked, &prompts, completion.logprobs, constraint.as_ref(), scores)?;
-    let speaker = Speaker::new(shared.clone(), answering, &completion.asked.stop);
+    let speaker = Speaker::new(shared.clone(), answering, &completion.asked);
     let telling = Telling { shared, completion, speaker, id: unique("cmpl-"), created: now(), scored: 0 };
     Ok(if telling.completion.asked.stream { telling.streamed() } else { telling.whole().await? })
 }
@@ -306,6 +306,7 @@ impl Tells for Telling {
         let piece = self.speaker.next().await;
         match piece {
             Some(Piece::Failed(why)) => {
+                self.shared.stats.failed();
                 to.failed(why);
                 return false;
             }

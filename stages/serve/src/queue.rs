@@ -77,6 +77,10 @@ impl Queue {
     pub fn put(&self, mut work: Work) -> Result<(), Full> {
         work.tasks.reverse();
         let mut state = self.lock();
+        if state.waiting.len() >= self.most {
+            // Those whose clients are gone take no place.
+            state.waiting.retain(|w| !w.told.is_closed());
+        }
         if state.closed || state.waiting.len() >= self.most {
             return Err(Full);
         }
@@ -149,6 +153,11 @@ mod tests {
         assert!(queue.put(gone).is_ok() && queue.put(here).is_ok());
         drop(heard);
         assert_eq!((choice(&queue), choice(&queue)), (Some(0), None));
+        let full = Queue::new(1);
+        let ((gone, heard), (here, _heard)) = (work(1), work(1));
+        assert!(full.put(gone).is_ok());
+        drop(heard);
+        assert!(full.put(here).is_ok(), "who is gone takes no place");
         queue.close();
         assert!(matches!(queue.next(true), Next::Closed));
         assert_eq!(queue.put(work(1).0), Err(Full));

@@ -27,7 +27,7 @@ use crate::page::page;
 use crate::shared::Shared;
 
 /// Bytes of a request's body, at most.
-pub const MAX_BODY: usize = 8 << 20;
+pub const MAX_BODY: usize = 2 << 20;
 
 /// Time that a request's body may take to come.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -77,10 +77,10 @@ async fn counted(State(shared): State<Arc<Shared>>, request: Request, next: Next
 /// A body of JSON, an object. How deep it may be nested is bounded by its reader (128).
 struct Body(Value, usize);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl FromRequest<Arc<Shared>> for Body {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &Arc<Shared>) -> Result<Self, ApiError> {
         // What says that it is too long is not waited for.
         let said = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if said.is_some_and(|n| n > MAX_BODY) {
@@ -89,9 +89,13 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
         let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", BODY_TIME.as_secs()));
         let bytes = bytes.map_err(late)?.map_err(|e: BytesRejection| ApiError::new(e.status(), e.body_text()))?;
-        let bad = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
-        if value.is_object() { Ok(Self(value, bytes.len())) } else { Err(bad("the body is no JSON object".into())) }
+        let size = bytes.len();
+        let value = aside(state, size, move || {
+            let bad = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
+            let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
+            if value.is_object() { Ok(value) } else { Err(bad("the body is no JSON object".into())) }
+        });
+        Ok(Self(value.await?, size))
     }
 }
 
@@ -105,9 +109,15 @@ async fn text_completions(State(shared): State<Arc<Shared>>, Body(body, bytes): 
 
 /// All that a student of this model needs to know of it: `provider: flow` of `teacher.http`.
 async fn served(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    let inside = shared.clone();
+    // A large vocabulary takes its time to be written.
+    aside(&shared, usize::MAX, move || told(&inside).map(Json)).await
+}
+
+fn told(shared: &Shared) -> Result<Value, ApiError> {
     let (model, internal) = (&shared.model, |why: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why));
     let config = &model.checkpoint.config;
-    Ok(Json(json!({
+    Ok(json!({
         "flow": 1,
         "tokenizer": model.tokenizer.to_json().map_err(internal)?,
         "roles": model.tokenizer.roles(),
@@ -115,7 +125,7 @@ async fn served(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiErr
         "vocab": config.vocab, "seq": config.seq, "context": shared.slots.1, "window": shared.window,
         "parameters": config.parameters(), "layers": config.layers,
         "candidates": shared.bounds.candidates.min(config.vocab), "taus": crate::server::TAUS,
-    })))
+    }))
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -141,7 +151,8 @@ async fn model(State(shared): State<Arc<Shared>>, name: Result<Path<String>, Pat
 }
 
 async fn tokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Json<Value>, ApiError> {
-    aside(bytes, move || {
+    let inside = shared.clone();
+    aside(&inside, bytes, move || {
         let text = body["content"].as_str().or(body["text"].as_str()).ok_or_else(|| ApiError::field("content", "a text"))?;
         let tokenizer = &shared.model.tokenizer;
         let ids = if body["add_special"] == true { tokenizer.context(text) } else { tokenizer.encode(text) };
@@ -153,12 +164,17 @@ async fn tokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) ->
     .await
 }
 
-async fn detokenize(State(shared): State<Arc<Shared>>, Body(body, _): Body) -> Result<Json<Value>, ApiError> {
-    let vocab = shared.model.tokenizer.vocab_size() as u64;
-    let one = |v: &Value| v.as_u64().filter(|id| *id < vocab).map(|id| TokenId(id as u32));
-    let ids: Option<Vec<TokenId>> = body["tokens"].as_array().and_then(|all| all.iter().map(one).collect());
-    let ids = ids.ok_or_else(|| ApiError::field("tokens", format!("a list of ids below {vocab}")))?;
-    Ok(Json(json!({"content": shared.model.tokenizer.decode_lossy(&ids)})))
+async fn detokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Json<Value>, ApiError> {
+    let inside = shared.clone();
+    aside(&inside, bytes, move || {
+        let tokenizer = &shared.model.tokenizer;
+        let vocab = tokenizer.vocab_size() as u64;
+        let one = |v: &Value| v.as_u64().filter(|id| *id < vocab).map(|id| TokenId(id as u32));
+        let ids: Option<Vec<TokenId>> = body["tokens"].as_array().and_then(|all| all.iter().map(one).collect());
+        let ids = ids.ok_or_else(|| ApiError::field("tokens", format!("a list of ids below {vocab}")))?;
+        Ok(Json(json!({"content": tokenizer.decode_lossy(&ids)})))
+    })
+    .await
 }
 
 async fn unknown(uri: axum::http::Uri) -> ApiError {

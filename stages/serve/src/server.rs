@@ -29,7 +29,7 @@ use crate::worker;
 pub const TAUS: usize = 3;
 
 /// Connections that are open at a time.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: usize = 512;
 
 /// Threads for what takes long: tokens of long texts, grammars.
 const BLOCKING: usize = 4;
@@ -128,6 +128,7 @@ impl Server {
             bounds,
             vocabulary: OnceLock::new(),
             compiled: Compiled::default(),
+            turns: Arc::new(Semaphore::new(BLOCKING)),
             ending,
             model,
         };

@@ -8,7 +8,7 @@ use flow_lm::infer::{Constraint, Request, Vocabulary};
 use flow_lm::{Model, TokenId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::ask::{Asked, Bounds};
 use crate::compiled::Compiled;
@@ -39,6 +39,8 @@ pub struct Shared {
     pub vocabulary: OnceLock<Result<Vocabulary, String>>,
     /// Grammars that were asked for lately.
     pub compiled: Compiled,
+    /// Turns of what is done aside.
+    pub turns: Arc<Semaphore>,
     /// Set when the grace of a stop is over.
     pub ending: watch::Receiver<bool>,
 }
@@ -72,7 +74,10 @@ impl Shared {
         for prompt in continued {
             let one = self.request(asked, prompt, logprobs, constraint)?;
             let choice = tasks.len() - count;
-            tasks.extend((0..asked.n).map(|i| Task::Sequence(choice + i, Box::new(Request { draw: one.draw + i as u64, ..one.clone() }))));
+            tasks.extend(
+                (0..asked.n)
+                    .map(|i| Task::Sequence(choice + i, Box::new(Request { draw: one.draw.wrapping_add(i as u64), ..one.clone() }))),
+            );
         }
         let enough: Arc<[AtomicBool]> = (count..tasks.len()).map(|_| AtomicBool::new(false)).collect();
         let (send, told) = unbounded_channel();
@@ -93,11 +98,11 @@ impl Shared {
     ) -> Result<Request, ApiError> {
         let room = self.slots.1;
         let wanted = asked.max_tokens.unwrap_or(1);
-        if prompt.len() + wanted > room + 1 || prompt.len() >= room {
+        if prompt.len().saturating_add(wanted) > room + 1 || prompt.len() >= room {
             // Clients tell it by OpenAI's words.
             let message = format!(
                 "This model's maximum context length is {room} tokens. However, you asked for {} of them: {} in the prompt, {wanted} in the answer.",
-                prompt.len() + wanted,
+                prompt.len().saturating_add(wanted),
                 prompt.len()
             );
             return Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::field(asked.prompt, message) });

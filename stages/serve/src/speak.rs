@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::answer::{Choice, Part};
+use crate::ask::Asked;
 use crate::shared::{Answering, Shared};
 use crate::worker::{Scored, Told};
 
@@ -47,6 +48,8 @@ pub struct Speaker {
     shared: Arc<Shared>,
     answering: Answering,
     choices: Vec<Choice>,
+    /// Choices of a prompt.
+    n: usize,
     ending: watch::Receiver<bool>,
     begun: Instant,
     first: bool,
@@ -56,11 +59,11 @@ pub struct Speaker {
 
 impl Speaker {
     /// The answers of a request that was submitted.
-    pub fn new(shared: Arc<Shared>, answering: Answering, stop: &[String]) -> Self {
-        let choices = answering.enough.iter().map(|_| Choice::new(stop)).collect();
+    pub fn new(shared: Arc<Shared>, answering: Answering, asked: &Asked) -> Self {
+        let choices = answering.enough.iter().map(|_| Choice::new(&asked.stop)).collect();
         let usage = Usage { prompt: answering.prompt, ..Usage::default() };
         let ending = shared.ending.clone();
-        Self { shared, answering, choices, ending, begun: Instant::now(), first: true, usage }
+        Self { shared, answering, choices, n: asked.n, ending, begun: Instant::now(), first: true, usage }
     }
 
     /// Tokens of a choice so far.
@@ -96,8 +99,9 @@ impl Speaker {
                 self.answering.scores -= 1;
                 Some(Piece::Scored(scored))
             }
-            Told::Begun(reused) => {
-                self.usage.reused = self.usage.reused.max(reused);
+            // The first of a prompt's choices tells what was there before the request.
+            Told::Begun { choice, reused } => {
+                self.usage.reused += if choice % self.n == 0 { reused } else { 0 };
                 None
             }
             Told::Token { choice, .. } | Told::End { choice, .. } if self.choices[choice].over => None,
@@ -127,7 +131,6 @@ impl Speaker {
     fn fail(&mut self, why: String) -> Option<Piece> {
         self.answering.scores = 0;
         self.choices.iter_mut().for_each(|c| c.over = true);
-        self.shared.stats.failed();
         Some(Piece::Failed(why))
     }
 }

@@ -17,7 +17,7 @@ pub enum Wanted {
 
 /// Reads `tools` and `tool_choice`.
 pub fn read(body: &Value, most: usize) -> Result<(Vec<Value>, Wanted), ApiError> {
-    let tools = match &body["tools"] {
+    let mut tools = match &body["tools"] {
         Value::Null => Vec::new(),
         Value::Array(all) if all.len() <= most => all.clone(),
         Value::Array(_) => return Err(ApiError::field("tools", format!("at most {most}"))),
@@ -43,6 +43,10 @@ pub fn read(body: &Value, most: usize) -> Result<(Vec<Value>, Wanted), ApiError>
         },
         choice => chosen(choice, &names())?,
     };
+    // Of those that are allowed the model chooses.
+    if let (Wanted::Auto, Some(allowed)) = (&wanted, body["tool_choice"]["allowed_tools"]["tools"].as_array()) {
+        tools.retain(|tool| allowed.iter().any(|a| a["function"]["name"] == tool["function"]["name"]));
+    }
     Ok((tools, wanted))
 }
 
@@ -115,9 +119,9 @@ pub struct Call {
 const MARKS: [&str; 3] = ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"];
 
 /// How much of an answer can be told as text before it ends: all before a mark, or before what may become one. An answer that
-/// begins as an object may be a call as a whole.
-pub fn plain(text: &str) -> usize {
-    if text.trim_start().is_empty() || text.trim_start().starts_with('{') {
+/// begins as an object may be a call as a whole; the rest of one of which some is `told` is none.
+pub fn plain(text: &str, told: bool) -> usize {
+    if !told && (text.trim_start().is_empty() || text.trim_start().starts_with('{')) {
         return 0;
     }
     let found = MARKS.iter().filter_map(|m| text.find(m)).min();
@@ -127,12 +131,13 @@ pub fn plain(text: &str) -> usize {
     })
 }
 
-/// The text of a whole answer and the calls in it; an answer whose calls cannot be read is text.
-pub fn parse(text: &str, tools: &[Value]) -> (String, Vec<Call>) {
+/// The text of an answer and the calls in it; an answer whose calls cannot be read is text. `told`: it is the rest of one of
+/// which some is told.
+pub fn parse(text: &str, tools: &[Value], told: bool) -> (String, Vec<Call>) {
     let known = |call: &Call| tools.iter().any(|t| name(t) == call.name);
     let split = MARKS.iter().filter_map(|m| text.find(m).map(|at| (at, m))).min_by_key(|(at, _)| *at);
     let (before, calls) = match split {
-        None => ("", whole(text.trim())),
+        None => ("", if told { None } else { whole(text.trim()) }),
         Some((at, mark)) => {
             let rest = &text[at + mark.len()..];
             let parts: Vec<&str> = if *mark == MARKS[0] {
@@ -196,13 +201,15 @@ mod tests {
             ("[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"city\":\"Rome\"}}]", ""),
             ("<|python_tag|>{\"name\": \"weather\", \"parameters\": \"{\\\"city\\\":\\\"Rome\\\"}\"}", ""),
         ] {
-            assert_eq!(parse(text, &tools()), (before.to_owned(), vec![weather("{\"city\":\"Rome\"}")]), "{text}");
+            assert_eq!(parse(text, &tools(), false), (before.to_owned(), vec![weather("{\"city\":\"Rome\"}")]), "{text}");
         }
         let two =
             "<tool_call>{\"name\":\"time\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"weather\",\"arguments\":{}}</tool_call>";
-        assert_eq!(parse(two, &tools()).1.len(), 2);
+        assert_eq!(parse(two, &tools(), true).1.len(), 2);
+        let call = "{\"name\": \"time\", \"arguments\": {}}";
+        assert_eq!((parse(call, &tools(), false).1.len(), parse(call, &tools(), true).1.len()), (1, 0));
         for text in ["plain", "{\"name\": \"unknown\", \"arguments\": {}}", "<tool_call>{\"name\": \"weather\"", "{\"a\": 1}", ""] {
-            assert_eq!(parse(text, &tools()), (text.to_owned(), Vec::new()), "{text}");
+            assert_eq!(parse(text, &tools(), false), (text.to_owned(), Vec::new()), "{text}");
         }
     }
 
@@ -210,7 +217,7 @@ mod tests {
     fn text_is_told_until_a_call_may_begin() {
         for (text, n) in [("Hello", 5), ("Hello <tool", 6), ("Hello <tool_call>{", 6), ("a < b", 5), ("{\"name", 0), ("  ", 0), ("x [", 2)]
         {
-            assert_eq!(plain(text), n, "{text}");
+            assert_eq!(plain(text, false), n, "{text}");
         }
     }
 

@@ -15,7 +15,12 @@ use crate::stats::Stats;
 /// What is said for a request.
 pub enum Told {
     /// A choice has a slot, which held so many tokens of its prompt already.
-    Begun(usize),
+    Begun {
+        /// Which of the request's choices.
+        choice: usize,
+        /// These tokens.
+        reused: usize,
+    },
     /// A token.
     Token {
         /// Which of the request's choices.
@@ -139,7 +144,7 @@ fn join(generator: &mut Generator<'_>, running: &mut HashMap<u64, Running>, requ
     let why = match catch_unwind(AssertUnwindSafe(|| generator.join(request))) {
         Ok(Ok(number)) => {
             let reused = generator.reused(number);
-            let _ = one.told.send(Told::Begun(reused));
+            let _ = one.told.send(Told::Begun { choice: one.choice, reused });
             running.insert(number, one);
             return Some(reused);
         }

@@ -86,6 +86,12 @@ impl Vocabulary {
 }
 
 impl Constraint {
+    /// A copy that shares nothing with this one: what answers make of an automaton stays, and counts against its bounds.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self { matcher: self.matcher.deep_clone(), ends: self.ends.clone(), vocab: self.vocab }
+    }
+
     /// Tokens that may come next, one bit each ([`super::Sampling::mask`]); where the answer may end, those that end it.
     pub fn mask(&mut self) -> Result<Vec<u32>> {
         let mask = self.matcher.compute_mask_or_eos().map_err(refused)?;

@@ -58,6 +58,9 @@ impl Default for Sampling {
 /// A token so much less likely than the best one (times the temperature) has the probability 0 in float32.
 const OUT: f32 = 200.0;
 
+/// Temperatures below, but 0, would be lost in the division of logits.
+const LEAST: f32 = 1e-6;
+
 impl Sampling {
     /// The most likely token.
     pub fn greedy() -> Self {
@@ -78,8 +81,8 @@ impl Sampling {
     pub fn check(&self, vocab: usize) -> Result<()> {
         let wrong = |field: &'static str, why: String| Err(Error::from(RequestError::Sampling { field, why }));
         let share = |x: f32| x > 0.0 && x <= 1.0;
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return wrong("temperature", format!("{} is not 0 or above", self.temperature));
+        if !(self.temperature.is_finite() && (self.temperature == 0.0 || self.temperature >= LEAST)) {
+            return wrong("temperature", format!("{} is not 0 or above (next to 0: {LEAST} at the least)", self.temperature));
         }
         if !share(self.top_p) {
             return wrong("top_p", format!("{} is not a share above 0 and up to 1", self.top_p));
@@ -126,7 +129,8 @@ impl Sampling {
         let scale = if self.temperature > 0.0 { self.temperature } else { 1.0 };
         let allowed = |id: usize| self.mask.as_ref().is_none_or(|m| allows(m, id));
         let top = logits.iter().enumerate().filter(|(id, _)| allowed(*id)).fold(f32::MIN, |m, (_, z)| m.max(*z));
-        let out = top - OUT * scale;
+        // A small temperature would leave them beside the best one in float32.
+        let out = top - OUT * scale.max(1.0);
         if self.mask.is_some() {
             logits.iter_mut().enumerate().filter(|(id, _)| !allowed(*id)).for_each(|(_, z)| *z = out);
         }
