@@ -1,5 +1,6 @@
 //! Signals, in one place for all commands: a run that listens is asked to stop, anything else ends at once.
 
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use flow_engine::stop::Stop;
@@ -24,7 +25,12 @@ impl Listening {
     pub fn of(stop: &Arc<Stop>, tell: bool) -> Self {
         *LISTENER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Listener { stop: stop.clone(), tell });
         // A handler cannot be taken back, so that from the first run on this thread decides for all commands.
-        STARTED.call_once(|| drop(std::thread::Builder::new().name("signals".into()).spawn(wait)));
+        STARTED.call_once(|| {
+            let (tell, ready) = channel();
+            drop(std::thread::Builder::new().name("signals".into()).spawn(move || wait(&tell)));
+            // A signal that comes before its handler would end the process at once.
+            let _ = ready.recv();
+        });
         Self(())
     }
 }
@@ -35,10 +41,11 @@ impl Drop for Listening {
     }
 }
 
-fn wait() {
+fn wait(ready: &Sender<()>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
     runtime.block_on(async {
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+        let _ = ready.send(());
         loop {
             tokio::select! {
                 Some(()) = interrupt.recv() => obey(true),

@@ -50,9 +50,9 @@ pub fn serve(registry: &Registry, args: &ServeArgs) -> Result<u8, Failure> {
     let Memory { slots: (slots, tokens), cache, all } = server.memory();
     let (cache, all) = (mib(cache), mib(all));
     say(&format!("{slots} slots of {tokens} tokens: {cache} MiB of keys and values, {all} MiB in all, on {}", device.name()));
-    print(&format!("{name} on http://{}/v1", server.address()));
     let stop = Arc::new(Stop::default());
     let _listening = Listening::of(&stop, false);
+    print(&format!("{name} on http://{}/v1", server.address()));
     let asked = stop.clone();
     server.run(async move { asked.reached(1).await }).map_err(|e| Failure::Broken(e.to_string()))?;
     Ok(0)
