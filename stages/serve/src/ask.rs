@@ -23,13 +23,15 @@ pub struct Bounds {
     pub parts: usize,
     /// Prompts of a completion.
     pub prompts: usize,
-    /// Candidates of a token of given text.
+    /// Candidates of a token of given text, and temperatures of its tail.
     pub candidates: usize,
+    /// See [`Self::candidates`].
+    pub taus: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { n: 8, logprobs: 20, stops: (16, 256), bias: 1024, parts: 1024, prompts: 64, candidates: 128 }
+        Self { n: 8, logprobs: 20, stops: (16, 256), bias: 1024, parts: 1024, prompts: 64, candidates: 128, taus: 3 }
     }
 }
 

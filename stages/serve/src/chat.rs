@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use crate::answer::{TokenLogprobs, of_chat};
 use crate::aside::aside;
 use crate::ask::{Asked, content};
-use crate::compiled::constraint;
 use crate::error::ApiError;
 use crate::events::{Events, Tells, streamed};
 use crate::id::{now, unique};
@@ -31,10 +30,10 @@ struct Chat {
 /// Answers a conversation, whose request has so many bytes.
 pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
     let inside = shared.clone();
-    let (mut chat, prompt) = aside(&shared, bytes, move || read(&inside, &body)).await?;
+    let (mut chat, prompt) = aside(&shared.turns, bytes, move || read(&inside, &body)).await?;
     let param = if matches!(chat.wanted, Wanted::Required(_)) { "tools" } else { "response_format" };
     let constraint = match chat.asked.grammar.take() {
-        Some(grammar) => Some(constraint(&shared, grammar, param).await?),
+        Some(grammar) => Some(shared.compiled.constraint(&shared.model, grammar, param).await?),
         None => None,
     };
     let answering = shared.submit(&chat.asked, &[prompt], chat.logprobs, constraint.as_ref(), Vec::new())?;

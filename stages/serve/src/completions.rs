@@ -12,13 +12,12 @@ use serde_json::{Value, json};
 use crate::answer::{Part, TokenLogprobs, chars, of_text};
 use crate::aside::aside;
 use crate::ask::Asked;
-use crate::compiled::constraint;
 use crate::error::ApiError;
 use crate::events::{Events, Tells, streamed};
 use crate::id::{now, unique};
 use crate::shared::Shared;
 use crate::speak::{Piece, Speaker};
-use crate::worker::{Given, Scored};
+use crate::work::{Given, Scored};
 
 /// A text that is continued.
 struct Prompt {
@@ -45,9 +44,9 @@ struct Completion {
 /// Answers a completion, whose request has so many bytes.
 pub async fn complete(shared: Arc<Shared>, body: Value, bytes: usize) -> Result<Response, ApiError> {
     let inside = shared.clone();
-    let mut completion = aside(&shared, bytes, move || Completion::read(&inside, &body)).await?;
+    let mut completion = aside(&shared.turns, bytes, move || Completion::read(&inside, &body)).await?;
     let constraint = match completion.asked.grammar.take() {
-        Some(grammar) => Some(constraint(&shared, grammar, "response_format").await?),
+        Some(grammar) => Some(shared.compiled.constraint(&shared.model, grammar, "response_format").await?),
         None => None,
     };
     let scores = completion.scores(&shared)?;
@@ -71,13 +70,13 @@ impl Completion {
         let (extension, echo) = (&body["flow"], flag("echo")?);
         let tails = match &extension["taus"] {
             Value::Null => None,
-            given => Some(taus(given)?),
+            given => Some(taus(given, bounds.taus)?),
         };
         asked.draw = extension["draw"].as_u64().unwrap_or(0);
         if tails.is_some() && !(echo && asked.max_tokens == Some(0)) {
             return Err(ApiError::field("flow", "`taus` are those of given text: with `echo: true` and `max_tokens: 0`"));
         }
-        let most = if tails.is_some() { bounds.candidates.min(vocab) } else { bounds.logprobs };
+        let most = if tails.is_some() { bounds.candidates } else { bounds.logprobs }.min(vocab);
         let logprobs = match &body["logprobs"] {
             Value::Null => None,
             value => {
@@ -113,11 +112,11 @@ impl Completion {
     }
 }
 
-fn taus(given: &Value) -> Result<Vec<f32>, ApiError> {
+fn taus(given: &Value, most: usize) -> Result<Vec<f32>, ApiError> {
     let tau = |v: &Value| v.as_f64().map(|t| t as f32).filter(|t| t.is_finite() && *t > 0.0);
     let all: Option<Vec<f32>> = given.as_array().and_then(|a| a.iter().map(tau).collect());
-    all.filter(|a| a.len() <= crate::server::TAUS)
-        .ok_or_else(|| ApiError::field("flow", format!("`taus`: at most {} numbers above 0, not {given}", crate::server::TAUS)))
+    let wrong = || ApiError::field("flow", format!("`taus`: at most {most} numbers above 0, not {given}"));
+    all.filter(|a| a.len() <= most).ok_or_else(wrong)
 }
 
 /// A text, a list of texts, a list of ids, or a list of these.
@@ -135,9 +134,10 @@ fn prompts(shared: &Shared, given: &Value) -> Result<Vec<Prompt>, ApiError> {
     let (tokenizer, vocab) = (&shared.model.tokenizer, shared.model.tokenizer.vocab_size());
     let one = |prompt: &Value| match prompt {
         Value::String(text) => {
-            let tokens = tokenizer.context(text);
-            let before = tokens.len() - tokenizer.encode(text).len();
-            Ok(Prompt { tokens, before, text: text.clone() })
+            let said = tokenizer.encode(text);
+            let n = said.len();
+            let tokens = tokenizer.with_bos(said);
+            Ok(Prompt { before: tokens.len() - n, tokens, text: text.clone() })
         }
         Value::Array(ids) if !ids.is_empty() => {
             let id = |v: &Value| v.as_u64().filter(|id| *id < vocab as u64).map(|id| TokenId(id as u32));

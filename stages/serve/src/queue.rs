@@ -4,18 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use flow_lm::infer::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::worker::{Given, Told, Work};
-
-/// One thing that the model does for a request.
-pub enum Task {
-    /// Continues a prompt: the choice, and what is asked.
-    Sequence(usize, Box<Request>),
-    /// Scores given tokens.
-    Score(Given),
-}
+use crate::work::{Task, Told, Work};
 
 /// What comes next.
 pub enum Next {

@@ -90,7 +90,7 @@ impl FromRequest<Arc<Shared>> for Body {
         let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", BODY_TIME.as_secs()));
         let bytes = bytes.map_err(late)?.map_err(|e: BytesRejection| ApiError::new(e.status(), e.body_text()))?;
         let size = bytes.len();
-        let value = aside(state, size, move || {
+        let value = aside(&state.turns, size, move || {
             let bad = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
             let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
             if value.is_object() { Ok(value) } else { Err(bad("the body is no JSON object".into())) }
@@ -111,7 +111,7 @@ async fn text_completions(State(shared): State<Arc<Shared>>, Body(body, bytes): 
 async fn served(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
     let inside = shared.clone();
     // A large vocabulary takes its time to be written.
-    aside(&shared, usize::MAX, move || told(&inside).map(Json)).await
+    aside(&shared.turns, usize::MAX, move || told(&inside).map(Json)).await
 }
 
 fn told(shared: &Shared) -> Result<Value, ApiError> {
@@ -124,7 +124,7 @@ fn told(shared: &Shared) -> Result<Value, ApiError> {
         "chat_template": model.template.as_ref().map(flow_lm::chat::ChatTemplate::source),
         "vocab": config.vocab, "seq": config.seq, "context": shared.slots.1, "window": shared.window,
         "parameters": config.parameters(), "layers": config.layers,
-        "candidates": shared.bounds.candidates.min(config.vocab), "taus": crate::server::TAUS,
+        "candidates": shared.bounds.candidates.min(config.vocab), "taus": shared.bounds.taus,
     }))
 }
 
@@ -151,8 +151,8 @@ async fn model(State(shared): State<Arc<Shared>>, name: Result<Path<String>, Pat
 }
 
 async fn tokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Json<Value>, ApiError> {
-    let inside = shared.clone();
-    aside(&inside, bytes, move || {
+    let turns = shared.turns.clone();
+    aside(&turns, bytes, move || {
         let text = body["content"].as_str().or(body["text"].as_str()).ok_or_else(|| ApiError::field("content", "a text"))?;
         let tokenizer = &shared.model.tokenizer;
         let ids = if body["add_special"] == true { tokenizer.context(text) } else { tokenizer.encode(text) };
@@ -165,8 +165,8 @@ async fn tokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) ->
 }
 
 async fn detokenize(State(shared): State<Arc<Shared>>, Body(body, bytes): Body) -> Result<Json<Value>, ApiError> {
-    let inside = shared.clone();
-    aside(&inside, bytes, move || {
+    let turns = shared.turns.clone();
+    aside(&turns, bytes, move || {
         let tokenizer = &shared.model.tokenizer;
         let vocab = tokenizer.vocab_size() as u64;
         let one = |v: &Value| v.as_u64().filter(|id| *id < vocab).map(|id| TokenId(id as u32));

@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use flow_lm::Model;
@@ -16,7 +15,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use crate::ask::Bounds;
-use crate::compiled::Compiled;
 use crate::doors::Doors;
 use crate::id::now;
 use crate::queue::Queue;
@@ -24,9 +22,6 @@ use crate::routes;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::worker;
-
-/// Temperatures of the tail with which given text is scored, at most.
-pub const TAUS: usize = 3;
 
 /// Connections that are open at a time.
 const CONNECTIONS: usize = 512;
@@ -113,7 +108,7 @@ impl Server {
         if let Some(window) = options.score {
             // One window at a time; how many are scored together changes no result.
             let top_k = bounds.candidates.min(config.vocab);
-            uses = Uses { score: Some((1, window.min(config.seq))), top_k, taus: vec![1.0; TAUS], ..uses };
+            uses = Uses { score: Some((1, window.min(config.seq))), top_k, taus: vec![1.0; bounds.taus], ..uses };
         }
         let mut session = Session::new(device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses)?;
         session.set_bits(options.bits)?;
@@ -126,11 +121,10 @@ impl Server {
             slots: session.slots(),
             window: session.windows().map(|w| w.1),
             bounds,
-            vocabulary: OnceLock::new(),
-            compiled: Compiled::default(),
+            compiled: Arc::default(),
             turns: Arc::new(Semaphore::new(BLOCKING)),
             ending,
-            model,
+            model: Arc::new(model),
         };
         Ok(Self { listener, session, shared: Arc::new(shared), options, end })
     }

@@ -1,10 +1,10 @@
 //! What every request needs: the model, the queue, the bounds.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 
 use axum::http::StatusCode;
-use flow_lm::infer::{Constraint, Request, Vocabulary};
+use flow_lm::infer::{Constraint, Request};
 use flow_lm::{Model, TokenId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -13,14 +13,14 @@ use tokio::sync::{Semaphore, watch};
 use crate::ask::{Asked, Bounds};
 use crate::compiled::Compiled;
 use crate::error::ApiError;
-use crate::queue::{Queue, Task};
+use crate::queue::Queue;
 use crate::stats::Stats;
-use crate::worker::{Given, Told, Work};
+use crate::work::{Given, Task, Told, Work};
 
 /// What every request needs.
 pub struct Shared {
     /// The model.
-    pub model: Model,
+    pub model: Arc<Model>,
     /// How clients call it.
     pub name: String,
     /// When it was opened, seconds since 1970.
@@ -35,10 +35,8 @@ pub struct Shared {
     pub window: Option<usize>,
     /// What a request may ask for.
     pub bounds: Bounds,
-    /// Prepared with the first grammar.
-    pub vocabulary: OnceLock<Result<Vocabulary, String>>,
     /// Grammars that were asked for lately.
-    pub compiled: Compiled,
+    pub compiled: Arc<Compiled>,
     /// Turns of what is done aside.
     pub turns: Arc<Semaphore>,
     /// Set when the grace of a stop is over.
@@ -74,10 +72,16 @@ impl Shared {
         for prompt in continued {
             let one = self.request(asked, prompt, logprobs, constraint)?;
             let choice = tasks.len() - count;
-            tasks.extend(
-                (0..asked.n)
-                    .map(|i| Task::Sequence(choice + i, Box::new(Request { draw: one.draw.wrapping_add(i as u64), ..one.clone() }))),
-            );
+            tasks.extend((0..asked.n).map(|i| {
+                Task::Sequence(
+                    choice + i,
+                    Box::new(Request {
+                        draw: one.draw.wrapping_add(i as u64),
+                        constraint: one.constraint.as_ref().map(Constraint::fresh),
+                        ..one.clone()
+                    }),
+                )
+            }));
         }
         let enough: Arc<[AtomicBool]> = (count..tasks.len()).map(|_| AtomicBool::new(false)).collect();
         let (send, told) = unbounded_channel();

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::answer::{Choice, Part};
 use crate::ask::Asked;
 use crate::shared::{Answering, Shared};
-use crate::worker::{Scored, Told};
+use crate::work::{Scored, Told};
 
 /// Tokens that were read and said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

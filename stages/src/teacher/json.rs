@@ -95,7 +95,7 @@ fn constraints(tokenizer: &Tokenizer, vocab: usize, prompts: &[&Prompt]) -> Resu
             let constraint = vocabulary.compile(&grammar).map_err(|e| StageError::new(format!("prompt {}: its schema: {e}", prompt.id)))?;
             compiled.insert(name.clone(), constraint);
         }
-        let mut constraint = compiled[&name].clone();
+        let mut constraint = compiled[&name].fresh();
         // A prompt that is no beginning asks for all of the value.
         constraint.read(&tokenizer.encode(&prompt.prompt));
         Ok(constraint)

@@ -212,7 +212,11 @@ impl Tokenizer {
 
     /// Token ids of a prompt as the model reads it, BOS included where it has one; never empty.
     pub fn context(&self, text: &str) -> Vec<TokenId> {
-        let ids = self.encode(text);
+        self.with_bos(self.encode(text))
+    }
+
+    /// Tokens of a prompt with BOS before them, where the model reads one; never empty.
+    pub fn with_bos(&self, ids: Vec<TokenId>) -> Vec<TokenId> {
         // A chat template writes BOS itself.
         let bos = ids.is_empty() || self.add_bos && ids[0] != self.bos;
         bos.then_some(self.bos).into_iter().chain(ids).collect()

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::served::Served;
-
 use crate::teacher::http::preset::{Scoring, Shape};
 use crate::teacher::http::spec::Spec;
 use crate::teacher::journal::AnswerKey;
@@ -59,6 +57,17 @@ pub enum Expect {
     Next(Step),
     /// What only `flow serve` tells.
     Served(Served),
+}
+
+/// What is expected of an answer of `flow serve` beyond what others tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// What the model is.
+    Model,
+    /// The ids of a continuation.
+    Ids,
+    /// So many rows of so many candidates, each with so many figures of its tail.
+    Rows(usize, usize, usize),
 }
 
 impl Call {

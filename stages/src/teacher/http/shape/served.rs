@@ -7,19 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::Failure;
-use super::call::{Call, Expect};
+use super::call::{Call, Expect, Served};
 use crate::teacher::http::spec::Spec;
-
-/// What is expected of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
-    /// What the model is.
-    Model,
-    /// The ids of a continuation.
-    Ids,
-    /// So many rows of so many candidates, each with so many figures of its tail.
-    Rows(usize, usize, usize),
-}
 
 /// What a student needs to know of a served model.
 #[derive(Clone, Debug, Deserialize)]
