@@ -194,6 +194,49 @@ fn answers_are_held_to_schemas_and_tools() {
     }
 }
 
+/// A model whose chat template has a place for tools, and which refuses messages with a field that nobody sent.
+#[test]
+fn calls_are_read_out_of_answers_of_models_that_know_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(Path::new(&golden("models/tiny-llama")).join(file), dir.path().join(file)).unwrap();
+    }
+    let template = "{% for t in tools %}{{ t.function.name }};{% endfor %}{% for m in messages %}{% if 'tool_calls' in m %}{{ m.tool_calls | length }}{% endif %}{{ m.content }}{% endfor %}";
+    std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let server = Served::start(dir.path().to_str().unwrap(), &["--context", "512"]);
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
+    // What the model says is given by a grammar, as if it had learned it.
+    let says = |text: &str| json!({"messages": [{"role": "user", "content": "go"}], "tools": [tool("weather"), tool("time")], "grammar": format!("root ::= {text:?}")});
+    for (text, content, called) in [
+        ("Sure. <tool_call>{\"name\": \"weather\", \"arguments\": {\"a\": 1}}</tool_call>", Some("Sure."), true),
+        ("{\"name\": \"time\", \"parameters\": {}}", None, true),
+        ("Sure: {\"name\": \"time\", \"parameters\": {}}", Some("Sure: {\"name\": \"time\", \"parameters\": {}}"), false),
+        ("fn main() { }", Some("fn main() { }"), false),
+    ] {
+        let whole = server.post(CHAT, &says(text)).json();
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["message"]["content"].as_str(), content, "{whole}");
+        assert_eq!((choice["finish_reason"] == "tool_calls", choice["message"]["tool_calls"].is_array()), (called, called), "{whole}");
+        let chunks = server.post(CHAT, &with(&says(text), &json!({"stream": true}))).chunks();
+        let deltas = || chunks.iter().map(|c| &c["choices"][0]["delta"]);
+        let told: String = deltas().filter_map(|d| d["content"].as_str()).collect();
+        assert_eq!(told.trim_end(), content.unwrap_or_default());
+        assert_eq!(deltas().any(|d| d["tool_calls"][0]["function"]["name"].is_string()), called, "{text}");
+        if !called {
+            assert!(deltas().filter(|d| d["content"].as_str().is_some_and(|t| !t.is_empty())).count() > 2, "{text}: as it comes");
+        }
+    }
+    // Only those that are allowed are offered and read.
+    let only = json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [tool("time")]}});
+    let other = server.post(CHAT, &with(&says("{\"name\": \"weather\", \"parameters\": {}}"), &json!({"tool_choice": only}))).json();
+    assert!(other["choices"][0]["message"]["tool_calls"].is_null(), "{other}");
+    // A conversation goes on after a call.
+    let call = json!({"id": "call_1", "type": "function", "function": {"name": "time", "arguments": "{}"}});
+    let messages = json!([{"role": "user", "content": "go"}, {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "noon"}]);
+    assert_eq!(server.post(CHAT, &json!({"messages": messages, "tools": [tool("time")], "max_tokens": 4})).status, 200);
+}
+
 #[test]
 fn what_is_wrong_is_said_by_name() {
     let server = server(&[]);
