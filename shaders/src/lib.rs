@@ -29,3 +29,9 @@ pub mod simd;
 pub fn pack_ternary(w: &[f32], cols: usize, rule: u32) -> (Vec<u32>, f32) {
     kernels::ternary::cpu::pack(w, cols, rule)
 }
+
+/// Packs a matrix `[rows, cols]` into codes and float16 scales as training does: (codes, scales `[rows, …]` in the form of
+/// `groups`), see [`kernels::ternary::groups`]. `per`: weights of a scale, 0 for one of all.
+pub fn pack_ternary_groups(w: &[f32], cols: usize, per: usize, groups: usize) -> (Vec<u32>, Vec<u32>) {
+    kernels::ternary::groups::pack(w, cols, per, groups)
+}

@@ -3,6 +3,7 @@
 pub mod act_quant;
 pub mod adamw;
 pub mod attention;
+pub mod bias;
 pub mod clip;
 pub mod elementwise;
 pub mod embed;
@@ -20,6 +21,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod sample;
 pub mod ternary;
+pub mod ternary_blocks;
 pub mod ternary_gemm;
 pub mod topk;
 
@@ -29,6 +31,8 @@ use crate::kernel::Kernel;
 pub static ALL: &[&Kernel] = &[
     &ternary::ABS_MEAN,
     &act_quant::ACT_QUANT,
+    &act_quant::blocks::ACT_QUANT_BLOCKS,
+    &act_quant::blocks::ACT_ROUND_BLOCKS,
     &adamw::ADAMW,
     &adamw::ADAMW_INT8,
     &sample::ARGMAX,
@@ -38,22 +42,28 @@ pub static ALL: &[&Kernel] = &[
     &attention::ATTENTION_GRAD_Q,
     &attention::ATTENTION_HALF,
     &attention::ATTENTION_INT8,
+    &bias::BIAS,
+    &bias::BIAS_GRAD,
     &clip::CLIP_FINISH,
     &elementwise::COPY,
     &embed::EMBED,
     &embed::EMBED_GRAD,
     &embed::EMBED_HALF,
+    &embed::EMBED_TERNARY,
     &gated::GATED,
     &gated::GATED_GRAD,
     &norm_quant::GATED_NORM_QUANT,
     &gemm::GEMM_NN,
+    &gemm::GEMM_NN_GROUPS,
     &gemm::GEMM_NN_TERNARY,
     &gemm::GEMM_NT,
     &gemm::GEMM_NT_HALF,
+    &gemm::GEMM_NT_TERNARY,
     &gemm::GEMM_TN,
     &gemm::GEMM_TN_Q8,
     &gemm::GEMV_NT,
     &gemm::GEMV_NT_HALF,
+    &gemm::GEMV_NT_TERNARY,
     &kd_loss::KD_LOSS,
     &kv_store::KV_STORE,
     &kv_store::KV_STORE_HALF,
@@ -75,6 +85,9 @@ pub static ALL: &[&Kernel] = &[
     &sample::SAMPLE,
     &clip::SUM_SQ,
     &ternary::TERNARISE,
+    &ternary::groups::TERNARISE_GROUPS,
+    &ternary_blocks::TERNARY_BLOCKS_GEMM,
+    &ternary_blocks::TERNARY_BLOCKS_GEMV,
     &ternary_gemm::TERNARY_GEMM,
     &ternary_gemm::TERNARY_GEMV,
     &ternary::THRESHOLD_GRAD,

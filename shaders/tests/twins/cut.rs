@@ -6,8 +6,8 @@ use flow_shaders::device::{self, Device, Opening};
 use flow_shaders::kernel::{Kernel, Params};
 use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
-    act_quant, adamw, attention, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, kv_store, muon, norm_quant,
-    rmsnorm, rope, sample, ternary, ternary_gemm, topk,
+    act_quant, adamw, attention, bias, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, kv_store, muon, norm_quant,
+    rmsnorm, rope, sample, ternary, ternary_blocks, ternary_gemm, topk,
 };
 
 use crate::harness::{Random, adapter, hyper, junk, run, words};
@@ -73,6 +73,12 @@ fn tables_in_parts() {
 #[test]
 fn elements_and_rows_in_parts() {
     let mut r = Random(3);
+    let s = act_quant::Shape { rows: 300, cols: 100, words: 28 };
+    check(&act_quant::blocks::ACT_QUANT_BLOCKS, &[r.floats(30_000, 1.0), junk(300 * 28), junk(600)], &s);
+    check(&act_quant::blocks::ACT_ROUND_BLOCKS, &[r.floats(30_000, 1.0), junk(30_000)], &s);
+    let s = bias::Shape { rows: 300, cols: 100 };
+    check(&bias::BIAS, &[r.floats(100, 1.0), junk(30_000)], &s);
+    check(&bias::BIAS_GRAD, &[r.floats(30_000, 1.0), r.floats(100, 1.0)], &s);
     let n = 50_001;
     let clip_factors = words(&[1.0, 0.5, 0.0, 0.0]);
     let state = [hyper(), clip_factors, r.floats(n, 1.0), r.floats(n, 1.0), r.floats(n, 1.0), r.range(n, 0.0, 1.0)];
@@ -115,6 +121,44 @@ fn storage_and_moments_in_parts() {
     check(&muon::MUON_NORMALISE, &[r.floats(n, 1.0), r.range(5, 0.1, 1.0), junk(n)], &normalise);
     let shape = muon::Scale { n: n as u32, factor: 1.4, partials: 5 };
     check(&muon::MUON_SCALE, &[hyper(), factors, r.range(5, 0.1, 1.0), r.floats(n, 1.0), junk(n)], &shape);
+}
+
+#[test]
+fn linears_in_groups_in_parts() {
+    let mut r = Random(6);
+    let (rows, cols, groups) = (300usize, 192usize, 3usize);
+    let words_of = cols / 16;
+    let w = r.floats(rows * cols, 1.0);
+    let shape = ternary::groups::GroupShape { rows: rows as u32, cols: cols as u32, per: 64, groups: 3, count: 64.0 };
+    let buffers = [w, r.range(rows * groups, 20.0, 60.0), junk(rows * words_of), junk(rows * 2)];
+    check(&ternary::groups::TERNARISE_GROUPS, &buffers, &shape);
+    let (codes, scale) = (r.codes(rows, cols), r.scales(rows, groups));
+    let ids: Vec<u32> = (0..200).map(|_| r.below(rows) as u32).collect();
+    let s = embed::Shape { rows: 200, cols: cols as u32, vocab: rows as u32 };
+    check(&embed::EMBED_TERNARY, &[ids, codes.clone(), scale.clone(), junk(200 * cols)], &embed::TernaryShape::new(s, groups));
+    let (q, _) = r.bytes(rows, cols, 4 * words_of);
+    let n = 70usize;
+    let buffers = [q, r.range(rows * groups, 0.01, 0.02), r.codes(n, cols), r.scales(n, groups), r.floats(rows * n, 1.0)];
+    for kernel in [&ternary_blocks::TERNARY_BLOCKS_GEMM, &ternary_blocks::TERNARY_BLOCKS_GEMV] {
+        let s = ternary_blocks::Shape { rows: rows as u32, outs: n as u32, cols: cols as u32, add: 1, groups: 3, by_row: 0 };
+        check(kernel, &buffers, &s);
+    }
+    for add in [0, 1] {
+        let of = |m: usize, n: usize, k: usize| {
+            gemm::TernaryShape::new(gemm::Shape { m: m as u32, n: n as u32, k: k as u32, add, symmetric: 0 }, groups)
+        };
+        // Rows of A and C, then rows of packed weights, which are columns of C.
+        for (m, n) in [(200usize, 40usize), (4, 1400)] {
+            let buffers = [r.floats(m * cols, 1.0), r.codes(n, cols), r.scales(n, groups), r.floats(m * n, 1.0)];
+            check(&gemm::GEMM_NT_TERNARY, &buffers, &of(m, n, cols));
+            check(&gemm::GEMV_NT_TERNARY, &buffers, &of(m, n, cols));
+        }
+        // Rows, and a long sum.
+        for (m, k) in [(300usize, 64usize), (3, 4096)] {
+            let buffers = [r.floats(m * k, 1.0), r.codes(k, cols), r.scales(k, groups), r.floats(m * cols, 1.0)];
+            check(&gemm::GEMM_NN_GROUPS, &buffers, &of(m, cols, k));
+        }
+    }
 }
 
 #[test]

@@ -152,6 +152,15 @@ impl Random {
         }
         out
     }
+    /// Scales of packed rows, so many each: floats where there is one, else pairs of float16 with a zero for what is missing.
+    pub fn scales(&mut self, rows: usize, groups: usize) -> Vec<u32> {
+        if groups == 1 {
+            return self.range(rows, 0.3, 2.0);
+        }
+        let mut half = || u32::from(half::f16::from_f32(0.3 + 1.7 * self.unit()).to_bits());
+        let mut pair = |i: usize| half() | if 2 * (i % groups.div_ceil(2)) + 1 < groups { half() << 16 } else { 0 };
+        (0..rows * groups.div_ceil(2)).map(&mut pair).collect()
+    }
     /// Packed signed bytes in [−127, 127], zero padded to `words` words a row, and the row sums.
     pub fn bytes(&mut self, rows: usize, cols: usize, words: usize) -> (Vec<u32>, Vec<u32>) {
         let mut out = Vec::new();

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use flow_shaders::kernel::Kernel;
-use flow_shaders::kernels::{gemm, ternary_gemm};
+use flow_shaders::kernels::{embed, gemm, ternary_blocks, ternary_gemm};
 use proptest::prelude::*;
 
 use crate::harness::{Random, adapter, check, check_exact, cpu, junk, run, size};
@@ -113,5 +113,59 @@ fn extreme_ternary_products_are_exact() {
         };
         let want = (0..16).map(element).sum::<i32>() * (cols / 16) as i32;
         assert!(got.iter().all(|w| f32::from_bits(*w) == want as f32), "{want}");
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::harness::config(10))]
+
+    /// Packed ternary weights with one scale a row or one for every 64 weights, beside the products of their values.
+    #[test]
+    fn products_with_packed_weights(m in size(60), n in size(90), groups in 1usize..6, row in any::<bool>(), add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let k = if row { 37 * groups } else { 64 * groups };
+        let groups = if row { 1 } else { groups };
+        let c = r.floats(m * n, 1.0);
+        let atol = 6e-6 * (k as f32).sqrt() + 2e-6;
+        let of = |m, n, k| gemm::TernaryShape::new(shape(m, n, k, add), groups);
+        let (a, codes, scale) = (r.floats(m * k, 1.0), r.codes(n, k), r.scales(n, groups));
+        check(&gemm::GEMM_NT_TERNARY, &[a.clone(), codes.clone(), scale.clone(), c.clone()], &of(m, n, k), 4e-6, atol);
+        check(&gemm::GEMV_NT_TERNARY, &[a.clone(), codes.clone(), scale.clone(), c.clone()], &of(m, n, k), 1e-5, 4.0 * atol);
+        // On the CPU the bits of the products of the values.
+        let values = run(cpu(), &embed::EMBED_TERNARY, &[(0..n as u32).collect(), codes.clone(), scale.clone(), junk(n * k)],
+            &embed::TernaryShape::new(embed::Shape { rows: n as u32, cols: k as u32, vocab: n as u32 }, groups)).swap_remove(3);
+        for (packed, plain) in [(&gemm::GEMM_NT_TERNARY, &gemm::GEMM_NT), (&gemm::GEMV_NT_TERNARY, &gemm::GEMV_NT)] {
+            let ours = run(cpu(), packed, &[a.clone(), codes.clone(), scale.clone(), c.clone()], &of(m, n, k)).swap_remove(3);
+            prop_assert!(ours == run(cpu(), plain, &[a.clone(), values.clone(), c.clone()], &shape(m, n, k, add)).swap_remove(2), "{}", packed.name);
+        }
+        // The gradient of the input: rows of codes along n.
+        let (dy, dx) = (r.floats(m * n, 1.0), r.floats(m * k, 1.0));
+        check(&gemm::GEMM_NN_GROUPS, &[dy.clone(), codes.clone(), scale.clone(), dx.clone()], &of(m, k, n), 4e-6, 1e-5 * (n as f32).sqrt());
+        let ours = run(cpu(), &gemm::GEMM_NN_GROUPS, &[dy.clone(), codes, scale, dx.clone()], &of(m, k, n)).swap_remove(3);
+        prop_assert!(ours == run(cpu(), &gemm::GEMM_NN, &[dy, values, dx], &shape(m, k, n, add)).swap_remove(2));
+    }
+
+    /// int8 activations by row and by block with packed weights.
+    #[test]
+    fn products_in_blocks(rows in size(40), outs in size(90), groups in 1usize..9, row in any::<bool>(), by_row in 0u32..2, add in 0u32..2, seed: u64) {
+        let mut r = Random(seed);
+        let cols = if row { 37 * groups } else { 64 * groups };
+        let (q, sums) = r.bytes(rows, cols, 4 * cols.div_ceil(16));
+        let steps = if by_row == 1 { scales(&r.range(rows, 0.01, 0.02), &sums) } else { r.range(rows * cols.div_ceil(64), 0.01, 0.02) };
+        let groups = if row { 1 } else { groups };
+        let s = ternary_blocks::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add, groups: groups as u32, by_row };
+        let buffers = [q, steps, r.codes(outs, cols), r.scales(outs, groups), r.floats(rows * outs, 1.0)];
+        for kernel in [&ternary_blocks::TERNARY_BLOCKS_GEMM, &ternary_blocks::TERNARY_BLOCKS_GEMV] {
+            check(kernel, &buffers, &s, 1e-5, 1e-4);
+            // A row does not depend on the others.
+            for device in [Some(cpu()), adapter()].into_iter().flatten() {
+                let all = run(device, kernel, &buffers, &s).swap_remove(4);
+                let per = |words: &[u32]| words.len() / rows;
+                let last = |words: &Vec<u32>| words[(rows - 1) * per(words)..].to_vec();
+                let one = [last(&buffers[0]), last(&buffers[1]), buffers[2].clone(), buffers[3].clone(), last(&buffers[4])];
+                let one = run(device, kernel, &one, &ternary_blocks::Shape { rows: 1, ..s }).swap_remove(4);
+                prop_assert!(all[(rows - 1) * outs..] == one, "{} on {}", kernel.name, device.name());
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Quantisers: codes may differ by one at a tie, everything else follows from them.
 
+use flow_shaders::kernels::act_quant::blocks;
+use flow_shaders::kernels::ternary::groups;
 use flow_shaders::kernels::{act_quant, gated, hyper as slots, norm_quant, rmsnorm, ternary};
 use proptest::prelude::*;
 
@@ -111,6 +113,73 @@ proptest! {
                     let tie = if rule == 0 { near_tie(value) } else { (value.abs() - 0.7).abs() < 1e-5 };
                     assert!(e < cols && (a - b).abs() == 1 && tie, "row {row}, {e}: {a} and {b} for {value}");
                 }
+            }
+        }
+    }
+
+    /// ACT_QUANT_BLOCKS, and ACT_ROUND_BLOCKS with the values of its codes; a block of zeros among them.
+    #[test]
+    fn activation_codes_in_blocks(rows in size(40), cols in size(300), seed: u64) {
+        let mut r = Random(seed);
+        let (count, per_row) = (4 * cols.div_ceil(16), cols.div_ceil(64));
+        let mut x = r.floats(rows * cols, 1.5);
+        x[..cols.min(64)].fill(0);
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32 };
+        let buffers = [x.clone(), junk(rows * count), junk(rows * per_row)];
+        let rounded = run(cpu(), &blocks::ACT_ROUND_BLOCKS, &[x.clone(), junk(rows * cols)], &shape).swap_remove(1);
+        let ours = run(cpu(), &blocks::ACT_QUANT_BLOCKS, &buffers, &shape);
+        let byte = |words: &[u32], row: usize, e: usize| (words[row * count + e / 4] >> (8 * (e % 4))) as u8 as i8;
+        for (row, e) in (0..rows).flat_map(|row| (0..4 * count).map(move |e| (row, e))) {
+            let q = byte(&ours[1], row, e);
+            if e < cols {
+                let step = f32::from_bits(ours[2][row * per_row + e / 64]);
+                assert_eq!(f32::from_bits(rounded[row * cols + e]), f32::from(q) * step);
+                let error = f32::from_bits(x[row * cols + e]) - f32::from(q) * step;
+                assert!(error.abs() <= 0.5001 * step, "{error} of {step}");
+            } else {
+                assert_eq!(q, 0, "padding");
+            }
+        }
+        let Some((_, gpu)) = both(&blocks::ACT_QUANT_BLOCKS, &buffers, &shape) else { return Ok(()) };
+        close("step", &ours[2], &gpu[2], 1e-6, 0.0);
+        for (row, e) in (0..rows).flat_map(|row| (0..4 * count).map(move |e| (row, e))) {
+            let (a, b) = (byte(&ours[1], row, e), byte(&gpu[1], row, e));
+            let value = if e < cols { f64::from(f32::from_bits(x[row * cols + e])) / f64::from(f32::from_bits(ours[2][row * per_row + e / 64])) } else { 0.0 };
+            assert!(a == b || (a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
+        }
+        let Some((_, gpu)) = both(&blocks::ACT_ROUND_BLOCKS, &[x, junk(rows * cols)], &shape) else { return Ok(()) };
+        let step = |i: usize| f32::from_bits(ours[2][i / cols * per_row + i % cols / 64]);
+        for (i, (a, b)) in rounded.iter().zip(&gpu[1]).enumerate() {
+            assert!((f32::from_bits(*a) - f32::from_bits(*b)).abs() <= 1.001 * step(i), "{i}");
+        }
+    }
+
+    /// TERNARISE_GROUPS over sums of a tensor, of rows and of groups: the same scales, codes but for ties.
+    #[test]
+    fn ternary_codes_in_groups(rows in size(40), groups in 1usize..5, form in 0usize..4, seed: u64) {
+        let mut r = Random(seed);
+        // (columns, weights of a sum, scales of a row)
+        let (cols, per, stored) = match form {
+            0 => (37 * groups, 0, 1),
+            1 => (37 * groups, 37 * groups, 1),
+            2 => (64 * groups, 64, groups),
+            _ => (256 * groups, 256, 4 * groups),
+        };
+        let w = r.floats(rows * cols, 0.7);
+        let count = if per == 0 { 1.0 } else { per as f32 };
+        let sums = r.range(if per == 0 { 1 } else { rows * cols / per }, 0.3 * count, 1.2 * count);
+        let shape = groups::GroupShape { rows: rows as u32, cols: cols as u32, per: per as u32, groups: stored as u32, count };
+        let words = ternary::packed_words(cols);
+        let buffers = [w.clone(), sums.clone(), junk(rows * words), junk(groups::scale_words(rows, stored))];
+        let Some((cpu, gpu)) = both(&groups::TERNARISE_GROUPS, &buffers, &shape) else { return Ok(()) };
+        assert_eq!(cpu[3], gpu[3], "scales");
+        for (row, e) in (0..rows).flat_map(|row| (0..16 * words).map(move |e| (row, e))) {
+            let code = |all: &[u32]| (all[row * words + e / 16] >> (8 * (e % 4) + 2 * (e / 4 % 4)) & 3) as i32;
+            let (a, b) = (code(&cpu[2]), code(&gpu[2]));
+            if a != b {
+                let sum = f32::from_bits(sums[if per == 0 { 0 } else { (row * cols + e) / per }]);
+                let value = f64::from(f32::from_bits(w[row * cols + e]) / half::f16::from_f32(sum / count).to_f32());
+                assert!(e < cols && (a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Kernels with one workgroup per row: norms, sums, clipping, Top-K, argmax, sampling.
 
-use flow_shaders::kernels::{clip, rmsnorm, sample, topk};
+use flow_shaders::kernels::{bias, clip, rmsnorm, sample, topk};
 use proptest::prelude::*;
 
 use crate::harness::{Random, both, check, check_exact, hyper, junk, size, words, zeros};
@@ -17,6 +17,14 @@ proptest! {
         check(&rmsnorm::RMSNORM, &[x.clone(), g.clone(), junk(n), junk(rows)], &shape, 2e-6, 1e-6);
         check(&rmsnorm::RMSNORM_GRAD_X, &[x.clone(), g, rstd.clone(), dy.clone(), r.floats(n, 1.0)], &shape, 1e-5, 1e-5);
         check(&rmsnorm::RMSNORM_GRAD_G, &[x, rstd, dy, r.floats(cols, 1.0)], &shape, 1e-5, 1e-5);
+    }
+
+    #[test]
+    fn biases_and_their_gradient(rows in size(65), cols in size(300), seed: u64) {
+        let mut r = Random(seed);
+        let shape = bias::Shape { rows: rows as u32, cols: cols as u32 };
+        check_exact(&bias::BIAS, &[r.floats(cols, 1.0), junk(rows * cols)], &shape);
+        check(&bias::BIAS_GRAD, &[r.floats(rows * cols, 1.0), r.floats(cols, 1.0)], &shape, 1e-5, 1e-5);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! By the largest value of a row (absmax): `step = max(max|x|, 1e-5) / qmax`, `q = round_half_even(x / step)`, `|q| ≤ qmax`.
 //! `qmax` is `hyper[QMAX]` (127 for A8, 7 for A4), so that the flip is a changed number, not a changed program.
 
+pub mod blocks;
 pub(crate) mod cpu;
 
 use bytemuck::{Pod, Zeroable};

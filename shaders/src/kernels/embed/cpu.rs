@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{Shape, TernaryShape};
 use crate::kernel::{Bufs, Params};
 use crate::kernels::halves::rows::to_floats;
+use crate::kernels::ternary::groups::{Scales, values};
 
 pub(crate) fn gather(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
@@ -25,6 +26,14 @@ pub(crate) fn gather_half(p: &Params, bufs: Bufs<'_>) {
         let at = *id as usize * cols;
         to_floats(&table[at..at + cols], out);
     });
+}
+
+pub(crate) fn gather_ternary(p: &Params, bufs: Bufs<'_>) {
+    let TernaryShape { shape: s, groups, .. } = p.get();
+    let [ids, codes, scale, out] = bufs.take();
+    let (ids, codes, scales, cols) = (ids.u32(), codes.u32(), Scales::of(scale.u32(), groups), s.cols as usize);
+    let rows = out.f32_mut().par_chunks_mut(cols).zip(ids).take(s.rows as usize);
+    rows.for_each(|(out, id)| values(codes, scales, cols, *id as usize, 0, out));
 }
 
 pub(crate) fn scatter(p: &Params, bufs: Bufs<'_>) {

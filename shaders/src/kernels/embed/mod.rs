@@ -9,6 +9,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::cut::{Cut, along_first};
 use crate::kernel::{Kernel, NO_SCRATCH, Params, grid_1d, read, update, write};
+use crate::kernels::ternary::groups::row_scale_words;
+use crate::kernels::ternary::packed_words;
 
 /// Shapes: `table [vocab, cols]`, `ids [rows]`, `out [rows, cols]`.
 #[repr(C)]
@@ -91,6 +93,56 @@ pub static EMBED_HALF: Kernel = Kernel {
     variants: &[],
     scratch: NO_SCRATCH,
     cpu: cpu::gather_half,
+};
+
+/// A gather from a packed ternary table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct TernaryShape {
+    /// Rows of the batch, columns and rows of the table.
+    pub shape: Shape,
+    /// Of a part; 0.
+    part: [u32; 2],
+    /// Scales of a row: 1, or one for every 64 weights (see `ternary::groups`).
+    pub groups: u32,
+}
+
+impl TernaryShape {
+    /// Of a whole table.
+    pub fn new(shape: Shape, groups: usize) -> Self {
+        Self { shape, part: [0; 2], groups: groups as u32 }
+    }
+}
+
+/// Cut along rows of the batch, or of the table.
+fn gather_ternary(p: &Params) -> Vec<Cut> {
+    let TernaryShape { shape, groups, .. } = p.get();
+    let cols = shape.cols as usize;
+    let mut of_tokens = tokens(p.get(), &[0, packed_words(cols), row_scale_words(groups as usize), 0]);
+    let part = of_tokens.part;
+    of_tokens.part = Box::new(move |first, count| {
+        let mut params = part(first, count);
+        params.0[std::mem::offset_of!(TernaryShape, groups) / 4] = groups;
+        params
+    });
+    along_first(p, &[1, 0, 0, cols]).into_iter().chain([of_tokens]).collect()
+}
+
+/// As [`EMBED`] from a table of packed ternary rows. Shape: [`TernaryShape`]. Bindings: `ids`, `codes`, `scale`, `out`. One
+/// thread per word of codes.
+pub static EMBED_TERNARY: Kernel = Kernel {
+    name: "embed_ternary",
+    revision: 1,
+    wgsl: &[include_str!("gather_ternary.wgsl"), include_str!("../half_value.wgsl"), include_str!("../ternary/weight.wgsl")],
+    bindings: &[read("ids"), read("codes"), read("scale"), write("out")],
+    grid: |p| {
+        let s: Shape = p.get();
+        grid_1d(s.rows as usize * packed_words(s.cols as usize), 256)
+    },
+    cut: gather_ternary,
+    variants: &[],
+    scratch: NO_SCRATCH,
+    cpu: cpu::gather_ternary,
 };
 
 /// Bindings: `starts [vocab + 1] u32`, `order [rows] u32`, `dx [rows, cols]`, `dtable [vocab, cols]` (added to).

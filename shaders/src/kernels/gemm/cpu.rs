@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
 use super::pack::{Operand, Panels, pack, pack_panel};
 use super::tile::{self, Left, MAX_TILE, Out, Tile};
+use super::{Shape, TernaryShape};
 use crate::kernel::{Bufs, Params};
+use crate::kernels::ternary::groups::{Scales, values};
 use crate::simd::math::{LANES, fold};
 use crate::simd::scratch;
 
@@ -96,14 +97,7 @@ pub(crate) fn few_nt(p: &Params, bufs: Bufs<'_>) {
     let (m, k) = (s.m as usize, s.k as usize);
     let (a, b) = (&a.f32()[..m * k], b.f32());
     by_columns(&s, c.f32_mut(), |first, out| {
-        for (b, out) in b[first * k..].chunks_exact(k).zip(out.chunks_exact_mut(m)) {
-            for (a, out) in a.chunks(4 * k).zip(out.chunks_mut(4)) {
-                match out {
-                    [_, _, _, _] => dot_rows::<4>(a, b, out),
-                    _ => a.chunks_exact(k).zip(out.chunks_exact_mut(1)).for_each(|(a, out)| dot_rows::<1>(a, b, out)),
-                }
-            }
-        }
+        b[first * k..].chunks_exact(k).zip(out.chunks_exact_mut(m)).for_each(|(b, out)| dots_with(a, b, out));
     });
 }
 
@@ -113,6 +107,32 @@ pub(crate) fn few_nt_half(p: &Params, bufs: Bufs<'_>) {
     let (m, k) = (s.m as usize, s.k as usize);
     let (a, b): (&[f32], &[u16]) = (&a.f32()[..m * k], bytemuck::cast_slice(b.u32()));
     by_columns(&s, c.f32_mut(), |first, out| super::half_rows::dots(a, &b[first * k..][..out.len() / m * k], k, out));
+}
+
+pub(crate) fn few_nt_ternary(p: &Params, bufs: Bufs<'_>) {
+    let TernaryShape { shape: s, groups, .. } = p.get();
+    let [a, codes, scale, c] = bufs.take();
+    let (m, k) = (s.m as usize, s.k as usize);
+    let (a, codes, scales) = (&a.f32()[..m * k], codes.u32(), Scales::of(scale.u32(), groups));
+    by_columns(&s, c.f32_mut(), |first, out| {
+        scratch::with(k, |b| {
+            for (j, out) in out.chunks_exact_mut(m).enumerate() {
+                values(codes, scales, k, first + j, 0, b);
+                dots_with(a, b, out);
+            }
+        });
+    });
+}
+
+/// Products of all rows of `a` with one.
+fn dots_with(a: &[f32], b: &[f32], out: &mut [f32]) {
+    let k = b.len();
+    for (a, out) in a.chunks(4 * k).zip(out.chunks_mut(4)) {
+        match out {
+            [_, _, _, _] => dot_rows::<4>(a, b, out),
+            _ => a.chunks_exact(k).zip(out.chunks_exact_mut(1)).for_each(|(a, out)| dot_rows::<1>(a, b, out)),
+        }
+    }
 }
 
 /// Products whose tasks have some columns of every row: `columns(first, out [count, m])`, turned into `c` afterwards.
@@ -164,6 +184,20 @@ pub(crate) fn nn_ternary(p: &Params, bufs: Bufs<'_>) {
     let s: Shape = p.get();
     let [a, codes, scale, c] = bufs.take();
     let b = Operand::Ternary { codes: codes.u32(), scale: scale.f32(), words: (s.n as usize).div_ceil(16) };
+    product(&s, Operand::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
+}
+
+pub(crate) fn nt_ternary(p: &Params, bufs: Bufs<'_>) {
+    let TernaryShape { shape: s, groups, .. } = p.get();
+    let [a, codes, scale, c] = bufs.take();
+    let b = Operand::TernaryRows { codes: codes.u32(), scales: Scales::of(scale.u32(), groups), cols: s.k as usize };
+    product(&s, Operand::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
+}
+
+pub(crate) fn nn_groups(p: &Params, bufs: Bufs<'_>) {
+    let TernaryShape { shape: s, groups, .. } = p.get();
+    let [a, codes, scale, c] = bufs.take();
+    let b = Operand::TernaryGroups { codes: codes.u32(), scales: Scales::of(scale.u32(), groups), cols: s.n as usize };
     product(&s, Operand::KContiguous(a.f32(), s.k as usize), b, c.f32_mut());
 }
 

@@ -3,10 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Shape;
+use super::{Shape, TernaryShape};
 use crate::cut::Cut;
 use crate::kernel::Params;
-use crate::kernels::ternary::packed_words;
+use crate::kernels::ternary::{groups::row_scale_words, packed_words};
 
 /// A product, or a part of one whose A or C lies within a larger one.
 #[repr(C)]
@@ -110,4 +110,31 @@ pub(super) fn nn_ternary(p: &Params) -> Vec<Cut> {
 pub(super) fn tn_q8(p: &Params) -> Vec<Cut> {
     let codes = 4 * packed_words(p.get::<Shape>().n as usize);
     vec![with_scales(rows_tn(p.get()), 0), with_codes(depth(p.get(), true), codes, 2)]
+}
+
+/// A cut whose parts know the scales of a row.
+fn with_groups(mut cut: Cut, groups: u32) -> Cut {
+    let part = cut.part;
+    cut.part = Box::new(move |first, count| {
+        let mut params = part(first, count);
+        params.0[GROUPS] = groups;
+        params
+    });
+    cut
+}
+
+/// The word of the groups in [`TernaryShape`].
+const GROUPS: usize = std::mem::offset_of!(TernaryShape, groups) / 4;
+
+pub(super) fn nt_ternary(p: &Params) -> Vec<Cut> {
+    let (part, s): (Part, TernaryShape) = (p.get(), p.get());
+    let mut columns = with_scales(columns_nt(part, 1), row_scale_words(s.groups as usize));
+    columns.words[1] = packed_words(s.shape.k as usize);
+    [with_scales(rows(part), 0), columns].map(|cut| with_groups(cut, s.groups)).into()
+}
+
+pub(super) fn nn_groups(p: &Params) -> Vec<Cut> {
+    let (part, s): (Part, TernaryShape) = (p.get(), p.get());
+    let along = with_codes(depth(part, false), packed_words(s.shape.n as usize), row_scale_words(s.groups as usize));
+    [with_scales(rows(part), 0), along].map(|cut| with_groups(cut, s.groups)).into()
 }

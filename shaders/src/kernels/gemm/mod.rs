@@ -71,7 +71,7 @@ product!(
     /// `A [m, k]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
     GEMM_NN,
     "gemm_nn",
-    ["load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     nn,
     cpu::scratch_of_rows
@@ -81,7 +81,7 @@ product!(
     /// `A [m, k]`, `B [n, k]`. Bindings: `a`, `b`, `c`.
     GEMM_NT,
     "gemm_nt",
-    ["load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     nt,
     cpu::scratch_of_rows
@@ -91,7 +91,7 @@ product!(
     /// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`.
     GEMM_NT_HALF,
     "gemm_nt_half",
-    ["../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
+    ["params.wgsl", "../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
     [read("a"), read("b"), update("c")],
     nt_half,
     cpu::scratch_of_rows
@@ -101,7 +101,7 @@ product!(
     /// `A [k, m]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
     GEMM_TN,
     "gemm_tn",
-    ["load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     tn,
     cpu::scratch_of_columns
@@ -112,9 +112,50 @@ product!(
     /// `[k, ceil(n/16)]`, see `ternary`). Bindings: `a`, `codes`, `scale`, `c`.
     GEMM_NN_TERNARY,
     "gemm_nn_ternary",
-    ["load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
+    ["params.wgsl", "load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
     [read("a"), read("codes"), read("scale"), update("c")],
     nn_ternary,
+    cpu::scratch_of_rows
+);
+
+/// A product with packed ternary weights whose scales have one of two forms ([`super::ternary::groups`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct TernaryShape {
+    /// The product; never symmetric.
+    pub shape: Shape,
+    /// Of a part (see `cut.rs`); 0.
+    part: [u32; 4],
+    /// Scales of a row: 1, or one for every 64 weights.
+    pub groups: u32,
+}
+
+impl TernaryShape {
+    /// Of a whole product.
+    pub fn new(shape: Shape, groups: usize) -> Self {
+        Self { shape, part: [0; 4], groups: groups as u32 }
+    }
+}
+
+product!(
+    /// Float activations with packed ternary weights: `A [m, k]`, `B [n, k]` (rows `[n, ceil(k/16)]`, see `ternary`). On the CPU
+    /// the bits of [`GEMM_NT`] over the weights' values. Shape: [`TernaryShape`]. Bindings: `a`, `codes`, `scale`, `c`.
+    GEMM_NT_TERNARY,
+    "gemm_nt_ternary",
+    ["params_ternary.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_t.wgsl", "bind4_groups.wgsl"],
+    [read("a"), read("codes"), read("scale"), update("c")],
+    nt_ternary,
+    cpu::scratch_of_rows
+);
+
+product!(
+    /// As [`GEMM_NN_TERNARY`], `B[k, n]` with scales in groups along n. Shape: [`TernaryShape`]. Bindings: `a`, `codes`, `scale`,
+    /// `c`.
+    GEMM_NN_GROUPS,
+    "gemm_nn_groups",
+    ["params_ternary.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_n.wgsl", "bind4_groups.wgsl"],
+    [read("a"), read("codes"), read("scale"), update("c")],
+    nn_groups,
     cpu::scratch_of_rows
 );
 
@@ -123,7 +164,7 @@ product!(
     /// `[k, 4·ceil(n/16)]`, see `act_quant`). Bindings: `a`, `q`, `scales`, `c`.
     GEMM_TN_Q8,
     "gemm_tn_q8",
-    ["load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
+    ["params.wgsl", "load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
     [read("a"), read("q"), read("scales"), update("c")],
     tn_q8,
     cpu::scratch_of_columns
@@ -136,6 +177,7 @@ pub static GEMV_NT: Kernel = Kernel {
     name: "gemv_nt",
     revision: 1,
     wgsl: &[
+        include_str!("params.wgsl"),
         include_str!("load_a_n.wgsl"),
         include_str!("load_b_t.wgsl"),
         include_str!("bind3.wgsl"),
@@ -156,6 +198,7 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     name: "gemv_nt_half",
     revision: 1,
     wgsl: &[
+        include_str!("params.wgsl"),
         include_str!("../half_value.wgsl"),
         include_str!("../half.wgsl"),
         include_str!("load_a_n.wgsl"),
@@ -171,4 +214,27 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     variants: &[GEMM_NT_HALF.variants[0]],
     scratch: cpu::scratch_of_few,
     cpu: cpu::few_nt_half,
+};
+
+/// As [`GEMV_NT`] with packed ternary weights; shape and bindings as [`GEMM_NT_TERNARY`].
+pub static GEMV_NT_TERNARY: Kernel = Kernel {
+    name: "gemv_nt_ternary",
+    revision: 1,
+    wgsl: &[
+        include_str!("params_ternary.wgsl"),
+        include_str!("../half_value.wgsl"),
+        include_str!("../ternary/weight.wgsl"),
+        include_str!("load_a_n.wgsl"),
+        include_str!("load_b_groups_t.wgsl"),
+        include_str!("bind4_groups.wgsl"),
+        include_str!("store.wgsl"),
+        include_str!("few.wgsl"),
+        include_str!("../lanes.wgsl"),
+    ],
+    bindings: GEMM_NT_TERNARY.bindings,
+    grid: |p| grid_1d(p.get::<Shape>().n as usize, 1),
+    cut: cut::nt_ternary,
+    variants: &[GEMM_NT_TERNARY.variants[0]],
+    scratch: cpu::scratch_of_few,
+    cpu: cpu::few_nt_ternary,
 };

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::tile::Tile;
 use crate::kernels::act_quant::RowScale;
 use crate::kernels::halves::rows::to_floats;
+use crate::kernels::ternary::groups::{Scales, values};
 use crate::simd::scratch;
 
 /// How an operand lies in memory.
@@ -18,6 +19,10 @@ pub(crate) enum Operand<'a> {
     Half(&'a [u16], usize),
     /// Packed ternary rows `[k, words]` with a scale per k.
     Ternary { codes: &'a [u32], scale: &'a [f32], words: usize },
+    /// Packed ternary rows of `cols` weights `[k, ceil(cols/16)]`, along the outer side.
+    TernaryGroups { codes: &'a [u32], scales: Scales<'a>, cols: usize },
+    /// Packed ternary rows of `cols` weights `[outer, ceil(cols/16)]`, along k.
+    TernaryRows { codes: &'a [u32], scales: Scales<'a>, cols: usize },
     /// Packed bytes `[k, words]` with a step per k.
     Bytes { q: &'a [u32], scales: &'a [RowScale], words: usize },
 }
@@ -162,15 +167,20 @@ crate::simd! {
                     }
                 }
             }
-            Operand::Half(x, ld) => {
-                let kc = out.len() / w;
-                scratch::with(kc, |floats| {
-                    for j in 0..width {
-                        let at = (first + j) * ld + k0;
-                        to_floats(&x[at..at + kc], floats);
-                        for (k, v) in floats.iter().enumerate() {
-                            out[k * w + j] = *v;
-                        }
+            Operand::Half(x, ld) => turn_made(out, w, width, |j, floats| {
+                let at = (first + j) * ld + k0;
+                to_floats(&x[at..at + floats.len()], floats);
+            }),
+            // Values begin where a word of codes does: chains are cut at multiples of 16.
+            Operand::TernaryRows { codes, scales, cols } => {
+                turn_made(out, w, width, |j, floats| values(codes, scales, cols, first + j, k0, floats));
+            }
+            Operand::TernaryGroups { codes, scales, cols } => {
+                let skip = first % 16;
+                scratch::with(width + skip, |floats| {
+                    for (k, row) in out.chunks_exact_mut(w).enumerate() {
+                        values(codes, scales, cols, k0 + k, first - skip, floats);
+                        row[..width].copy_from_slice(&floats[skip..]);
                     }
                 });
             }
@@ -198,6 +208,18 @@ crate::simd! {
             }
         }
     }
+}
+
+/// A panel `[kc][w]` of which `width` columns are made one after the other.
+fn turn_made(out: &mut [f32], w: usize, width: usize, make: impl Fn(usize, &mut [f32])) {
+    scratch::with(out.len() / w, |floats| {
+        for j in 0..width {
+            make(j, floats);
+            for (k, v) in floats.iter().enumerate() {
+                out[k * w + j] = *v;
+            }
+        }
+    });
 }
 
 /// A packed right operand `[n / nr][depth][nr]`, of which a product may take the first of its depth.

@@ -19,6 +19,11 @@ pub(crate) fn abs_mean(p: &Params, bufs: Bufs<'_>) {
     mean.f32_mut()[0] = mean_of(&partial.f32()[..s.rows as usize], s.cols as usize);
 }
 
+/// mean|w| of a matrix, as the kernels sum it.
+pub(crate) fn mean(w: &[f32], cols: usize) -> f32 {
+    mean_of(&w.par_chunks(cols).map(abs_sum).collect::<Vec<_>>(), cols)
+}
+
 fn mean_of(partial: &[f32], cols: usize) -> f32 {
     let mut acc = [0f32; 16];
     for c in partial.chunks(16) {
@@ -48,11 +53,11 @@ pub(crate) fn ternarise(p: &Params, bufs: Bufs<'_>) {
 }
 
 crate::simd! {
-    fn abs_sum(row: &[f32]) -> f32 {
+    pub(crate) fn abs_sum(row: &[f32]) -> f32 {
         sum(row, f32::abs)
     }
 
-    fn pack_row(row: &[f32], mean: f32, rule: u32, out: &mut [u32]) {
+    pub(crate) fn pack_row(row: &[f32], mean: f32, rule: u32, out: &mut [u32]) {
         let threshold = 0.7 * mean;
         let scale = mean.max(1e-5);
         for (word, w) in out.iter_mut().zip(row.chunks(16)) {

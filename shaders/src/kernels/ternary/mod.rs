@@ -5,6 +5,7 @@
 //! `(word >> 2 p) & 0x03030303` is four codes in the byte order of four packed activations. Missing elements hold code 1.
 
 pub(crate) mod cpu;
+pub mod groups;
 
 use bytemuck::{Pod, Zeroable};
 

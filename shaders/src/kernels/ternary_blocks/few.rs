@@ -1,0 +1,140 @@
+//! A few rows: 16 lanes for each output, lane `l` for the words `l, l + 16, …`; the activations are arranged once as a vector
+//! of 16 words of codes meets them.
+
+use rayon::prelude::*;
+
+use super::cpu::{Product, Steps, groups};
+use crate::simd::math::fold;
+use crate::simd::scratch;
+
+/// Words of codes that meet the lanes at a time.
+pub(super) const LANES: usize = 16;
+/// Rows that a path takes together.
+pub(super) const ROWS: usize = 8;
+
+/// What belongs to 16 words of a row's activations.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Vector {
+    /// Four activations in a word for each field of the 16 words of codes.
+    pub fields: [[u32; LANES]; 4],
+    /// Minus the sum of each word's 16 activations: what codes that are one too large take back.
+    pub sums: [i32; LANES],
+    /// The step of each lane; 1 where a row has one step.
+    pub steps: [f32; LANES],
+}
+
+/// The lanes of one output with at most [`ROWS`] rows: `(codes, scales of 16 words, vectors [words/16, rows], rows, out [rows])`.
+pub(super) type Output = fn(&[u32], &[[f32; 4]], &[Vector], &mut [f32]);
+
+/// A way to compute an output.
+#[derive(Clone, Copy)]
+pub(super) struct Path {
+    /// For messages of tests.
+    #[allow(dead_code)]
+    pub name: &'static str,
+    /// Whether activations are multiplied by their blocks' steps.
+    pub run: fn(by_block: bool) -> Output,
+}
+
+/// The fastest path of this CPU.
+pub(super) fn best() -> Path {
+    all()[0]
+}
+
+/// Every path that this CPU can run, the fastest first.
+#[allow(clippy::vec_init_then_push)] // what is pushed depends on the architecture
+pub(super) fn all() -> Vec<Path> {
+    let mut paths = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    super::x86::few(&mut paths);
+    paths.push(Path { name: "portable", run: |by_block| if by_block { portable::<1> } else { portable::<0> } });
+    paths
+}
+
+/// Arranges a row: vectors `[words/16]`, `stride` apart.
+fn arrange(p: &Product<'_>, r: usize, out: &mut [Vector], stride: usize) {
+    let q = &p.q[r * 4 * p.words..(r + 1) * 4 * p.words];
+    let blocks = groups(p.words);
+    for (b, words) in q.chunks(4 * LANES).enumerate() {
+        let v = &mut out[b * stride];
+        *v = bytemuck::Zeroable::zeroed();
+        for (lane, four) in words.chunks_exact(4).enumerate() {
+            for (field, word) in v.fields.iter_mut().zip(four) {
+                field[lane] = *word;
+            }
+            v.sums[lane] = -four.iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum::<i32>();
+            v.steps[lane] = match p.steps {
+                Steps::Rows(_) => 1.0,
+                Steps::Blocks(all) => all[r * blocks + (b * LANES + lane) / 4],
+            };
+        }
+    }
+}
+
+/// Outputs that a task takes together.
+const TOGETHER: usize = 32;
+
+pub(super) fn product(path: Path, p: &Product<'_>, y: &mut [f32]) {
+    let run = (path.run)(matches!(p.steps, Steps::Blocks(_)));
+    let vectors = p.words.div_ceil(LANES);
+    let per_vector = size_of::<Vector>() / 4;
+    scratch::with_words(p.rows * vectors * per_vector + per_vector, |space| {
+        scratch::with(p.rows * p.outs, |turned| {
+            let arranged = aligned(space, p.rows * vectors);
+            for (r0, part) in (0..p.rows).step_by(ROWS).zip(arranged.chunks_mut(ROWS * vectors)) {
+                let n = ROWS.min(p.rows - r0);
+                (0..n).for_each(|r| arrange(p, r0 + r, &mut part[r..], n));
+            }
+            let arranged: &[Vector] = arranged;
+            turned.par_chunks_mut(p.rows * TOGETHER).enumerate().for_each(|(part, out)| outputs(p, run, arranged, part * TOGETHER, out));
+            for (r, y) in y.chunks_exact_mut(p.outs).enumerate() {
+                y.iter_mut().zip(turned.chunks_exact(p.rows)).for_each(|(y, v)| *y = p.finish(r, v[r], *y));
+            }
+        });
+    });
+}
+
+/// Outputs from `first` on for all rows: `out [outputs, rows]`.
+fn outputs(p: &Product<'_>, run: Output, arranged: &[Vector], first: usize, out: &mut [f32]) {
+    let vectors = p.words.div_ceil(LANES);
+    scratch::with(TOGETHER * 4 * vectors, |scales| {
+        p.scales_of(first, &mut scales[..out.len() / p.rows * 4 * vectors], 4 * vectors);
+        for ((i, out), scales) in out.chunks_exact_mut(p.rows).enumerate().zip(scales.chunks_exact(4 * vectors)) {
+            let parts = out.chunks_mut(ROWS).zip(arranged.chunks(ROWS * vectors));
+            parts.for_each(|(out, vectors)| run(p.row(first + i), scales.as_chunks().0, vectors, out));
+        }
+    });
+}
+
+/// The words as vectors, from the first that is aligned on.
+fn aligned(words: &mut [u32], n: usize) -> &mut [Vector] {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
+    let skip = bytes.as_ptr().align_offset(align_of::<Vector>());
+    bytemuck::cast_slice_mut(&mut bytes[skip..skip + n * size_of::<Vector>()])
+}
+
+crate::simd! {
+    /// The portable path; `BLOCKS`: with steps by block.
+    fn portable<BLOCKS>(codes: &[u32], scales: &[[f32; 4]], vectors: &[Vector], out: &mut [f32]) {
+        let rows = out.len();
+        for (r, out) in out.iter_mut().enumerate() {
+            let mut lanes = [0f32; LANES];
+            for (b, (words, scales)) in codes.chunks(LANES).zip(scales).enumerate() {
+                let v = &vectors[b * rows + r];
+                for (lane, word) in words.iter().enumerate() {
+                    let mut d = v.sums[lane];
+                    for (field, a) in v.fields.iter().enumerate() {
+                        let (c, a) = ((word >> (2 * field) & 0x0303_0303).to_le_bytes(), a[lane].to_le_bytes());
+                        for (c, a) in c.into_iter().zip(a) {
+                            d += i32::from(c) * i32::from(a as i8);
+                        }
+                    }
+                    let d = if BLOCKS == 1 { d as f32 * v.steps[lane] } else { d as f32 };
+                    lanes[lane] = d.mul_add(scales[lane / 4], lanes[lane]);
+                }
+            }
+            *out = fold(lanes);
+        }
+    }
+}
