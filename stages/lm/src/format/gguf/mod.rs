@@ -2,6 +2,8 @@
 //! students into them.
 
 pub mod export;
+mod groups;
+mod info;
 pub mod model;
 mod names;
 pub mod pack;
@@ -16,6 +18,7 @@ pub mod types;
 mod vocabulary;
 mod write;
 
-pub use read::{GgufFile, TensorInfo};
+pub use info::TensorInfo;
+pub use read::GgufFile;
 pub use types::TensorType;
 pub use write::{Entry, GgufWriter, Value};

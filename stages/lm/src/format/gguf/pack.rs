@@ -1,4 +1,4 @@
-//! Ternary codes (−1, 0, +1) as bytes: TQ2_0 and TQ1_0 of llama.cpp, I2_S of bitnet.cpp on x86, and Hugging Face's.
+//! Ternary codes (−1, 0, +1) as bytes: TQ2_0, TQ1_0 and Q2_0 of llama.cpp, I2_S of bitnet.cpp on x86, and Hugging Face's.
 
 use half::f16;
 
@@ -8,6 +8,14 @@ pub const BLOCK: usize = 256;
 pub const TQ2_0_BYTES: usize = 66;
 /// Bytes of a TQ1_0 block.
 pub const TQ1_0_BYTES: usize = 54;
+
+/// Weights of a Q2_0 block as it is written; a fork of llama.cpp writes twice as many.
+pub const Q2_0_GROUP: usize = 64;
+
+/// Bytes of a Q2_0 block of `group` weights.
+pub const fn q2_0_bytes(group: usize) -> usize {
+    2 + group / 4
+}
 
 /// Weights of an I2_S group.
 pub const I2_S_BLOCK: usize = 128;
@@ -74,6 +82,30 @@ pub fn unpack_tq1_0(bytes: &[u8]) -> (Vec<i8>, Vec<f32>) {
     (codes, scales)
 }
 
+/// One row in Q2_0, with a scale for each 64 weights: d as f16, then byte m holds elements 4m … 4m + 3 at bits 0, 2, 4, 6.
+/// The row's length is a multiple of 64.
+pub fn q2_0(row: &[i8], scales: &[f32], out: &mut Vec<u8>) {
+    for (block, scale) in row.chunks_exact(Q2_0_GROUP).zip(scales) {
+        out.extend(f16::from_f32(*scale).to_bits().to_le_bytes());
+        out.extend(block.chunks_exact(4).map(|four| (0..4).fold(0u8, |byte, n| byte | (trit(four[n]) << (2 * n)))));
+    }
+}
+
+/// Codes and scales of Q2_0 bytes in blocks of `group` weights; `None` where a code is 3.
+pub fn unpack_q2_0(bytes: &[u8], group: usize) -> Option<(Vec<i8>, Vec<f32>)> {
+    let size = q2_0_bytes(group);
+    let mut codes = Vec::with_capacity(bytes.len() / size * group);
+    let mut scales = Vec::with_capacity(bytes.len() / size);
+    for block in bytes.chunks_exact(size) {
+        if !is_ternary(&block[2..]) {
+            return None;
+        }
+        codes.extend((0..group).map(|j| ((block[2 + j / 4] >> (2 * (j % 4))) & 3) as i8 - 1));
+        scales.push(f16::from_bits(u16::from_le_bytes([block[0], block[1]])).to_f32());
+    }
+    Some((codes, scales))
+}
+
 /// A whole tensor in I2_S as bitnet.cpp packs it on x86: each 128 weights in 32 bytes, byte m holding elements m, m+32,
 /// m+64, m+96 at bits 6, 4, 2, 0. The f32 scale that a GGUF file stores after the codes is not part of it.
 pub fn i2_s_x86(codes: &[i8]) -> Vec<u8> {
@@ -112,4 +144,44 @@ pub fn unpack_hf(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<i8>> {
 /// Whether none of the four fields of each byte is 3.
 pub fn is_ternary(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| b & (b >> 1) & 0x55 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// Codes, scales and bytes of one matrix: those of llama.cpp's layout.
+    #[test]
+    fn q2_0_is_packed_as_its_golden() {
+        let dir = std::env::var_os("FLOW_GOLDEN_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden"), Into::into);
+        let bytes = std::fs::read(dir.join("gguf/q2_0-packing.safetensors")).expect("golden file");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        for group in [Q2_0_GROUP, 2 * Q2_0_GROUP] {
+            let tensor = |what: &str| file.tensor(&format!("g{group}.{what}")).expect("in the file");
+            let codes: Vec<i8> = bytemuck::pod_collect_to_vec(tensor("codes").data());
+            let scales: Vec<f32> = bytemuck::pod_collect_to_vec(tensor("scales").data());
+            let packed = tensor("bytes").data().to_vec();
+            assert_eq!(unpack_q2_0(&packed, group), Some((codes.clone(), scales.clone())));
+            if group == Q2_0_GROUP {
+                let cols = tensor("codes").shape()[1];
+                let mut out = Vec::new();
+                codes.chunks(cols).zip(scales.chunks(cols / group)).for_each(|(row, scales)| q2_0(row, scales, &mut out));
+                assert!(out == packed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_of_3_is_not_ternary() {
+        let mut bytes = Vec::new();
+        q2_0(&[1; 128], &[0.5, 2.0], &mut bytes);
+        assert_eq!(unpack_q2_0(&bytes, Q2_0_GROUP), Some((vec![1; 128], vec![0.5, 2.0])));
+        bytes[18 + 2] |= 0b11_0000;
+        assert_eq!(unpack_q2_0(&bytes, Q2_0_GROUP), None);
+    }
 }

@@ -4,30 +4,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::groups;
+use super::info::TensorInfo;
 use super::quant::dequantise;
 use super::types::{TensorType, foreign_name, supported};
 use super::write::Value;
 use crate::error::{Error, FormatError, Result};
 use crate::format::map::Mapped;
 
-/// A tensor of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Name.
-    pub name: String,
-    /// `[rows, cols]` or `[n]`.
-    pub shape: Vec<usize>,
-    /// Type id.
-    pub ty: u32,
-    /// Offset after the header.
-    pub offset: usize,
-}
-
 /// A mapped GGUF file.
 pub struct GgufFile {
     path: PathBuf,
     bytes: Mapped,
     data: usize,
+    /// Which of the two types with its id is meant.
+    q2_0: TensorType,
     /// Metadata by key.
     pub keys: BTreeMap<String, Value>,
     /// Tensors in file order.
@@ -121,7 +112,8 @@ impl GgufFile {
             Error::from(FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why: what })
                 .help("the file is damaged, cut short or of another format: fetch it again")
         })?;
-        Ok(Self { path: path.to_owned(), data: header.data, keys: header.keys, tensors: header.tensors, bytes })
+        let Header { keys, tensors, data, q2_0 } = header;
+        Ok(Self { path: path.to_owned(), bytes, data, q2_0, keys, tensors })
     }
 
     /// Where it was read from.
@@ -202,13 +194,13 @@ impl GgufFile {
             .ok_or_else(|| fail("is missing".into()).help("the file is not complete, or holds another architecture than it says"))?;
         let ty = TensorType::of(info.ty)
             .ok_or_else(|| fail(format!("is stored as {}", foreign_name(info.ty))).help(format!("types that are read: {}", supported())))?;
-        let cols = info.shape.last().copied().unwrap_or(1);
+        let ty = if ty == TensorType::Q2_0 { self.q2_0 } else { ty };
+        let cols = info.cols();
         if cols % ty.block() != 0 {
             return Err(fail(format!("has {cols} columns, which {} blocks of {} do not divide", ty.name(), ty.block())));
         }
-        let n = info.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).unwrap_or(u64::MAX);
         let start = self.data.checked_add(info.offset);
-        let bytes = start.zip(usize::try_from(ty.bytes(n)).ok()).and_then(|(s, len)| Some(s..s.checked_add(len)?));
+        let bytes = start.zip(usize::try_from(ty.bytes(info.values())).ok()).and_then(|(s, len)| Some(s..s.checked_add(len)?));
         let bytes = bytes.filter(|b| b.end <= self.bytes.len());
         let bytes = bytes.ok_or_else(|| fail("ends beyond the file".into()).help("the file is cut short: fetch it again"))?;
         Ok((info, ty, bytes))
@@ -242,6 +234,7 @@ struct Header {
     tensors: Vec<TensorInfo>,
     /// Where the tensor data begins.
     data: usize,
+    q2_0: TensorType,
 }
 
 impl Header {
@@ -261,11 +254,13 @@ impl Header {
             let ty = c.u32()?;
             keys.insert(name, c.value(ty)?);
         }
-        let tensors = (0..tensor_count).map(|_| c.tensor()).collect::<Parsed<_>>()?;
+        let tensors: Vec<_> = (0..tensor_count).map(|_| c.tensor()).collect::<Parsed<_>>()?;
         let alignment = match keys.get("general.alignment") {
             Some(Value::U32(a)) if *a > 0 => *a as usize,
             _ => 32,
         };
-        Ok(Self { keys, tensors, data: c.at.next_multiple_of(alignment) })
+        let data = c.at.next_multiple_of(alignment);
+        let q2_0 = groups::of_q2_0(&tensors, alignment as u64, bytes.len().saturating_sub(data))?;
+        Ok(Self { keys, tensors, data, q2_0 })
     }
 }

@@ -11,6 +11,12 @@ pub enum TensorType {
     F16,
     /// bfloat16.
     Bf16,
+    /// 1 bit, a scale for 128 weights.
+    Q1_0,
+    /// 2 bits, a scale for 64 weights.
+    Q2_0,
+    /// As `Q2_0` with a scale for 128 weights and the same id, as a fork of llama.cpp writes it. It is read, never written.
+    Q2_0G128,
     /// 4 bits, a scale for 32 weights.
     Q4_0,
     /// 4 bits, a scale and a minimum for 32 weights.
@@ -21,12 +27,22 @@ pub enum TensorType {
     Q5_1,
     /// 8 bits, a scale for 32 weights.
     Q8_0,
+    /// 2 bits, sixteen 4-bit scales and minima for 256 weights.
+    Q2K,
+    /// 3 bits, sixteen 6-bit scales for 256 weights.
+    Q3K,
     /// 4 bits, eight 6-bit scales and minima for 256 weights.
     Q4K,
     /// 5 bits, eight 6-bit scales and minima for 256 weights.
     Q5K,
     /// 6 bits, sixteen 8-bit scales for 256 weights.
     Q6K,
+    /// 4 bits into a table of 16 values, a scale for 32 weights.
+    Iq4Nl,
+    /// 4 bits into the same table, eight 6-bit scales for 256 weights.
+    Iq4Xs,
+    /// 4-bit floats, a power of two for 32 weights.
+    Mxfp4,
     /// Ternary, 1.6875 bits a weight.
     Tq1_0,
     /// Ternary, 2.0625 bits a weight.
@@ -35,11 +51,15 @@ pub enum TensorType {
     I2S,
 }
 
-use TensorType::{Bf16, F16, F32, I2S, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0};
+use TensorType::{
+    Bf16, F16, F32, I2S, Iq4Nl, Iq4Xs, Mxfp4, Q1_0, Q2_0, Q2_0G128, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0,
+};
 
 impl TensorType {
     /// All that are read.
-    pub const ALL: [TensorType; 14] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K, Tq1_0, Tq2_0, I2S];
+    pub const ALL: [TensorType; 22] = [
+        F32, F16, Bf16, Q1_0, Q2_0, Q2_0G128, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs, Mxfp4, Tq1_0, Tq2_0, I2S,
+    ];
 
     /// (id in files, name, weights of a block, bytes of a block).
     const fn layout(self) -> (u32, &'static str, usize, usize) {
@@ -51,13 +71,21 @@ impl TensorType {
             Q5_0 => (6, "Q5_0", 32, 22),
             Q5_1 => (7, "Q5_1", 32, 24),
             Q8_0 => (8, "Q8_0", 32, 34),
+            Q2K => (10, "Q2_K", 256, 84),
+            Q3K => (11, "Q3_K", 256, 110),
             Q4K => (12, "Q4_K", 256, 144),
             Q5K => (13, "Q5_K", 256, 176),
             Q6K => (14, "Q6_K", 256, 210),
+            Iq4Nl => (20, "IQ4_NL", 32, 18),
+            Iq4Xs => (23, "IQ4_XS", 256, 136),
             Bf16 => (30, "BF16", 1, 2),
             Tq1_0 => (34, "TQ1_0", pack::BLOCK, pack::TQ1_0_BYTES),
             Tq2_0 => (35, "TQ2_0", pack::BLOCK, pack::TQ2_0_BYTES),
             I2S => (36, "I2_S", pack::I2_S_BLOCK, pack::I2_S_BLOCK / 4),
+            Mxfp4 => (39, "MXFP4", 32, 17),
+            Q1_0 => (41, "Q1_0", 128, 18),
+            Q2_0 => (42, "Q2_0", pack::Q2_0_GROUP, pack::q2_0_bytes(pack::Q2_0_GROUP)),
+            Q2_0G128 => (42, "Q2_0_G128", 2 * pack::Q2_0_GROUP, pack::q2_0_bytes(2 * pack::Q2_0_GROUP)),
         }
     }
     /// Id in files.
@@ -76,7 +104,7 @@ impl TensorType {
     pub fn block_bytes(self) -> usize {
         self.layout().3
     }
-    /// By its id.
+    /// By its id; `Q2_0` where only the sizes of a file tell which of two it is.
     pub fn of(id: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.id() == id)
     }
@@ -91,21 +119,17 @@ impl TensorType {
 pub fn foreign_name(id: u32) -> String {
     let name = match id {
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         24..=27 => "integer",
         28 => "F64",
         29 => "IQ1_M",
-        39 => "MXFP4",
+        40 => "NVFP4",
         _ => return format!("type id {id}"),
     };
     format!("{name} (type id {id})")

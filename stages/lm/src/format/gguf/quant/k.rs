@@ -2,6 +2,38 @@
 
 use super::half_at::half_at;
 
+/// Element `i` out of 64 bytes of pairs of bits: in each half of 128, byte l holds elements l, l+32, l+64, l+96 at bits 0,
+/// 2, 4, 6.
+fn pair(codes: &[u8], i: usize) -> u8 {
+    codes[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4)) & 3
+}
+
+/// 16 bytes of scales (low half) and minima (high half), a byte for 16 weights, 64 bytes of codes, d, dmin:
+/// y = d · scale · q − dmin · min.
+pub fn q2_k(b: &[u8], out: &mut [f32]) {
+    let (scales, codes, d, dmin) = (&b[..16], &b[16..80], half_at(b, 80), half_at(b, 82));
+    for (j, (out, s)) in out.chunks_exact_mut(16).zip(scales).enumerate() {
+        let (d, m) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
+        out.iter_mut().enumerate().for_each(|(l, y)| *y = d * f32::from(pair(codes, 16 * j + l)) - m);
+    }
+}
+
+/// 32 bytes of third bits (bit j of byte l: element 32j + l), 64 bytes of codes, 12 bytes of scales, d:
+/// y = d · (scale − 32) · (q − 4), a scale for 16 weights. Scale j has its low four bits in a half of byte j mod 8 and its
+/// upper two in byte 8 + j mod 4.
+pub fn q3_k(b: &[u8], out: &mut [f32]) {
+    let (third, codes, scales, d) = (&b[..32], &b[32..96], &b[96..108], half_at(b, 108));
+    for (j, out) in out.chunks_exact_mut(16).enumerate() {
+        let scale = scales[j % 8] >> (4 * (j / 8)) & 15 | (scales[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+        let d = d * (f32::from(scale) - 32.0);
+        for (l, y) in out.iter_mut().enumerate() {
+            let i = 16 * j + l;
+            let q = pair(codes, i) | (third[i % 32] >> (i / 32) & 1) << 2;
+            *y = d * (f32::from(q) - 4.0);
+        }
+    }
+}
+
 /// Scale and minimum (6 bits each) of sub-block `j` out of the 12 packed bytes of Q4_K and Q5_K: the first four lie in
 /// the low six bits, the last four in the halves of the last four bytes and the two bits that the others leave.
 fn scale_min(s: &[u8], j: usize) -> (f32, f32) {

@@ -1,9 +1,11 @@
 //! Blocks of quantised weights as float32, by the reference formulas of ggml.
 
+mod few;
 mod half_at;
 mod k;
 mod plain;
 mod small;
+mod tables;
 
 use rayon::prelude::*;
 
@@ -19,14 +21,21 @@ pub fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
         TensorType::F32 => plain::f32,
         TensorType::F16 => plain::f16,
         TensorType::Bf16 => plain::bf16,
+        TensorType::Q1_0 => few::q1_0,
+        TensorType::Q2_0 | TensorType::Q2_0G128 => few::q2_0,
         TensorType::Q4_0 => small::q4_0,
         TensorType::Q4_1 => small::q4_1,
         TensorType::Q5_0 => small::q5_0,
         TensorType::Q5_1 => small::q5_1,
         TensorType::Q8_0 => small::q8_0,
+        TensorType::Q2K => k::q2_k,
+        TensorType::Q3K => k::q3_k,
         TensorType::Q4K => k::q4_k,
         TensorType::Q5K => k::q5_k,
         TensorType::Q6K => k::q6_k,
+        TensorType::Iq4Nl => tables::iq4_nl,
+        TensorType::Iq4Xs => tables::iq4_xs,
+        TensorType::Mxfp4 => tables::mxfp4,
         TensorType::Tq1_0 => plain::tq1_0,
         TensorType::Tq2_0 => plain::tq2_0,
         // The one type whose blocks do not hold their scale.
