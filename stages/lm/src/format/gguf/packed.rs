@@ -3,7 +3,7 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::pack::{I2_S_TAIL, TQ1_0_BYTES, TQ2_0_BYTES, is_ternary, unpack_tq1_0};
+use super::pack::{I2_S_TAIL, Q2_0_GROUP, TQ1_0_BYTES, TQ2_0_BYTES, is_ternary, unpack_tq1_0};
 use super::types::TensorType;
 
 /// The scale that all blocks of a ternary tensor share.
@@ -20,7 +20,36 @@ pub fn shared_scale(ty: TensorType, bytes: &[u8]) -> Option<f32> {
     (scales.all(|s| s == first) && scale > 0.0 && scale.is_finite()).then_some(scale)
 }
 
-/// Packed rows `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale.
+/// Blocks that one thread takes at a time.
+const BLOCKS: usize = 1024;
+
+/// The scales of all groups of 64 weights of a ternary tensor, as float16 bits `[rows, cols/64]`: those of larger blocks
+/// repeat, so that kernels know one size only. `None` where a code is 3 or a scale is negative or not finite.
+pub fn group_scales(ty: TensorType, bytes: &[u8]) -> Option<Vec<u16>> {
+    // Where the codes and the scale stand in a block. No byte of TQ1_0 stands for anything but ternary codes.
+    let (codes, at) = match ty {
+        TensorType::Q2_0 | TensorType::Q2_0G128 => (2..ty.block_bytes(), 0),
+        TensorType::Tq2_0 => (0..TQ2_0_BYTES - 2, TQ2_0_BYTES - 2),
+        TensorType::Tq1_0 => (0..0, TQ1_0_BYTES - 2),
+        _ => return None,
+    };
+    let (size, times) = (ty.block_bytes(), ty.block() / Q2_0_GROUP);
+    let mut out = vec![0u16; bytes.len() / size * times];
+    let parts = out.par_chunks_mut(BLOCKS * times).zip(bytes.par_chunks(BLOCKS * size));
+    parts.try_for_each(|(out, bytes)| {
+        let mut blocks = out.chunks_exact_mut(times).zip(bytes.chunks_exact(size));
+        let sound = blocks.all(|(out, block)| {
+            let scale = u16::from_le_bytes([block[at], block[at + 1]]);
+            out.fill(scale);
+            scale < f16::INFINITY.to_bits() && is_ternary(&block[codes.clone()])
+        });
+        sound.then_some(())
+    })?;
+    Some(out)
+}
+
+/// Packed rows `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale or scales of
+/// groups.
 pub fn rows(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
     let per_row = cols / ty.block() * ty.block_bytes();
     let mut out = vec![0u32; bytes.len() / per_row * (cols / 16)];
@@ -30,6 +59,7 @@ pub fn rows(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
                 TensorType::Tq2_0 => {
                     block[..64].chunks_exact(32).zip(out.chunks_exact_mut(8)).for_each(|(half, out)| of_fields(half, |l| 2 * l, out))
                 }
+                TensorType::Q2_0 | TensorType::Q2_0G128 => of_order(&block[2..], out),
                 TensorType::I2S => of_fields(block, |l| 6 - 2 * l, out),
                 _ => of_codes(&unpack_tq1_0(block).0, out),
             }
@@ -73,6 +103,21 @@ fn of_fields(group: &[u8], shift: impl Fn(usize) -> usize, out: &mut [u32]) {
     }
 }
 
+/// Codes in the order of the weights: in four bytes, field `j` of byte `p` is element `4·p + j`, and goes to field `p` of byte
+/// `j`. Fields change places with those across the diagonal, first within quarters of 2 × 2, then the quarters.
+fn of_order(codes: &[u8], out: &mut [u32]) {
+    for (word, four) in out.iter_mut().zip(codes.chunks_exact(4)) {
+        let all = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+        *word = swapped(swapped(all, 6, 0x00cc_00cc), 12, 0x0000_f0f0);
+    }
+}
+
+/// The bits of `mask` swapped with those `by` places higher.
+fn swapped(word: u32, by: u32, mask: u32) -> u32 {
+    let differ = (word ^ (word >> by)) & mask;
+    word ^ differ ^ (differ << by)
+}
+
 fn of_codes(codes: &[i8], out: &mut [u32]) {
     for (word, codes) in out.iter_mut().zip(codes.chunks_exact(16)) {
         *word = codes.iter().enumerate().fold(0, |word, (e, c)| word | ((c + 1) as u32) << ((e % 4) * 8 + (e / 4) * 2));
@@ -82,7 +127,62 @@ fn of_codes(codes: &[i8], out: &mut [u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::gguf::pack::{i2_s_x86, tq1_0, tq2_0};
+    use crate::format::gguf::pack::{i2_s_x86, q2_0, tq1_0, tq2_0};
+
+    /// Codes without a pattern that repeats in a word, and a scale for each 64.
+    fn in_groups(cols: usize, of: usize) -> (Vec<i8>, Vec<f32>) {
+        let codes = (0..3 * cols).map(|i| ((i * 7 + i / 13) % 3) as i8 - 1).collect();
+        (codes, (0..3 * cols / 64).map(|g| 0.125 * (g * 64 / of) as f32).collect())
+    }
+
+    /// Rows in Q2_0 of groups of 128, which the project does not write.
+    fn q2_0_of_128(row: &[i8], scales: &[f32], out: &mut Vec<u8>) {
+        for (block, scale) in row.chunks_exact(128).zip(scales.chunks_exact(2)) {
+            let mut halves = Vec::new();
+            q2_0(block, scale, &mut halves);
+            out.extend(&halves[..18]);
+            out.extend(&halves[20..]);
+        }
+    }
+
+    fn halves(scales: &[f32]) -> Vec<u16> {
+        scales.iter().map(|s| f16::from_f32(*s).to_bits()).collect()
+    }
+
+    #[test]
+    fn groups_of_both_sizes_become_words_and_scales() {
+        let cols = 384;
+        for (ty, of, pack) in [(TensorType::Q2_0, 64, q2_0 as fn(&[i8], &[f32], &mut Vec<u8>)), (TensorType::Q2_0G128, 128, q2_0_of_128)] {
+            let (codes, scales) = in_groups(cols, of);
+            let mut bytes = Vec::new();
+            codes.chunks(cols).zip(scales.chunks(cols / 64)).for_each(|(row, scales)| pack(row, scales, &mut bytes));
+            let (want, _) = flow_shaders::pack_ternary(&crate::format::ternary::masters(&codes, 0.25), cols, 0);
+            assert!(rows(ty, &bytes, cols) == want, "{ty:?}");
+            assert_eq!(group_scales(ty, &bytes), Some(halves(&scales)), "{ty:?}");
+            for (at, value) in [(0, [0, 0x80]), (0, [0, 0x7c]), (0, [1, 0x7e]), (3, [0, 0b0011_0000])] {
+                let mut damaged = bytes.clone();
+                let last = damaged.len() - ty.block_bytes();
+                damaged[last + at..last + at + 2].copy_from_slice(&value);
+                assert_eq!(group_scales(ty, &damaged), None, "{ty:?} {value:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_larger_blocks_repeat() {
+        let (codes, scales) = in_groups(512, 256);
+        for (ty, pack) in [(TensorType::Tq2_0, tq2_0 as fn(&[i8], f32, &mut Vec<u8>)), (TensorType::Tq1_0, tq1_0)] {
+            let mut bytes = Vec::new();
+            codes.chunks(256).zip(scales.chunks(4)).for_each(|(block, s)| pack(block, s[0], &mut bytes));
+            assert_eq!(shared_scale(ty, &bytes), None);
+            assert_eq!(group_scales(ty, &bytes), Some(halves(&scales)), "{ty:?}");
+        }
+        let mut bytes = vec![0; TQ2_0_BYTES];
+        assert_eq!(group_scales(TensorType::Tq2_0, &bytes), Some(vec![0; 4]));
+        bytes[7] = 3;
+        assert_eq!(group_scales(TensorType::Tq2_0, &bytes), None);
+        assert_eq!(group_scales(TensorType::F16, &[0; 64]), None);
+    }
 
     #[test]
     fn words_are_those_that_the_kernels_pack() {
