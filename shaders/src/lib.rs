@@ -35,3 +35,8 @@ pub fn pack_ternary(w: &[f32], cols: usize, rule: u32) -> (Vec<u32>, f32) {
 pub fn pack_ternary_groups(w: &[f32], cols: usize, per: usize, groups: usize) -> (Vec<u32>, Vec<u32>) {
     kernels::ternary::groups::pack(w, cols, per, groups)
 }
+
+/// Values `[rows, cols]` of packed codes and their scales, so many a row.
+pub fn unpack_ternary(codes: &[u32], scale: &[u32], cols: usize, groups: usize) -> Vec<f32> {
+    kernels::ternary::groups::unpack(codes, scale, cols, groups)
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use flow_lm::config::{Activation, ModelConfig, Preset, Role, Weights};
 use flow_lm::format::gguf::pack::{self, BLOCK};
 use flow_lm::format::gguf::{GgufFile, Value};
-use flow_lm::format::tensors::TensorSource;
+use flow_lm::format::tensors::{PackedMatrix, TensorSource};
 use flow_lm::format::ternary::{masters, ternarise};
 use flow_lm::format::{self, load, load_as};
 use flow_stages::kinds::export_gguf::ExportStage;
@@ -138,7 +138,7 @@ fn packed_linears_divide_or_multiply_by_their_scale_as_the_configuration_says() 
         assert!(again == codes["model.layers.1.mlp.gate_proj.weight"] && (scale - wanted).abs() < 1e-6, "{class}: {scale}");
         // Straight to packed words, which are those that the kernels make of floats.
         let words = flow_shaders::pack_ternary(&model.tensors.tensor("layers.1.gate"), 64, 0).0;
-        assert_eq!(model.tensors.packed("layers.1.gate"), Some((words, wanted)));
+        assert_eq!(model.tensors.packed("layers.1.gate"), Some(PackedMatrix::of_tensor(words, wanted, 64)));
         assert_eq!(model.tensors.packed("embed"), None);
         let plain = load_as(&dir.path().join(class), Some(Weights::Float)).expect("loads");
         assert!(plain.tensors.tensor("layers.1.gate").iter().zip(&again).all(|(v, c)| *v == f32::from(*c) * wanted));

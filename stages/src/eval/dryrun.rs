@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use flow_engine::plugin::{StageError, TaskContext};
-use flow_lm::config::{Bits, ModelConfig, Role, Weights};
+use flow_lm::config::{Bits, ModelConfig, Role};
 use flow_lm::format::tensors::half_pair;
-use flow_lm::graph::{Graph, Moments, Optimizer, Storage};
+use flow_lm::graph::{Graph, Moments, Optimizer, Packed, Storage};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::rng::Rng;
 use flow_lm::tokenizer::TokenId;
 use flow_lm::train::{Recipe, TrainShape, Trainer};
 use flow_shaders::device::{self, Device, DeviceError};
+use flow_shaders::kernels::ternary::groups::scale_words;
 use flow_shaders::kernels::ternary::packed_words;
 use serde_json::json;
 
@@ -84,7 +85,7 @@ pub fn execute(
 fn random_weights(graph: &Graph, session: &mut device::Session, seed: u64) -> Result<(), DeviceError> {
     for t in &graph.tensors {
         let mut rng = Rng::new(seed, &t.spec.name);
-        if let Some((codes, scale)) = t.packed {
+        if let Some(Packed { codes, scale, groups }) = t.packed {
             let words = t.spec.shape[0] * packed_words(t.spec.shape[1]);
             // A pair of bits of 00, 01 or 10: clear the high bit wherever both are set.
             session.write_with(codes, words, |_| {
@@ -92,14 +93,14 @@ fn random_weights(graph: &Graph, session: &mut device::Session, seed: u64) -> Re
                 x & !((x & 0x5555_5555) << 1)
             })?;
             let s = 1.2 / (t.spec.shape[1] as f32).sqrt();
-            session.write_f32(scale, &vec![s; t.spec.shape[0]])?;
+            let word = if groups == 1 { s.to_bits() } else { half_pair(s, s) };
+            session.write_with(scale, scale_words(t.spec.shape[0], groups), |_| word)?;
         }
         if let Some(half) = t.half {
             session.write_with(half, t.spec.len() / 2, |_| half_pair(0.04 * (rng.uniform() - 0.5), 0.04 * (rng.uniform() - 0.5)))?;
         }
         if let Some(master) = t.master {
             let norm = matches!(t.spec.role, Role::Norm | Role::Scale);
-            debug_assert!(graph.config.weights != Weights::Float || t.packed.is_none());
             session.write_with(master, t.spec.len(), |_| {
                 let x = if norm { 1.0f32 } else { 0.04 * (rng.uniform() - 0.5) };
                 x.to_bits()

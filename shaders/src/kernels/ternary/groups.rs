@@ -143,6 +143,15 @@ pub(crate) fn pack(w: &[f32], cols: usize, per: usize, groups: usize) -> (Vec<u3
     (codes, scale)
 }
 
+/// Values of a whole matrix.
+pub(crate) fn unpack(codes: &[u32], scale: &[u32], cols: usize, groups: usize) -> Vec<f32> {
+    let rows = codes.len() / packed_words(cols).max(1);
+    let mut out = vec![0f32; rows * cols];
+    let scales = Scales::of(scale, groups as u32);
+    out.par_chunks_exact_mut(cols.max(1)).enumerate().for_each(|(row, out)| values(codes, scales, cols, row, 0, out));
+    out
+}
+
 crate::simd! {
     /// Values of a row of codes from element `first` on, a multiple of 16.
     fn spread(codes: &[u32], scale: f32, out: &mut [f32]) {

@@ -1,4 +1,4 @@
-//! Hugging Face directories of the Llama and BitNet families.
+//! Hugging Face directories of the families in [`super::family`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::family::Family;
 use super::gguf::pack;
 use super::gguf::packed::rows_of_hf;
 use super::map::Mapped;
 use super::safetensors::{floats, parse, wrong_shape};
-use super::tensors::{PackedLinear, PackedTensors, Tensors};
-use crate::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights};
+use super::tensors::{PackedMatrix, PackedTensors, Tensors};
+use crate::config::{Activation, ModelConfig, Role, RopeScaling, TensorSpec, Weights};
 use crate::error::{Error, FormatError, Result};
 
 /// What a packed linear's `weight_scale` does (facts: read the configuration, never guess).
@@ -59,53 +60,108 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
     let must = |field: &str| {
         whole(field)?.ok_or_else(|| Error::from(FormatError::MissingField { file: path.to_owned(), field: field.to_owned() }))
     };
-    let (sub_norm, default_weights) = match json["model_type"].as_str() {
-        Some("llama") => (false, Weights::Float),
-        Some("bitnet") => (true, Weights::Absmean),
-        other => {
-            let found = other.map_or("is missing".into(), |o| format!("`{o}`"));
-            return Err(FormatError::unsupported(path, format!("model_type {found}: expected llama or bitnet"))
-                .help("other families are not built in; convert the model to one of these shapes"));
-        }
-    };
-    for field in ["attention_bias", "mlp_bias"] {
-        if json[field] == true {
-            return Err(wrong(field, "linears with a bias are not supported".into()));
-        }
-    }
-    let rope = &json["rope_parameters"];
-    let kind = [&rope["rope_type"], &json["rope_scaling"]["rope_type"], &json["rope_scaling"]["type"]];
-    if let Some(kind) = kind.iter().filter_map(|k| k.as_str()).find(|k| *k != "default") {
-        return Err(FormatError::unsupported(path, format!("RoPE of type `{kind}` is not supported; expected default")));
+    let family = json["model_type"].as_str().and_then(Family::of_model_type).ok_or_else(|| {
+        let found = json["model_type"].as_str().map_or("is missing".into(), |o| format!("`{o}`"));
+        FormatError::unsupported(path, format!("model_type {found}: expected one of {}", Family::model_types()))
+            .help("other families are not built in; convert the model to one of these shapes")
+    })?;
+    let biased = if family.qkv_bias { &["mlp_bias"][..] } else { &["attention_bias", "mlp_bias"] };
+    if let Some(field) = biased.iter().find(|f| json[**f] == true) {
+        return Err(wrong(field, format!("linears of `{}` with a bias are not supported", family.architecture)));
     }
     let activation = match json["hidden_act"].as_str() {
         Some("silu") | None => Activation::Silu,
         Some("relu2") => Activation::Relu2,
         Some(other) => return Err(wrong("hidden_act", format!("`{other}`; expected silu or relu2"))),
     };
-    let (dim, heads) = (must("hidden_size")?, must("num_attention_heads")?);
+    let (dim, heads, layers, seq) =
+        (must("hidden_size")?, must("num_attention_heads")?, must("num_hidden_layers")?, must("max_position_embeddings")?);
+    let default_weights = if family.sub_norm { Weights::Absmean } else { Weights::Float };
     let config = ModelConfig {
         vocab: must("vocab_size")?,
         dim,
-        layers: must("num_hidden_layers")?,
+        layers,
         heads,
         kv_heads: whole("num_key_value_heads")?.unwrap_or(heads),
         head_dim: whole("head_dim")?.unwrap_or(dim / heads.max(1)),
         mlp: must("intermediate_size")?,
-        seq: must("max_position_embeddings")?,
-        rope_theta: rope["rope_theta"].as_f64().or(json["rope_theta"].as_f64()).unwrap_or(10_000.0),
+        seq,
+        rope_theta: json["rope_parameters"]["rope_theta"].as_f64().or(json["rope_theta"].as_f64()).unwrap_or(10_000.0),
         norm_eps: json["rms_norm_eps"].as_f64().unwrap_or(1e-6) as f32,
         activation,
         weights: weights.unwrap_or(default_weights),
-        sub_norm,
-        // Both families default to an untied head when the field is absent.
-        tied: json["tie_word_embeddings"].as_bool().unwrap_or(false),
-        a4: A4::default(),
+        sub_norm: family.sub_norm,
+        tied: json["tie_word_embeddings"].as_bool().unwrap_or(family.tied),
+        qkv_bias: family.qkv_bias,
+        head_norm: family.head_norm,
+        no_rope: no_rope(path, json, family, layers)?,
+        rope_scaling: scaling(path, json, seq)?,
+        window: window(json, family).filter(|w| (1..seq).contains(w)),
+        ..ModelConfig::plain()
     };
     match config.problem() {
         Some((field, why)) => Err(FormatError::unsupported(path, format!("{field}: {why}"))),
         None => Ok(config),
     }
+}
+
+/// Layers without RoPE, by a list of 0 and 1 or by an interval.
+fn no_rope(path: &Path, json: &Value, family: &Family, layers: usize) -> Result<Vec<usize>> {
+    if family.no_rope_every == 0 {
+        return Ok(Vec::new());
+    }
+    let Some(list) = json["no_rope_layers"].as_array() else {
+        let every = json["no_rope_layer_interval"].as_u64().map_or(family.no_rope_every, |n| n as usize);
+        return Ok((0..layers).filter(|l| every > 0 && (l + 1) % every == 0).collect());
+    };
+    let flags: Vec<u64> = list.iter().filter_map(Value::as_u64).filter(|f| *f < 2).collect();
+    if flags.len() != layers || list.len() != layers {
+        return Err(FormatError::field(path, "no_rope_layers", format!("expected 0 or 1 for each of {layers} layers")));
+    }
+    Ok((0..layers).filter(|l| flags[*l] == 0).collect())
+}
+
+/// The window of attention, where one is used.
+fn window(json: &Value, family: &Family) -> Option<usize> {
+    let slides = json["layer_types"].as_array().into_iter().flatten().any(|t| t == "sliding_attention");
+    let used = json["use_sliding_window"].as_bool().unwrap_or(family.windowed) || slides;
+    json["sliding_window"].as_u64().filter(|_| used).map(|w| w as usize)
+}
+
+/// Scaling of RoPE, in either of the two places where configurations have it.
+fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>> {
+    let Some((place, rope)) = ["rope_scaling", "rope_parameters"].into_iter().map(|p| (p, &json[p])).find(|(_, v)| v.is_object()) else {
+        return Ok(None);
+    };
+    let number = |field: &str| {
+        let value = rope[field].as_f64();
+        value.ok_or_else(|| FormatError::field(path, &format!("{place}.{field}"), format!("expected a number, found {}", rope[field])))
+    };
+    let key = if rope["rope_type"].is_null() { "type" } else { "rope_type" };
+    if let Some(share) = rope["partial_rotary_factor"].as_f64().or(json["partial_rotary_factor"].as_f64()).filter(|s| *s != 1.0) {
+        return Err(FormatError::field(
+            path,
+            "partial_rotary_factor",
+            format!("{share}: heads that are rotated in part are not supported"),
+        ));
+    }
+    Ok(match rope[key].as_str().unwrap_or("default") {
+        "default" => None,
+        "linear" => Some(RopeScaling::Linear { factor: number("factor")? }),
+        "llama3" => Some(RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_seq: rope["original_max_position_embeddings"].as_f64().unwrap_or(seq as f64),
+        }),
+        other => {
+            return Err(FormatError::field(
+                path,
+                &format!("{place}.{key}"),
+                format!("`{other}` is not supported; default, linear and llama3 are"),
+            ));
+        }
+    })
 }
 
 /// The file that names the shards of a model.
@@ -143,6 +199,11 @@ pub fn hugging_face_name(ours: &str) -> String {
         "mlp_norm" => "post_attention_layernorm",
         "attn_sub_norm" => "self_attn.attn_sub_norm",
         "mlp_sub_norm" => "mlp.ffn_sub_norm",
+        "q_bias" => return format!("model.layers.{layer}.self_attn.q_proj.bias"),
+        "k_bias" => return format!("model.layers.{layer}.self_attn.k_proj.bias"),
+        "v_bias" => return format!("model.layers.{layer}.self_attn.v_proj.bias"),
+        "q_norm" => "self_attn.q_norm",
+        "k_norm" => "self_attn.k_norm",
         "q" => "self_attn.q_proj",
         "k" => "self_attn.k_proj",
         "v" => "self_attn.v_proj",
@@ -158,7 +219,7 @@ pub fn hugging_face_name(ours: &str) -> String {
 /// A tensor as the model takes it.
 enum Read {
     Floats(Vec<f32>),
-    Packed(PackedLinear),
+    Packed(PackedMatrix),
 }
 
 fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weights: Weights, scale: Scale) -> Result<Read> {
@@ -194,7 +255,7 @@ fn read(files: &[(&Path, SafeTensors<'_>)], dir: &Path, spec: &TensorSpec, weigh
         return Err(FormatError::tensor(scale_path, &scale_name, format!("gives the scale {value}")));
     }
     if weights == Weights::Absmean && pack::is_ternary(view.data()) {
-        return Ok(Read::Packed(PackedLinear { words: rows_of_hf(view.data(), rows, cols), scale: value, cols }));
+        return Ok(Read::Packed(PackedMatrix::of_tensor(rows_of_hf(view.data(), rows, cols), value, cols)));
     }
     let codes = pack::unpack_hf(view.data(), rows, cols)
         .ok_or_else(|| FormatError::tensor(path, name, "holds a code beyond 2; it is not packed ternary"))?;

@@ -3,10 +3,11 @@
 //! - [`checkpoint`]: a model that was read; [`load`]: reading one; [`tensors`]: where its values come from;
 //! - [`flow`]: our own layout (`config.json`, float32 safetensors), read and written; [`hf`]: Hugging Face directories;
 //!   [`gguf`]: GGUF files, read and written; [`directory`]: what such a directory says about tokens;
-//! - [`ternary`]: codes of a linear; `map`: files that are read where they are touched.
+//! - [`family`]: the families of models; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
 
 pub mod checkpoint;
 pub mod directory;
+pub mod family;
 pub mod flow;
 pub mod gguf;
 pub mod hf;

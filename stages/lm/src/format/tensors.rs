@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::ternary::{masters, unpack};
+use flow_shaders::kernels::ternary::groups::scale_words;
+
+use super::ternary::masters_in;
+use crate::config::Group;
 
 /// Gives float32 tensors by the names of [`crate::config::ModelConfig::tensors`].
 pub trait TensorSource {
@@ -20,8 +23,12 @@ pub trait TensorSource {
         let values = self.tensor(name);
         values.chunks(2).map(|v| half_pair(v[0], v.get(1).copied().unwrap_or(0.0))).collect()
     }
-    /// Packed words and scale of a ternary linear, where they are held so.
-    fn packed(&self, _name: &str) -> Option<(Vec<u32>, f32)> {
+    /// A ternary matrix, where it is held packed.
+    fn packed(&self, _name: &str) -> Option<PackedMatrix> {
+        None
+    }
+    /// Scales of a row of such a matrix.
+    fn packed_groups(&self, _name: &str) -> Option<usize> {
         None
     }
 }
@@ -38,15 +45,48 @@ impl TensorSource for BTreeMap<String, Vec<f32>> {
     }
 }
 
-/// A ternary linear as the kernels hold it.
-#[derive(Clone, Debug)]
-pub struct PackedLinear {
+/// A ternary matrix as the kernels hold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedMatrix {
     /// Packed rows (see `flow_shaders::kernels::ternary`).
-    pub words: Vec<u32>,
-    /// The one scale.
-    pub scale: f32,
+    pub codes: Vec<u32>,
+    /// Their scales, in the form of `groups` (see `flow_shaders::kernels::ternary::groups`).
+    pub scale: Vec<u32>,
+    /// Scales of a row.
+    pub groups: usize,
     /// Columns.
     pub cols: usize,
+}
+
+impl PackedMatrix {
+    /// Rows of codes with one scale.
+    pub fn of_tensor(codes: Vec<u32>, scale: f32, cols: usize) -> Self {
+        let rows = codes.len() / cols.div_ceil(16).max(1);
+        Self { codes, scale: vec![scale.to_bits(); rows], groups: 1, cols }
+    }
+
+    /// Values `[rows, cols]`.
+    pub fn values(&self) -> Vec<f32> {
+        flow_shaders::unpack_ternary(&self.codes, &self.scale, self.cols, self.groups)
+    }
+
+    /// Master weights whose absmean ternarisation by `group` gives codes and scales back.
+    pub fn masters(&self, group: Group) -> Vec<f32> {
+        masters_in(self.values(), self.cols, group)
+    }
+
+    /// The same with rows in another order: those of each `block` of rows as `order` says.
+    #[must_use]
+    pub fn with_rows(self, block: usize, order: &[usize]) -> Self {
+        let rows = self.codes.len() / self.cols.div_ceil(16).max(1);
+        let of = |words: &[u32]| {
+            let width = words.len() / rows.max(1);
+            let row = |r: usize| &words[(r / block * block + order[r % block]) * width..][..width];
+            (0..rows).flat_map(|r| row(r).iter().copied()).collect()
+        };
+        debug_assert_eq!(self.scale.len(), scale_words(rows, self.groups));
+        Self { codes: of(&self.codes), scale: of(&self.scale), ..self }
+    }
 }
 
 /// Tensors of a model whose linears were packed in its files.
@@ -54,14 +94,14 @@ pub struct PackedLinear {
 pub struct PackedTensors {
     /// All that are no packed linears.
     pub floats: BTreeMap<String, Vec<f32>>,
-    /// Packed linears.
-    pub linears: BTreeMap<String, PackedLinear>,
+    /// Packed linears, with one scale each.
+    pub linears: BTreeMap<String, PackedMatrix>,
 }
 
 impl PackedTensors {
     fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         match self.linears.get(name) {
-            Some(l) => Cow::Owned(masters(&unpack(&l.words, l.cols), l.scale)),
+            Some(l) => Cow::Owned(l.masters(Group::Tensor)),
             None => self.floats.tensor(name),
         }
     }
@@ -103,11 +143,18 @@ impl TensorSource for Tensors {
             Tensors::Mapped(file) => file.halves(name),
         }
     }
-    fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
+    fn packed(&self, name: &str) -> Option<PackedMatrix> {
         match self {
             Tensors::Held(_) => None,
-            Tensors::Packed(all) => all.linears.get(name).map(|l| (l.words.clone(), l.scale)),
+            Tensors::Packed(all) => all.linears.get(name).cloned(),
             Tensors::Mapped(file) => file.packed(name),
+        }
+    }
+    fn packed_groups(&self, name: &str) -> Option<usize> {
+        match self {
+            Tensors::Held(_) => None,
+            Tensors::Packed(all) => all.linears.get(name).map(|l| l.groups),
+            Tensors::Mapped(file) => file.packed_groups(name),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Ternary codes of a linear, outside a program: for export and import.
 
-use crate::config::Weights;
+use rayon::prelude::*;
+
+use super::tensors::PackedMatrix;
+use crate::config::{Group, ModelConfig, Weights};
 
 /// Codes −1, 0, +1 of a linear and the scale of each row.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +55,38 @@ pub fn by_rule(rule: Weights, w: &[f32], scales: Option<&[f32]>, rows: usize, co
             Ternary { codes, scales: vec![scale], rows, cols }
         }
     }
+}
+
+/// A matrix of masters as a model's kernels hold it. Under the threshold rule its scale is 1: the learned ones are tensors of
+/// their own.
+pub fn pack(config: &ModelConfig, w: &[f32], cols: usize) -> PackedMatrix {
+    if !config.half_scales() {
+        let (codes, scale) = flow_shaders::pack_ternary(w, cols, u32::from(config.weights == Weights::Threshold));
+        return PackedMatrix::of_tensor(codes, scale, cols);
+    }
+    let per = match config.group {
+        Group::Tensor => 0,
+        Group::Row => cols,
+        Group::Of(n) => n,
+    };
+    let groups = config.group.stored(cols);
+    let (codes, scale) = flow_shaders::pack_ternary_groups(w, cols, per, groups);
+    PackedMatrix { codes, scale, groups, cols }
+}
+
+/// As [`masters`] of each part of `values` (0 and ± a scale) that shares a scale.
+pub(super) fn masters_in(mut values: Vec<f32>, cols: usize, group: Group) -> Vec<f32> {
+    let per = match group {
+        Group::Tensor => values.len(),
+        Group::Row => cols,
+        Group::Of(n) => n,
+    };
+    values.par_chunks_mut(per.max(1)).for_each(|part| {
+        let set = part.iter().filter(|v| **v != 0.0).count();
+        let spread = part.len() as f64 / set.max(1) as f64;
+        part.iter_mut().for_each(|v| *v = (f64::from(*v) * spread) as f32);
+    });
+    values
 }
 
 /// Master weights whose absmean ternarisation gives these codes and this scale back: mean|W| must be the scale, so the

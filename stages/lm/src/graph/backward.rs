@@ -1,10 +1,10 @@
 //! The backward pass: gradients of every parameter added to their buffers, block by block from the loss.
 
-use flow_shaders::kernels::{attention, embed, gated, gemm, rmsnorm};
+use flow_shaders::kernels::{attention, bias, embed, gated, gemm, rmsnorm};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::declare::Graph;
-use super::tape::{Act, Batch, BlockTape, Keep, Tape};
+use super::declare::{Graph, Packed};
+use super::tape::{Act, Batch, BlockTape, HeadNorms, Keep, Tape};
 use crate::config::{Activation, Role};
 
 /// Gradient buffers and the row order of the embedding's scatter.
@@ -38,12 +38,12 @@ impl Graph {
     /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits.
     pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients, pass: Pass) {
         let (rows, c) = (batch.rows(), self.config.clone());
-        let head_name = if c.tied { "embed" } else { "head" };
-        let (head, d_head) = (self.head(), g.grads[self.tensor(head_name)]);
+        let head = self.head();
+        let d_head = g.grads[self.tensor(head)];
         let d_normed = self.program.transient("d.normed", rows * c.dim);
         let (r, v, d) = (rows as u32, c.vocab as u32, c.dim as u32);
         let shape = gemm::Shape { m: r, n: d, k: v, add: 0, symmetric: 0 };
-        self.program.push(list, &gemm::GEMM_NN, &[tape.logits, head, d_normed], &shape);
+        self.input_grad(list, tape.logits, head, d_normed, shape);
         let shape = gemm::Shape { m: v, n: d, k: r, add: u32::from(pass.add), symmetric: 0 };
         self.program.push(list, &gemm::GEMM_TN, &[tape.logits, tape.normed, d_head], &shape);
         // The gradient of the residual stream: one buffer that every block adds to.
@@ -101,20 +101,31 @@ impl Graph {
         let add_here = pass.add && !g.half[i];
         let to_input = gemm::Shape { m: rows as u32, n: cols, k: outs, add: u32::from(add), symmetric: 0 };
         let to_weight = gemm::Shape { m: outs, n: cols, k: rows as u32, add: u32::from(add_here), symmetric: 0 };
+        self.input_grad(list, dy, weight, dx, to_input);
         match input {
-            Act::Codes { q, scales } => {
-                let (codes, scale) = self.codes(weight);
-                self.program.push(list, &gemm::GEMM_NN_TERNARY, &[dy, codes, scale, dx], &to_input);
-                self.program.push(list, &gemm::GEMM_TN_Q8, &[dy, q, scales, dw], &to_weight);
-            }
-            Act::Values(x) => {
-                let w = self.values(weight);
-                self.program.push(list, &gemm::GEMM_NN, &[dy, w, dx], &to_input);
-                self.program.push(list, &gemm::GEMM_TN, &[dy, x, dw], &to_weight);
-            }
+            Act::Codes { q, scales } => self.program.push(list, &gemm::GEMM_TN_Q8, &[dy, q, scales, dw], &to_weight),
+            Act::Values(x) => self.program.push(list, &gemm::GEMM_TN, &[dy, x, dw], &to_weight),
+            Act::Blocks { .. } => unreachable!("blocks are for inference"),
         }
         if g.half[i] {
             self.pack_half(list, dw, g.grads[i], n, pass.add);
+        }
+    }
+
+    /// `dx (+)= dy·W`, of the ternary weights where they are such.
+    fn input_grad(&mut self, list: ListId, dy: BufferId, weight: &str, dx: BufferId, shape: gemm::Shape) {
+        match self.codes(weight) {
+            None => {
+                let w = self.values(weight);
+                self.program.push(list, &gemm::GEMM_NN, &[dy, w, dx], &shape);
+            }
+            Some(Packed { codes, scale, groups: 1 }) => {
+                self.program.push(list, &gemm::GEMM_NN_TERNARY, &[dy, codes, scale, dx], &shape);
+            }
+            Some(Packed { codes, scale, groups }) => {
+                let shape = gemm::TernaryShape::new(shape, groups);
+                self.program.push(list, &gemm::GEMM_NN_GROUPS, &[dy, codes, scale, dx], &shape);
+            }
         }
     }
 
@@ -169,12 +180,42 @@ impl Graph {
         self.program.push(list, &attention::ATTENTION_DELTA, &[d_o, t.o, t.stats], &shape);
         self.program.push(list, &attention::ATTENTION_GRAD_Q, &[t.q, t.k, t.v, batch.mask, d_o, t.stats, dq], &shape);
         self.program.push(list, &attention::ATTENTION_GRAD_KV, &[t.q, t.k, t.v, batch.mask, d_o, t.stats, dk, dv], &shape);
-        self.rotate(list, dq, batch.pos, rows, c.heads, true);
-        self.rotate(list, dk, batch.pos, rows, c.kv_heads, true);
+        if !c.no_rope.contains(&l) {
+            self.rotate(list, dq, batch.pos, rows, c.heads, true);
+            self.rotate(list, dk, batch.pos, rows, c.kv_heads, true);
+        }
+        let (dq, dk) = self.head_norms_grad(list, l, t, (dq, dk), rows, g);
+        if c.qkv_bias {
+            for (part, dy) in [("q_bias", dq), ("k_bias", dk), ("v_bias", dv)] {
+                let shape = bias::Shape { rows: rows as u32, cols: (self.program.words(dy) / rows) as u32 };
+                self.program.push(list, &bias::BIAS_GRAD, &[dy, g.grads[self.tensor(&name(part))]], &shape);
+            }
+        }
         let d_h = self.program.transient("d.h_attn", rows * c.dim);
         for (i, (part, dy)) in [("q", dq), ("k", dk), ("v", dv)].into_iter().enumerate() {
             self.linear_grad(list, t.h_attn, &name(part), dy, (d_h, i > 0), rows, g, pass);
         }
         self.norm_grad(list, t.x_in, &name("attn_norm"), t.rstd_attn, d_h, (dx, true), rows, g);
+    }
+
+    /// Gradients of queries and keys before the norms of their heads.
+    fn head_norms_grad(
+        &mut self,
+        list: ListId,
+        l: usize,
+        t: &BlockTape,
+        (dq, dk): (BufferId, BufferId),
+        rows: usize,
+        g: &Gradients,
+    ) -> (BufferId, BufferId) {
+        let Some(HeadNorms { q, k }) = t.heads else { return (dq, dk) };
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        let [dq, dk] = [("q_norm", q, dq, heads), ("k_norm", k, dk, kv_heads)].map(|(norm, (x, rstd), dy, heads)| {
+            let n = self.program.words(dy);
+            let dx = self.program.transient("d.head_norm", n);
+            self.norm_grad(list, x, &format!("layers.{l}.{norm}"), rstd, dy, (dx, false), rows * heads, g);
+            dx
+        });
+        (dq, dk)
     }
 }

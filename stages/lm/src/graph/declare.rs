@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flow_shaders::device::{DeviceError, Session};
 use flow_shaders::kernels::attention::Cached;
+use flow_shaders::kernels::ternary::groups::scale_words;
 use flow_shaders::kernels::{hyper, ternary};
 use flow_shaders::program::{BufferId, Program};
 
@@ -15,20 +16,34 @@ use crate::config::{A4, Bits, ModelConfig, Role, TensorSpec, Weights};
 pub struct Tensor {
     /// What it is.
     pub spec: TensorSpec,
-    /// f32 values; absent for linears of a packed inference program, and for tables that are float16.
+    /// f32 values; absent for ternary matrices of a packed inference program, and for tables that are float16.
     pub master: Option<BufferId>,
     /// float16 values, two in a word: embedding and head of an inference program.
     pub half: Option<BufferId>,
-    /// Packed ternary codes and scale per output, for ternary linears.
-    pub packed: Option<(BufferId, BufferId)>,
+    /// Packed ternary codes and scales, of ternary matrices.
+    pub packed: Option<Packed>,
 }
+
+/// A ternary matrix in a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    /// `[rows, ceil(cols/16)]` words.
+    pub codes: BufferId,
+    /// In the form of `groups` (see `flow_shaders::kernels::ternary::groups`).
+    pub scale: BufferId,
+    /// Scales of a row.
+    pub groups: usize,
+}
+
+/// Scales of a row of tensors that are held packed, whatever the shape says of them, by name.
+pub type HeldPacked = BTreeMap<String, usize>;
 
 /// What of the parameters a program holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// f32 values of everything, beside the codes of ternary linears: training.
+    /// f32 values of everything, beside the codes of ternary matrices: training.
     Masters,
-    /// Codes of ternary linears only, f32 of the rest.
+    /// Codes of ternary matrices only, f32 of the rest.
     Packed,
     /// As `Packed`, embedding and head as float16.
     PackedHalf,
@@ -52,26 +67,32 @@ pub struct Graph {
     pub positions: usize,
     /// Rows are sequences that are decoded: products must not depend on how many there are.
     pub(super) decoding: bool,
+    /// Float activations are rounded to int8 in blocks of 64 before linears and head.
+    pub(crate) block8: bool,
     index: BTreeMap<String, usize>,
 }
 
 impl Graph {
     /// Declares the parameters.
     pub fn new(config: ModelConfig, positions: usize, hold: Hold) -> Self {
+        Self::holding(config, positions, hold, &HeldPacked::new())
+    }
+
+    /// As [`Self::new`], with some tensors packed that the shape does not call ternary.
+    pub fn holding(config: ModelConfig, positions: usize, hold: Hold, held: &HeldPacked) -> Self {
         let mut program = Program::default();
         let mut tensors = Vec::new();
-        let ternary = config.weights != Weights::Float;
         for spec in config.tensors() {
-            let packs = ternary && spec.role == Role::Linear;
+            let groups = held.get(&spec.name).copied().or(config.ternary_groups(&spec));
             let table = matches!(spec.role, Role::Embedding | Role::Head) && spec.shape[1].is_multiple_of(2);
-            let half = (hold == Hold::PackedHalf && table).then(|| program.persistent(&spec.name, spec.len() / 2));
-            let master = (hold == Hold::Masters || !(packs || half.is_some())).then(|| program.persistent(&spec.name, spec.len()));
-            let packed = packs.then(|| {
+            let half = (hold == Hold::PackedHalf && table && groups.is_none()).then(|| program.persistent(&spec.name, spec.len() / 2));
+            let master =
+                (hold == Hold::Masters || !(groups.is_some() || half.is_some())).then(|| program.persistent(&spec.name, spec.len()));
+            let packed = groups.map(|groups| {
                 let words = spec.shape[0] * ternary::packed_words(spec.shape[1]);
-                (
-                    program.persistent(format!("{}.codes", spec.name), words),
-                    program.persistent(format!("{}.scale", spec.name), spec.shape[0]),
-                )
+                let codes = program.persistent(format!("{}.codes", spec.name), words);
+                let scale = program.persistent(format!("{}.scale", spec.name), scale_words(spec.shape[0], groups));
+                Packed { codes, scale, groups }
             });
             tensors.push(Tensor { spec, master, half, packed });
         }
@@ -79,7 +100,7 @@ impl Graph {
         let hyper = program.persistent("hyper", hyper::LEN);
         let inner = if config.a4 == A4::Hybrid { program.persistent("hyper.inner", hyper::LEN) } else { hyper };
         let rope = program.persistent("rope", positions * config.head_dim);
-        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, index }
+        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, block8: false, index }
     }
 
     /// Index of a tensor of the config.
@@ -92,21 +113,26 @@ impl Graph {
         self.tensors[self.index[name]].master.expect("held as f32")
     }
 
-    /// Codes and effective scale of a ternary linear: under the threshold rule the scale is the learned one.
-    pub(crate) fn codes(&self, name: &str) -> (BufferId, BufferId) {
-        let (codes, scale) = self.tensors[self.index[name]].packed.expect("ternary");
-        match self.config.weights {
-            Weights::Threshold => (codes, self.values(&format!("{name}_scale"))),
-            _ => (codes, scale),
-        }
+    /// Codes and effective scales of a matrix, if it is ternary: under the threshold rule the scales are the learned ones.
+    pub(crate) fn codes(&self, name: &str) -> Option<Packed> {
+        let packed = self.tensors[self.index[name]].packed?;
+        Some(match self.config.weights {
+            Weights::Threshold => Packed { scale: self.values(&format!("{name}_scale")), ..packed },
+            _ => packed,
+        })
     }
 
     /// RoPE angles in f64, rounded once: `head_dim/2` cosines then as many sines per position.
     pub fn rope_table(&self) -> Vec<f32> {
         let half = self.config.head_dim / 2;
         let mut table = Vec::with_capacity(self.positions * half * 2);
+        let frequency = |i: usize| {
+            let f = libm::pow(self.config.rope_theta, -(i as f64) / half as f64);
+            self.config.rope_scaling.as_ref().map_or(f, |s| f / s.divisor(i, f))
+        };
+        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
         for p in 0..self.positions {
-            let angle = |i: usize| p as f64 * libm::pow(self.config.rope_theta, -(i as f64) / half as f64);
+            let angle = |i: usize| p as f64 * frequencies[i];
             table.extend((0..half).map(|i| libm::cos(angle(i)) as f32));
             table.extend((0..half).map(|i| libm::sin(angle(i)) as f32));
         }
@@ -145,16 +171,29 @@ impl Graph {
         Cache { form, kv_len, layers }
     }
 
-    /// Embedding or head `[vocab, dim]`, and whether it is float16.
-    pub(super) fn table(&self, name: &str) -> (BufferId, bool) {
-        match self.tensors[self.index[name]].half {
-            Some(half) => (half, true),
-            None => (self.values(name), false),
+    /// Embedding or head `[vocab, dim]`.
+    pub(super) fn table(&self, name: &str) -> Table {
+        let tensor = &self.tensors[self.index[name]];
+        match (tensor.packed, tensor.half) {
+            (Some(packed), _) => Table::Packed(packed),
+            (None, Some(half)) => Table::Half(half),
+            (None, None) => Table::Floats(self.values(name)),
         }
     }
 
-    /// Head `[vocab, dim]`: the embedding when tied.
-    pub(crate) fn head(&self) -> BufferId {
-        self.values(if self.config.tied { "embed" } else { "head" })
+    /// Name of the head: that of the embedding when tied.
+    pub(crate) fn head(&self) -> &'static str {
+        if self.config.tied { "embed" } else { "head" }
     }
+}
+
+/// How an embedding or a head is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Table {
+    /// Ternary.
+    Packed(Packed),
+    /// float16.
+    Half(BufferId),
+    /// float32.
+    Floats(BufferId),
 }

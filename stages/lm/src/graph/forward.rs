@@ -1,40 +1,14 @@
 //! The forward pass as operations.
 
 use flow_shaders::kernels::attention::Cached;
-use flow_shaders::kernels::{
-    act_quant, attention, elementwise, embed, gated, gemm, kv_store, norm_quant, rmsnorm, rope, ternary, ternary_gemm,
-};
+use flow_shaders::kernels::{attention, bias, elementwise, embed, gated, gemm, kv_store, norm_quant, rmsnorm, rope};
 use flow_shaders::program::{BufferId, ListId};
 
-use super::declare::Graph;
-use super::tape::{Act, Batch, BlockTape, Cache, Keep, KeptBlock, Tape};
-use crate::config::{Activation, Weights};
+use super::declare::{Graph, Packed, Table};
+use super::tape::{Act, Batch, BlockTape, Cache, HeadNorms, Keep, KeptBlock, Tape};
+use crate::config::Activation;
 
 impl Graph {
-    /// Ternarises the masters into their codes.
-    pub fn ternarise(&mut self, list: ListId) {
-        let rule = u32::from(self.config.weights == Weights::Threshold);
-        let linears: Vec<_> = self.tensors.iter().filter_map(|t| Some((t.spec.clone(), t.master?, t.packed?))).collect();
-        let all: Vec<_> = linears
-            .into_iter()
-            .map(|(spec, w, packed)| {
-                let (rows, cols) = (spec.shape[0], spec.shape[1]);
-                let shape = ternary::Shape { rows: rows as u32, cols: cols as u32, rule };
-                (shape, w, packed, self.program.transient("partial", rows), self.program.transient("mean", 1))
-            })
-            .collect();
-        // Step by step for all of them, so that those of a step run at the same time.
-        for (shape, w, _, partial, _) in &all {
-            self.program.push(list, &ternary::ROW_ABS_SUM, &[*w, *partial], shape);
-        }
-        for (shape, _, _, partial, mean) in &all {
-            self.program.push(list, &ternary::ABS_MEAN, &[*partial, *mean], shape);
-        }
-        for (shape, w, (codes, scale), _, mean) in &all {
-            self.program.push(list, &ternary::TERNARISE, &[*w, *mean, *codes, *scale], shape);
-        }
-    }
-
     pub(crate) fn norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (BufferId, BufferId) {
         let cols = self.program.words(x) / rows;
         let y = self.program.transient(format!("{weight}.out"), rows * cols);
@@ -45,50 +19,12 @@ impl Graph {
         (y, rstd)
     }
 
-    /// Where the codes of a ternary linear's input go: words of a packed row, and the buffers.
-    fn codes_of(&mut self, rows: usize, cols: usize) -> (u32, BufferId, BufferId) {
-        let words = 4 * cols.div_ceil(16);
-        (words as u32, self.program.transient("act.q", rows * words), self.program.transient("act.scales", 2 * rows))
-    }
-
-    /// Quantises what `o` or `down` takes; full-precision ones take it as it is.
-    fn act(&mut self, list: ListId, values: BufferId, rows: usize) -> Act {
-        if self.config.weights == Weights::Float {
-            return Act::Values(values);
-        }
-        let cols = self.program.words(values) / rows;
-        let (words, q, scales) = self.codes_of(rows, cols);
-        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words };
-        self.program.push(list, &act_quant::ACT_QUANT, &[values, self.inner, q, scales], &shape);
-        Act::Codes { q, scales }
-    }
-
-    /// The normed input of linears, quantised by `scalars`, and rstd.
-    fn normed(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize, scalars: BufferId) -> (Act, BufferId) {
-        if self.config.weights == Weights::Float {
-            let (y, rstd) = self.norm(list, x, weight, rows);
-            return (Act::Values(y), rstd);
-        }
-        let cols = self.program.words(x) / rows;
-        let (shape, q, scales, rstd) = self.fused(rows, cols, weight);
-        self.program.push(list, &norm_quant::NORM_QUANT, &[x, self.values(weight), scalars, q, scales, rstd], &shape);
-        (Act::Codes { q, scales }, rstd)
-    }
-
-    /// Shape and outputs of norm and quantisation in one.
-    fn fused(&mut self, rows: usize, cols: usize, weight: &str) -> (norm_quant::Shape, BufferId, BufferId, BufferId) {
-        let (words, q, scales) = self.codes_of(rows, cols);
-        let rstd = self.program.transient(format!("{weight}.rstd"), rows);
-        let act = u32::from(self.config.activation == Activation::Relu2);
-        (norm_quant::Shape { rows: rows as u32, cols: cols as u32, words, eps: self.config.norm_eps, act }, q, scales, rstd)
-    }
-
     /// The input of `down`: (gated activation, rstd of its SubLN, what the linear takes).
     fn gated(&mut self, list: ListId, l: usize, gate: BufferId, up: BufferId, rows: usize) -> (BufferId, Option<BufferId>, Act) {
         let weight = format!("layers.{l}.mlp_sub_norm");
         let n = self.program.words(gate);
         let act = self.program.transient(format!("layers.{l}.act"), n);
-        if self.config.sub_norm && self.config.weights != Weights::Float {
+        if self.config.sub_norm && self.config.quantises() {
             let (shape, q, scales, rstd) = self.fused(rows, n / rows, &weight);
             let g = self.values(&weight);
             self.program.push(list, &norm_quant::GATED_NORM_QUANT, &[gate, up, g, self.inner, act, q, scales, rstd], &shape);
@@ -96,27 +32,8 @@ impl Graph {
         }
         let shape = gated::Shape { n: n as u32, act: u32::from(self.config.activation == Activation::Relu2) };
         self.program.push(list, &gated::GATED, &[gate, up, act], &shape);
-        let (input, rstd) = self.sub_norm(list, act, &weight, rows);
+        let (input, rstd) = self.sub_norm(list, act, &weight, rows, &[&format!("layers.{l}.down")]);
         (act, rstd, input)
-    }
-
-    /// `y (+)= act · Wᵀ`.
-    pub(crate) fn linear(&mut self, list: ListId, act: Act, weight: &str, rows: usize, y: BufferId, add: bool) {
-        let spec = &self.tensors[self.tensor(weight)].spec;
-        let (outs, cols, add) = (spec.shape[0] as u32, spec.shape[1] as u32, u32::from(add));
-        match act {
-            Act::Codes { q, scales } => {
-                let (codes, scale) = self.codes(weight);
-                let shape = ternary_gemm::Shape { rows: rows as u32, outs, cols, add };
-                self.program.push(list, ternary_gemm::kernel(rows), &[q, scales, codes, scale, y], &shape);
-            }
-            Act::Values(x) => {
-                let shape = gemm::Shape { m: rows as u32, n: outs, k: cols, add, symmetric: 0 };
-                let w = self.values(weight);
-                let kernel = if self.decoding { &gemm::GEMV_NT } else { &gemm::GEMM_NT };
-                self.program.push(list, kernel, &[x, w, y], &shape);
-            }
-        }
     }
 
     /// The residual stream after a linear: `x + act·Wᵀ` in a buffer of its own (the backward pass reads `x`).
@@ -157,15 +74,24 @@ impl Graph {
     pub(crate) fn block_tape(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> BlockTape {
         let (rows, c) = (batch.rows(), self.config.clone());
         let name = |part: &str| format!("layers.{l}.{part}");
-        let (h_attn, rstd_attn) = self.normed(list, x_in, &name("attn_norm"), rows, self.hyper);
+        let takers = [name("q"), name("k"), name("v")];
+        let (h_attn, rstd_attn) = self.normed(list, x_in, &name("attn_norm"), rows, self.hyper, &takers.each_ref().map(String::as_str));
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let [q, k, v] = [("q", qw), ("k", kw), ("v", kw)].map(|(n, w)| {
             let y = self.program.transient(name(n) + ".out", rows * w);
-            self.linear(list, h_attn, &name(n), rows, y, false);
+            if c.qkv_bias {
+                let shape = bias::Shape { rows: rows as u32, cols: w as u32 };
+                let b = self.values(&name(&format!("{n}_bias")));
+                self.program.push(list, &bias::BIAS, &[b, y], &shape);
+            }
+            self.linear(list, h_attn, &name(n), rows, y, c.qkv_bias);
             y
         });
-        self.rotate(list, q, batch.pos, rows, c.heads, false);
-        self.rotate(list, k, batch.pos, rows, c.kv_heads, false);
+        let (q, k, heads) = self.head_norms(list, l, (q, k), rows);
+        if !c.no_rope.contains(&l) {
+            self.rotate(list, q, batch.pos, rows, c.heads, false);
+            self.rotate(list, k, batch.pos, rows, c.kv_heads, false);
+        }
         let (keys, values, kv_len, form) = match cache {
             Some(cache) => {
                 let (ck, cv) = cache.layers[l];
@@ -181,26 +107,58 @@ impl Graph {
         let stats = self.program.transient(name("stats"), rows * c.heads * 2);
         let shape = self.attention_shape(rows, batch.q_len, kv_len);
         self.program.push(list, form.attention(), &[q, keys, values, batch.mask, batch.pos, o, stats], &shape);
-        let (o_in, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows);
+        let (o_in, sub_attn) = self.sub_norm(list, o, &name("attn_sub_norm"), rows, &[&name("o")]);
         let x_mid = self.residual(list, x_in, o_in, &name("o"), rows);
 
-        let (h_mlp, rstd_mlp) = self.normed(list, x_mid, &name("mlp_norm"), rows, self.hyper);
+        let takers = [name("gate"), name("up")];
+        let (h_mlp, rstd_mlp) = self.normed(list, x_mid, &name("mlp_norm"), rows, self.hyper, &takers.each_ref().map(String::as_str));
         let [gate, up] = ["gate", "up"].map(|n| {
             let y = self.program.transient(name(n) + ".out", rows * c.mlp);
             self.linear(list, h_mlp, &name(n), rows, y, false);
             y
         });
         let (act, sub_mlp, down_in) = self.gated(list, l, gate, up, rows);
-        BlockTape { x_in, rstd_attn, h_attn, q, k, v, o, stats, sub_attn, o_in, x_mid, rstd_mlp, h_mlp, gate, up, act, sub_mlp, down_in }
+        BlockTape {
+            x_in,
+            rstd_attn,
+            h_attn,
+            heads,
+            q,
+            k,
+            v,
+            o,
+            stats,
+            sub_attn,
+            o_in,
+            x_mid,
+            rstd_mlp,
+            h_mlp,
+            gate,
+            up,
+            act,
+            sub_mlp,
+            down_in,
+        }
     }
 
     /// What a linear takes after SubLN where the model has it, and its rstd.
-    fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize) -> (Act, Option<BufferId>) {
+    fn sub_norm(&mut self, list: ListId, x: BufferId, weight: &str, rows: usize, takers: &[&str]) -> (Act, Option<BufferId>) {
         if !self.config.sub_norm {
-            return (self.act(list, x, rows), None);
+            return (self.act(list, x, rows, takers), None);
         }
-        let (input, rstd) = self.normed(list, x, weight, rows, self.inner);
+        let (input, rstd) = self.normed(list, x, weight, rows, self.inner, takers);
         (input, Some(rstd))
+    }
+
+    /// Queries and keys with each head normed, where the model has such norms, and what these took.
+    fn head_norms(&mut self, list: ListId, l: usize, (q, k): (BufferId, BufferId), rows: usize) -> (BufferId, BufferId, Option<HeadNorms>) {
+        if !self.config.head_norm {
+            return (q, k, None);
+        }
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        let (normed_q, rstd_q) = self.norm(list, q, &format!("layers.{l}.q_norm"), rows * heads);
+        let (normed_k, rstd_k) = self.norm(list, k, &format!("layers.{l}.k_norm"), rows * kv_heads);
+        (normed_q, normed_k, Some(HeadNorms { q: (q, rstd_q), k: (k, rstd_k) }))
     }
 
     /// Appends the forward pass; logits `[rows, vocab]` are transient unless `logits` names a buffer.
@@ -230,9 +188,14 @@ impl Graph {
         let (rows, c) = (batch.rows(), self.config.clone());
         let x = self.program.transient("embedded", rows * c.dim);
         let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
-        let (table, half) = self.table("embed");
-        let kernel = if half { &embed::EMBED_HALF } else { &embed::EMBED };
-        self.program.push(list, kernel, &[batch.ids, table, x], &shape);
+        match self.table("embed") {
+            Table::Floats(table) => self.program.push(list, &embed::EMBED, &[batch.ids, table, x], &shape),
+            Table::Half(table) => self.program.push(list, &embed::EMBED_HALF, &[batch.ids, table, x], &shape),
+            Table::Packed(Packed { codes, scale, groups }) => {
+                let shape = embed::TernaryShape::new(shape, groups);
+                self.program.push(list, &embed::EMBED_TERNARY, &[batch.ids, codes, scale, x], &shape);
+            }
+        }
         let mut blocks = Vec::new();
         let mut x_last = x;
         for l in 0..c.layers {
@@ -248,15 +211,16 @@ impl Graph {
         let (vocab, dim) = (self.config.vocab, self.config.dim);
         let (normed, rstd) = self.norm(list, x, "norm", rows);
         let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * vocab));
-        let (head, half) = self.table(if self.config.tied { "embed" } else { "head" });
-        let kernel = match (self.decoding, half) {
-            (false, false) => &gemm::GEMM_NT,
-            (false, true) => &gemm::GEMM_NT_HALF,
-            (true, false) => &gemm::GEMV_NT,
-            (true, true) => &gemm::GEMV_NT_HALF,
+        let head = self.head();
+        let Table::Half(half) = self.table(head) else {
+            let input = if self.block8 { self.blocks(list, normed, rows, &[head]) } else { Act::Values(normed) };
+            self.linear(list, input, head, rows, logits, false);
+            return (normed, rstd, logits);
         };
+        let input = if self.block8 { self.rounded(list, normed, rows) } else { normed };
+        let kernel = if self.decoding { &gemm::GEMV_NT_HALF } else { &gemm::GEMM_NT_HALF };
         let shape = gemm::Shape { m: rows as u32, n: vocab as u32, k: dim as u32, add: 0, symmetric: 0 };
-        self.program.push(list, kernel, &[normed, head, logits], &shape);
+        self.program.push(list, kernel, &[input, half, logits], &shape);
         (normed, rstd, logits)
     }
 

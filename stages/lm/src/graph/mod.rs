@@ -2,16 +2,18 @@
 //! by pass:
 //!
 //! - [`tape`]: what goes in and what is kept; [`declare`]: parameters, batches and caches as buffers;
-//! - `storage`: float16 in between; `forward`, `backward`; [`update`]: clip and optimizer.
+//! - `ternarise`: codes; `storage`: float16 in between; `linear`, `forward`, `backward`; [`update`]: clip and optimizer.
 
 pub(crate) mod backward;
 pub mod declare;
 mod forward;
+mod linear;
 pub mod storage;
 pub mod tape;
+mod ternarise;
 pub mod update;
 
-pub use declare::{Graph, Hold, Tensor};
+pub use declare::{Graph, HeldPacked, Hold, Packed, Tensor};
 pub use storage::LossScale;
 pub use tape::{Batch, Cache, Storage};
 pub use update::{Moments, NewtonSchulz, Optimizer};

@@ -22,6 +22,13 @@ pub enum Storage {
 pub(crate) enum Act {
     /// `[rows, cols]`.
     Values(BufferId),
+    /// Rows in blocks of 64, each as those that take it need it.
+    Blocks {
+        /// Packed bytes `[rows, 4 · ceil(cols / 16)]` and steps `[rows, ceil(cols / 64)]`, for ternary matrices.
+        codes: Option<(BufferId, BufferId)>,
+        /// The same as values `[rows, cols]`, for others.
+        values: Option<BufferId>,
+    },
     /// Quantised rows.
     Codes {
         /// Packed bytes, four in a word `[rows, 4 · ceil(cols / 16)]`.
@@ -64,6 +71,15 @@ pub struct Cache {
     pub layers: Vec<(BufferId, BufferId)>,
 }
 
+/// What the norms of the heads of q and k take, and 1 / root mean square of each head of each row.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadNorms {
+    /// `[rows, heads · head_dim]` and `[rows · heads]`.
+    pub q: (BufferId, BufferId),
+    /// `[rows, kv_heads · head_dim]` and `[rows · kv_heads]`.
+    pub k: (BufferId, BufferId),
+}
+
 /// What a block's backward pass needs of its forward pass. `rows` are those of the batch.
 #[derive(Clone)]
 pub(crate) struct BlockTape {
@@ -73,6 +89,8 @@ pub(crate) struct BlockTape {
     pub rstd_attn: BufferId,
     /// What q, k and v take `[rows, dim]`.
     pub h_attn: Act,
+    /// Queries and keys before the norm of their heads, where they have one.
+    pub heads: Option<HeadNorms>,
     /// Rotated queries `[rows, heads · head_dim]`.
     pub q: BufferId,
     /// Rotated keys `[rows, kv_heads · head_dim]`.
@@ -145,11 +163,12 @@ impl BlockTape {
         if inputs_only {
             return vec![&mut self.x_in];
         }
-        let Self { x_in, q, k, v, o, x_mid, gate, up, act, h_attn, o_in, h_mlp, down_in, .. } = self;
+        let Self { x_in, q, k, v, o, x_mid, gate, up, act, h_attn, o_in, h_mlp, down_in, heads, .. } = self;
         let values = [h_attn, o_in, h_mlp, down_in].into_iter().filter_map(|a| match a {
             Act::Values(buffer) => Some(buffer),
-            Act::Codes { .. } => None,
+            Act::Codes { .. } | Act::Blocks { .. } => None,
         });
-        [x_in, q, k, v, o, x_mid, gate, up, act].into_iter().chain(values).collect()
+        let heads = heads.iter_mut().flat_map(|h| [&mut h.q.0, &mut h.k.0]);
+        [x_in, q, k, v, o, x_mid, gate, up, act].into_iter().chain(values).chain(heads).collect()
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backward::Gradients;
-use super::declare::Graph;
+use super::declare::{Graph, Packed};
 use super::tape::Storage;
 use crate::config::{Role, TensorSpec, Weights};
 
@@ -168,7 +168,7 @@ impl Graph {
     fn threshold_gradients(&mut self, list: ListId, grads: &[BufferId]) {
         for i in 0..self.tensors.len() {
             let t = &self.tensors[i];
-            let Some((codes, _)) = t.packed else { continue };
+            let Some(Packed { codes, .. }) = t.packed else { continue };
             let shape = ternary::Shape { rows: t.spec.shape[0] as u32, cols: t.spec.shape[1] as u32, rule: 1 };
             let scale_name = format!("{}_scale", t.spec.name);
             let (scale, dscale) = (self.values(&scale_name), grads[self.tensor(&scale_name)]);

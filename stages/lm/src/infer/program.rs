@@ -3,13 +3,13 @@
 use flow_shaders::device::{DeviceError, Session};
 use flow_shaders::kernel::Kernel;
 use flow_shaders::kernels::attention::Cached;
-use flow_shaders::kernels::{kd_loss, sample, ternary, topk};
-use flow_shaders::pack_ternary;
+use flow_shaders::kernels::{kd_loss, sample, topk};
 use flow_shaders::program::{BufferId, ListId, Program};
 
-use crate::config::{ModelConfig, Weights};
+use crate::config::ModelConfig;
 use crate::format::tensors::TensorSource;
-use crate::graph::{Batch, Cache, Graph, Hold};
+use crate::format::ternary::pack;
+use crate::graph::{Batch, Cache, Graph, HeldPacked, Hold};
 
 /// What a session must be able to do.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,11 @@ pub struct Uses {
     pub cache: Cached,
     /// Embedding and head as float16. A model whose file has them so is held so, whatever this says.
     pub half_tables: bool,
+    /// Float activations are rounded to int8 in blocks of 64 before linears and head. A model whose linears take codes keeps
+    /// those.
+    pub block8: bool,
+    /// Matrices that the model's file holds packed: set by [`Self::for_tensors`].
+    pub packed: HeldPacked,
 }
 
 impl Uses {
@@ -41,6 +46,8 @@ impl Uses {
     #[must_use]
     pub fn for_tensors(mut self, config: &ModelConfig, tensors: &impl TensorSource) -> Self {
         self.half_tables |= tensors.is_half("embed") && (config.tied || tensors.is_half("head"));
+        let held = config.tensors().into_iter().filter_map(|t| tensors.packed_groups(&t.name).map(|groups| (t.name, groups)));
+        self.packed = held.collect();
         self
     }
 }
@@ -164,7 +171,9 @@ pub(super) fn build(config: ModelConfig, uses: &Uses) -> Built {
     let decode = uses.decode.map(|(slots, kv_len)| (slots, positions(&config, uses, slots, kv_len)));
     let positions = uses.score.map_or(0, |s| s.1).max(decode.map_or(0, |d| d.1)).max(1);
     let hold = if uses.half_tables { Hold::PackedHalf } else { Hold::Packed };
-    let mut graph = Graph::new(config, positions, hold);
+    let block8 = uses.block8 && !config.quantises();
+    let mut graph = Graph::holding(config, positions, hold, &uses.packed);
+    graph.block8 = block8;
     let score = uses.score.map(|(n, seq)| build_score(&mut graph, uses, n, seq));
     let decode = decode.map(|(slots, kv_len)| build_decode(&mut graph, uses, slots, kv_len));
     let program = std::mem::take(&mut graph.program);
@@ -320,13 +329,11 @@ impl Graph {
             if let Some(half) = t.half {
                 session.write(half, &tensors.halves(name))?;
             }
-            if let Some((codes, scale)) = t.packed {
-                let rule = u32::from(self.config.weights == Weights::Threshold);
-                let (rows, cols) = (t.spec.shape[0], t.spec.shape[1]);
-                let (words, s) = tensors.packed(name).unwrap_or_else(|| pack_ternary(&tensors.tensor(name), cols, rule));
-                debug_assert_eq!(words.len(), rows * ternary::packed_words(cols));
-                session.write(codes, &words)?;
-                session.write_f32(scale, &vec![s; rows])?;
+            if let Some(to) = t.packed {
+                let from = tensors.packed(name).unwrap_or_else(|| pack(&self.config, &tensors.tensor(name), t.spec.shape[1]));
+                debug_assert_eq!(from.groups, to.groups);
+                session.write(to.codes, &from.codes)?;
+                session.write(to.scale, &from.scale)?;
             }
         }
         Ok(())
@@ -341,6 +348,7 @@ mod tests {
     /// Tokens seldom show a rounding: what decides is which products decoding takes.
     #[test]
     fn decoding_takes_products_whose_sums_no_other_sequence_changes() {
+        use crate::config::Weights;
         for (weights, half_tables) in [Weights::Float, Weights::Absmean].into_iter().flat_map(|w| [(w, false), (w, true)]) {
             let config = ModelConfig { weights, ..Preset::Poc.config() };
             let uses = Uses { decode: Some((3, 8)), draws: true, prefill: 4, half_tables, ..Uses::default() };

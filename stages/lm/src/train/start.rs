@@ -16,6 +16,7 @@ pub fn initial_values(config: &ModelConfig, t: &TensorSpec, seed: u64) -> Vec<f3
     match t.role {
         Role::Norm => vec![1.0; t.len()],
         Role::Scale => vec![1.0 / (config.dim as f32).sqrt(); t.len()],
+        Role::Bias => vec![0.0; t.len()],
         Role::Embedding | Role::Head => (0..t.len()).map(|_| 0.02 * rng.normal()).collect(),
         Role::Linear => {
             let writes_stream = t.name.ends_with(".o") || t.name.ends_with(".down");

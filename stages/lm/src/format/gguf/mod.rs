@@ -4,6 +4,7 @@
 pub mod export;
 mod groups;
 mod info;
+mod keys;
 pub mod model;
 mod names;
 pub mod pack;

@@ -1,24 +1,26 @@
-//! A model out of a GGUF file: architecture `llama`, llama.cpp's `bitnet`, and bitnet.cpp's `bitnet-25` and `bitnet-b1.58`.
+//! A model out of a GGUF file, of one of the families in [`crate::format::family`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::keys;
 use super::names::gguf_name;
-use super::packed::{self, shared_scale};
+use super::packed::{self, group_scales, shared_scale};
 use super::quant::dequantise;
 use super::read::GgufFile;
 use super::types::TensorType;
-use crate::config::{A4, Activation, ModelConfig, Role, TensorSpec, Weights as Rule};
-use crate::error::{Error, FormatError, Result};
-use crate::format::tensors::{MappedTensors, TensorSource, Tensors};
-use crate::format::ternary::masters;
+use crate::config::{Activations, Group, ModelConfig, Role, TensorSpec, Weights as Rule};
+use crate::error::{FormatError, Result};
+use crate::format::family::Family;
+use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors};
+use crate::format::ternary::{masters, masters_in};
 
 /// Shape and numerics that the file declares, with the sequence that it was trained for. Every tensor is there, of the
-/// right shape and of a type that is read. `weights` of a `bitnet` file is known only with its values: here `Float`.
+/// right shape and of a type that is read. How ternary matrices are held is known only with their values: here `Float`.
 pub fn config(file: &GgufFile) -> Result<ModelConfig> {
-    let config = declared(file)?;
+    let config = keys::declared(file)?;
     if let Some((field, message)) = config.problem() {
         return Err(file.unsupported(format!("{field}: {message}")));
     }
@@ -32,110 +34,92 @@ pub fn config(file: &GgufFile) -> Result<ModelConfig> {
     Ok(config)
 }
 
-/// Values of `general.architecture` that are read.
-const ARCHITECTURES: [&str; 4] = ["llama", "bitnet", "bitnet-25", "bitnet-b1.58"];
-
-fn declared(file: &GgufFile) -> Result<ModelConfig> {
-    let architecture = file.text("general.architecture")?.unwrap_or_default();
-    if !ARCHITECTURES.contains(&architecture) {
-        return Err(file.wrong_field("general.architecture", format!("`{architecture}` is not built in")).help(format!(
-            "architectures that are read: {}; convert the model, or serve it and use `teacher.http`",
-            ARCHITECTURES.join(", ")
-        )));
-    }
-    refuse_extras(file, architecture)?;
-    let key = |name: &str| format!("{architecture}.{name}");
-    let must = |name: &str| file.whole(&key(name))?.ok_or_else(|| file.missing_field(&key(name)));
-    let vocab = match file.whole(&key("vocab_size"))? {
-        Some(n) => n,
-        None => file.raw("token_embd.weight")?.0.shape.first().copied().unwrap_or(0),
-    };
-    // Every block has tensors: a damaged count must not make a list of billions.
-    let layers = must("block_count")?;
-    if layers > file.tensors.len() {
-        return Err(file.wrong_field(&key("block_count"), format!("{layers} blocks in a file of {} tensors", file.tensors.len())));
-    }
-    let (dim, heads) = (must("embedding_length")?, must("attention.head_count")?);
-    let head_dim = file.whole(&key("attention.key_length"))?.unwrap_or(dim / heads.max(1));
-    if let Some(rotated) = file.whole(&key("rope.dimension_count"))?.filter(|n| *n != head_dim) {
-        let why = format!("{rotated} of {head_dim} dimensions of a head are rotated");
-        return Err(file.wrong_field(&key("rope.dimension_count"), why));
-    }
-    Ok(ModelConfig {
-        vocab,
-        dim,
-        layers,
-        heads,
-        kv_heads: file.whole(&key("attention.head_count_kv"))?.unwrap_or(heads),
-        head_dim,
-        mlp: must("feed_forward_length")?,
-        seq: must("context_length")?,
-        // The file holds a float32; 10,000 and its like are exact in it.
-        rope_theta: file.number(&key("rope.freq_base"))?.map_or(10_000.0, f64::from),
-        norm_eps: file.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
-        // bitnet.cpp's graphs of the published models have ReLU² where llama.cpp's `bitnet` has SiLU.
-        activation: if matches!(architecture, "bitnet-25" | "bitnet-b1.58") { Activation::Relu2 } else { Activation::Silu },
-        weights: Rule::Float,
-        sub_norm: architecture != "llama",
-        tied: !file.tensors.iter().any(|t| t.name == "output.weight"),
-        a4: A4::default(),
-    })
-}
-
-/// Variants of the architecture that the kernels do not compute.
-fn refuse_extras(file: &GgufFile, architecture: &str) -> Result<()> {
-    let refuse = |e: Error| Err(e.help("serve the model and use `teacher.http`, or choose another one"));
-    let scaling = file.text(&format!("{architecture}.rope.scaling.type"))?.unwrap_or("none");
-    let factor = file.number(&format!("{architecture}.rope.scaling.factor"))?.unwrap_or(1.0);
-    if !(scaling == "none" || scaling == "linear" && factor == 1.0) {
-        let why = format!("`{scaling}` by {factor} is not supported");
-        return refuse(file.wrong_field(&format!("{architecture}.rope.scaling.type"), why));
-    }
-    if file.whole(&format!("{architecture}.expert_count"))?.unwrap_or(0) > 0 {
-        return refuse(file.wrong_field(&format!("{architecture}.expert_count"), "mixtures of experts are not supported"));
-    }
-    let extra = |t: &str| t == "rope_freqs.weight" || t.ends_with(".bias") || t.ends_with(".scale");
-    if let Some(t) = file.tensors.iter().find(|t| extra(&t.name)) {
-        return refuse(file.unsupported(format!("tensor `{}`: RoPE factors, biases and separate scales are not supported", t.name)));
-    }
-    Ok(())
-}
-
 /// Tensors of a mapped file, found and checked: their values can be made at any time.
 struct InFile {
     file: GgufFile,
     places: BTreeMap<String, Place>,
     head_dim: usize,
+    /// What shares a scale where ternary matrices are the model's: values are then masters of them.
+    masters: Option<Group>,
 }
 
 /// Where a tensor lies in the file.
 struct Place {
     ty: TensorType,
     bytes: Range<usize>,
-    /// Columns, where the rows are in llama.cpp's order.
-    rotated: Option<usize>,
-    /// Columns and the one scale of a ternary linear.
-    ternary: Option<(usize, f32)>,
+    /// Columns.
+    cols: usize,
+    /// Whether its rows are in llama.cpp's order.
+    interleaved: bool,
+    /// How it is ternary.
+    ternary: Option<Scales>,
+}
+
+/// Scales of a ternary tensor of a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Scales {
+    /// One.
+    Shared(f32),
+    /// One for every so many weights, as the file has them.
+    Groups(usize),
+}
+
+impl Scales {
+    /// Those of a tensor, if it is ternary.
+    fn of(ty: TensorType, bytes: &[u8]) -> Option<Self> {
+        if let Some(scale) = shared_scale(ty, bytes) {
+            return Some(Scales::Shared(scale));
+        }
+        group_scales(ty, bytes).map(|_| Scales::Groups(ty.block()))
+    }
+}
+
+impl InFile {
+    /// Undoes llama.cpp's order of rows of `width` items.
+    fn in_order<T: Copy>(&self, place: &Place, width: usize, items: Vec<T>) -> Vec<T> {
+        if place.interleaved { rotate_half(self.head_dim, width, &items) } else { items }
+    }
 }
 
 impl TensorSource for InFile {
     fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         let place = &self.places[name];
         let values = dequantise(place.ty, self.file.bytes(place.bytes.clone()));
-        Cow::Owned(match (place.rotated, place.ternary) {
-            (Some(cols), _) => rotate_half(self.head_dim, cols, &values),
-            (_, Some((_, scale))) => masters_of(&values, scale),
+        let values = match (place.ternary, self.masters) {
+            (Some(_), Some(group)) => masters_in(values, place.cols, group),
             _ => values,
-        })
+        };
+        Cow::Owned(self.in_order(place, place.cols, values))
     }
 
     /// Straight from its blocks.
-    fn packed(&self, name: &str) -> Option<(Vec<u32>, f32)> {
+    fn packed(&self, name: &str) -> Option<PackedMatrix> {
         let place = &self.places[name];
-        let (cols, scale) = place.ternary?;
-        let rows = packed::rows(place.ty, self.file.bytes(place.bytes.clone()), cols);
+        let (scales, cols, bytes) = (place.ternary?, place.cols, self.file.bytes(place.bytes.clone()));
+        let codes = packed::rows(place.ty, bytes, cols);
+        let matrix = match scales {
+            Scales::Shared(scale) => PackedMatrix::of_tensor(codes, scale, cols),
+            Scales::Groups(_) => {
+                let halves = group_scales(place.ty, bytes)?;
+                let (scale, groups) = packed::scale_words(&halves, cols);
+                PackedMatrix { codes, scale, groups, cols }
+            }
+        };
         self.file.forget(place.bytes.clone());
-        Some((rows, scale))
+        if !place.interleaved {
+            return Some(matrix);
+        }
+        let half = self.head_dim / 2;
+        let order: Vec<usize> = (0..self.head_dim).map(|r| 2 * (r % half) + r / half).collect();
+        Some(matrix.with_rows(self.head_dim, &order))
+    }
+
+    fn packed_groups(&self, name: &str) -> Option<usize> {
+        let place = self.places.get(name)?;
+        Some(match place.ternary? {
+            Scales::Shared(_) => 1,
+            Scales::Groups(_) => Group::Of(64).stored(place.cols),
+        })
     }
 
     fn is_half(&self, name: &str) -> bool {
@@ -160,23 +144,23 @@ impl std::fmt::Debug for InFile {
 /// Opens a model.
 pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors)> {
     let mut config = config(&file)?;
+    let interleaved = Family::of_architecture(file.text("general.architecture")?.unwrap_or_default()).is_some_and(|f| f.interleaved);
     let mut places = BTreeMap::new();
     for spec in config.tensors() {
         let (_, ty, bytes) = file.place(&gguf_name(&spec.name))?;
-        let rotated = !config.sub_norm && (spec.name.ends_with(".q") || spec.name.ends_with(".k"));
-        let linear = config.sub_norm && spec.role == Role::Linear;
-        let scale = if linear { shared_scale(ty, file.bytes(bytes.clone())) } else { None };
-        if linear {
+        let of_heads = ["q", "k", "q_bias", "k_bias"].iter().any(|n| spec.name.rsplit('.').next() == Some(n));
+        let matrix = matches!(spec.role, Role::Linear | Role::Embedding | Role::Head);
+        let ternary = if matrix { Scales::of(ty, file.bytes(bytes.clone())) } else { None };
+        if ternary.is_some() {
             file.forget(bytes.clone());
         }
-        let cols = spec.shape.last().copied().unwrap_or(1);
-        let place = Place { ty, bytes, rotated: rotated.then_some(cols), ternary: scale.map(|s| (cols, s)) };
-        places.insert(spec.name, place);
+        // A vector's rows are its elements.
+        let cols = if spec.shape.len() == 1 { 1 } else { spec.shape[1] };
+        places.insert(spec.name, Place { ty, bytes, cols, interleaved: interleaved && of_heads, ternary });
     }
-    let packed = config.tensors().iter().filter(|t| t.role == Role::Linear).all(|t| places[&t.name].ternary.is_some());
-    if config.sub_norm && packed {
-        config.weights = Rule::Absmean;
-    } else if config.sub_norm {
+    let head_dim = config.head_dim;
+    let masters = ternary_as_held(&mut config, &places);
+    if config.sub_norm && masters.is_none() {
         let read = |spec: &TensorSpec| file.floats(&gguf_name(&spec.name)).map(|values| (spec.name.clone(), values));
         let mut tensors = config.tensors().iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
         if ternarise(&config, &mut tensors) {
@@ -184,13 +168,35 @@ pub fn load(file: GgufFile) -> Result<(ModelConfig, Tensors)> {
         }
         return Ok((config, tensors.into()));
     }
-    let head_dim = config.head_dim;
-    Ok((config, Tensors::Mapped(Arc::new(InFile { file, places, head_dim }) as MappedTensors)))
+    Ok((config, Tensors::Mapped(Arc::new(InFile { file, places, head_dim, masters }) as MappedTensors)))
 }
 
-/// Undoes llama.cpp's order of the rows of q and k in architecture `llama`: within a head, rows 2i and 2i + 1 rotate
-/// together there, rows i and i + head_dim/2 here.
-fn rotate_half(head: usize, cols: usize, values: &[f32]) -> Vec<f32> {
+/// Where all linears are ternary in one way, says so in the shape, and gives what shares a scale. Where only some are, or in
+/// several ways, they are held packed as they are and the shape calls them floats.
+fn ternary_as_held(config: &mut ModelConfig, places: &BTreeMap<String, Place>) -> Option<Group> {
+    let group = |scales: Scales| match scales {
+        Scales::Shared(_) => Group::Tensor,
+        Scales::Groups(n) => Group::Of(n),
+    };
+    let of_role = |role: Role| config.tensors().into_iter().filter(move |t| t.role == role);
+    let ternary = |name: &str| places[name].ternary.map(group);
+    let mut linears = of_role(Role::Linear).map(|t| ternary(&t.name));
+    let first = linears.next()??;
+    if !linears.all(|g| g == Some(first)) {
+        return None;
+    }
+    let (embedding, head) = (ternary("embed") == Some(first), !config.tied && ternary("head") == Some(first));
+    config.weights = Rule::Absmean;
+    config.group = first;
+    // What is trained with SubLN takes codes; a base model's own architecture floats.
+    config.activations = if config.sub_norm { Activations::Quantised } else { Activations::Float };
+    (config.ternary_embedding, config.ternary_head) = (embedding, head);
+    Some(first)
+}
+
+/// Undoes llama.cpp's order of the rows of q and k: within a head, rows 2i and 2i + 1 rotate together there, rows i and
+/// i + head_dim/2 here.
+fn rotate_half<T: Copy>(head: usize, cols: usize, values: &[T]) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     for rows in values.chunks_exact(head * cols) {
         for part in 0..2 {

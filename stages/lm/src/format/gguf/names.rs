@@ -1,5 +1,8 @@
 //! Names of tensors in GGUF files.
 
+/// What the frequencies of RoPE are divided by.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 /// Name of one of our tensors in a GGUF file.
 pub fn gguf_name(ours: &str) -> String {
     let fixed = match ours {
@@ -13,6 +16,11 @@ pub fn gguf_name(ours: &str) -> String {
     }
     let Some((layer, name)) = ours.strip_prefix("layers.").and_then(|r| r.split_once('.')) else { return ours.into() };
     let place = match name {
+        "q_bias" => return format!("blk.{layer}.attn_q.bias"),
+        "k_bias" => return format!("blk.{layer}.attn_k.bias"),
+        "v_bias" => return format!("blk.{layer}.attn_v.bias"),
+        "q_norm" => "attn_q_norm",
+        "k_norm" => "attn_k_norm",
         "mlp_norm" => "ffn_norm",
         "mlp_sub_norm" => "ffn_sub_norm",
         "q" => "attn_q",

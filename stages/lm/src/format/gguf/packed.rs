@@ -17,7 +17,8 @@ pub fn shared_scale(ty: TensorType, bytes: &[u8]) -> Option<f32> {
     let mut scales = bytes.chunks_exact(size).map(|b| [b[size - 2], b[size - 1]]);
     let first = scales.next()?;
     let scale = f16::from_le_bytes(first).to_f32();
-    (scales.all(|s| s == first) && scale > 0.0 && scale.is_finite()).then_some(scale)
+    let codes = |b: &[u8]| ty != TensorType::Tq2_0 || is_ternary(&b[..size - 2]);
+    (scales.all(|s| s == first) && scale > 0.0 && scale.is_finite() && bytes.par_chunks_exact(size).all(codes)).then_some(scale)
 }
 
 /// Blocks that one thread takes at a time.
@@ -46,6 +47,17 @@ pub fn group_scales(ty: TensorType, bytes: &[u8]) -> Option<Vec<u16>> {
         sound.then_some(())
     })?;
     Some(out)
+}
+
+/// The scales of groups of 64 `[rows, cols/64]` as the kernels hold them, and how many a row has (see
+/// `flow_shaders::kernels::ternary::groups`).
+pub fn scale_words(halves: &[u16], cols: usize) -> (Vec<u32>, usize) {
+    let groups = cols / Q2_0_GROUP;
+    if groups == 1 {
+        return (halves.iter().map(|h| f16::from_bits(*h).to_f32().to_bits()).collect(), 1);
+    }
+    let pair = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |high| u32::from(*high) << 16);
+    (halves.chunks(groups.max(1)).flat_map(|row| row.chunks(2).map(pair)).collect(), groups)
 }
 
 /// Packed rows `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale or scales of
