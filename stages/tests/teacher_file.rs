@@ -226,7 +226,7 @@ fn tokenizers_that_are_not_built_in_are_named() {
     let path = golden().join("gguf/student-tq2_0.gguf");
     let source = GgufFile::read(&path).expect("reads");
     for (key, value, wanted) in
-        [("tokenizer.ggml.pre", "tekken", "`tekken`"), ("tokenizer.ggml.model", "rwkv", "gpt2 (byte-level BPE), llama (SentencePiece BPE)")]
+        [("tokenizer.ggml.pre", "falcon", "`falcon`"), ("tokenizer.ggml.model", "rwkv", "gpt2 (byte-level BPE), llama (SentencePiece BPE)")]
     {
         let mut bytes = std::fs::read(&path).expect("reads");
         let Some(Value::Text(old)) = source.keys.get(key) else { panic!("{key}") };

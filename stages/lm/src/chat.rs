@@ -1,10 +1,11 @@
 //! Chat templates: messages as the text that a model reads.
 
+mod jinja;
+
 use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
+use minijinja::{Environment, context};
 use serde_json::Value;
 
 use crate::error::{Error, FormatError, Result, TemplateError};
@@ -48,13 +49,13 @@ impl ChatTemplate {
 
     /// Whether it has a place for tools.
     pub fn takes_tools(&self) -> bool {
-        let jinja = Environment::new();
-        jinja.template_from_str(&self.source).is_ok_and(|t| t.undeclared_variables(false).contains("tools"))
+        let (source, jinja) = (jinja::without_marks(&self.source), Environment::new());
+        jinja.template_from_str(&source).is_ok_and(|t| t.undeclared_variables(false).contains("tools"))
     }
 
     /// Messages (objects with `role` and `content`), and the beginning of the answer. White space is that of Hugging Face's
-    /// `apply_chat_template`, and as there `tools` is `none` where there are none. The clock (`strftime_now`) is not given:
-    /// templates that know it fall back on a fixed date, and the same messages stay the same text.
+    /// `apply_chat_template`, and as there `tools` is `none` where there are none. The clock (`strftime_now`) stands
+    /// still or is not given, so that the same messages stay the same text.
     pub fn render(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<String> {
         self.fill(messages, tools).map_err(|e| {
             let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), |inner| format!("{e}: {inner}"));
@@ -63,17 +64,12 @@ impl ChatTemplate {
     }
 
     fn fill(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<String, minijinja::Error> {
-        let mut jinja = Environment::new();
-        jinja.set_undefined_behavior(UndefinedBehavior::Lenient);
-        jinja.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        jinja.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        let source = jinja::without_marks(&self.source);
+        let jinja = jinja::environment(&source)?;
         let (messages, tools) = (Serde(messages), tools.map(Serde));
         let values =
             context! { messages, tools, add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str() };
-        jinja.template_from_str(&self.source)?.render(values)
+        jinja.template_from_str(&source)?.render(values)
     }
 }
 

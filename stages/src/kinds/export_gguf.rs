@@ -1,6 +1,7 @@
 //! `export.gguf`: a ternary student as a file that stock llama.cpp loads.
 
 use flow_engine::plugin::{InputPort, OutputPort, Stage, StageError, TaskContext};
+use flow_lm::chat::in_directory;
 use flow_lm::format;
 use flow_lm::format::gguf::export::{EmbeddingType, LinearType, export};
 use schemars::JsonSchema;
@@ -38,9 +39,11 @@ impl Stage for ExportStage {
         vec![OutputPort::pure("gguf", "Gguf", "Architecture `bitnet`, loads in stock llama.cpp.")]
     }
     fn run(&self, p: ExportParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let model = format::load(ctx.input("student")?)?;
+        let student = ctx.input("student")?;
+        let model = format::load(student)?;
+        let template = if student.is_dir() { in_directory(student)?.map(|(_, template)| template) } else { None };
         let name = p.name.as_deref().unwrap_or("flow student");
-        let made = export(&model, ctx.input("tokenizer")?, name, (p.linear, p.embedding), ctx.output("gguf")?)?;
+        let made = export(&model, ctx.input("tokenizer")?, (name, template.as_deref()), (p.linear, p.embedding), ctx.output("gguf")?)?;
         if !made.wide.is_empty() {
             ctx.warn(format!(
                 "{} linears have columns that no block of 256 divides and are stored as float16: {}",

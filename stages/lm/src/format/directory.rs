@@ -39,13 +39,13 @@ pub fn roles(dir: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<Roles>
     ends.dedup();
     let add_bos = match settings["add_bos_token"].as_bool() {
         Some(said) => said,
-        None => begins_with_special(&json_or_none(&dir.join("tokenizer.json"))?.unwrap_or_default()["post_processor"]),
+        None => first_special(&json_or_none(&dir.join("tokenizer.json"))?.unwrap_or_default()["post_processor"]).is_some(),
     };
     Ok(Roles { bos: named("bos_token").or_else(|| first("bos_token_id")), eos, ends, add_bos })
 }
 
-/// Whether a post-processor puts a special token before a text.
-fn begins_with_special(post: &Value) -> bool {
-    let first = &post["single"][0]["SpecialToken"];
-    !first.is_null() || post["processors"].as_array().is_some_and(|all| all.iter().any(begins_with_special))
+/// The special token that a post-processor puts before a text.
+pub(super) fn first_special(post: &Value) -> Option<&str> {
+    let first = post["single"][0]["SpecialToken"]["id"].as_str();
+    first.or_else(|| post["processors"].as_array()?.iter().find_map(first_special))
 }

@@ -51,11 +51,12 @@ pub struct Exported {
     pub wide: Vec<String>,
 }
 
-/// Writes architecture `bitnet`, with the tokenizer in `tokenizer` (a `tokenizer.json`) and `name` as `general.name`.
+/// Writes architecture `bitnet`, with the tokenizer in `tokenizer` (a `tokenizer.json`), `name` as `general.name`, and a chat
+/// template where there is one.
 pub fn export(
     model: &Checkpoint,
     tokenizer: &Path,
-    name: &str,
+    (name, template): (&str, Option<&str>),
     (linear, embedding): (LinearType, EmbeddingType),
     to: &Path,
 ) -> Result<Exported> {
@@ -66,7 +67,7 @@ pub fn export(
     };
     let mut writer = GgufWriter::default();
     architecture_keys(&mut writer, &model.config, name, linear);
-    tokenizer_keys::add(&mut writer, tokenizer, model.config.vocab)?;
+    tokenizer_keys::add(&mut writer, tokenizer, model.config.vocab, template)?;
     let mut wide = Vec::new();
     for spec in model.config.tensors() {
         if spec.role == Role::Scale {

@@ -1,5 +1,6 @@
 //! The tokens of a GGUF file that begin a text and end an answer.
 
+use super::pieces;
 use super::read::GgufFile;
 use super::write::Value;
 use crate::error::{Error, Result};
@@ -20,6 +21,9 @@ pub fn of(file: &GgufFile) -> Result<Roles> {
     ends.sort_unstable();
     ends.dedup();
     // llama.cpp's defaults where the file does not say.
-    let adds = file.text("tokenizer.ggml.model")? == Some("llama") || file.text("tokenizer.ggml.pre")? == Some("llama-bpe");
+    let adds = match file.text("tokenizer.ggml.model")? {
+        Some("gpt2") => pieces::named(file.text("tokenizer.ggml.pre")?).is_some_and(|p| p.adds_bos),
+        model => model == Some("llama"),
+    };
     Ok(Roles { bos: id("bos_token_id")?, eos, ends, add_bos: file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(adds) })
 }

@@ -5,15 +5,11 @@
 
 use serde_json::{Value as Json, json};
 
+use super::pieces::{self, Pieces, byte_level};
 use super::read::GgufFile;
 use super::vocabulary::Vocabulary;
 use super::write::Value;
 use crate::error::Result;
-
-/// GPT-2's pieces, which the byte-level pre-tokenizer of the `tokenizers` crate has built in, are not spelled out here.
-const LLAMA_3: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Content of a `tokenizer.json` that encodes as the file's own tokenizer does.
 pub fn json(file: &GgufFile) -> Result<Json> {
@@ -21,9 +17,10 @@ pub fn json(file: &GgufFile) -> Result<Json> {
     let model = file.text("tokenizer.ggml.model")?.unwrap_or_default();
     let (model, normalizer, pre_tokenizer, decoder) = match model {
         "gpt2" => {
-            let pre = file.text("tokenizer.ggml.pre")?.unwrap_or("default");
-            let model = bpe(&vocabulary, merges(file)?, pre == "llama-bpe");
-            (model, Json::Null, pieces(file, pre)?, byte_level(true))
+            let pieces = pieces(file)?;
+            let model = bpe(&vocabulary, merges(file)?, pieces.ignore_merges);
+            // No normalizer: llama.cpp has none, Qwen's own NFC included.
+            (model, Json::Null, pieces.json(), byte_level(true))
         }
         "llama" => {
             let (model, normalizer, decoder) = super::sentencepiece::parts(file, &vocabulary)?;
@@ -60,28 +57,11 @@ fn merges(file: &GgufFile) -> Result<Vec<Json>> {
     merges.iter().enumerate().map(pair).collect()
 }
 
-fn byte_level(use_regex: bool) -> Json {
-    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-}
-
-/// The pre-tokenizer that llama.cpp calls `pre`.
-fn pieces(file: &GgufFile, pre: &str) -> Result<Json> {
-    let then_bytes = |first: Json, use_regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]});
-    let split = |regex: &str| {
-        let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-        then_bytes(split, false)
-    };
-    Ok(match pre {
-        "gpt-2" | "phi-2" | "olmo" | "jais" | "gigachat" => byte_level(true),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => {
-            then_bytes(json!({"type": "Digits", "individual_digits": true}), true)
-        }
-        "llama-bpe" | "llama3" | "llama-v3" | "dbrx" | "smaug-bpe" => split(LLAMA_3),
-        "qwen2" | "stablelm2" | "megrez" | "deepseek-r1-qwen" => split(QWEN_2),
-        other => {
-            return Err(file
-                .wrong_field("tokenizer.ggml.pre", format!("`{other}` is not built in"))
-                .help("pre-tokenizers that are read: gpt-2, smollm, starcoder, refact, command-r, llama-bpe, dbrx, qwen2 and their aliases; or give a directory with `tokenizer.json`"));
-        }
+/// How llama.cpp cuts the texts of this file.
+fn pieces(file: &GgufFile) -> Result<&'static Pieces> {
+    let pre = file.text("tokenizer.ggml.pre")?;
+    pieces::named(pre).ok_or_else(|| {
+        file.wrong_field("tokenizer.ggml.pre", format!("`{}` is not built in", pre.unwrap_or_default()))
+            .help(format!("pre-tokenizers that are read: {}; or give a directory with `tokenizer.json`", pieces::names()))
     })
 }

@@ -4,17 +4,21 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::pieces::Pieces;
+use super::sentencepiece;
+use super::vocabulary::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::write::{GgufWriter, Value};
 use crate::error::{Error, FormatError, Result, TokenizerError};
+use crate::format::directory::first_special;
 use crate::tokenizer::{TokenId, Tokenizer};
 
-const NORMAL: i32 = 1;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+/// Tokens that end a turn where EOS ends a text.
+const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
 
-/// Adds `tokenizer.ggml.*` for a byte-level BPE over `vocab` ids.
-pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<()> {
+/// Adds `tokenizer.ggml.*` over `vocab` ids, and the chat template where there is one. The keys say what llama.cpp makes of
+/// a text; what it cannot say is refused. One thing it never does is accepted: `NFC` (Qwen's files have it), so
+/// texts with decomposed letters get other ids there than by the `tokenizer.json`.
+pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize, template: Option<&str>) -> Result<()> {
     let tokenizer = Tokenizer::load(path)?;
     let tokens = tokenizer.vocab_size();
     if tokens > vocab {
@@ -23,62 +27,108 @@ pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize) -> Result<()>
     }
     let raw = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
     let json: Json = serde_json::from_slice(&raw).map_err(|e| FormatError::not_json(path, &e))?;
-    let pre = pre_tokenizer(&json).ok_or_else(|| {
-        Error::from(TokenizerError::Unsupported { file: path.to_owned(), why: "llama.cpp has no name for this pre-tokenizer".into() })
-            .help("a plain byte-level one (`gpt-2`), alone or after single digits (`smollm`), can be exported")
-    })?;
     let merges = merges(&json).ok_or_else(|| FormatError::field(path, "model.merges", "expected pairs of tokens"))?;
-    let mut tokens = Vec::with_capacity(vocab);
-    let mut types = Vec::with_capacity(vocab);
-    let added = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for id in 0..vocab as u32 {
-        let special = added.iter().find(|t| t["id"].as_u64() == Some(u64::from(id)));
-        match (tokenizer.name_of(TokenId(id)), special) {
-            (Some(name), Some(t)) => {
-                tokens.push(name);
-                types.push(if t["special"] == true { CONTROL } else { USER_DEFINED });
-            }
-            (Some(name), None) => {
-                tokens.push(name);
-                types.push(NORMAL);
-            }
-            (None, _) => {
-                tokens.push(format!("[PAD{id}]"));
-                types.push(UNUSED);
-            }
-        }
-    }
-    writer.key("tokenizer.ggml.model", Value::Text("gpt2".into()));
-    writer.key("tokenizer.ggml.pre", Value::Text(pre.into()));
+    let refused = |why| {
+        Error::from(TokenizerError::Unsupported { file: path.to_owned(), why: format!("llama.cpp cannot read it: {why}") })
+            .help("what can be exported: byte-level BPE with the pieces of GPT-2, SmolLM, Llama 3, Qwen or Mistral Nemo, and SentencePiece BPE as in Llama 2")
+    };
+    added_tokens(&json).map_err(refused)?;
+    let (tokens, types) = vocabulary(&tokenizer, &json, vocab);
+    let of = if json["model"]["byte_fallback"] == true { sentencepiece_keys } else { byte_level_keys };
+    let keys = of(&json, &tokens, &merges).map_err(refused)?;
     writer.key("tokenizer.ggml.tokens", Value::Texts(tokens));
     writer.key("tokenizer.ggml.token_type", Value::I32s(types));
-    writer.key("tokenizer.ggml.merges", Value::Texts(merges));
-    writer.key("tokenizer.ggml.bos_token_id", Value::U32(tokenizer.bos().0));
-    writer.key("tokenizer.ggml.eos_token_id", Value::U32(tokenizer.eos().0));
-    writer.key("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    for (name, value) in keys {
+        writer.key(format!("tokenizer.ggml.{name}"), value);
+    }
+    role_keys(writer, &tokenizer, &json);
+    if let Some(template) = template {
+        writer.key("tokenizer.chat_template", Value::Text(template.into()));
+    }
     Ok(())
 }
 
-/// llama.cpp's name of a pre-tokenizer.
-fn pre_tokenizer(json: &Json) -> Option<&'static str> {
-    let byte_level = |p: &Json| p["type"] == "ByteLevel" && p["add_prefix_space"] == false && p["use_regex"] != false;
-    let p = &json["pre_tokenizer"];
-    if !json["normalizer"].is_null() {
-        return None;
+type Keys = Vec<(&'static str, Value)>;
+
+fn byte_level_keys(json: &Json, _: &[String], merges: &[(String, String)]) -> Result<Keys, String> {
+    let model = &json["model"];
+    let affix = |field: &str| model[field].as_str().is_some_and(|s| !s.is_empty());
+    if affix("continuing_subword_prefix") || affix("end_of_word_suffix") {
+        return Err("its tokens are marked by a prefix or a suffix".into());
     }
-    if byte_level(p) {
-        return Some("gpt-2");
+    match json["normalizer"]["type"].as_str() {
+        None | Some("NFC") => {}
+        Some(other) => return Err(format!("it normalizes texts by `{other}`")),
     }
-    let parts = p["pretokenizers"].as_array()?;
-    let digits = parts.len() == 2 && parts[0]["type"] == "Digits" && parts[0]["individual_digits"] == true;
-    (digits && byte_level(&parts[1])).then_some("smollm")
+    let pieces = Pieces::of(json)?;
+    Ok(vec![
+        ("model", Value::Text("gpt2".into())),
+        ("pre", Value::Text(pieces.names[0].into())),
+        ("merges", Value::Texts(merges.iter().map(|(left, right)| format!("{left} {right}")).collect())),
+    ])
 }
 
-/// Merges as `left right`, from either of the two forms that files use.
-fn merges(json: &Json) -> Option<Vec<String>> {
+fn sentencepiece_keys(json: &Json, tokens: &[String], merges: &[(String, String)]) -> Result<Keys, String> {
+    let prefix = sentencepiece::adds_space(json)?;
+    let mut keys = vec![
+        ("model", Value::Text("llama".into())),
+        ("pre", Value::Text("default".into())),
+        ("scores", Value::F32s(sentencepiece::scores(json, tokens, merges)?)),
+        ("add_space_prefix", Value::Bool(prefix)),
+    ];
+    let unknown = json["model"]["unk_token"].as_str().and_then(|name| tokens.iter().position(|t| t == name));
+    keys.extend(unknown.map(|id| ("unknown_token_id", Value::U32(id as u32))));
+    Ok(keys)
+}
+
+/// llama.cpp knows nothing of how an added token treats the text beside it.
+fn added_tokens(json: &Json) -> Result<(), String> {
+    let odd = ["lstrip", "rstrip", "single_word"];
+    for token in json["added_tokens"].as_array().into_iter().flatten() {
+        if let Some(flag) = odd.iter().find(|flag| token[**flag] == true) {
+            return Err(format!("its token {} has `{flag}`", token["content"]));
+        }
+    }
+    Ok(())
+}
+
+/// Names and types of all ids; ids that no token has are padding.
+fn vocabulary(tokenizer: &Tokenizer, json: &Json, vocab: usize) -> (Vec<String>, Vec<i32>) {
+    let added: std::collections::HashMap<u64, bool> =
+        json["added_tokens"].as_array().into_iter().flatten().filter_map(|t| Some((t["id"].as_u64()?, t["special"] == true))).collect();
+    let (unknown, fallback) = (json["model"]["unk_token"].as_str(), json["model"]["byte_fallback"] == true);
+    let one = |id: u32| {
+        let Some(name) = tokenizer.name_of(TokenId(id)) else { return (format!("[PAD{id}]"), UNUSED) };
+        let ty = match added.get(&id.into()) {
+            _ if fallback && unknown == Some(&name) => UNKNOWN,
+            Some(true) => CONTROL,
+            Some(false) => USER_DEFINED,
+            None if fallback && sentencepiece::is_byte(&name) => BYTE,
+            None => NORMAL,
+        };
+        (name, ty)
+    };
+    (0..vocab as u32).map(one).unzip()
+}
+
+fn role_keys(writer: &mut GgufWriter<'_>, tokenizer: &Tokenizer, json: &Json) {
+    let mut id = |name: &str, id: TokenId| writer.key(format!("tokenizer.ggml.{name}"), Value::U32(id.0));
+    let first = first_special(&json["post_processor"]);
+    let bos = first.and_then(|name| tokenizer.id_of(name));
+    id("bos_token_id", bos.unwrap_or(tokenizer.bos()));
+    id("eos_token_id", tokenizer.eos());
+    let turn = END_OF_TURN.iter().find_map(|name| tokenizer.id_of(name));
+    if let Some(turn) = turn.filter(|t| tokenizer.is_special(*t)) {
+        id("eot_token_id", turn);
+    }
+    writer.key("tokenizer.ggml.add_bos_token", Value::Bool(bos.is_some()));
+}
+
+/// Merges, from either of the two forms that files use.
+fn merges(json: &Json) -> Option<Vec<(String, String)>> {
     let one = |m: &Json| match m {
-        Json::String(s) => Some(s.clone()),
-        Json::Array(pair) if pair.len() == 2 => Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?)),
+        Json::String(s) => s.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
+        Json::Array(pair) if pair.len() == 2 => Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())),
         _ => None,
     };
     json["model"]["merges"].as_array()?.iter().map(one).collect()

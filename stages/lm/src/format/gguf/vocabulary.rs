@@ -7,10 +7,12 @@ use super::write::Value;
 use crate::error::Result;
 
 /// `tokenizer.ggml.token_type`.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+pub(super) const NORMAL: i32 = 1;
+pub(super) const UNKNOWN: i32 = 2;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
+pub(super) const BYTE: i32 = 6;
 
 /// Tokens and their types, in id order.
 pub(super) struct Vocabulary<'a> {
@@ -37,7 +39,7 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn ty(&self, id: usize) -> i32 {
-        self.types.get(id).copied().unwrap_or(1)
+        self.types.get(id).copied().unwrap_or(NORMAL)
     }
 
     /// Tokens that are matched in a text before it is cut into pieces.
