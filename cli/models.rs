@@ -7,6 +7,9 @@ use flow_cache::{Cache, Materialised};
 use flow_engine::Registry;
 use flow_engine::problem::Problem;
 use flow_lm::Model;
+use flow_lm::format::Checkpoint;
+use flow_lm::infer::{Session, Takes, Uses};
+use flow_shaders::device::Device;
 
 use crate::args::{OverrideArgs, PipelineArgs};
 use crate::context::{Context, say_assumed};
@@ -46,6 +49,21 @@ pub fn open(registry: &Registry, model: &str, overrides: &OverrideArgs) -> Resul
     let args = PipelineArgs { pipeline: pipeline.into(), overrides: overrides.clone() };
     let (path, lent) = made(registry, &args, artifact)?;
     Ok(Opened { model: read(&path)?, _lent: lent })
+}
+
+/// What a model's linears take: what was asked for, where it can.
+pub fn takes(model: &Model, asked: Option<Takes>) -> Result<Takes, Failure> {
+    Takes::fitting(asked, &model.checkpoint.config).map_err(|e| Problem::new(format!("--{} {}", e.field, e.why)).into())
+}
+
+/// A session of a model whose linears take what was asked for.
+pub fn session(device: &Device, model: &Model, uses: Uses, asked: Option<Takes>) -> Result<Session, Failure> {
+    let takes = takes(model, asked)?;
+    let broken = |e: flow_lm::Error| Failure::Broken(e.to_string());
+    let Checkpoint { config, tensors, .. } = &model.checkpoint;
+    let mut session = Session::new(device, config.clone(), tensors, uses.taking(takes)).map_err(broken)?;
+    session.set_bits(takes.bits()).map_err(broken)?;
+    Ok(session)
 }
 
 /// How a model is called: by its file, its directory or its stage.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use flow_lm::config::Bits;
+use flow_lm::infer::Takes;
 
-use super::values::{above_zero, activation_bits};
+use super::values::{above_zero, activation_bits, activations};
 
 #[derive(Subcommand)]
 pub enum BenchCommand {
@@ -93,12 +94,15 @@ pub struct BenchInferArgs {
     /// Rounds that count
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = above_zero)]
     pub repeat: usize,
-    /// Activation bits of ternary linears
-    #[arg(long, default_value = "8", value_parser = activation_bits)]
-    pub bits: Bits,
+    /// What linears take: 8 or 4 (bits), float or block8 (default: 8 or float, as the model was trained)
+    #[arg(long = "activations", alias = "bits", value_name = "HOW", value_parser = activations)]
+    pub takes: Option<Takes>,
     /// How keys and values are cached
     #[arg(long, value_name = "FORM", default_value = "f16")]
     pub kv: KvForm,
+    /// Positions of the cache, all of them written (default: those that prompt and decoded tokens need)
+    #[arg(long, value_name = "N", conflicts_with = "score", value_parser = above_zero)]
+    pub context: Option<usize>,
     /// Score the prompt (logits and Top-K at every position) instead of decoding
     #[arg(long)]
     pub score: bool,

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use flow_lm::config::Bits;
+use flow_lm::infer::Takes;
 
 use super::bench::KvForm;
 use super::pipeline::OverrideArgs;
-use super::values::{above_zero, activation_bits};
+use super::values::{above_zero, activations};
 
 /// How the next token is chosen.
 #[derive(Args)]
@@ -59,9 +59,10 @@ pub struct ChatArgs {
     pub when_full: WhenFull,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
+    /// What linears take: 8 or 4 (bits) where they were trained to take codes, else float or block8 (int8 in blocks of 64,
+    /// faster); by default 8 or float
+    #[arg(long, value_name = "HOW", value_parser = activations)]
+    pub activations: Option<Takes>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
 }
@@ -82,9 +83,13 @@ pub struct EvalArgs {
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
+    /// What the linears of the other take (default: as --activations where that is 8 or 4 and fits, else 8 or float)
+    #[arg(long, value_name = "HOW", requires = "against", value_parser = activations)]
+    pub against_activations: Option<Takes>,
+    /// What linears take: 8 or 4 (bits) where they were trained to take codes, else float or block8 (int8 in blocks of 64,
+    /// faster); by default 8 or float
+    #[arg(long, value_name = "HOW", value_parser = activations)]
+    pub activations: Option<Takes>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
 }
@@ -127,9 +132,10 @@ pub struct ServeArgs {
     /// Seconds that running answers have after SIGTERM or Ctrl-C
     #[arg(long, value_name = "S", default_value_t = 8)]
     pub grace: u64,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
+    /// What linears take: 8 or 4 (bits) where they were trained to take codes, else float or block8 (int8 in blocks of 64,
+    /// faster); by default 8 or float
+    #[arg(long, value_name = "HOW", value_parser = activations)]
+    pub activations: Option<Takes>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
 }
@@ -161,9 +167,10 @@ pub struct GenerateArgs {
     /// File with a grammar (GBNF, as llama.cpp reads it) that the continuation must follow
     #[arg(long, value_name = "FILE")]
     pub grammar: Option<PathBuf>,
-    /// Activation bits of ternary linears
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
-    pub activations: Bits,
+    /// What linears take: 8 or 4 (bits) where they were trained to take codes, else float or block8 (int8 in blocks of 64,
+    /// faster); by default 8 or float
+    #[arg(long, value_name = "HOW", value_parser = activations)]
+    pub activations: Option<Takes>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
 }

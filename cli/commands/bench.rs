@@ -31,7 +31,7 @@ pub fn bench(command: &BenchCommand) -> Result<u8, Failure> {
                 KvForm::Int8 => Cached::Int8,
             };
             let (prompt, decode, batch) = (a.prompt, a.decode, a.batch);
-            let b = InferBench { prompt, decode, batch, repeat: a.repeat, bits: a.bits, cache, score: a.score };
+            let b = InferBench { prompt, decode, batch, repeat: a.repeat, takes: a.takes, cache, context: a.context, score: a.score };
             bench::infer(&device, &a.model, &b)
         }
         BenchCommand::Kernels(_) => bench::kernels(&device),

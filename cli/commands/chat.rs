@@ -8,7 +8,7 @@ use flow_engine::Registry;
 use flow_engine::problem::Problem;
 use flow_engine::stop::Stop;
 use flow_lm::Model;
-use flow_lm::infer::{CHUNK, Generator, Request, Sampling, Session, TextStream, Uses};
+use flow_lm::infer::{CHUNK, Generator, Request, Sampling, TextStream, Uses};
 use flow_shaders::device;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -71,9 +71,7 @@ pub fn chat(registry: &Registry, args: &ChatArgs) -> Result<u8, Failure> {
     let device = device::open(&args.overrides.device, args.overrides.threads.unwrap_or(0)).map_err(|e| Failure::Broken(e.to_string()))?;
     let room = args.context.unwrap_or(model.checkpoint.config.seq.min(4096)).next_multiple_of(CHUNK);
     let uses = Uses { decode: Some((1, room)), draws: true, prefill: CHUNK, ..Uses::default() };
-    let broken = |e: flow_lm::Error| Failure::Broken(e.to_string());
-    let mut session = Session::new(&device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses).map_err(broken)?;
-    session.set_bits(args.activations).map_err(broken)?;
+    let mut session = models::session(&device, model, uses, args.activations)?;
     let sampling = sampling(&args.sampling);
     sampling.check(model.checkpoint.config.vocab).map_err(|e| Problem::new(e.to_string()))?;
     let mut chat = Chat {

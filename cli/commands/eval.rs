@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use flow_engine::Registry;
 use flow_engine::plugin::StageError;
 use flow_engine::problem::Problem;
+use flow_lm::infer::Takes;
 use flow_shaders::device;
 use flow_stages::eval::against::{self, Comparison, How, OfModel};
 
@@ -20,7 +21,11 @@ pub fn eval(registry: &Registry, args: &EvalArgs) -> Result<u8, Failure> {
     let model = models::open(registry, &args.model, &args.overrides)?;
     let other = args.against.as_ref().map(|m| models::open(registry, m, &args.overrides)).transpose()?;
     let device = device::open(&args.overrides.device, args.overrides.threads.unwrap_or(0)).map_err(|e| Failure::Broken(e.to_string()))?;
-    let how = How { context: args.context, bits: args.activations };
+    let other_takes = args.against_activations.or_else(|| {
+        let both = args.activations.filter(|a| matches!(a, Takes::Codes(_)));
+        both.filter(|_| other.as_ref().is_some_and(|o| o.model.checkpoint.config.quantises()))
+    });
+    let how = How { context: args.context, takes: args.activations, against: other_takes };
     let shown = std::io::stderr().is_terminal() && !args.json;
     let mut tell = |done: usize, all: usize| {
         if shown && (done == all || done.is_multiple_of(8)) {

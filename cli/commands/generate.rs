@@ -33,9 +33,7 @@ pub fn generate(registry: &Registry, args: &GenerateArgs) -> Result<u8, Failure>
     let device = device::open(&args.overrides.device, args.overrides.threads.unwrap_or(0)).map_err(|e| Failure::Broken(e.to_string()))?;
     let room = (prompt.len() - 1).next_multiple_of(CHUNK).max(prompt.len() + max_tokens);
     let uses = Uses { decode: Some((1, room)), draws: true, prefill: CHUNK, ..Uses::default() };
-    let broken = |e: flow_lm::Error| Failure::Broken(e.to_string());
-    let mut session = Session::new(&device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses).map_err(broken)?;
-    session.set_bits(args.activations).map_err(broken)?;
+    let mut session = models::session(&device, model, uses, args.activations)?;
     let request = Request { prompt, max_tokens, sampling, constraint, ends: model.tokenizer.ends().to_vec(), ..Request::default() };
     speak(&mut session, model, request, &args.stop)
 }

@@ -33,7 +33,7 @@ pub fn serve(registry: &Registry, args: &ServeArgs) -> Result<u8, Failure> {
         slots: args.slots,
         context: args.context.unwrap_or(model.checkpoint.config.seq.min(4096)),
         waiting: args.queue,
-        bits: args.activations,
+        takes: models::takes(&model, args.activations)?,
         cache: match args.kv {
             KvForm::F32 => KvCache::Float32,
             KvForm::F16 => KvCache::Float16,

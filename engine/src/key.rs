@@ -84,7 +84,7 @@ impl KeyParts {
             format: FORMAT,
             kind: stage.kind.name().into(),
             revision: stage.kind.revision(),
-            fingerprints: stage.kind.fingerprints().into_iter().collect(),
+            fingerprints: stage.kind.fingerprints(&stage.params).into_iter().collect(),
             params: canonical(&params),
             inputs,
             machine: stage.is_measured().then(machine),

@@ -26,8 +26,8 @@ pub trait Kind: Send + Sync {
     fn inputs(&self) -> &[InputPort];
     /// Typed outputs.
     fn outputs(&self) -> &[OutputPort];
-    /// Further parts of the key.
-    fn fingerprints(&self) -> Vec<(String, String)>;
+    /// Further parts of the key of a stage with these canonical parameters.
+    fn fingerprints(&self, params: &Value) -> Vec<(String, String)>;
     /// JSON Schema of the parameters.
     fn schema(&self) -> &Value;
     /// Validates parameters and fills their defaults.

@@ -39,8 +39,9 @@ impl<S: Stage> Kind for Erased<S> {
     fn outputs(&self) -> &[OutputPort] {
         &self.outputs
     }
-    fn fingerprints(&self) -> Vec<(String, String)> {
-        let mut all = self.stage.fingerprints();
+    fn fingerprints(&self, params: &Value) -> Vec<(String, String)> {
+        // Canonical parameters fit: they were made of the type.
+        let mut all = S::Params::deserialize(params).map_or_else(|_| Vec::new(), |p| self.stage.fingerprints(&p));
         all.sort();
         all
     }

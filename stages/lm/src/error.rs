@@ -186,6 +186,14 @@ pub enum ShapeError {
         /// Which part of the model does not fit, with both values.
         why: String,
     },
+    /// A session is for more positions than attention sees.
+    #[error("sequences of {positions} tokens: attention sees a window of {window} (sliding windows are not computed)")]
+    Window {
+        /// Of a sequence.
+        positions: usize,
+        /// Keys that a position sees.
+        window: usize,
+    },
     /// A model cannot be said in another format.
     #[error("the student cannot be exported as GGUF: {why}")]
     Export {

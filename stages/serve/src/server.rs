@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flow_lm::Model;
-use flow_lm::config::Bits;
-use flow_lm::infer::{CHUNK, Session, Uses};
+use flow_lm::infer::{CHUNK, Session, Takes, Uses};
 use flow_shaders::device::Device;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -50,8 +49,8 @@ pub struct Options {
     pub context: usize,
     /// Requests that wait for a slot, at most.
     pub waiting: usize,
-    /// Activation bits of ternary linears.
-    pub bits: Bits,
+    /// What linears take, which must fit the model.
+    pub takes: Takes,
     /// How keys and values are held.
     pub cache: flow_lm::infer::KvCache,
     /// What every request must bring.
@@ -110,8 +109,9 @@ impl Server {
             let top_k = bounds.candidates.min(config.vocab);
             uses = Uses { score: Some((1, window.min(config.seq))), top_k, taus: vec![1.0; bounds.taus], ..uses };
         }
+        let uses = uses.taking(options.takes);
         let mut session = Session::new(device, model.checkpoint.config.clone(), &model.checkpoint.tensors, uses)?;
-        session.set_bits(options.bits)?;
+        session.set_bits(options.takes.bits())?;
         let (end, ending) = watch::channel(false);
         let shared = Shared {
             name: options.name.clone(),

@@ -7,6 +7,11 @@ pub fn peak_rss() -> Option<u64> {
     flow_engine::memory::resident().map(|r| r.peak)
 }
 
+/// What the process holds now, in bytes.
+pub fn resident() -> Option<u64> {
+    flow_engine::memory::resident().map(|r| r.now)
+}
+
 /// The middle of some measurements.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

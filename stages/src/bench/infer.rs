@@ -8,10 +8,9 @@ use flow_shaders::device::Device;
 use flow_shaders::kernels::attention::Cached;
 use serde_json::{Value, json};
 
-use super::figures::{median, peak_rss, rounded};
-use flow_lm::config::Bits;
+use super::figures::{median, peak_rss, resident, rounded};
 use flow_lm::format::gguf::{GgufFile, model};
-use flow_lm::infer::{Generator, Request, Session, Uses};
+use flow_lm::infer::{Generator, Request, Session, Takes, Uses};
 use flow_lm::rng::Rng;
 use flow_lm::tokenizer::TokenId;
 
@@ -26,10 +25,12 @@ pub struct InferBench {
     pub batch: usize,
     /// Rounds that count, after one that does not.
     pub repeat: usize,
-    /// Activation bits of ternary linears.
-    pub bits: Bits,
+    /// What linears take; as the model was trained where not said.
+    pub takes: Option<Takes>,
     /// How the KV cache is held.
     pub cache: Cached,
+    /// Positions of the cache, where more than prompt and decoded tokens; all of them are written.
+    pub context: Option<usize>,
     /// Score the prompt, logits at every position, instead of reading it into the cache.
     pub score: bool,
 }
@@ -42,15 +43,20 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     let began = Instant::now();
     let (config, tensors) = model::load(GgufFile::read(path)?)?;
     let chunk = CHUNK.min(b.prompt).max(1);
-    let kv_len = b.prompt.next_multiple_of(chunk) + b.decode;
+    let kv_len = (b.prompt.next_multiple_of(chunk) + b.decode).max(b.context.unwrap_or(0));
     let mut uses = Uses { decode: Some((b.batch, kv_len)), prefill: chunk, cache: b.cache, ..Uses::default() };
     if b.score {
         uses = Uses { score: Some((b.batch, b.prompt)), top_k: 20, ..Uses::default() };
     }
-    let mut lm = Session::new(device, config.clone(), &tensors, uses)?;
-    lm.set_bits(b.bits)?;
+    let takes = Takes::fitting(b.takes, &config).map_err(|e| StageError::new(format!("--{} {}", e.field, e.why)))?;
+    let mut lm = Session::new(device, config.clone(), &tensors, uses.taking(takes))?;
+    lm.set_bits(takes.bits())?;
     let load = began.elapsed().as_secs_f64();
     let mut rng = Rng::new(1, "bench prompt");
+    if b.context.is_some() {
+        // Small numbers in each of a cache's forms.
+        lm.fill_cache(|| 0x3c00_0000 | (rng.bits() as u32 & 0x0003_ffff))?;
+    }
     let (mut read, mut decoded) = (Vec::new(), Vec::new());
     for round in 0..=b.repeat {
         let ids: Vec<TokenId> = (0..b.batch * b.prompt).map(|_| TokenId(rng.below(config.vocab) as u32)).collect();
@@ -74,8 +80,8 @@ pub fn infer(device: &Device, path: &Path, b: &InferBench) -> Result<Value, Stag
     let name = if b.score { "score_tokens_per_second" } else { "prefill_tokens_per_second" };
     let mut out = json!({
         "bench": "infer", "model": path.file_name().map(|n| n.to_string_lossy()), "parameters": config.parameters(),
-        "prompt": b.prompt, "decode": b.decode, "batch": b.batch, "bits": b.bits.count(), "load_seconds": rounded(load),
-        name: rounded(median(read)), "planned_bytes": lm.bytes(), "peak_rss_bytes": peak_rss(), "device": device.name(),
+        "prompt": b.prompt, "decode": b.decode, "batch": b.batch, "activations": takes.name(), "load_seconds": rounded(load),
+        name: rounded(median(read)), "planned_bytes": lm.bytes(), "cache_bytes": lm.cache_bytes(), "resident_bytes": resident(), "peak_rss_bytes": peak_rss(), "device": device.name(),
     });
     if !b.score {
         out["decode_tokens_per_second"] = rounded(median(decoded));

@@ -6,8 +6,7 @@
 
 use flow_engine::plugin::StageError;
 use flow_lm::Model;
-use flow_lm::config::Bits;
-use flow_lm::infer::{Session, Uses, Window, score_batch};
+use flow_lm::infer::{Session, Takes, Uses, Window, score_batch};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::Device;
 use rayon::prelude::*;
@@ -23,8 +22,10 @@ const CANDIDATES: usize = 50;
 pub struct How {
     /// Tokens of a window, at most.
     pub context: usize,
-    /// Activation bits of ternary linears.
-    pub bits: Bits,
+    /// What the model's linears take; as it was trained where not said.
+    pub takes: Option<Takes>,
+    /// What the other's take.
+    pub against: Option<Takes>,
 }
 
 /// A model on the text.
@@ -99,6 +100,10 @@ impl<'a> Windows<'a> {
     }
 }
 
+fn fitting(takes: Option<Takes>, model: &Model) -> Result<Takes, StageError> {
+    Takes::fitting(takes, &model.checkpoint.config).map_err(|e| StageError::new(format!("--{} {}", e.field, e.why)))
+}
+
 /// A model that tells all of its distributions.
 struct Teller<'a> {
     session: Session,
@@ -107,16 +112,17 @@ struct Teller<'a> {
 }
 
 impl<'a> Teller<'a> {
-    fn new(device: &Device, model: &'a Model, len: usize, bits: Bits) -> Result<Self, StageError> {
+    fn new(device: &Device, model: &'a Model, len: usize, takes: Option<Takes>) -> Result<Self, StageError> {
         let config = &model.checkpoint.config;
         if len > config.seq {
             return Err(
                 StageError::new(format!("windows of {len} tokens: a model is made for {}", config.seq)).help("give less with --context")
             );
         }
-        let uses = Uses { score: Some((1, len - 1)), logits: true, ..Uses::default() };
+        let takes = fitting(takes, model)?;
+        let uses = Uses { score: Some((1, len - 1)), logits: true, ..Uses::default() }.taking(takes);
         let mut session = Session::new(device, config.clone(), &model.checkpoint.tensors, uses)?;
-        session.set_bits(bits)?;
+        session.set_bits(takes.bits())?;
         Ok(Self { session, model, len })
     }
 
@@ -169,7 +175,7 @@ impl Sum {
 /// One model on a text; `tell` is told how many windows of how many are done.
 pub fn alone(device: &Device, model: &Model, text: &str, how: How, tell: &mut dyn FnMut(usize, usize)) -> Result<OfModel, StageError> {
     let windows = Windows::of(text, &model.tokenizer, how.context.min(model.checkpoint.config.seq))?;
-    let (mut teller, mut sum) = (Teller::new(device, model, windows.len, how.bits)?, Sum::default());
+    let (mut teller, mut sum) = (Teller::new(device, model, windows.len, how.takes)?, Sum::default());
     let count = windows.tokens.len() / windows.len;
     for (n, window) in windows.all().enumerate() {
         let rows = teller.logprobs(&window, windows.first())?;
@@ -194,7 +200,7 @@ pub fn compare(
     let context = how.context.min(model.checkpoint.config.seq).min(other.checkpoint.config.seq);
     let windows = Windows::of(text, &model.tokenizer, context)?;
     let (mut ours, mut theirs) = (Sum::default(), Sum::default());
-    let (mut a, mut b) = (Teller::new(device, model, windows.len, how.bits)?, Teller::new(device, other, windows.len, how.bits)?);
+    let (mut a, mut b) = (Teller::new(device, model, windows.len, how.takes)?, Teller::new(device, other, windows.len, how.against)?);
     let (mut kls, mut alike) = (Vec::new(), 0usize);
     let count = windows.tokens.len() / windows.len;
     for (n, window) in windows.all().enumerate() {
@@ -234,10 +240,10 @@ fn across(
     tell: &mut dyn FnMut(usize, usize),
 ) -> Result<Comparison, StageError> {
     let ours = alone(device, model, text, how, tell)?;
-    let theirs = alone(device, other, text, how, tell)?;
+    let theirs = alone(device, other, text, How { takes: how.against, ..how }, tell)?;
     let top_k = CANDIDATES.min(model.tokenizer.vocab_size());
     let mut session = scorer(device, &model.checkpoint, top_k)?;
-    session.set_bits(how.bits)?;
+    session.set_bits(fitting(how.takes, model)?.bits())?;
     let agrees = agreement(device, (&other.checkpoint, &other.tokenizer), (&mut session, &model.tokenizer), (text, text.len()), top_k)?;
     Ok(Comparison {
         perplexity_ratio: libm::exp2(ours.bits_per_byte - theirs.bits_per_byte),

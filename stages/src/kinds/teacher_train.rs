@@ -86,8 +86,8 @@ impl Stage for TeacherStage {
             OutputPort::pure("log", "TeacherLog", "Loss curve and health records (JSON)."),
         ]
     }
-    fn fingerprints(&self) -> Vec<(String, String)> {
-        crate::fingerprints::training(Weights::Float)
+    fn fingerprints(&self, p: &TeacherParams) -> Vec<(String, String)> {
+        crate::fingerprints::training(Weights::Float, &p.config(p.preset.config().vocab))
     }
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| wrong("recipe", e))?;

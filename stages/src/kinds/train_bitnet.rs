@@ -4,7 +4,7 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use flow_lm::config::{Activation, ModelConfig, Preset, Weights};
+use flow_lm::config::{Activation, Activations, Group, ModelConfig, Preset, ScaleType, Weights};
 use flow_lm::format;
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Start, Training, Windows};
@@ -30,6 +30,22 @@ pub struct StudentParams {
     pub seq: Option<usize>,
     /// Weights of the block linears; `float` trains the full-precision twin.
     pub weights: Weights,
+    /// What of a ternary matrix shares an absmean scale: `tensor`, `row`, or 64, 128 or 256 weights of a row. Scales of rows and
+    /// groups are float16, as files hold them.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub group: Group,
+    /// How the scale of a tensor is rounded: `f32` not at all, `f16` as files hold it.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub scale: ScaleType,
+    /// Make the embedding ternary too (with a tied head that is the head).
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub ternary_embedding: bool,
+    /// Make a head of its own ternary too.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub ternary_head: bool,
+    /// What ternary linears take: `float`, `a8` or `a4` throughout; null: 8 bits until `flip_fraction`, then 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Taken>,
     /// MLP activation, where another than the preset's is wanted.
     pub activation: Option<Activation>,
     /// Other sizes than the preset's.
@@ -59,12 +75,36 @@ pub struct StudentParams {
     pub eval: Evaluate,
 }
 
+/// What ternary linears take throughout a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Taken {
+    /// Floats: what the base models that people use take.
+    Float,
+    /// 8-bit codes with a step for each token.
+    A8,
+    /// 4-bit codes.
+    A4,
+}
+
 impl StudentParams {
+    /// Share of the budget after which activations have 4 bits.
+    fn flips_at(&self) -> Option<f64> {
+        match self.activations {
+            None => self.flip_fraction,
+            Some(Taken::Float | Taken::A8) => None,
+            Some(Taken::A4) => Some(0.0),
+        }
+    }
+
     /// The shape for a vocabulary.
     fn config(&self, vocab: usize) -> ModelConfig {
         let mut config = self.preset.config();
         config.vocab = vocab;
         config.weights = self.weights;
+        (config.group, config.scale) = (self.group, self.scale);
+        (config.ternary_embedding, config.ternary_head) = (self.ternary_embedding, self.ternary_head);
+        config.activations = if self.activations == Some(Taken::Float) { Activations::Float } else { Activations::Quantised };
         config.layers = self.layers.unwrap_or(config.layers);
         config.seq = self.seq.unwrap_or(config.seq);
         config.activation = self.activation.unwrap_or(config.activation);
@@ -80,6 +120,11 @@ impl Default for StudentParams {
             layers: None,
             seq: None,
             weights: Weights::Absmean,
+            group: Group::default(),
+            scale: ScaleType::default(),
+            ternary_embedding: false,
+            ternary_head: false,
+            activations: None,
             activation: None,
             shape: Shape::default(),
             tau: 1.0,
@@ -121,8 +166,8 @@ impl Stage for StudentStage {
             OutputPort::pure("log", "TrainLog", "Loss curve, flip and health records (JSON)."),
         ]
     }
-    fn fingerprints(&self) -> Vec<(String, String)> {
-        crate::fingerprints::training(Weights::Absmean)
+    fn fingerprints(&self, p: &StudentParams) -> Vec<(String, String)> {
+        crate::fingerprints::training(Weights::Absmean, &p.config(p.preset.config().vocab))
     }
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| wrong("recipe", e))?;
@@ -188,7 +233,7 @@ impl Stage for StudentStage {
             weights: LossWeights { kd: said.kd * p.kd_scale.factor(p.tau), ..said },
             tau: p.tau,
             budget_tokens: p.budget_tokens,
-            flip_fraction: p.flip_fraction,
+            flip_fraction: p.flips_at(),
             start,
             validation: validation(ctx, p.eval, &tokenizer, shape)?,
         };
@@ -199,10 +244,14 @@ impl Stage for StudentStage {
             "tau": p.tau, "kd_scale": p.kd_scale, "kd_weight": said.kd, "ce_weight": said.ce, "format_weight": said.format,
             "kd_rows": totals.tails.rows, "exact_tail_share": totals.tails.share(),
             "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
-            "flip_fraction": p.flip_fraction, "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
+            "flip_fraction": p.flips_at(), "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
             "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "recipe": recipe, "curve": progress.curve, "health": progress.health,
         });
-        let bits = if progress.flip.is_some() { 4 } else { 8 };
+        let bits = match p.activations {
+            Some(Taken::Float) => None,
+            _ if progress.flip.is_some() => Some(4),
+            _ => Some(8),
+        };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         said_of_storage(&mut log, &recipe, progress);
         if let Some(started) = started {

@@ -6,6 +6,7 @@ use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{kd_loss, sample, topk};
 use flow_shaders::program::{BufferId, ListId, Program};
 
+use super::takes::Takes;
 use crate::config::ModelConfig;
 use crate::format::tensors::TensorSource;
 use crate::format::ternary::pack;
@@ -42,6 +43,12 @@ pub struct Uses {
 }
 
 impl Uses {
+    /// For a model whose linears take this ([`Takes::fitting`]).
+    #[must_use]
+    pub fn taking(self, takes: Takes) -> Self {
+        Self { block8: takes == Takes::Block8, ..self }
+    }
+
     /// With tables held as the model's file has them.
     #[must_use]
     pub fn for_tensors(mut self, config: &ModelConfig, tensors: &impl TensorSource) -> Self {
@@ -105,6 +112,8 @@ pub(super) struct Decode {
     pub prefill_one: Option<PrefillOne>,
     /// Words of a slot in the keys, or the values, of a layer.
     pub slot_words: usize,
+    /// Keys and values of every layer, of all slots.
+    pub cache: Vec<BufferId>,
 }
 
 /// Lists over `slots` slots in a row, from slot `first` on.
@@ -258,6 +267,7 @@ fn build_decode(g: &mut Graph, uses: &Uses, slots: usize, kv_len: usize) -> Deco
         prefill: None,
         prefill_one: None,
         slot_words: g.program.words(cache.layers[0].0) / slots,
+        cache: windows_of(&cache),
     };
     for n in sizes(slots) {
         // What the first slots hold: an adapter binds no more than that.

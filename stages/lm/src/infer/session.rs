@@ -9,7 +9,7 @@ use flow_shaders::program::{BufferId, ListId};
 use super::program::{Built, Decode, Pass, Prefill, Score, Uses, build};
 use super::sampling::Sampling;
 use crate::config::{Bits, ModelConfig};
-use crate::error::Result;
+use crate::error::{Error, Result, ShapeError};
 use crate::format::tensors::TensorSource;
 use crate::graph::Graph;
 use crate::tokenizer::TokenId;
@@ -74,6 +74,8 @@ impl Session {
         uses: Uses,
         fill: impl FnOnce(&Graph, &mut device::Session) -> Result<(), device::DeviceError>,
     ) -> Result<Self> {
+        let longest = uses.score.map_or(0, |s| s.1).max(uses.decode.map_or(0, |d| d.1));
+        within_window(&config, longest)?;
         let Built { program, graph, score, decode } = build(config, &uses);
         let mut session = device.load(program)?;
         fill(&graph, &mut session)?;
@@ -230,6 +232,16 @@ impl Session {
         self.decode.as_ref().map_or(0, |d| 4 * 2 * (self.config.layers * d.slots * d.slot_words) as u64)
     }
 
+    /// Writes every word of the keys and values of all slots, for measurements of memory.
+    pub fn fill_cache(&mut self, mut word: impl FnMut() -> u32) -> Result<()> {
+        let Some(d) = &self.decode else { return Ok(()) };
+        let words = d.slots * d.slot_words;
+        for buffer in &d.cache {
+            self.device.write_with(*buffer, words, |_| word())?;
+        }
+        Ok(())
+    }
+
     /// Windows that are scored together, and the tokens of each; none where nothing is scored.
     pub fn windows(&self) -> Option<(usize, usize)> {
         self.uses.score
@@ -380,6 +392,14 @@ impl Session {
         let slots = d.slots;
         run_prefill(&mut self.device, p, ids, first, len, d.kv_len)?;
         self.chosen(slots)
+    }
+}
+
+/// Refuses sequences that a sliding window would cut.
+pub(crate) fn within_window(config: &ModelConfig, positions: usize) -> Result<()> {
+    match config.beyond_window(positions) {
+        None => Ok(()),
+        Some(window) => Err(Error::from(ShapeError::Window { positions, window }).help("take shorter sequences (`seq`, --context)")),
     }
 }
 

@@ -13,7 +13,7 @@ use super::start::{Start, initial_values};
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
 use super::trainer::{StepStats, TrainShape, Trainer};
 use super::validation::{Evaluation, Validation};
-use crate::config::{Bits, ModelConfig, TensorSpec, Weights};
+use crate::config::{Bits, ModelConfig, TensorSpec};
 use crate::error::{Error, Result, TrainingError};
 
 /// Who follows a training: is told of it, may stop it, and says where its state is kept. `()` follows nothing.
@@ -223,16 +223,16 @@ fn warn_of_overshoot(job: &Training<'_>, p: &Progress, watch: &impl Watch) {
     }
 }
 
-/// Activation bits of the next step; none in full precision.
+/// Activation bits of the next step; none where linears take floats.
 fn bits(job: &Training<'_>, progress: &Progress) -> Option<Bits> {
-    match (job.config.weights, progress.flip) {
-        (Weights::Float, _) => None,
-        (_, Some(_)) => Some(Bits::Four),
-        (_, None) => Some(Bits::Eight),
+    match (job.config.quantises(), progress.flip) {
+        (false, _) => None,
+        (true, Some(_)) => Some(Bits::Four),
+        (true, None) => Some(Bits::Eight),
     }
 }
 
-/// As records have them: 0 for full precision.
+/// As records have them: 0 for floats.
 fn recorded(bits: Option<Bits>) -> u32 {
     bits.map_or(0, Bits::count)
 }
@@ -245,7 +245,7 @@ fn step<E: From<Error>>(
 ) -> Result<(StepStats, f64), E> {
     let r = job.recipe;
     let due = job.flip_fraction.is_some_and(|f| p.seen_tokens as f64 >= f * job.budget_tokens as f64);
-    if due && p.flip.is_none() && job.config.weights != Weights::Float {
+    if due && p.flip.is_none() && job.config.quantises() {
         p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
     }
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;

@@ -14,6 +14,7 @@ use crate::graph::backward::{Gradients, Pass};
 use crate::graph::tape::Keep;
 use crate::graph::update::State;
 use crate::graph::{Batch, Graph, Hold, LossScale, Moments, NewtonSchulz, Optimizer, Storage};
+use crate::infer::session::within_window;
 use crate::tokenizer::TokenId;
 
 /// Sizes of a training program.
@@ -157,6 +158,7 @@ pub struct Trainer {
 impl Trainer {
     /// Builds and allocates the program.
     pub fn new(device: &Device, config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Result<Self> {
+        within_window(&config, shape.seq)?;
         let (graph, parts) = build(config, shape, optimizer);
         let Parts { batch, io, lists, gradients, states, program } = parts;
         let mut session = device.load(program)?;
