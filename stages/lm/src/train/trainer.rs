@@ -9,7 +9,7 @@ use flow_shaders::program::{BufferId, ListId};
 use super::batch::MicroBatch;
 use crate::config::{Bits, ModelConfig, TensorSpec, Weights};
 use crate::error::Result;
-use crate::format::tensors::half_pair;
+use crate::format::tensors::{PackedMatrix, half_pair};
 use crate::graph::backward::{Gradients, Pass};
 use crate::graph::tape::Keep;
 use crate::graph::update::State;
@@ -218,6 +218,16 @@ impl Trainer {
             let mut values = if *half { half_values(&self.device.read(*g)?, t.spec.len()) } else { self.device.read_f32(*g)? };
             values.iter_mut().for_each(|v| *v /= scale);
             all.insert(t.spec.name.clone(), values);
+        }
+        Ok(all)
+    }
+
+    /// Codes and scales of the ternary matrices by name, as the last step took them.
+    pub fn packed(&mut self) -> Result<BTreeMap<String, PackedMatrix>> {
+        let mut all = BTreeMap::new();
+        for (t, packed) in self.graph.tensors.iter().filter_map(|t| Some((t, t.packed?))) {
+            let (codes, scale) = (self.device.read(packed.codes)?, self.device.read(packed.scale)?);
+            all.insert(t.spec.name.clone(), PackedMatrix { codes, scale, groups: packed.groups, cols: t.spec.shape[1] });
         }
         Ok(all)
     }
