@@ -167,7 +167,7 @@ proptest! {
         };
         let w = r.floats(rows * cols, 0.7);
         let count = if per == 0 { 1.0 } else { per as f32 };
-        let sums = r.range(if per == 0 { 1 } else { rows * cols / per }, 0.3 * count, 1.2 * count);
+        let sums = r.range((rows * cols).checked_div(per).unwrap_or(1), 0.3 * count, 1.2 * count);
         let shape = groups::GroupShape { rows: rows as u32, cols: cols as u32, per: per as u32, groups: stored as u32, count };
         let words = ternary::packed_words(cols);
         let buffers = [w.clone(), sums.clone(), junk(rows * words), junk(groups::scale_words(rows, stored))];
@@ -177,7 +177,7 @@ proptest! {
             let code = |all: &[u32]| (all[row * words + e / 16] >> (8 * (e % 4) + 2 * (e / 4 % 4)) & 3) as i32;
             let (a, b) = (code(&cpu[2]), code(&gpu[2]));
             if a != b {
-                let sum = f32::from_bits(sums[if per == 0 { 0 } else { (row * cols + e) / per }]);
+                let sum = f32::from_bits(sums[(row * cols + e).checked_div(per).unwrap_or(0)]);
                 let value = f64::from(f32::from_bits(w[row * cols + e]) / half::f16::from_f32(sum / count).to_f32());
                 assert!(e < cols && (a - b).abs() == 1 && near_tie(value), "row {row}, {e}: {a} and {b} for {value}");
             }
