@@ -71,7 +71,7 @@ fn nothing_is_replaced_or_rounded_without_a_word() {
     std::fs::create_dir(at.join("folder")).unwrap();
     std::fs::write(at.join("folder/file"), "mine").unwrap();
     refused(&[&model, "folder", "--force"], "something else than a model");
-    refused(&[&model, "x.gguf", "--type", "q2_0"], "full precision");
+    refused(&[&model, "x.gguf", "--type", "q2_0"], "`layers.0.q` is to be q2_0");
     refused(&[&model, "x.gguf", "--type", "bfloat16"], "is a GGUF file");
     refused(&[&model, "x", "--type", "q8_0"], "is a directory");
     refused(&[&model, "x", "--embedding", "f16"], "--embedding");
