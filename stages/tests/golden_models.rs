@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Golden, devices, golden_dir};
-use flow_lm::config::{A4, Activation, ModelConfig, Role, Weights};
+use flow_lm::config::{Activation, ModelConfig, Role, Weights};
 use flow_lm::format::gguf::GgufFile;
 use flow_lm::format::tensors::TensorSource;
 use flow_lm::format::ternary::masters;
@@ -123,7 +123,7 @@ fn golden_gguf_student_logits() {
         weights: Weights::Absmean,
         sub_norm: true,
         tied: true,
-        a4: A4::default(),
+        ..ModelConfig::plain()
     };
     let file = GgufFile::read(&golden_dir().join("gguf/student-tq2_0.gguf")).expect("reads");
     let stored: Tensors = config.tensors().iter().map(|t| (t.name.clone(), file.floats(&gguf_name(&t.name)).expect("tensor"))).collect();

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Golden, devices};
-use flow_lm::config::{A4, Activation, Bits, ModelConfig, Weights};
+use flow_lm::config::{Activation, Bits, ModelConfig, Weights};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
 use flow_lm::tokenizer::TokenId;
@@ -29,7 +29,7 @@ fn config(c: &serde_json::Value) -> ModelConfig {
         weights: Weights::Absmean,
         sub_norm: true,
         tied: c["tied"].as_bool().unwrap(),
-        a4: A4::default(),
+        ..ModelConfig::plain()
     }
 }
 

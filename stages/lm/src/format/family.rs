@@ -92,7 +92,7 @@ impl Family {
     pub fn of(config: &ModelConfig) -> Result<&'static Family, String> {
         let fits = |f: &&Family| {
             (f.sub_norm, f.qkv_bias, f.head_norm) == (config.sub_norm, config.qkv_bias, config.head_norm)
-                && (f.no_rope_every > 0) == !config.no_rope.is_empty()
+                && (f.no_rope_every > 0) != config.no_rope.is_empty()
         };
         let family = FAMILIES.iter().find(fits).ok_or_else(|| {
             let has = [

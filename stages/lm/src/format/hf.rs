@@ -137,7 +137,7 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
     };
     let number = |field: &str| {
         let value = rope[field].as_f64();
-        value.ok_or_else(|| FormatError::field(path, &format!("{place}.{field}"), format!("expected a number, found {}", rope[field])))
+        value.ok_or_else(|| FormatError::field(path, format!("{place}.{field}"), format!("expected a number, found {}", rope[field])))
     };
     let key = if rope["rope_type"].is_null() { "type" } else { "rope_type" };
     if let Some(share) = rope["partial_rotary_factor"].as_f64().or(json["partial_rotary_factor"].as_f64()).filter(|s| *s != 1.0) {
@@ -164,7 +164,7 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
         other => {
             return Err(FormatError::field(
                 path,
-                &format!("{place}.{key}"),
+                format!("{place}.{key}"),
                 format!("`{other}` is not supported; default, linear and llama3 are"),
             ));
         }
