@@ -127,8 +127,12 @@ fn made() -> Made {
         parts["machine"] = Value::Null;
         let stage = entry["provenance"]["stage"].as_str().unwrap().to_owned();
         for (port, artifact) in entry["outputs"].as_object().unwrap() {
-            // The page is recorded of made-up parts (stages/tests/report.rs).
-            if kind == "shell" || pure[kind].contains(port.as_str()) || (kind, port.as_str()) == ("report.html", "report") {
+            // The page is recorded of made-up parts (stages/tests/report.rs); a directory's card tells speeds and memory.
+            if kind == "shell"
+                || artifact["tree"] == true
+                || pure[kind].contains(port.as_str())
+                || (kind, port.as_str()) == ("report.html", "report")
+            {
                 continue;
             }
             let (shard, name) = artifact["digest"].as_str().unwrap().split_at(2);

@@ -1,7 +1,8 @@
-//! The command line: `bench` and `talk` hold the arguments of their commands, `pipeline` what names and changes a pipeline,
+//! The command line: `bench`, `convert` and `talk` hold the arguments of their commands, `pipeline` what names and changes a pipeline,
 //! `values` how texts become values.
 
 mod bench;
+mod convert;
 mod pipeline;
 mod talk;
 mod values;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use bench::{BenchCommand, BenchTrainArgs, KvForm};
+pub use convert::{ConvertArgs, Type};
 pub use pipeline::{OverrideArgs, PipelineArgs};
 pub use talk::{ChatArgs, EvalArgs, GenerateArgs, SamplingArgs, ServeArgs, WhenFull};
 use values::size;
@@ -74,6 +76,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Continue a text with a model
     Generate(GenerateArgs),
+    /// Write a model in another format: GGUF, or a Hugging Face directory
+    Convert(ConvertArgs),
     /// Teachers behind an API
     #[command(subcommand)]
     Teacher(TeacherCommand),

@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod chat;
 mod compare;
+mod convert;
 mod devices;
 mod eval;
 mod explain;
@@ -60,6 +61,7 @@ pub fn dispatch(registry: &Registry, command: Command) -> Result<u8, Failure> {
         Command::Eval(args) => eval::eval(registry, &args),
         Command::Serve(args) => serve::serve(registry, &args),
         Command::Generate(args) => generate::generate(registry, &args),
+        Command::Convert(args) => convert::convert(&args),
         Command::Teacher(TeacherCommand::Probe(args)) => teacher::probe(registry, &args),
         Command::Traces(command) => traces::traces(&command),
         Command::Bench(command) => bench::bench(&command),

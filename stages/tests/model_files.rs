@@ -263,7 +263,6 @@ fn students_that_llama_cpp_cannot_run_are_refused() {
     for (name, config, wanted) in [
         ("relu2", ModelConfig { activation: Activation::Relu2, ..tiny() }, "ReLU²"),
         ("float", ModelConfig { weights: Weights::Float, ..tiny() }, "full precision"),
-        ("plain", ModelConfig { sub_norm: false, ..tiny() }, "SubLN"),
         ("untied", ModelConfig { tied: false, ..tiny() }, "ties the head"),
     ] {
         let model = dir.path().join(name);

@@ -195,10 +195,12 @@ pub enum ShapeError {
         window: usize,
     },
     /// A model cannot be said in another format.
-    #[error("the student cannot be exported as GGUF: {why}")]
+    #[error("the model cannot be written as {to}: {why}")]
     Export {
-        /// What the format has no place for.
-        why: &'static str,
+        /// The format.
+        to: &'static str,
+        /// What it has no place for.
+        why: String,
     },
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flow_lm::TokenId;
 use flow_lm::format::gguf::{GgufFile, GgufWriter, Value, roles, tokenizer, tokenizer_keys};
+use flow_lm::format::tokenizer_file::TokenizerFile;
 use flow_lm::tokenizer::{Roles, Tokenizer};
 use serde_json::{Value as Json, json};
 
@@ -104,7 +105,8 @@ fn exported(json: &Json, vocab: usize, template: Option<&str>) -> Result<GgufFil
     let path = dir.path().join("tokenizer.json");
     std::fs::write(&path, json.to_string()).expect("writes");
     let mut writer = GgufWriter::default();
-    tokenizer_keys::add(&mut writer, &path, vocab, template).map_err(|e| e.to_string())?;
+    let tokenizer = TokenizerFile::read(&path).map_err(|e| e.to_string())?;
+    tokenizer_keys::add(&mut writer, &tokenizer, vocab, template).map_err(|e| e.to_string())?;
     Ok(written(&writer).1)
 }
 

@@ -8,6 +8,7 @@ pub mod eval_gate;
 pub mod eval_student;
 pub mod eval_text;
 pub mod export_gguf;
+pub mod export_safetensors;
 pub mod kd_collect;
 pub mod kd_import;
 pub mod kd_project;
@@ -41,6 +42,7 @@ pub fn registry() -> Registry {
         .with(eval_text::TextEvalStage)
         .with(bitnet_dryrun::DryRunStage)
         .with(export_gguf::ExportStage)
+        .with(export_safetensors::SafetensorsStage)
         .with(eval_gate::GateStage)
         .with(report_html::ReportStage)
 }

@@ -51,6 +51,12 @@ impl RopeScaling {
         }
     }
 
+    /// What the frequencies of a head of `head_dim` are divided by, as GGUF files hold it.
+    pub fn divisors(&self, theta: f64, head_dim: usize) -> Vec<f32> {
+        let frequency = |i: usize| libm::pow(theta, -(i as f64) / (head_dim / 2) as f64);
+        (0..head_dim / 2).map(|i| self.divisor(i, frequency(i)) as f32).collect()
+    }
+
     /// What is wrong with it, if anything.
     pub(super) fn problem(&self, head_dim: usize) -> Option<String> {
         let sound = |x: f64| x.is_finite() && x > 0.0;

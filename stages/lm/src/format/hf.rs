@@ -76,7 +76,9 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
     };
     let (dim, heads, layers, seq) =
         (must("hidden_size")?, must("num_attention_heads")?, must("num_hidden_layers")?, must("max_position_embeddings")?);
-    let default_weights = if family.sub_norm { Weights::Absmean } else { Weights::Float };
+    // Masters, which are rounded when they are used.
+    let online = json["quantization_config"]["quantization_mode"] == "online" && json["quantization_config"]["quant_method"] == "bitnet";
+    let default_weights = if family.sub_norm || online { Weights::Absmean } else { Weights::Float };
     let config = ModelConfig {
         vocab: must("vocab_size")?,
         dim,
@@ -154,6 +156,11 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
             high_freq_factor: number("high_freq_factor")?,
             original_seq: rope["original_max_position_embeddings"].as_f64().unwrap_or(seq as f64),
         }),
+        // Factors of a GGUF file, as `export.safetensors` writes them.
+        "longrope" if rope["short_factor"] == rope["long_factor"] && rope["attention_factor"] == 1.0 => {
+            let divisors = rope["long_factor"].as_array().into_iter().flatten().filter_map(Value::as_f64).map(|d| d as f32);
+            Some(RopeScaling::Factors { divisors: divisors.collect() })
+        }
         other => {
             return Err(FormatError::field(
                 path,

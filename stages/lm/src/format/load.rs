@@ -58,13 +58,15 @@ pub fn tokenizer_of(path: &Path, model: &Checkpoint) -> Result<Tokenizer> {
         let file = GgufFile::read(path)?;
         let json = gguf::tokenizer::json(&file)?.to_string();
         let unreadable = |why| TokenizerError::Unreadable { file: path.to_owned(), why };
-        (Tokenizer::from_bytes(json.as_bytes()).map_err(unreadable)?.with_roles(&gguf::roles::of(&file)?), "its tokenizer")
+        (Tokenizer::from_bytes(json.as_bytes()).map_err(unreadable)?, "its tokenizer")
     } else {
         let json = model.tokenizer.as_ref().ok_or_else(|| {
             Error::from(TokenizerError::Missing { dir: path.to_owned() }).help("a model directory needs its tokenizer beside config.json")
         })?;
-        (with_roles_of(path, &model.extra, Tokenizer::load(json)?)?, "tokenizer.json")
+        (Tokenizer::load(json)?, "tokenizer.json")
     };
+    let roles = roles_of(path, model, &tokenizer)?;
+    let tokenizer = roles.iter().fold(tokenizer, Tokenizer::with_roles);
     let (tokens, vocab) = (tokenizer.vocab_size(), model.config.vocab);
     if tokens > vocab {
         return Err(TokenizerError::Beyond { place: path.to_owned(), name, tokens, vocab }.into());
@@ -72,17 +74,20 @@ pub fn tokenizer_of(path: &Path, model: &Checkpoint) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Roles as `flow` wrote them down, else those that the small files beside a checkpoint of others give.
-fn with_roles_of(dir: &Path, extra: &Value, tokenizer: Tokenizer) -> Result<Tokenizer> {
-    if let Ok(roles) = serde_json::from_value::<Roles>(extra["tokens"].clone()) {
-        return Ok(tokenizer.with_roles(&roles));
+/// Roles of tokens where a model's files say them: as `flow` wrote them down, else those that the keys of a GGUF file or the
+/// small files beside a checkpoint of others give.
+pub fn roles_of(path: &Path, model: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<Roles>> {
+    if path.is_file() {
+        return gguf::roles::of(&GgufFile::read(path)?).map(Some);
     }
-    let config = json_or_none(&dir.join("config.json"))?.unwrap_or_default();
-    if config["model_type"] == flow::MODEL_TYPE && json_or_none(&dir.join("tokenizer_config.json"))?.is_none() {
-        return Ok(tokenizer);
+    if let Ok(roles) = serde_json::from_value::<Roles>(model.extra["tokens"].clone()) {
+        return Ok(Some(roles));
     }
-    let roles = directory::roles(dir, &config, &tokenizer)?;
-    Ok(tokenizer.with_roles(&roles))
+    let config = json_or_none(&path.join("config.json"))?.unwrap_or_default();
+    if config["model_type"] == flow::MODEL_TYPE && json_or_none(&path.join("tokenizer_config.json"))?.is_none() {
+        return Ok(None);
+    }
+    directory::roles(path, &config, tokenizer).map(Some)
 }
 
 fn around_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {

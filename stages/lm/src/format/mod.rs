@@ -1,8 +1,10 @@
 //! Models in files: read into one form, whatever their layout, and written.
 //!
 //! - [`checkpoint`]: a model that was read; [`load`]: reading one; [`tensors`]: where its values come from;
-//! - [`flow`]: our own layout (`config.json`, float32 safetensors), read and written; [`hf`]: Hugging Face directories;
-//!   [`gguf`]: GGUF files, read and written; [`directory`]: what such a directory says about tokens;
+//! - [`flow`]: our own layout (`config.json`, float32 safetensors), read and written; [`hf`] and [`hf_export`]: Hugging Face
+//!   directories, whose `config.json` is written by [`hf_config`];
+//!   [`gguf`]: GGUF files, read and written; [`directory`]: what such a directory says about tokens; [`tokenizer_file`]: a
+//!   tokenizer that goes along;
 //! - [`family`]: the families of models; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
 
 pub mod checkpoint;
@@ -11,13 +13,16 @@ pub mod family;
 pub mod flow;
 pub mod gguf;
 pub mod hf;
+pub mod hf_config;
+pub mod hf_export;
 mod load;
 mod map;
 mod safetensors;
 pub mod tensors;
 pub mod ternary;
+pub mod tokenizer_file;
 
 pub use checkpoint::Checkpoint;
 pub use directory::json_or_none;
 pub use flow::save;
-pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, tokenizer_of};
+pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, roles_of, tokenizer_of};

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flow_shaders::kernels::ternary::groups::scale_words;
+use flow_shaders::kernels::ternary::groups::{GROUP, row_scale_words, scale_words};
+use rayon::prelude::*;
 
-use super::ternary::masters_in;
 use crate::config::Group;
 
 /// Gives float32 tensors by the names of [`crate::config::ModelConfig::tensors`].
@@ -65,6 +65,27 @@ impl PackedMatrix {
         Self { codes, scale: vec![scale.to_bits(); rows], groups: 1, cols }
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.codes.len() / self.cols.div_ceil(16).max(1)
+    }
+
+    /// Codes −1, 0, +1 of a row.
+    pub fn codes_of(&self, row: usize) -> Vec<i8> {
+        let words = self.cols.div_ceil(16);
+        unpack(&self.codes[row * words..][..words], self.cols)
+    }
+
+    /// The scale of each 64 weights of a row, of which the last may be fewer.
+    pub fn scales_of(&self, row: usize) -> Vec<f32> {
+        if self.groups == 1 {
+            return vec![f32::from_bits(self.scale[row]); self.cols.div_ceil(GROUP)];
+        }
+        let words = row_scale_words(self.groups);
+        let half = |g: usize| half::f16::from_bits((self.scale[row * words + g / 2] >> (16 * (g % 2))) as u16).to_f32();
+        (0..self.groups).map(half).collect()
+    }
+
     /// Values `[rows, cols]`.
     pub fn values(&self) -> Vec<f32> {
         flow_shaders::unpack_ternary(&self.codes, &self.scale, self.cols, self.groups)
@@ -78,7 +99,7 @@ impl PackedMatrix {
     /// The same with rows in another order: those of each `block` of rows as `order` says.
     #[must_use]
     pub fn with_rows(self, block: usize, order: &[usize]) -> Self {
-        let rows = self.codes.len() / self.cols.div_ceil(16).max(1);
+        let rows = self.rows();
         let of = |words: &[u32]| {
             let width = words.len() / rows.max(1);
             let row = |r: usize| &words[(r / block * block + order[r % block]) * width..][..width];
@@ -87,6 +108,27 @@ impl PackedMatrix {
         debug_assert_eq!(self.scale.len(), scale_words(rows, self.groups));
         Self { codes: of(&self.codes), scale: of(&self.scale), ..self }
     }
+}
+
+/// Masters of each part of `values` (0 and ± a scale) that shares a scale: their absmean is that scale.
+pub(super) fn masters_in(mut values: Vec<f32>, cols: usize, group: Group) -> Vec<f32> {
+    let per = match group {
+        Group::Tensor => values.len(),
+        Group::Row => cols,
+        Group::Of(n) => n,
+    };
+    values.par_chunks_mut(per.max(1)).for_each(|part| {
+        let set = part.iter().filter(|v| **v != 0.0).count();
+        let spread = part.len() as f64 / set.max(1) as f64;
+        part.iter_mut().for_each(|v| *v = (f64::from(*v) * spread) as f32);
+    });
+    values
+}
+
+/// Packed rows of 2-bit codes (see `flow_shaders::kernels::ternary`) as −1, 0, +1.
+pub(super) fn unpack(words: &[u32], cols: usize) -> Vec<i8> {
+    let code = |row: &[u32], e: usize| (row[e / 16] >> ((e % 4) * 8 + (e / 4 % 4) * 2) & 3) as i8 - 1;
+    words.chunks_exact(cols.div_ceil(16)).flat_map(|row| (0..cols).map(move |e| code(row, e))).collect()
 }
 
 /// Tensors of a model whose linears were packed in its files.

@@ -1,33 +1,9 @@
 //! Ternary codes of a linear, outside a program: for export and import.
 
-use rayon::prelude::*;
+use std::borrow::Cow;
 
-use super::tensors::PackedMatrix;
-use crate::config::{Group, ModelConfig, Weights};
-
-/// Codes −1, 0, +1 of a linear and the scale of each row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ternary {
-    /// `[rows, cols]`.
-    pub codes: Vec<i8>,
-    /// One value (absmean) or one per row (threshold).
-    pub scales: Vec<f32>,
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-}
-
-impl Ternary {
-    /// Scale of a row.
-    pub fn scale(&self, row: usize) -> f32 {
-        if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] }
-    }
-    /// Codes of a row.
-    pub fn row(&self, row: usize) -> &[i8] {
-        &self.codes[row * self.cols..(row + 1) * self.cols]
-    }
-}
+use super::tensors::{PackedMatrix, TensorSource, Tensors, unpack};
+use crate::config::{Group, ModelConfig, TensorSpec, Weights};
 
 /// Absmean ternarisation of BitNet b1.58: s = max(mean|W|, 1e-5), q = clamp(round_half_even(W / s), −1, 1); the codes and
 /// the scale that the kernels compute.
@@ -37,24 +13,28 @@ pub fn ternarise(w: &[f32], rows: usize, cols: usize) -> (Vec<i8>, f32) {
     (unpack(&words, cols), scale)
 }
 
-/// Packed rows of 2-bit codes (see `flow_shaders::kernels::ternary`) as −1, 0, +1.
-pub(super) fn unpack(words: &[u32], cols: usize) -> Vec<i8> {
-    let code = |row: &[u32], e: usize| (row[e / 16] >> ((e % 4) * 8 + (e / 4 % 4) * 2) & 3) as i8 - 1;
-    words.chunks_exact(cols.div_ceil(16)).flat_map(|row| (0..cols).map(move |e| code(row, e))).collect()
+/// Whether a matrix of a model is ternary: by its rule, or because its file holds it so.
+pub fn is_ternary(config: &ModelConfig, tensors: &Tensors, spec: &TensorSpec) -> bool {
+    config.ternary_groups(spec).is_some() || tensors.packed_groups(&spec.name).is_some()
 }
 
-/// Codes by a model's rule; `scales` are the learned ones of a threshold linear.
-pub fn by_rule(rule: Weights, w: &[f32], scales: Option<&[f32]>, rows: usize, cols: usize) -> Ternary {
-    match (rule, scales) {
-        (Weights::Threshold, Some(scales)) => {
-            let (words, _) = flow_shaders::pack_ternary(w, cols, 1);
-            Ternary { codes: unpack(&words, cols), scales: scales.to_vec(), rows, cols }
-        }
-        _ => {
-            let (codes, scale) = ternarise(w, rows, cols);
-            Ternary { codes, scales: vec![scale], rows, cols }
-        }
+/// Codes and scales of such a matrix, exactly as its file holds them or as training has them; none of others.
+pub fn held(config: &ModelConfig, tensors: &Tensors, spec: &TensorSpec) -> Option<PackedMatrix> {
+    if let Some(matrix) = tensors.packed(&spec.name) {
+        return Some(matrix);
     }
+    config.ternary_groups(spec)?;
+    let matrix = pack(config, &tensors.tensor(&spec.name), spec.shape[1]);
+    if config.weights != Weights::Threshold {
+        return Some(matrix);
+    }
+    let learned = tensors.tensor(&format!("{}_scale", spec.name));
+    Some(PackedMatrix { scale: learned.iter().map(|s| s.to_bits()).collect(), ..matrix })
+}
+
+/// Values of a tensor of a model: those of a ternary matrix, not its masters'.
+pub fn values<'t>(config: &ModelConfig, tensors: &'t Tensors, spec: &TensorSpec) -> Cow<'t, [f32]> {
+    held(config, tensors, spec).map_or_else(|| tensors.tensor(&spec.name), |matrix| Cow::Owned(matrix.values()))
 }
 
 /// A matrix of masters as a model's kernels hold it. Under the threshold rule its scale is 1: the learned ones are tensors of
@@ -72,21 +52,6 @@ pub fn pack(config: &ModelConfig, w: &[f32], cols: usize) -> PackedMatrix {
     let groups = config.group.stored(cols);
     let (codes, scale) = flow_shaders::pack_ternary_groups(w, cols, per, groups);
     PackedMatrix { codes, scale, groups, cols }
-}
-
-/// As [`masters`] of each part of `values` (0 and ± a scale) that shares a scale.
-pub(super) fn masters_in(mut values: Vec<f32>, cols: usize, group: Group) -> Vec<f32> {
-    let per = match group {
-        Group::Tensor => values.len(),
-        Group::Row => cols,
-        Group::Of(n) => n,
-    };
-    values.par_chunks_mut(per.max(1)).for_each(|part| {
-        let set = part.iter().filter(|v| **v != 0.0).count();
-        let spread = part.len() as f64 / set.max(1) as f64;
-        part.iter_mut().for_each(|v| *v = (f64::from(*v) * spread) as f32);
-    });
-    values
 }
 
 /// Master weights whose absmean ternarisation gives these codes and this scale back: mean|W| must be the scale, so the

@@ -1,7 +1,9 @@
-//! GGUF: ternary packings, a writer, a reader with its quantised types, models and tokenizers out of files, and
-//! students into them.
+//! GGUF: ternary packings, a writer, a reader with its quantised types, models and tokenizers out of files and
+//! into them.
 
+mod encode;
 pub mod export;
+mod export_keys;
 mod groups;
 mod info;
 mod keys;
@@ -14,6 +16,7 @@ pub mod quant;
 mod read;
 pub mod roles;
 mod sentencepiece;
+mod storage;
 pub mod tokenizer;
 pub mod tokenizer_keys;
 pub mod types;

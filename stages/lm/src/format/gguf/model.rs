@@ -14,8 +14,8 @@ use super::types::TensorType;
 use crate::config::{Activations, Group, ModelConfig, Role, TensorSpec, Weights as Rule};
 use crate::error::{FormatError, Result};
 use crate::format::family::Family;
-use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors};
-use crate::format::ternary::{masters, masters_in};
+use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors, masters_in};
+use crate::format::ternary::masters;
 
 /// Shape and numerics that the file declares, with the sequence that it was trained for. Every tensor is there, of the
 /// right shape and of a type that is read. How ternary matrices are held is known only with their values: here `Float`.

@@ -1,7 +1,5 @@
 //! The tokenizer keys of a GGUF file, from a `tokenizer.json`.
 
-use std::path::Path;
-
 use serde_json::Value as Json;
 
 use super::pieces::Pieces;
@@ -9,7 +7,7 @@ use super::sentencepiece;
 use super::vocabulary::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::write::{GgufWriter, Value};
 use crate::error::{Error, FormatError, Result, TokenizerError};
-use crate::format::directory::first_special;
+use crate::format::tokenizer_file::TokenizerFile;
 use crate::tokenizer::{TokenId, Tokenizer};
 
 /// Tokens that end a turn where EOS ends a text.
@@ -18,30 +16,28 @@ const END_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_
 /// Adds `tokenizer.ggml.*` over `vocab` ids, and the chat template where there is one. The keys say what llama.cpp makes of
 /// a text; what it cannot say is refused. One thing it never does is accepted: `NFC` (Qwen's files have it), so
 /// texts with decomposed letters get other ids there than by the `tokenizer.json`.
-pub fn add(writer: &mut GgufWriter<'_>, path: &Path, vocab: usize, template: Option<&str>) -> Result<()> {
-    let tokenizer = Tokenizer::load(path)?;
+pub fn add(writer: &mut GgufWriter<'_>, of: &TokenizerFile, vocab: usize, template: Option<&str>) -> Result<()> {
+    let TokenizerFile { tokenizer, json, place, .. } = of;
     let tokens = tokenizer.vocab_size();
     if tokens > vocab {
-        return Err(Error::from(TokenizerError::Beyond { place: path.to_owned(), name: "", tokens, vocab })
+        return Err(Error::from(TokenizerError::Beyond { place: place.clone(), name: "", tokens, vocab })
             .help("wire the tokenizer that the student was trained with"));
     }
-    let raw = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
-    let json: Json = serde_json::from_slice(&raw).map_err(|e| FormatError::not_json(path, &e))?;
-    let merges = merges(&json).ok_or_else(|| FormatError::field(path, "model.merges", "expected pairs of tokens"))?;
+    let merges = merges(json).ok_or_else(|| FormatError::field(place, "model.merges", "expected pairs of tokens"))?;
     let refused = |why| {
-        Error::from(TokenizerError::Unsupported { file: path.to_owned(), why: format!("llama.cpp cannot read it: {why}") })
+        Error::from(TokenizerError::Unsupported { file: place.clone(), why: format!("llama.cpp cannot read it: {why}") })
             .help("what can be exported: byte-level BPE with the pieces of GPT-2, SmolLM, Llama 3, Qwen or Mistral Nemo, and SentencePiece BPE as in Llama 2")
     };
-    added_tokens(&json).map_err(refused)?;
-    let (tokens, types) = vocabulary(&tokenizer, &json, vocab);
-    let of = if json["model"]["byte_fallback"] == true { sentencepiece_keys } else { byte_level_keys };
-    let keys = of(&json, &tokens, &merges).map_err(refused)?;
+    added_tokens(json).map_err(refused)?;
+    let (tokens, types) = vocabulary(tokenizer, json, vocab);
+    let keys_of = if json["model"]["byte_fallback"] == true { sentencepiece_keys } else { byte_level_keys };
+    let keys = keys_of(json, &tokens, &merges).map_err(refused)?;
     writer.key("tokenizer.ggml.tokens", Value::Texts(tokens));
     writer.key("tokenizer.ggml.token_type", Value::I32s(types));
     for (name, value) in keys {
         writer.key(format!("tokenizer.ggml.{name}"), value);
     }
-    role_keys(writer, &tokenizer, &json);
+    role_keys(writer, of);
     if let Some(template) = template {
         writer.key("tokenizer.chat_template", Value::Text(template.into()));
     }
@@ -111,17 +107,16 @@ fn vocabulary(tokenizer: &Tokenizer, json: &Json, vocab: usize) -> (Vec<String>,
     (0..vocab as u32).map(one).unzip()
 }
 
-fn role_keys(writer: &mut GgufWriter<'_>, tokenizer: &Tokenizer, json: &Json) {
+fn role_keys(writer: &mut GgufWriter<'_>, of: &TokenizerFile) {
+    let tokenizer = &of.tokenizer;
     let mut id = |name: &str, id: TokenId| writer.key(format!("tokenizer.ggml.{name}"), Value::U32(id.0));
-    let first = first_special(&json["post_processor"]);
-    let bos = first.and_then(|name| tokenizer.id_of(name));
-    id("bos_token_id", bos.unwrap_or(tokenizer.bos()));
+    id("bos_token_id", of.bos());
     id("eos_token_id", tokenizer.eos());
     let turn = END_OF_TURN.iter().find_map(|name| tokenizer.id_of(name));
     if let Some(turn) = turn.filter(|t| tokenizer.is_special(*t)) {
         id("eot_token_id", turn);
     }
-    writer.key("tokenizer.ggml.add_bos_token", Value::Bool(bos.is_some()));
+    writer.key("tokenizer.ggml.add_bos_token", Value::Bool(of.adds_bos()));
 }
 
 /// Merges, from either of the two forms that files use.
