@@ -109,7 +109,9 @@ impl Shape {
         }
         match config.problem() {
             // The size of a head follows from these two.
-            Some(("head_dim", message)) if self.head_dim.is_none() => return wrong("heads", format!("a head of {} / {}: {message}", config.dim, config.heads)),
+            Some(("head_dim", message)) if self.head_dim.is_none() => {
+                return wrong("heads", format!("a head of {} / {}: {message}", config.dim, config.heads));
+            }
             // Parameters of the stage itself.
             Some((field @ ("group" | "scale" | "ternary_embedding" | "ternary_head"), message)) => {
                 return Err(ParamError { path: field.into(), message, help: None });
