@@ -78,6 +78,18 @@ pub fn avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+/// Asks the memory for what lies at an address, which may be any: nothing is read.
+#[inline(always)]
+pub(crate) fn fetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing, whatever the address; the instruction is part of the baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Defines functions whose body is compiled for AVX-512, AVX2 and the baseline, and picked at run time; `fn f<W>` has a
 /// width that is known when it is compiled.
 #[macro_export]

@@ -42,6 +42,8 @@ impl Stage for SafetensorsStage {
             InputPort::required("student", &["Model"], "A model with the options of one family."),
             InputPort::required("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with."),
             InputPort::optional("report", &["EvalReport", "TextReport"], "Its evaluation, for the figures of the card."),
+            InputPort::optional("text", &["Text"], "What it was trained on, for its digest on the card."),
+            InputPort::optional("traces", &["Traces", "ProjectedTraces"], "What it was distilled from, likewise."),
         ]
     }
     fn outputs(&self) -> Vec<OutputPort> {

@@ -50,6 +50,14 @@ impl Product<'_> {
             }
         }
     }
+    /// Asks for the scales of outputs that come soon.
+    pub fn fetch_scales(&self, outputs: std::ops::Range<usize>) {
+        if let Scales::Groups { halves, stride } = self.scales {
+            let part = &halves[(outputs.start * stride).min(halves.len())..(outputs.end * stride).min(halves.len())];
+            // A cache line of float16.
+            part.iter().step_by(32).for_each(|h| crate::simd::fetch(h));
+        }
+    }
     /// Codes of an output.
     pub fn row(&self, o: usize) -> &[u32] {
         &self.codes[o * self.words..(o + 1) * self.words]

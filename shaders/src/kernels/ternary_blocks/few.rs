@@ -72,7 +72,7 @@ fn arrange(p: &Product<'_>, r: usize, out: &mut [Vector], stride: usize) {
     }
 }
 
-/// Outputs that a task takes together.
+/// Outputs whose scales are made floats together.
 const TOGETHER: usize = 32;
 
 pub(super) fn product(path: Path, p: &Product<'_>, y: &mut [f32]) {
@@ -87,7 +87,13 @@ pub(super) fn product(path: Path, p: &Product<'_>, y: &mut [f32]) {
                 (0..n).for_each(|r| arrange(p, r0 + r, &mut part[r..], n));
             }
             let arranged: &[Vector] = arranged;
-            turned.par_chunks_mut(p.rows * TOGETHER).enumerate().for_each(|(part, out)| outputs(p, run, arranged, part * TOGETHER, out));
+            // A few tasks for each thread: handing out more costs what a small matrix takes.
+            let per = p.outs.div_ceil(TOGETHER).div_ceil(rayon::current_num_threads() * 4).max(1) * TOGETHER;
+            turned.par_chunks_mut(p.rows * per).enumerate().for_each(|(part, out)| {
+                for (i, out) in out.chunks_mut(p.rows * TOGETHER).enumerate() {
+                    outputs(p, run, arranged, part * per + i * TOGETHER, out);
+                }
+            });
             for (r, y) in y.chunks_exact_mut(p.outs).enumerate() {
                 y.iter_mut().zip(turned.chunks_exact(p.rows)).for_each(|(y, v)| *y = p.finish(r, v[r], *y));
             }
@@ -98,6 +104,7 @@ pub(super) fn product(path: Path, p: &Product<'_>, y: &mut [f32]) {
 /// Outputs from `first` on for all rows: `out [outputs, rows]`.
 fn outputs(p: &Product<'_>, run: Output, arranged: &[Vector], first: usize, out: &mut [f32]) {
     let vectors = p.words.div_ceil(LANES);
+    p.fetch_scales(first + TOGETHER..first + 2 * TOGETHER);
     scratch::with(TOGETHER * 4 * vectors, |scales| {
         p.scales_of(first, &mut scales[..out.len() / p.rows * 4 * vectors], 4 * vectors);
         for ((i, out), scales) in out.chunks_exact_mut(p.rows).enumerate().zip(scales.chunks_exact(4 * vectors)) {

@@ -3,6 +3,11 @@
 
 use super::{few, many};
 
+/// So few rows that reading the codes is what takes the time: they lie one row after the other.
+const FEW: usize = 2;
+/// Words that are asked for ahead of their use: a kilobyte hides the memory's latency.
+const AHEAD: usize = 256;
+
 /// The ways to compute a few rows that this CPU has.
 pub(super) fn few(paths: &mut Vec<few::Path>) {
     if vnni_here() {
@@ -86,6 +91,9 @@ mod vnni {
         for (b, (words, scale)) in codes.chunks(LANES).zip(scales).enumerate() {
             // Past the end of the row activations are 0: any code will do.
             let there = ((1u32 << words.len()) - 1) as u16;
+            if R <= super::FEW {
+                crate::simd::fetch(words.as_ptr().wrapping_add(super::AHEAD));
+            }
             // SAFETY: only the words of the chunk, and four floats, are read.
             let (codes, scale) = unsafe { (_mm512_maskz_loadu_epi32(there, words.as_ptr().cast()), _mm_loadu_ps(scale.as_ptr())) };
             let scale = _mm512_permutexvar_ps(of_four, _mm512_castps128_ps512(scale));
@@ -222,6 +230,9 @@ mod avx2 {
                 sixteen[..words.len()].copy_from_slice(words);
                 &sixteen
             };
+            if R <= super::FEW {
+                crate::simd::fetch(words.as_ptr().wrapping_add(super::AHEAD));
+            }
             for half in 0..2 {
                 // SAFETY: eight words of sixteen.
                 let codes = unsafe { _mm256_loadu_si256(words.as_ptr().add(8 * half).cast()) };
