@@ -121,3 +121,113 @@ fn golden_ternary_in_groups() {
         agrees(name, "model.gguf");
     }
 }
+
+/// A copy of a golden directory whose configuration was changed.
+fn with_config(name: &str, change: impl Fn(&mut serde_json::Value)) -> tempfile::TempDir {
+    let (from, to) = (golden_dir().join("families").join(name), tempfile::tempdir().expect("dir"));
+    for entry in std::fs::read_dir(&from).expect("reads") {
+        let path = entry.expect("an entry").path();
+        let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if file == "config.json" || file.ends_with(".safetensors") && !file.starts_with("expected") {
+            std::fs::copy(&path, to.path().join(file)).expect("copies");
+        }
+    }
+    let at = to.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&at).expect("reads")).expect("JSON");
+    change(&mut config);
+    std::fs::write(&at, config.to_string()).expect("writes");
+    to
+}
+
+#[test]
+fn what_no_family_has_is_refused_by_its_key() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, Change, &[&str]); 7] = [
+        ("tiny-llama3", |c| c["rope_parameters"]["rope_type"] = "yarn".into(), &["rope_parameters.rope_type", "`yarn`", "llama3"]),
+        (
+            "tiny-mistral",
+            |c| c["rope_scaling"] = serde_json::json!({"type": "dynamic", "factor": 2.0}),
+            &["rope_scaling.type", "`dynamic`"],
+        ),
+        ("tiny-llama3", |c| c["rope_parameters"]["factor"] = "eight".into(), &["rope_parameters.factor", "number"]),
+        ("tiny-qwen2", |c| c["model_type"] = "gemma2".into(), &["`gemma2`", "llama, mistral, smollm3, qwen2, qwen3, bitnet"]),
+        ("tiny-mistral", |c| c["attention_bias"] = true.into(), &["attention_bias"]),
+        ("tiny-smollm3", |c| c["no_rope_layers"] = serde_json::json!([1, 0]), &["no_rope_layers", "4 layers"]),
+        ("tiny-qwen3", |c| c["partial_rotary_factor"] = 0.5.into(), &["partial_rotary_factor"]),
+    ];
+    for (name, change, wanted) in cases {
+        let dir = with_config(name, change);
+        let error = load(dir.path()).expect_err("is refused").to_string();
+        assert!(wanted.iter().all(|w| error.contains(w)), "{name}: {error}");
+    }
+}
+
+/// A window is no matter until a sequence is longer; Qwen's is used only where the configuration says so.
+#[test]
+fn sequences_longer_than_a_window_are_refused() {
+    let session = |dir: &tempfile::TempDir, seq: usize| {
+        let model = load(dir.path()).expect("loads");
+        let uses = Uses { score: Some((1, seq)), top_k: 1, ..Uses::default() };
+        Session::new(&flow_shaders::device::open("cpu", 0).expect("a CPU"), model.config, &model.tensors, uses).map(drop)
+    };
+    let mistral = with_config("tiny-mistral", |c| c["sliding_window"] = 32.into());
+    session(&mistral, 32).expect("all of it is seen");
+    let error = session(&mistral, 33).expect_err("is refused").to_string();
+    assert!(error.contains("33 tokens") && error.contains("window of 32"), "{error}");
+    session(&with_config("tiny-qwen2", |c| c["sliding_window"] = 32.into()), 48).expect("not used");
+    let used = with_config("tiny-qwen2", |c| (c["sliding_window"], c["use_sliding_window"]) = (32.into(), true.into()));
+    assert!(session(&used, 48).is_err());
+}
+
+/// A code of 3 makes a tensor a float one; the others stay packed, and the logits those of the values.
+#[test]
+fn a_tensor_with_a_code_of_3_is_a_float_one() {
+    let dir = tempfile::tempdir().expect("dir");
+    let source = golden_dir().join("families/tiny-qwen3-ternary-g64/model.gguf");
+    let mut bytes = std::fs::read(&source).expect("reads");
+    let place = {
+        let file = flow_lm::format::gguf::GgufFile::read(&source).expect("reads");
+        file.place("blk.1.attn_k.weight").expect("is there").2
+    };
+    // The codes of the first block begin after its scale.
+    bytes[place.start + 2] |= 3;
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, &bytes).expect("writes");
+    let model = load(&path).expect("loads");
+    assert_eq!(model.config.weights, Weights::Float);
+    assert!(model.tensors.packed("layers.1.k").is_none() && model.tensors.packed("layers.1.q").is_some());
+    let scale = half::f16::from_le_bytes([bytes[place.start], bytes[place.start + 1]]).to_f32();
+    assert_eq!(model.tensors.tensor("layers.1.k")[0], 2.0 * scale);
+    // The same model with every tensor as floats.
+    let floats: std::collections::BTreeMap<String, Vec<f32>> =
+        model.config.tensors().into_iter().map(|t| (t.name.clone(), model.tensors.tensor(&t.name).into_owned())).collect();
+    let ids: Vec<TokenId> = (0..20).map(|i| TokenId(7 * i + 3)).collect();
+    for device in devices() {
+        let logits = |tensors: &dyn Fn() -> Session| tensors().logits(&ids, &[1; 20]).expect("logits");
+        let uses = || Uses { score: Some((1, 20)), logits: true, ..Uses::default() };
+        let packed = logits(&|| Session::new(&device, model.config.clone(), &model.tensors, uses()).expect("a session"));
+        let plain = logits(&|| Session::new(&device, model.config.clone(), &floats, uses()).expect("a session"));
+        let apart = packed.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(apart < 1e-4, "{}: {apart}", device.name());
+    }
+}
+
+/// int8 in blocks of 64: near the floats, and a row does not depend on how it is read.
+#[test]
+fn blocks_of_int8_are_near_floats() {
+    let model = load(&golden_dir().join("families/tiny-qwen3-ternary-g64/model.gguf")).expect("loads");
+    let ids: Vec<TokenId> = (0..20).map(|i| TokenId(11 * i + 5)).collect();
+    for device in devices() {
+        let logits = |block8| {
+            let uses = Uses { score: Some((1, 20)), logits: true, block8, ..Uses::default() };
+            let mut session = Session::new(&device, model.config.clone(), &model.tensors, uses).expect("a session");
+            session.logits(&ids, &[1; 20]).expect("logits")
+        };
+        let (floats, blocks) = (logits(false), logits(true));
+        let vocab = model.config.vocab;
+        let size = floats.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let apart = floats.iter().zip(&blocks).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt() / size;
+        assert!(apart > 1e-5 && apart < 0.05, "{}: {apart}", device.name());
+        assert_eq!(floats.len(), 20 * vocab);
+    }
+}

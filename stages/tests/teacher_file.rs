@@ -203,9 +203,9 @@ fn what_is_not_supported_is_named_with_what_is() {
     let with =
         |key: &'static str, value: Value| written(move |name, old| Some(if name == key { value.clone() } else { old }), TensorType::F16);
     let error = refusal(&with("general.architecture", Value::Text("mamba".into())));
-    assert!(error.contains("`mamba`") && error.contains("llama, bitnet"), "{error}");
-    let error = refusal(&with("bitnet.rope.scaling.factor", Value::F32(4.0)));
-    assert!(error.contains("bitnet.rope.scaling.type") && error.contains("by 4"), "{error}");
+    assert!(error.contains("`mamba`") && error.contains("llama, smollm3, qwen2, qwen3, bitnet"), "{error}");
+    let error = refusal(&with("bitnet.rope.scaling.type", Value::Text("yarn".into())));
+    assert!(error.contains("bitnet.rope.scaling.type") && error.contains("`yarn`"), "{error}");
     let error = refusal(&with("bitnet.block_count", Value::U32(1 << 30)));
     assert!(error.contains("bitnet.block_count"), "{error}");
     let error = refusal(&with("bitnet.embedding_length", Value::Text("wide".into())));

@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use flow_engine::plugin::{StageError, TaskContext};
-use flow_lm::config::Bits;
+use flow_lm::config::{Bits, ModelConfig, Weights};
 use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::infer::KvCache;
 use flow_lm::tokenizer::{TokenId, Tokenizer};
@@ -90,6 +90,15 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
     Ok(report)
 }
 
+/// Weights and activations of a student in words.
+fn dtype(config: &ModelConfig, bits: Bits) -> String {
+    match (config.weights, config.quantises()) {
+        (Weights::Float, _) => "float".into(),
+        (_, false) => "ternary, float activations".into(),
+        (_, true) => format!("ternary, A{}", bits.count()),
+    }
+}
+
 struct Figures {
     at_bits: f64,
     at_8: f64,
@@ -163,7 +172,7 @@ fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline,
         .map(|(a, student)| json!({"id": a.id, "kind": a.kind, "prompt": a.prompt, "student": student, "teacher": a.text}))
         .collect();
     json!({
-        "dtype": format!("ternary, A{}", f.bits.count()),
+        "dtype": dtype(&student.config, f.bits),
         "model_meta": {"config": student.config, "parameters": student.config.parameters(), "preset": student.extra["preset"],
             "teacher_config": t.meta, "teacher_parameters": t.parameters},
         "qei_metrics": {

@@ -1,7 +1,6 @@
 //! `eval.text`: bits per byte of one model on a text; no teacher is needed.
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
-use flow_lm::config::Weights;
 use flow_lm::format::load_with_tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,7 +55,7 @@ impl Stage for TextEvalStage {
         }
         let (model, tokenizer) = load_with_tokenizer(ctx.input("model")?)?;
         let text = read_text(ctx.input("text")?)?;
-        let float = model.config.weights == Weights::Float;
+        let float = !model.config.quantises();
         let bits = bits_of(p.bits, &model);
         let mut session = scorer(&task::device(ctx)?, &model, 0)?;
         session.set_bits(bits)?;

@@ -24,17 +24,44 @@ pub(super) struct Vector {
     pub steps: [f32; LANES],
 }
 
-/// The lanes of one output with at most [`ROWS`] rows: `(codes, scales of 16 words, vectors [words/16, rows], rows, out [rows])`.
-pub(super) type Output = fn(&[u32], &[[f32; 4]], &[Vector], &mut [f32]);
+/// Some outputs and at most [`ROWS`] rows.
+pub(super) struct Block<'a> {
+    /// Code words `[outputs, words]`.
+    pub codes: &'a [u32],
+    /// Of a row.
+    pub words: usize,
+    /// Scales of four groups for each vector `[outputs, words/16]`.
+    pub scales: &'a [[f32; 4]],
+    /// Arranged activations `[words/16, rows]`.
+    pub vectors: &'a [Vector],
+    /// Rows.
+    pub rows: usize,
+    /// Distance of outputs in what comes out.
+    pub ld: usize,
+}
 
-/// A way to compute an output.
+impl Block<'_> {
+    /// Vectors of a row of codes.
+    pub fn vectors_of_row(&self) -> usize {
+        self.words.div_ceil(LANES)
+    }
+    /// Outputs.
+    pub fn outputs(&self) -> usize {
+        self.codes.len() / self.words
+    }
+}
+
+/// Puts the sums of a block where they belong: output `o` of row `r` at `o·ld + r`.
+pub(super) type Sums = fn(&Block<'_>, &mut [f32]);
+
+/// A way to compute outputs.
 #[derive(Clone, Copy)]
 pub(super) struct Path {
     /// For messages of tests.
     #[allow(dead_code)]
     pub name: &'static str,
     /// Whether activations are multiplied by their blocks' steps.
-    pub run: fn(by_block: bool) -> Output,
+    pub run: fn(by_block: bool) -> Sums,
 }
 
 /// The fastest path of this CPU.
@@ -102,14 +129,16 @@ pub(super) fn product(path: Path, p: &Product<'_>, y: &mut [f32]) {
 }
 
 /// Outputs from `first` on for all rows: `out [outputs, rows]`.
-fn outputs(p: &Product<'_>, run: Output, arranged: &[Vector], first: usize, out: &mut [f32]) {
-    let vectors = p.words.div_ceil(LANES);
+fn outputs(p: &Product<'_>, run: Sums, arranged: &[Vector], first: usize, out: &mut [f32]) {
+    let (vectors, n) = (p.words.div_ceil(LANES), out.len() / p.rows);
     p.fetch_scales(first + TOGETHER..first + 2 * TOGETHER);
     scratch::with(TOGETHER * 4 * vectors, |scales| {
-        p.scales_of(first, &mut scales[..out.len() / p.rows * 4 * vectors], 4 * vectors);
-        for ((i, out), scales) in out.chunks_exact_mut(p.rows).enumerate().zip(scales.chunks_exact(4 * vectors)) {
-            let parts = out.chunks_mut(ROWS).zip(arranged.chunks(ROWS * vectors));
-            parts.for_each(|(out, vectors)| run(p.row(first + i), scales.as_chunks().0, vectors, out));
+        p.scales_of(first, &mut scales[..n * 4 * vectors], 4 * vectors);
+        let codes = &p.codes[first * p.words..(first + n) * p.words];
+        for (r0, part) in (0..p.rows).step_by(ROWS).zip(arranged.chunks(ROWS * vectors)) {
+            let rows = ROWS.min(p.rows - r0);
+            let scales = scales[..n * 4 * vectors].as_chunks().0;
+            run(&Block { codes, words: p.words, scales, vectors: part, rows, ld: p.rows }, &mut out[r0..]);
         }
     });
 }
@@ -123,25 +152,26 @@ fn aligned(words: &mut [u32], n: usize) -> &mut [Vector] {
 
 crate::simd! {
     /// The portable path; `BLOCKS`: with steps by block.
-    fn portable<BLOCKS>(codes: &[u32], scales: &[[f32; 4]], vectors: &[Vector], out: &mut [f32]) {
-        let rows = out.len();
-        for (r, out) in out.iter_mut().enumerate() {
-            let mut lanes = [0f32; LANES];
-            for (b, (words, scales)) in codes.chunks(LANES).zip(scales).enumerate() {
-                let v = &vectors[b * rows + r];
-                for (lane, word) in words.iter().enumerate() {
-                    let mut d = v.sums[lane];
-                    for (field, a) in v.fields.iter().enumerate() {
-                        let (c, a) = ((word >> (2 * field) & 0x0303_0303).to_le_bytes(), a[lane].to_le_bytes());
-                        for (c, a) in c.into_iter().zip(a) {
-                            d += i32::from(c) * i32::from(a as i8);
+    fn portable<BLOCKS>(b: &Block<'_>, out: &mut [f32]) {
+        for (o, (codes, scales)) in b.codes.chunks_exact(b.words).zip(b.scales.chunks_exact(b.vectors_of_row())).enumerate() {
+            for r in 0..b.rows {
+                let mut lanes = [0f32; LANES];
+                for (i, (words, scales)) in codes.chunks(LANES).zip(scales).enumerate() {
+                    let v = &b.vectors[i * b.rows + r];
+                    for (lane, word) in words.iter().enumerate() {
+                        let mut d = v.sums[lane];
+                        for (field, a) in v.fields.iter().enumerate() {
+                            let (c, a) = ((word >> (2 * field) & 0x0303_0303).to_le_bytes(), a[lane].to_le_bytes());
+                            for (c, a) in c.into_iter().zip(a) {
+                                d += i32::from(c) * i32::from(a as i8);
+                            }
                         }
+                        let d = if BLOCKS == 1 { d as f32 * v.steps[lane] } else { d as f32 };
+                        lanes[lane] = d.mul_add(scales[lane / 4], lanes[lane]);
                     }
-                    let d = if BLOCKS == 1 { d as f32 * v.steps[lane] } else { d as f32 };
-                    lanes[lane] = d.mul_add(scales[lane / 4], lanes[lane]);
                 }
+                out[o * b.ld + r] = fold(lanes);
             }
-            *out = fold(lanes);
         }
     }
 }

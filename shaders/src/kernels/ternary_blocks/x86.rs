@@ -15,8 +15,8 @@ pub(super) fn few(paths: &mut Vec<few::Path>) {
         paths.push(few::Path {
             name: "vnni",
             run: |by_block| match by_block {
-                true => |c, s, v, out| unsafe { vnni::output::<true>(c, s, v, out) },
-                false => |c, s, v, out| unsafe { vnni::output::<false>(c, s, v, out) },
+                true => |b, out| unsafe { vnni::outputs::<true>(b, out) },
+                false => |b, out| unsafe { vnni::outputs::<false>(b, out) },
             },
         });
     }
@@ -24,8 +24,8 @@ pub(super) fn few(paths: &mut Vec<few::Path>) {
         paths.push(few::Path {
             name: "avx2",
             run: |by_block| match by_block {
-                true => |c, s, v, out| unsafe { avx2::output::<true>(c, s, v, out) },
-                false => |c, s, v, out| unsafe { avx2::output::<false>(c, s, v, out) },
+                true => |b, out| unsafe { avx2::outputs::<true>(b, out) },
+                false => |b, out| unsafe { avx2::outputs::<false>(b, out) },
             },
         });
     }
@@ -48,9 +48,11 @@ fn vnni_here() -> bool {
 }
 
 /// What the vectors of both instruction sets read: checked once for each call.
-fn check_few(codes: &[u32], scales: &[[f32; 4]], vectors: &[few::Vector], rows: usize) {
-    let n = codes.len().div_ceil(few::LANES);
-    assert!(rows > 0 && rows <= few::ROWS && scales.len() >= n && vectors.len() >= n * rows);
+fn check_few(b: &few::Block<'_>, out: &[f32]) {
+    let (n, outputs) = (b.vectors_of_row(), b.outputs());
+    assert!(b.words > 0 && b.codes.len() == outputs * b.words && b.scales.len() >= outputs * n);
+    assert!((1..=few::ROWS).contains(&b.rows) && b.vectors.len() >= n * b.rows);
+    assert!(outputs == 0 || out.len() >= (outputs - 1) * b.ld + b.rows);
 }
 
 fn check_many(b: &many::Block<'_>, rows: usize) {
@@ -62,70 +64,96 @@ fn check_many(b: &many::Block<'_>, rows: usize) {
 mod vnni {
     use std::arch::x86_64::*;
 
-    use super::few::{LANES, Vector};
+    use super::few::{self, LANES};
     use super::many::{Block, OUTS};
-    use crate::simd::math::fold;
 
-    /// One output with some rows.
+    /// Some outputs with some rows; with three or four two outputs meet the same activations in registers.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn output<const BLOCKS: bool>(codes: &[u32], scales: &[[f32; 4]], vectors: &[Vector], out: &mut [f32]) {
-        super::check_few(codes, scales, vectors, out.len());
-        match out.len() {
-            1 => rows::<BLOCKS, 1>(codes, scales, vectors, out),
-            2 => rows::<BLOCKS, 2>(codes, scales, vectors, out),
-            3 => rows::<BLOCKS, 3>(codes, scales, vectors, out),
-            4 => rows::<BLOCKS, 4>(codes, scales, vectors, out),
-            5 => rows::<BLOCKS, 5>(codes, scales, vectors, out),
-            6 => rows::<BLOCKS, 6>(codes, scales, vectors, out),
-            7 => rows::<BLOCKS, 7>(codes, scales, vectors, out),
-            _ => rows::<BLOCKS, 8>(codes, scales, vectors, out),
+    pub(super) fn outputs<const BLOCKS: bool>(b: &few::Block<'_>, out: &mut [f32]) {
+        super::check_few(b, out);
+        match b.rows {
+            // Where codes come from the memory the shorter vectors are a tenth faster, within the caches slower.
+            1 | 2 => super::avx2::outputs::<BLOCKS>(b, out),
+            3 => by::<BLOCKS, 3, 2>(b, out),
+            4 => by::<BLOCKS, 4, 2>(b, out),
+            5 => by::<BLOCKS, 5, 1>(b, out),
+            6 => by::<BLOCKS, 6, 1>(b, out),
+            7 => by::<BLOCKS, 7, 1>(b, out),
+            _ => by::<BLOCKS, 8, 1>(b, out),
+        }
+    }
+
+    /// `O` outputs at a time, then what is left.
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    fn by<const BLOCKS: bool, const R: usize, const O: usize>(b: &few::Block<'_>, out: &mut [f32]) {
+        let outputs = b.outputs();
+        let whole = outputs / O * O;
+        for o in (0..whole).step_by(O) {
+            rows::<BLOCKS, R, O>(b, o, out);
+        }
+        for o in whole..outputs {
+            rows::<BLOCKS, R, 1>(b, o, out);
         }
     }
 
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     #[inline]
-    fn rows<const BLOCKS: bool, const R: usize>(codes: &[u32], scales: &[[f32; 4]], vectors: &[Vector], out: &mut [f32]) {
-        let mask = _mm512_set1_epi8(3);
-        let of_four = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-        let mut lanes = [_mm512_setzero_ps(); R];
-        for (b, (words, scale)) in codes.chunks(LANES).zip(scales).enumerate() {
+    fn rows<const BLOCKS: bool, const R: usize, const O: usize>(b: &few::Block<'_>, first: usize, out: &mut [f32]) {
+        let (n, words) = (b.vectors_of_row(), b.words);
+        let mut lanes = [[_mm512_setzero_ps(); R]; O];
+        for i in 0..n {
             // Past the end of the row activations are 0: any code will do.
-            let there = ((1u32 << words.len()) - 1) as u16;
-            if R <= super::FEW {
-                crate::simd::fetch(words.as_ptr().wrapping_add(super::AHEAD));
-            }
-            // SAFETY: only the words of the chunk, and four floats, are read.
-            let (codes, scale) = unsafe { (_mm512_maskz_loadu_epi32(there, words.as_ptr().cast()), _mm_loadu_ps(scale.as_ptr())) };
-            let scale = _mm512_permutexvar_ps(of_four, _mm512_castps128_ps512(scale));
-            let fields = [
-                _mm512_and_si512(codes, mask),
-                _mm512_and_si512(_mm512_srli_epi16::<2>(codes), mask),
-                _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask),
-                _mm512_and_si512(_mm512_srli_epi16::<6>(codes), mask),
-            ];
-            for (r, lanes) in lanes.iter_mut().enumerate() {
-                let v = &vectors[b * R + r];
-                // SAFETY: sixteen words of an array of sixteen.
-                let load = |a: &[u32; LANES]| unsafe { _mm512_loadu_si512(a.as_ptr().cast()) };
-                // SAFETY: as above.
-                let mut sums = unsafe { _mm512_loadu_si512(v.sums.as_ptr().cast()) };
-                for (field, a) in fields.iter().zip(&v.fields) {
-                    sums = _mm512_dpbusd_epi32(sums, *field, load(a));
+            let left = words - i * LANES;
+            let there = if left >= LANES { u16::MAX } else { (1u16 << left) - 1 };
+            for (o, lanes) in lanes.iter_mut().enumerate() {
+                let codes = b.codes.as_ptr().wrapping_add((first + o) * words + i * LANES);
+                // SAFETY: the words of a row that are left, and four floats of its scales, which `check_few` found.
+                let (codes, scale) = unsafe {
+                    (_mm512_maskz_loadu_epi32(there, codes.cast()), _mm_loadu_ps(b.scales.as_ptr().add((first + o) * n + i).cast()))
+                };
+                let scale =
+                    _mm512_permutexvar_ps(_mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0), _mm512_castps128_ps512(scale));
+                let mask = _mm512_set1_epi8(3);
+                let fields = [
+                    _mm512_and_si512(codes, mask),
+                    _mm512_and_si512(_mm512_srli_epi16::<2>(codes), mask),
+                    _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask),
+                    _mm512_and_si512(_mm512_srli_epi16::<6>(codes), mask),
+                ];
+                for (r, lanes) in lanes.iter_mut().enumerate() {
+                    // SAFETY: a vector that `check_few` found, and sixteen words of its arrays of sixteen.
+                    unsafe {
+                        let v = b.vectors.as_ptr().add(i * R + r);
+                        let load = |a: *const [u32; LANES]| _mm512_loadu_si512(a.cast());
+                        let mut sums = _mm512_loadu_si512((&raw const (*v).sums).cast());
+                        for (p, field) in fields.iter().enumerate() {
+                            sums = _mm512_dpbusd_epi32(sums, *field, load(&raw const (*v).fields[p]));
+                        }
+                        let mut d = _mm512_cvtepi32_ps(sums);
+                        if BLOCKS {
+                            d = _mm512_mul_ps(d, _mm512_loadu_ps((&raw const (*v).steps).cast()));
+                        }
+                        *lanes = _mm512_fmadd_ps(d, scale, *lanes);
+                    }
                 }
-                let mut d = _mm512_cvtepi32_ps(sums);
-                if BLOCKS {
-                    // SAFETY: as above.
-                    d = _mm512_mul_ps(d, unsafe { _mm512_loadu_ps(v.steps.as_ptr()) });
-                }
-                *lanes = _mm512_fmadd_ps(d, scale, *lanes);
             }
         }
-        for (out, lanes) in out.iter_mut().zip(lanes) {
-            let mut sixteen = [0f32; LANES];
-            // SAFETY: sixteen floats into an array of sixteen.
-            unsafe { _mm512_storeu_ps(sixteen.as_mut_ptr(), lanes) };
-            *out = fold(sixteen);
+        for (o, lanes) in lanes.iter().enumerate() {
+            for (r, lanes) in lanes.iter().enumerate() {
+                out[(first + o) * b.ld + r] = tree(*lanes);
+            }
         }
+    }
+
+    /// The sum of sixteen lanes as `fold` adds them: halves onto halves.
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    fn tree(v: __m512) -> f32 {
+        let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
     }
 
     /// A block of outputs with some rows.
@@ -192,19 +220,22 @@ mod vnni {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::few::{LANES, Vector};
+    use super::few::{self, LANES, Vector};
     use super::many::{Block, OUTS};
     use crate::simd::math::fold;
 
-    /// One output with some rows, two at a time: the registers hold no more.
+    /// Some outputs with some rows, two at a time: the registers hold no more.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn output<const BLOCKS: bool>(codes: &[u32], scales: &[[f32; 4]], vectors: &[Vector], out: &mut [f32]) {
-        super::check_few(codes, scales, vectors, out.len());
-        let all = out.len();
-        for (i, out) in out.chunks_mut(2).enumerate() {
-            match out.len() {
-                1 => some::<BLOCKS, 1>(codes, scales, vectors, (all, 2 * i), out),
-                _ => some::<BLOCKS, 2>(codes, scales, vectors, (all, 2 * i), out),
+    pub(super) fn outputs<const BLOCKS: bool>(b: &few::Block<'_>, out: &mut [f32]) {
+        super::check_few(b, out);
+        let n = b.vectors_of_row();
+        for (o, (codes, scales)) in b.codes.chunks_exact(b.words).zip(b.scales.chunks_exact(n)).enumerate() {
+            for r in (0..b.rows).step_by(2) {
+                let out = &mut out[o * b.ld + r..];
+                match b.rows - r {
+                    1 => some::<BLOCKS, 1>(codes, scales, b.vectors, (b.rows, r), &mut out[..1]),
+                    _ => some::<BLOCKS, 2>(codes, scales, b.vectors, (b.rows, r), &mut out[..2]),
+                }
             }
         }
     }
