@@ -5,7 +5,9 @@ use std::time::Instant;
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 use flow_shaders::kernel::{Kernel, Params};
-use flow_shaders::kernels::{act_quant, adamw, attention, elementwise, gated, gemm, hyper, kd_loss, peak, rmsnorm, ternary, ternary_gemm};
+use flow_shaders::kernels::{
+    act_quant, adamw, attention, elementwise, gated, gemm, hyper, kd_loss, peak, rmsnorm, ternary, ternary_blocks, ternary_gemm,
+};
 use flow_shaders::program::Program;
 use serde_json::{Value, json};
 
@@ -156,6 +158,11 @@ fn cases() -> Vec<Case> {
             all.push(case(kernel, shape.clone(), params, 2.0 * (m * n * k) as f64, Limit::Fma, &buffers));
         }
     }
+    // The gradient of a weight: few outputs, a long sum over the rows of a batch.
+    let (m, n, k) = (256, 256, 8192);
+    let params = gemm::Shape { m: m as u32, n: n as u32, k: k as u32, add: 0, symmetric: 0 };
+    let buffers = [Fill::Floats(m * k), Fill::Floats(n * k), Fill::Floats(m * n)];
+    all.push(case(&gemm::GEMM_TN, format!("[{m}×{k}]·[{k}×{n}]"), params, 2.0 * (m * n * k) as f64, Limit::Fma, &buffers));
     for (rows, outs, cols) in
         [(1, 2048, 2048), (8, 2048, 2048), (128, 2048, 2048), (2048, 2048, 2048), (1, 16_384, 4096), (64, 16_384, 4096)]
     {
@@ -169,6 +176,22 @@ fn cases() -> Vec<Case> {
         ];
         let shape = format!("[{rows}×{cols}]·[{cols}×{outs}]");
         all.push(case(ternary_gemm::kernel(rows), shape, params, 2.0 * (rows * outs * cols) as f64, Limit::Dot, &buffers));
+    }
+    for (rows, kernel) in
+        [(1, &ternary_blocks::TERNARY_BLOCKS_GEMV), (8, &ternary_blocks::TERNARY_BLOCKS_GEMV), (128, &ternary_blocks::TERNARY_BLOCKS_GEMM)]
+    {
+        let (outs, cols) = (2048usize, 2048usize);
+        let (groups, by_row) = (cols as u32 / 64, 0);
+        let params = ternary_blocks::Shape { rows: rows as u32, outs: outs as u32, cols: cols as u32, add: 0, groups, by_row };
+        let buffers = [
+            Fill::Bytes(rows * cols / 4),
+            Fill::Floats(rows * cols / 64),
+            Fill::Codes(outs * ternary::packed_words(cols)),
+            Fill::Halves(outs * cols / 128),
+            Fill::Floats(rows * outs),
+        ];
+        let shape = format!("[{rows}×{cols}]·[{cols}×{outs}], groups of 64");
+        all.push(case(kernel, shape, params, 2.0 * (rows * outs * cols) as f64, Limit::Dot, &buffers));
     }
     for rows in [1, 8] {
         let (n, k) = (32_000, 768);
@@ -221,6 +244,14 @@ fn rows() -> Vec<Case> {
             8.0 * (rows * dim) as f64,
             Limit::Copy,
             &[floats(rows * dim), floats(dim), floats(rows * dim), floats(rows)],
+        ),
+        case(
+            &rmsnorm::RMSNORM_GRAD_G,
+            format!("[{}×{dim}]", 8 * rows),
+            rmsnorm::Shape { rows: 8 * rows as u32, cols: dim as u32, eps: 1e-5, add: 0 },
+            64.0 * (rows * dim) as f64,
+            Limit::Copy,
+            &[floats(8 * rows * dim), floats(8 * rows), floats(8 * rows * dim), floats(dim)],
         ),
         case(
             &act_quant::ACT_QUANT,

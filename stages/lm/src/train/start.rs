@@ -75,8 +75,9 @@ impl Start {
 /// Whether a model of shape `there` can be taken over into `here`, tensor by tensor.
 fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<()> {
     let refuse = |why: String, help: &'static str| Err(Error::from(ShapeError::Start { why }).help(help));
-    let alike = "give student and model the same `layers` and `shape` (SubLN too)";
-    let blocks = |c: &ModelConfig| c.tensors().into_iter().filter(|t| matches!(t.role, Role::Linear | Role::Norm)).collect::<Vec<_>>();
+    let alike = "give student and model the same `layers` and `shape` (SubLN, biases and norms of heads too)";
+    let blocks =
+        |c: &ModelConfig| c.tensors().into_iter().filter(|t| matches!(t.role, Role::Linear | Role::Norm | Role::Bias)).collect::<Vec<_>>();
     let (theirs, ours) = (blocks(there), blocks(here));
     for spec in &ours {
         let found = theirs.iter().find(|t| t.name == spec.name);
@@ -91,6 +92,10 @@ fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<()> {
     if (there.head_dim, there.activation, there.rope_theta) != (here.head_dim, here.activation, here.rope_theta) {
         let help = "give student and model the same `shape` and `activation`";
         return refuse("the model has other heads, another activation or another RoPE base".into(), help);
+    }
+    if (&there.rope_scaling, &there.no_rope) != (&here.rope_scaling, &here.no_rope) {
+        let help = "give the student the model's `rope_scaling` and `no_rope` in `shape`";
+        return refuse("the model's RoPE is scaled otherwise, or left out of other layers".into(), help);
     }
     if there.tied != here.tied {
         return refuse("only one of model and student ties its head to the embedding".into(), "take a model with a tied head");
