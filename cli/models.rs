@@ -70,7 +70,9 @@ pub fn session(device: &Device, model: &Model, uses: Uses, asked: Option<Takes>)
 pub fn name(model: &str) -> String {
     let path = Path::new(model);
     let found = if path.exists() { path.canonicalize().ok() } else { None };
-    let stem = found.and_then(|p| p.file_stem().map(|n| n.to_string_lossy().into_owned()));
+    // Of a file without its ending; a directory's name has none, whatever its dots.
+    let name = |p: &PathBuf| if p.is_dir() { p.file_name() } else { p.file_stem() }.map(|n| n.to_string_lossy().into_owned());
+    let stem = found.as_ref().and_then(name);
     stem.unwrap_or_else(|| model.rsplit(':').next().unwrap_or(model).to_owned())
 }
 

@@ -34,10 +34,10 @@ pub struct ConvertArgs {
     /// What the model is called (default: its name in IN, else that of IN)
     #[arg(long)]
     pub name: Option<String>,
-    /// Who made it (default: as IN says)
+    /// Who made it (default: as a GGUF file says)
     #[arg(long)]
     pub author: Option<String>,
-    /// Its licence, such as apache-2.0 (default: as IN says)
+    /// Its licence, such as apache-2.0 (default: as a GGUF file says)
     #[arg(long)]
     pub licence: Option<String>,
     /// Replace OUT if it is there

@@ -27,7 +27,7 @@ struct Source {
 }
 
 pub fn convert(args: &ConvertArgs) -> Result<u8, Failure> {
-    let to_gguf = args.to.extension().is_some_and(|e| e == "gguf");
+    let to_gguf = args.to.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     check(args, to_gguf)?;
     let source = read(args).map_err(failed)?;
     let bytes = if to_gguf { gguf(args, &source)? } else { directory(args, &source)? };
@@ -58,7 +58,39 @@ fn check(args: &ConvertArgs, to_gguf: bool) -> Result<(), Failure> {
     if !replaceable {
         return Err(Problem::new(format!("{to} is something else than a model: it is not replaced")).help("name another place").into());
     }
-    Ok(())
+    if to_gguf {
+        return Ok(());
+    }
+    if within(&args.from, &args.to) {
+        return Err(Problem::new(format!("{} lies in {to}, which would be replaced", args.from.display()))
+            .help("name another place")
+            .into());
+    }
+    match foreign(&args.to).map_err(|e| cannot(&args.to, &e))? {
+        None => Ok(()),
+        Some(name) => {
+            let problem = Problem::new(format!("{to} holds `{name}`, which no conversion writes: it is not replaced"));
+            Err(problem.help("move it away, or name another place").into())
+        }
+    }
+}
+
+/// Whether a path lies in a folder, and is not the folder itself.
+fn within(path: &Path, folder: &Path) -> bool {
+    let (path, folder) = (path.canonicalize(), folder.canonicalize());
+    matches!((path, folder), (Ok(path), Ok(folder)) if path != folder && path.starts_with(&folder))
+}
+
+/// What of a folder is no part of a model as it is written here.
+fn foreign(folder: &Path) -> io::Result<Option<String>> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !hf_export::FILES.contains(&name.as_str()) && name != CARD || entry.file_type()?.is_dir() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn read(args: &ConvertArgs) -> flow_lm::Result<Source> {
@@ -144,7 +176,12 @@ fn directory(args: &ConvertArgs, source: &Source) -> Result<u64, Failure> {
         }
         if args.force && args.to.symlink_metadata().is_ok() {
             // Moved away first: there is never half of two models.
-            std::fs::rename(&args.to, dir.path().join("before"))?;
+            let before = dir.path().join("before");
+            std::fs::rename(&args.to, &before)?;
+            return std::fs::rename(&made, &args.to).inspect_err(|_| {
+                // Back where it was: what is left in the temporary folder goes with it.
+                let _ = std::fs::rename(&before, &args.to);
+            });
         }
         std::fs::rename(&made, &args.to)
     };

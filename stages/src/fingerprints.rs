@@ -68,6 +68,7 @@ fn with_options_of(shape: &ModelConfig) -> ModelConfig {
         activations: shape.activations,
         qkv_bias: shape.qkv_bias,
         head_norm: shape.head_norm,
+        sub_norm: shape.sub_norm,
         ..tiny(shape.weights)
     };
     if let Group::Of(n) = shape.group {
@@ -87,6 +88,7 @@ pub fn inference() -> Prints {
         let float = tiny(Weights::Float);
         let families = [
             ModelConfig { qkv_bias: true, head_norm: true, ..float.clone() },
+            ModelConfig { sub_norm: false, ..tiny(Weights::Absmean) },
             with_options_of(&ModelConfig {
                 weights: Weights::Absmean,
                 group: Group::Of(64),

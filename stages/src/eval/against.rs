@@ -6,13 +6,15 @@
 
 use flow_engine::plugin::StageError;
 use flow_lm::Model;
+use flow_lm::config::ModelConfig;
+use flow_lm::format::Checkpoint;
 use flow_lm::infer::{Session, Takes, Uses, Window, score_batch};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 use flow_shaders::device::Device;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::quality::{agreement, scorer};
+use super::quality::{agreement, scorer_taking};
 
 /// Candidates of a distribution where tokenizers differ.
 const CANDIDATES: usize = 50;
@@ -239,12 +241,23 @@ fn across(
     how: How,
     tell: &mut dyn FnMut(usize, usize),
 ) -> Result<Comparison, StageError> {
+    // Distributions of both are met in windows of the model's own length, or of what was asked for.
+    let short = |m: &Model| Checkpoint {
+        config: ModelConfig { seq: m.checkpoint.config.seq.min(how.context), ..m.checkpoint.config.clone() },
+        ..m.checkpoint.clone()
+    };
+    if how.against.is_some_and(|t| t != Takes::usual(&other.checkpoint.config)) {
+        return Err(StageError::new("--against-activations: models with different tokenizers are compared as the other was trained")
+            .help("leave it out"));
+    }
+    let (ours_short, theirs_short) = (short(model), short(other));
     let ours = alone(device, model, text, how, tell)?;
     let theirs = alone(device, other, text, How { takes: how.against, ..how }, tell)?;
     let top_k = CANDIDATES.min(model.tokenizer.vocab_size());
-    let mut session = scorer(device, &model.checkpoint, top_k)?;
-    session.set_bits(fitting(how.takes, model)?.bits())?;
-    let agrees = agreement(device, (&other.checkpoint, &other.tokenizer), (&mut session, &model.tokenizer), (text, text.len()), top_k)?;
+    let takes = fitting(how.takes, model)?;
+    let mut session = scorer_taking(device, &ours_short, top_k, takes)?;
+    session.set_bits(takes.bits())?;
+    let agrees = agreement(device, (&theirs_short, &other.tokenizer), (&mut session, &model.tokenizer), (text, text.len()), top_k)?;
     Ok(Comparison {
         perplexity_ratio: libm::exp2(ours.bits_per_byte - theirs.bits_per_byte),
         model: ours,

@@ -9,7 +9,7 @@ use crate::teacher::method::Method;
 use crate::teacher::scoring::{Keep, Scorer};
 use crate::traces::{Origin, ProjectedRow, SequenceRow};
 use flow_lm::format::Checkpoint;
-use flow_lm::infer::{Session, Uses};
+use flow_lm::infer::{Session, Takes, Uses};
 use flow_lm::infer::{Window, score_batch, windows_together};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
 
@@ -47,8 +47,13 @@ pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, slidin
 
 /// A session that scores windows of the model's own length.
 pub fn scorer(device: &Device, model: &Checkpoint, targets: usize) -> Result<Session, StageError> {
+    scorer_taking(device, model, targets, Takes::usual(&model.config))
+}
+
+/// As [`scorer`], whose linears take something else than the model was trained with.
+pub fn scorer_taking(device: &Device, model: &Checkpoint, targets: usize, takes: Takes) -> Result<Session, StageError> {
     let uses = Uses { score: Some((windows_together(&model.config), model.config.seq)), targets, ..Uses::default() };
-    Ok(Session::new(device, model.config.clone(), &model.tensors, uses)?)
+    Ok(Session::new(device, model.config.clone(), &model.tensors, uses.taking(takes))?)
 }
 
 /// Against the teacher, over the student tokens whose bytes align.

@@ -184,6 +184,12 @@ impl Stage for StudentStage {
         if p.kd_weight + p.ce_weight + p.format_weight == 0.0 {
             return wrong("kd_weight", "all weights of the loss are 0".into());
         }
+        if p.weights == Weights::Float && matches!(p.activations, Some(Taken::A8 | Taken::A4)) {
+            return wrong("activations", "full-precision linears take floats: leave it out, or choose ternary `weights`".into());
+        }
+        if p.activations.is_some() && p.flip_fraction != StudentParams::default().flip_fraction {
+            return wrong("flip_fraction", "`activations` says what is taken throughout: leave one of the two out".into());
+        }
         if let Some(f) = p.flip_fraction.filter(|f| !(0.0..=1.0).contains(f)) {
             return wrong("flip_fraction", format!("{f} is not a share between 0 and 1"));
         }
@@ -247,10 +253,10 @@ impl Stage for StudentStage {
             "flip_fraction": p.flips_at(), "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
             "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "recipe": recipe, "curve": progress.curve, "health": progress.health,
         });
-        let bits = match p.activations {
-            Some(Taken::Float) => None,
-            _ if progress.flip.is_some() => Some(4),
-            _ => Some(8),
+        let bits = match progress.flip {
+            _ if p.activations == Some(Taken::Float) => None,
+            Some(_) => Some(4),
+            None => Some(8),
         };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         said_of_storage(&mut log, &recipe, progress);

@@ -242,6 +242,15 @@ impl ModelConfig {
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) || self.head_dim > 256 {
             return Some(("head_dim", format!("{} must be even and at most 256 (RoPE rotates pairs)", self.head_dim)));
         }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return Some(("rope_theta", format!("{} is not above 0", self.rope_theta)));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return Some(("norm_eps", format!("{} is below 0", self.norm_eps)));
+        }
+        if !self.no_rope.is_sorted_by(|a, b| a < b) {
+            return Some(("no_rope", format!("{:?}: each layer once, in ascending order", self.no_rope)));
+        }
         if let Some(why) = self.rope_scaling.as_ref().and_then(|s| s.problem(self.head_dim)) {
             return Some(("rope_scaling", why));
         }

@@ -45,6 +45,9 @@ pub(super) fn read_directory(dir: &Path, path: &Path, json: &Value, weights: Opt
     Ok((config, tensors.into()))
 }
 
+/// Layers that a configuration may say.
+const MOST_LAYERS: usize = 1 << 16;
+
 fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig> {
     let wrong = |field: &str, why: String| FormatError::field(path, field, why);
     let whole = |field: &str| -> Result<Option<usize>> {
@@ -76,9 +79,14 @@ fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<Mode
     };
     let (dim, heads, layers, seq) =
         (must("hidden_size")?, must("num_attention_heads")?, must("num_hidden_layers")?, must("max_position_embeddings")?);
-    // Masters, which are rounded when they are used.
-    let online = json["quantization_config"]["quantization_mode"] == "online" && json["quantization_config"]["quant_method"] == "bitnet";
-    let default_weights = if family.sub_norm || online { Weights::Absmean } else { Weights::Float };
+    // No model has so many, and a list of them is made before a tensor is looked for.
+    if layers > MOST_LAYERS {
+        return Err(wrong("num_hidden_layers", format!("{layers} layers, at most {MOST_LAYERS} are read")));
+    }
+    // Packed codes, or masters that are rounded when they are used: other families than BitNet's own have such linears too.
+    let bitnet = json["quantization_config"]["quant_method"] == "bitnet";
+    let values = json["flow"]["weights"] == "float";
+    let default_weights = if (family.sub_norm || bitnet) && !values { Weights::Absmean } else { Weights::Float };
     let config = ModelConfig {
         vocab: must("vocab_size")?,
         dim,
@@ -132,6 +140,15 @@ fn window(json: &Value, family: &Family) -> Option<usize> {
 
 /// Scaling of RoPE, in either of the two places where configurations have it.
 fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>> {
+    let shares =
+        [&json["partial_rotary_factor"], &json["rope_scaling"]["partial_rotary_factor"], &json["rope_parameters"]["partial_rotary_factor"]];
+    if let Some(share) = shares.iter().filter_map(|s| s.as_f64()).find(|s| *s != 1.0) {
+        return Err(FormatError::field(
+            path,
+            "partial_rotary_factor",
+            format!("{share}: heads that are rotated in part are not supported"),
+        ));
+    }
     let Some((place, rope)) = ["rope_scaling", "rope_parameters"].into_iter().map(|p| (p, &json[p])).find(|(_, v)| v.is_object()) else {
         return Ok(None);
     };
@@ -140,13 +157,6 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
         value.ok_or_else(|| FormatError::field(path, format!("{place}.{field}"), format!("expected a number, found {}", rope[field])))
     };
     let key = if rope["rope_type"].is_null() { "type" } else { "rope_type" };
-    if let Some(share) = rope["partial_rotary_factor"].as_f64().or(json["partial_rotary_factor"].as_f64()).filter(|s| *s != 1.0) {
-        return Err(FormatError::field(
-            path,
-            "partial_rotary_factor",
-            format!("{share}: heads that are rotated in part are not supported"),
-        ));
-    }
     Ok(match rope[key].as_str().unwrap_or("default") {
         "default" => None,
         "linear" => Some(RopeScaling::Linear { factor: number("factor")? }),

@@ -61,6 +61,10 @@ pub fn config(c: &ModelConfig, family: &Family, dtype: &str, tokens: &Tokens) ->
         "rope_theta": c.rope_theta, "rope_scaling": null,
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
     });
+    // What BitNet's class would round by itself: these are the values, and are read as such again.
+    if family.sub_norm && !rounds(c) {
+        json["flow"] = json!({"weights": "float"});
+    }
     // Qwen 2's biases are those of its class.
     if !family.qkv_bias {
         json["attention_bias"] = false.into();

@@ -42,6 +42,9 @@ impl FloatType {
     }
 }
 
+/// The files of such a directory, the card apart.
+pub const FILES: [&str; 5] = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
+
 /// Writes everything but a model card into `dir`; bytes of all tensors.
 pub fn export(model: &Checkpoint, tokenizer: &TokenizerFile, template: Option<&str>, dtype: FloatType, dir: &Path) -> Result<u64> {
     let c = &model.config;

@@ -100,6 +100,9 @@ fn fits(there: &ModelConfig, here: &ModelConfig) -> Result<()> {
     if there.tied != here.tied {
         return refuse("only one of model and student ties its head to the embedding".into(), "take a model with a tied head");
     }
+    if (there.weights, here.weights) == (Weights::Absmean, Weights::Absmean) && there.group != here.group {
+        return refuse("the model's ternary weights share their scales in other groups".into(), "give the student the model's `group`");
+    }
     // Masters of one rule are no weights of the other, nor those of a ternary model full-precision ones.
     if there.weights != here.weights && (there.weights, here.weights) != (Weights::Float, Weights::Absmean) {
         return refuse(

@@ -63,6 +63,8 @@ pub fn scale_words(halves: &[u16], cols: usize) -> (Vec<u32>, usize) {
 /// Packed rows `[rows, cols/16]` (see `flow_shaders::kernels::ternary`) of a tensor that has a shared scale or scales of
 /// groups.
 pub fn rows(ty: TensorType, bytes: &[u8], cols: usize) -> Vec<u32> {
+    // The scale behind the codes is as long as a short row.
+    let bytes = if ty == TensorType::I2S { &bytes[..bytes.len().saturating_sub(I2_S_TAIL)] } else { bytes };
     let per_row = cols / ty.block() * ty.block_bytes();
     let mut out = vec![0u32; bytes.len() / per_row * (cols / 16)];
     out.par_chunks_mut(cols / 16).zip(bytes.par_chunks_exact(per_row)).for_each(|(out, row)| {
