@@ -85,4 +85,11 @@ fn nothing_is_replaced_or_rounded_without_a_word() {
     convert(at, &[&model, "model"]).expect(0);
     convert(at, &[&model, "model", "--force", "--type", "float32"]).expect(0);
     assert!(std::fs::read_to_string(at.join("model/config.json")).unwrap().contains("float32"));
+    // What a conversion did not write is nobody's to delete, and neither is what is read.
+    std::fs::write(at.join("model/notes.txt"), "mine").unwrap();
+    refused(&[&model, "model", "--force"], "notes.txt");
+    std::fs::remove_file(at.join("model/notes.txt")).unwrap();
+    convert(at, &[&model, "model/model.gguf"]).expect(0);
+    refused(&["model/model.gguf", "model", "--force"], "lies in model");
+    assert!(at.join("model/model.gguf").is_file() && at.join("model/model.safetensors").is_file());
 }

@@ -221,6 +221,9 @@ fn directories_have_what_was_trained() {
         ModelConfig { sub_norm: true, activation: Activation::Relu2, tied: false, ..quantised.clone() },
         quantised,
         ModelConfig { weights: Weights::Threshold, ..of_base() },
+        // BitNet's shape with what its class does not round: values, read as values.
+        ModelConfig { sub_norm: true, weights: Weights::Float, ..of_base() },
+        ModelConfig { sub_norm: true, group: Group::Of(64), ..of_base() },
         ModelConfig { window: Some(64), qkv_bias: true, group: Group::Of(64), ..of_base() },
         ModelConfig { window: Some(64), rope_scaling: Some(RopeScaling::Linear { factor: 2.0 }), ..of_base() },
     ]

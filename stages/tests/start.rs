@@ -5,7 +5,7 @@ mod harness;
 
 use std::path::{Path, PathBuf};
 
-use flow_lm::config::{ModelConfig, Role, TensorSpec, Weights};
+use flow_lm::config::{Group, ModelConfig, Role, RopeScaling, TensorSpec, Weights};
 use flow_lm::format::tensors::TensorSource as _;
 use flow_lm::format::{self, load, load_with_tokenizer};
 use flow_lm::tokenizer::{TokenId, Tokenizer};
@@ -101,6 +101,31 @@ fn weights_of_another_rule_are_refused() {
             }
             Err(e) => assert!(!fits && e.to_string().contains("weights"), "{there:?} {here:?}: {e}"),
         }
+    }
+}
+
+/// A model that computes something else with the same linears is no start.
+#[test]
+fn other_options_of_the_shape_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokenizer = tokenizer("student-tokenizer-4096.json");
+    let vocabulary = Tokenizer::load(&tokenizer).expect("reads");
+    let config = ModelConfig { weights: Weights::Absmean, ..harness::small_model(vocabulary.vocab_size()) };
+    let biased = ModelConfig { qkv_bias: true, ..config.clone() };
+    let scaled = ModelConfig { rope_scaling: Some(RopeScaling::Linear { factor: 4.0 }), ..config.clone() };
+    let grouped = ModelConfig { group: Group::Row, ..config.clone() };
+    let cases = [
+        (&config, &biased, "q_bias"),
+        (&biased, &config, "q_bias"),
+        (&scaled, &config, "RoPE is scaled"),
+        (&grouped, &config, "other groups"),
+    ];
+    for (i, (there, here, wanted)) in cases.into_iter().enumerate() {
+        let to = dir.path().join(i.to_string());
+        let values: Vec<(String, Vec<f32>)> = there.tensors().iter().map(|t| (t.name.clone(), vec![0.25; t.len()])).collect();
+        format::save(&to, there, values.iter().map(|(n, v)| (n.as_str(), v.as_slice())), Some(&tokenizer), &json!({})).expect("writes");
+        let Err(error) = start_from(&to, here, &vocabulary) else { panic!("{i} is taken") };
+        assert!(error.to_string().contains(wanted), "{error}");
     }
 }
 

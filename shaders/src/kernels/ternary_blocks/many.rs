@@ -3,38 +3,9 @@
 
 use rayon::prelude::*;
 
-use super::cpu::{Product, Steps, groups};
+use super::blocks::many::{Block, OUTS, Path, ROWS};
+use super::product::{Product, Steps, groups};
 use crate::simd::scratch;
-
-/// Outputs of a block.
-pub(super) const OUTS: usize = 32;
-/// Rows that a path takes together, at most.
-pub(super) const ROWS: usize = 8;
-
-/// A block of outputs and some rows.
-pub(super) struct Block<'a> {
-    /// Words of a row.
-    pub words: usize,
-    /// Code words `[words, OUTS]`.
-    pub codes: &'a [u32],
-    /// Scales `[groups, OUTS]`.
-    pub scales: &'a [f32],
-    /// Activations `[rows, 4·words]`.
-    pub q: &'a [u32],
-    /// Minus the sums of each group's activations `[rows, groups]`.
-    pub sums: &'a [i32],
-    /// Steps `[rows, groups]`; empty where a row has one.
-    pub steps: &'a [f32],
-}
-
-/// A way to add the products of at most [`ROWS`] rows to `[rows, OUTS]`.
-#[derive(Clone, Copy)]
-pub(super) struct Path {
-    /// For messages of tests.
-    #[allow(dead_code)]
-    pub name: &'static str,
-    pub run: fn(&Block<'_>, &mut [f32]),
-}
 
 /// The fastest path of this CPU.
 pub(super) fn best() -> Path {

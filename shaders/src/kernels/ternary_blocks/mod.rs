@@ -7,9 +7,11 @@
 //! For many rows `v` is one chain over ascending groups; for a few rows it has 16 lanes, lane `l` for the words
 //! `l, l + 16, …` of a row, added as a tree: what comes out for a row never depends on the others.
 
+mod blocks;
 pub(crate) mod cpu;
 mod few;
 mod many;
+mod product;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

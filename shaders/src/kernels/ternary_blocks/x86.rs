@@ -1,7 +1,7 @@
 //! Both products with AVX-512 and VNNI, and with AVX2: the integers are exact in any order, the floats in that of the module.
 #![allow(unsafe_code)]
 
-use super::{few, many};
+use super::blocks::{few, many};
 
 /// So few rows that reading the codes is what takes the time: they lie one row after the other.
 const FEW: usize = 2;
