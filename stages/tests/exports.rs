@@ -124,21 +124,8 @@ fn a_file_becomes_a_directory_with_the_same_logits() {
     }
 }
 
-/// Deterministic masters: every tensor its own pattern.
-fn made_up(config: &ModelConfig) -> BTreeMap<String, Vec<f32>> {
-    let one = |seed: usize, n: usize, norm: bool| -> Vec<f32> {
-        let mut state = seed as u64 + 99;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-        };
-        (0..n).map(|_| if norm { 1.0 + 0.1 * next() } else { 0.08 * next() }).collect()
-    };
-    config.tensors().into_iter().enumerate().map(|(i, t)| (t.name.clone(), one(i, t.len(), t.role == Role::Norm))).collect()
-}
-
 fn student(config: ModelConfig) -> Checkpoint {
-    let tensors = made_up(&config).into();
+    let tensors = harness::made_up(&config).into();
     Checkpoint { config, tensors, extra: Value::Null, tokenizer: None }
 }
 
@@ -245,7 +232,7 @@ fn a_directory_comes_with_its_card() {
     let dir = tempfile::tempdir().expect("dir");
     let (model, report) = (dir.path().join("model"), dir.path().join("report.json"));
     let config = ModelConfig { group: Group::Of(64), ..of_base() };
-    let tensors = made_up(&config);
+    let tensors = harness::made_up(&config);
     let path = golden_dir().join("models/student-tokenizer-4096.json");
     format::save(&model, &config, tensors.iter().map(|(k, v)| (k.as_str(), v.as_slice())), Some(&path), &json!({})).expect("saves");
     let figures = json!({"bits_per_byte": {"student": 1.5, "teacher": 1.25}, "kl": 0.5, "top1_agreement": 0.75});

@@ -5,7 +5,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use flow_lm::config::{Activation, ModelConfig, Preset, Role, Weights};
+use flow_lm::config::{Activation, ModelConfig, Preset, Weights};
 use flow_lm::format::gguf::pack::{self, BLOCK};
 use flow_lm::format::gguf::{GgufFile, Value};
 use flow_lm::format::tensors::{PackedMatrix, TensorSource};
@@ -17,19 +17,6 @@ use serde_json::json;
 
 fn golden(name: &str) -> PathBuf {
     harness::golden().join(name)
-}
-
-/// Deterministic weights: every tensor its own pattern.
-fn made_up(config: &ModelConfig) -> BTreeMap<String, Vec<f32>> {
-    let one = |seed: usize, n: usize, norm: bool| -> Vec<f32> {
-        let mut state = seed as u64 + 99;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-        };
-        (0..n).map(|_| if norm { 1.0 + 0.1 * next() } else { 0.08 * next() }).collect()
-    };
-    config.tensors().into_iter().enumerate().map(|(i, t)| (t.name.clone(), one(i, t.len(), t.role == Role::Norm))).collect()
 }
 
 fn save(dir: &Path, config: &ModelConfig, tensors: &BTreeMap<String, Vec<f32>>) {
@@ -45,7 +32,7 @@ fn tiny() -> ModelConfig {
 fn checkpoints_come_back_and_have_the_same_bytes() {
     let dir = tempfile::tempdir().expect("dir");
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let tensors = made_up(&tiny());
+    let tensors = harness::made_up(&tiny());
     save(&a, &tiny(), &tensors);
     save(&b, &tiny(), &tensors);
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
@@ -59,7 +46,7 @@ fn checkpoints_come_back_and_have_the_same_bytes() {
 #[test]
 fn damaged_checkpoints_are_named() {
     let dir = tempfile::tempdir().expect("dir");
-    save(dir.path(), &tiny(), &made_up(&tiny()));
+    save(dir.path(), &tiny(), &harness::made_up(&tiny()));
     let file = dir.path().join("model.safetensors");
     let good = std::fs::read(&file).expect("read");
     for (what, bytes) in [("cut", &good[..good.len() - 100]), ("header cut", &good[..100]), ("empty", &[]), ("noise", &[0xff; 64][..])] {
@@ -266,14 +253,14 @@ fn students_that_llama_cpp_cannot_run_are_refused() {
         ("untied", ModelConfig { tied: false, ..tiny() }, "ties the head"),
     ] {
         let model = dir.path().join(name);
-        save(&model, &config, &made_up(&config));
+        save(&model, &config, &harness::made_up(&config));
         let inputs = [("student", "Model", model.as_path()), ("tokenizer", "Tokenizer", tokenizer.as_path())];
         let error = harness::run(&ExportStage, json!({}), &inputs, &dir.path().join("out")).expect_err(name);
         assert!(error.message.contains(wanted) && error.help.is_some(), "{name}: {error}");
     }
     let small = ModelConfig { vocab: 100, ..tiny() };
     let model = dir.path().join("small");
-    save(&model, &small, &made_up(&small));
+    save(&model, &small, &harness::made_up(&small));
     let inputs = [("student", "Model", model.as_path()), ("tokenizer", "Tokenizer", tokenizer.as_path())];
     let error = harness::run(&ExportStage, json!({}), &inputs, &dir.path().join("out")).expect_err("vocabulary");
     assert!(error.message.contains("4096 tokens, the model only 100"), "{error}");
@@ -284,7 +271,7 @@ fn students_that_llama_cpp_cannot_run_are_refused() {
 fn a_threshold_student_exports_with_a_scale_per_row() {
     let dir = tempfile::tempdir().expect("dir");
     let config = ModelConfig { weights: Weights::Threshold, ..tiny() };
-    let mut tensors = made_up(&config);
+    let mut tensors = harness::made_up(&config);
     for (name, values) in &mut tensors {
         if name.ends_with("_scale") {
             values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.25 + i as f32 / 256.0);

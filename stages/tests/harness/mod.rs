@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow_engine::plugin::{EventSink, InputArtifact, Stage, StageError, Task, TaskContext, TaskEvent};
-use flow_lm::config::{ModelConfig, Preset, Weights};
+use flow_lm::config::{ModelConfig, Preset, Role, Weights};
 
 #[derive(Default)]
 pub struct Events(pub Mutex<Vec<TaskEvent>>);
@@ -121,4 +121,17 @@ pub fn corpus() -> PathBuf {
 /// Golden files: `FLOW_GOLDEN_DIR` or the repository's own.
 pub fn golden() -> PathBuf {
     std::env::var_os("FLOW_GOLDEN_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from)
+}
+
+/// Deterministic weights: every tensor its own pattern.
+pub fn made_up(config: &ModelConfig) -> BTreeMap<String, Vec<f32>> {
+    let one = |seed: usize, n: usize, norm: bool| -> Vec<f32> {
+        let mut state = seed as u64 + 99;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| if norm { 1.0 + 0.1 * next() } else { 0.08 * next() }).collect()
+    };
+    config.tensors().into_iter().enumerate().map(|(i, t)| (t.name.clone(), one(i, t.len(), t.role == Role::Norm))).collect()
 }

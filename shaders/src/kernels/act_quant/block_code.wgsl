@@ -1,3 +1,14 @@
+// What both kernels over blocks of 64 share: parameters, x [rows, cols], the step of a block and codes by it.
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    words: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+
 // Step of the block that begins at column `start`, and codes by it.
 fn block_step(base: u32, start: u32) -> f32 {
     var largest = 0.0;

@@ -17,7 +17,7 @@ const QMAX: f32 = 127.0;
 pub static ACT_QUANT_BLOCKS: Kernel = Kernel {
     name: "act_quant_blocks",
     revision: 1,
-    wgsl: &[include_str!("blocks.wgsl"), include_str!("block_code.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[include_str!("block_code.wgsl"), include_str!("blocks.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), write("q"), write("steps")],
     grid: blocks,
     cut: |p| {
@@ -34,7 +34,7 @@ pub static ACT_QUANT_BLOCKS: Kernel = Kernel {
 pub static ACT_ROUND_BLOCKS: Kernel = Kernel {
     name: "act_round_blocks",
     revision: 1,
-    wgsl: &[include_str!("round.wgsl"), include_str!("block_code.wgsl"), include_str!("../divide.wgsl")],
+    wgsl: &[include_str!("block_code.wgsl"), include_str!("round.wgsl"), include_str!("../divide.wgsl")],
     bindings: &[read("x"), write("y")],
     grid: blocks,
     cut: |p| {

@@ -5,14 +5,6 @@
 //
 // One thread per block.
 
-struct Params {
-    rows: u32,
-    cols: u32,
-    words: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> q: array<u32>;
 @group(0) @binding(3) var<storage, read_write> steps: array<f32>;
 

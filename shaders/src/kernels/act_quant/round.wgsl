@@ -1,13 +1,5 @@
 // Activations rounded as by blocks.wgsl, as values again: y = q step.  x, y [rows, cols]. One thread per block of 64.
 
-struct Params {
-    rows: u32,
-    cols: u32,
-    words: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(64)

@@ -71,7 +71,7 @@ product!(
     /// `A [m, k]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
     GEMM_NN,
     "gemm_nn",
-    ["params.wgsl", "load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "load_a_n.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     nn,
     cpu::scratch_of_rows
@@ -81,7 +81,7 @@ product!(
     /// `A [m, k]`, `B [n, k]`. Bindings: `a`, `b`, `c`.
     GEMM_NT,
     "gemm_nt",
-    ["params.wgsl", "load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "load_a_n.wgsl", "load_b_t.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     nt,
     cpu::scratch_of_rows
@@ -91,7 +91,7 @@ product!(
     /// `A [m, k]`, `B [n, k]` of float16, two in a word (the even column low); `k` is even. Bindings: `a`, `b`, `c`.
     GEMM_NT_HALF,
     "gemm_nt_half",
-    ["params.wgsl", "../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "../half_value.wgsl", "../half.wgsl", "load_a_n.wgsl", "load_b_half.wgsl", "bind3_half.wgsl"],
     [read("a"), read("b"), update("c")],
     nt_half,
     cpu::scratch_of_rows
@@ -101,7 +101,7 @@ product!(
     /// `A [k, m]`, `B [k, n]`. Bindings: `a`, `b`, `c`.
     GEMM_TN,
     "gemm_tn",
-    ["params.wgsl", "load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "load_a_t.wgsl", "load_b_n.wgsl", "bind3.wgsl"],
     [read("a"), read("b"), update("c")],
     tn,
     cpu::scratch_of_columns
@@ -112,7 +112,7 @@ product!(
     /// `[k, ceil(n/16)]`, see `ternary`). Bindings: `a`, `codes`, `scale`, `c`.
     GEMM_NN_TERNARY,
     "gemm_nn_ternary",
-    ["params.wgsl", "load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "load_a_n.wgsl", "load_b_ternary.wgsl", "bind4_ternary.wgsl"],
     [read("a"), read("codes"), read("scale"), update("c")],
     nn_ternary,
     cpu::scratch_of_rows
@@ -142,7 +142,7 @@ product!(
     /// the bits of [`GEMM_NT`] over the weights' values. Shape: [`TernaryShape`]. Bindings: `a`, `codes`, `scale`, `c`.
     GEMM_NT_TERNARY,
     "gemm_nt_ternary",
-    ["params_ternary.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_t.wgsl", "bind4_groups.wgsl"],
+    ["params.wgsl", "params_groups.wgsl", "params_end.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_t.wgsl", "bind4_groups.wgsl"],
     [read("a"), read("codes"), read("scale"), update("c")],
     nt_ternary,
     cpu::scratch_of_rows
@@ -153,7 +153,7 @@ product!(
     /// `c`.
     GEMM_NN_GROUPS,
     "gemm_nn_groups",
-    ["params_ternary.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_n.wgsl", "bind4_groups.wgsl"],
+    ["params.wgsl", "params_groups.wgsl", "params_end.wgsl", "../half_value.wgsl", "../ternary/weight.wgsl", "load_a_n.wgsl", "load_b_groups_n.wgsl", "bind4_groups.wgsl"],
     [read("a"), read("codes"), read("scale"), update("c")],
     nn_groups,
     cpu::scratch_of_rows
@@ -164,7 +164,7 @@ product!(
     /// `[k, 4·ceil(n/16)]`, see `act_quant`). Bindings: `a`, `q`, `scales`, `c`.
     GEMM_TN_Q8,
     "gemm_tn_q8",
-    ["params.wgsl", "load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
+    ["params.wgsl", "params_end.wgsl", "load_a_t.wgsl", "load_b_q8.wgsl", "bind4_q8.wgsl"],
     [read("a"), read("q"), read("scales"), update("c")],
     tn_q8,
     cpu::scratch_of_columns
@@ -178,6 +178,7 @@ pub static GEMV_NT: Kernel = Kernel {
     revision: 1,
     wgsl: &[
         include_str!("params.wgsl"),
+        include_str!("params_end.wgsl"),
         include_str!("load_a_n.wgsl"),
         include_str!("load_b_t.wgsl"),
         include_str!("bind3.wgsl"),
@@ -199,6 +200,7 @@ pub static GEMV_NT_HALF: Kernel = Kernel {
     revision: 1,
     wgsl: &[
         include_str!("params.wgsl"),
+        include_str!("params_end.wgsl"),
         include_str!("../half_value.wgsl"),
         include_str!("../half.wgsl"),
         include_str!("load_a_n.wgsl"),
@@ -221,7 +223,9 @@ pub static GEMV_NT_TERNARY: Kernel = Kernel {
     name: "gemv_nt_ternary",
     revision: 1,
     wgsl: &[
-        include_str!("params_ternary.wgsl"),
+        include_str!("params.wgsl"),
+        include_str!("params_groups.wgsl"),
+        include_str!("params_end.wgsl"),
         include_str!("../half_value.wgsl"),
         include_str!("../ternary/weight.wgsl"),
         include_str!("load_a_n.wgsl"),

@@ -12,7 +12,3 @@ struct Params {
     a0: u32,
     ldc: u32,
     c0: u32,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
-

@@ -52,7 +52,12 @@ impl Shape {
 pub static TERNARY_BLOCKS_GEMM: Kernel = Kernel {
     name: "ternary_blocks_gemm",
     revision: 1,
-    wgsl: &[include_str!("common.wgsl"), include_str!("kernel.wgsl"), include_str!("../half_value.wgsl")],
+    wgsl: &[
+        include_str!("common.wgsl"),
+        include_str!("../ternary/planes.wgsl"),
+        include_str!("kernel.wgsl"),
+        include_str!("../half_value.wgsl"),
+    ],
     bindings: &[read("q"), read("steps"), read("codes"), read("scale"), update("y")],
     grid: |p| {
         let s: Shape = p.get();
@@ -68,7 +73,12 @@ pub static TERNARY_BLOCKS_GEMM: Kernel = Kernel {
 pub static TERNARY_BLOCKS_GEMV: Kernel = Kernel {
     name: "ternary_blocks_gemv",
     revision: 1,
-    wgsl: &[include_str!("common.wgsl"), include_str!("gemv.wgsl"), include_str!("../half_value.wgsl")],
+    wgsl: &[
+        include_str!("common.wgsl"),
+        include_str!("../ternary/planes.wgsl"),
+        include_str!("gemv.wgsl"),
+        include_str!("../half_value.wgsl"),
+    ],
     bindings: TERNARY_BLOCKS_GEMM.bindings,
     grid: |p| grid_1d(p.get::<Shape>().outs as usize, 4),
     cut: rows,

@@ -18,16 +18,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read> scale: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-// The four planes of a code word.
-fn planes(word: u32) -> vec4<u32> {
-    return vec4(word, word >> 2u, word >> 4u, word >> 6u) & vec4(0x03030303u);
-}
-
-// Sixteen activations times sixteen codes.
-fn dot_16(a: vec4<u32>, c: vec4<u32>) -> i32 {
-    return dot4I8Packed(a.x, c.x) + dot4I8Packed(a.y, c.y) + dot4I8Packed(a.z, c.z) + dot4I8Packed(a.w, c.w);
-}
-
 fn store_1(r: u32, o: u32, sum: i32) {
     if (r < p.rows && o < p.outs) {
         let row = scales[r];

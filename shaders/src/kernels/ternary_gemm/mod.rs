@@ -40,7 +40,7 @@ pub struct Shape {
 pub static TERNARY_GEMM: Kernel = Kernel {
     name: "ternary_gemm",
     revision: 1,
-    wgsl: &[include_str!("common.wgsl"), include_str!("kernel.wgsl")],
+    wgsl: &[include_str!("common.wgsl"), include_str!("../ternary/planes.wgsl"), include_str!("kernel.wgsl")],
     bindings: &[read("q"), read("scales"), read("codes"), read("scale"), update("y")],
     grid: |p| {
         let s: Shape = p.get();
@@ -49,7 +49,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
     cut: rows,
     variants: &[Variant {
         suits: Suits::Software,
-        wgsl: &[include_str!("common.wgsl"), include_str!("software.wgsl")],
+        wgsl: &[include_str!("common.wgsl"), include_str!("../ternary/planes.wgsl"), include_str!("software.wgsl")],
         grid: |p| {
             let s: Shape = p.get();
             [s.outs.div_ceil(192), s.rows.div_ceil(8), 1]
@@ -63,7 +63,7 @@ pub static TERNARY_GEMM: Kernel = Kernel {
 pub static TERNARY_GEMV: Kernel = Kernel {
     name: "ternary_gemv",
     revision: 1,
-    wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv.wgsl")],
+    wgsl: &[include_str!("common.wgsl"), include_str!("../ternary/planes.wgsl"), include_str!("team.wgsl"), include_str!("gemv.wgsl")],
     bindings: TERNARY_GEMM.bindings,
     grid: sixteen_outputs,
     cut: rows,
@@ -71,7 +71,12 @@ pub static TERNARY_GEMV: Kernel = Kernel {
         TERNARY_GEMM.variants[0],
         Variant {
             suits: Suits::Subgroups,
-            wgsl: &[include_str!("common.wgsl"), include_str!("team.wgsl"), include_str!("gemv_subgroup.wgsl")],
+            wgsl: &[
+                include_str!("common.wgsl"),
+                include_str!("../ternary/planes.wgsl"),
+                include_str!("team.wgsl"),
+                include_str!("gemv_subgroup.wgsl"),
+            ],
             grid: sixteen_outputs,
         },
     ],
