@@ -3,7 +3,6 @@
 mod common;
 mod harness;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::golden_dir;
