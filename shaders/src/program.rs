@@ -19,6 +19,8 @@ pub enum Life {
     Transient,
     /// A part of a persistent buffer, from the offset on that a session sets.
     Window(BufferId),
+    /// A part of another buffer that stays where it is: the buffer, its first word there.
+    Part(BufferId, usize),
 }
 
 /// A declared buffer.
@@ -61,10 +63,13 @@ impl Op {
 /// The buffer whose memory a buffer lies in.
 fn root(buffers: &[Buffer], id: BufferId) -> BufferId {
     match buffers[id.0 as usize].life {
-        Life::Window(of) => of,
+        Life::Window(of) | Life::Part(of, _) => of,
         _ => id,
     }
 }
+
+/// Words between which a binding may begin (256 bytes, WebGPU's default).
+const ALIGNMENT: usize = 64;
 
 /// Buffers and operation lists.
 #[derive(Default)]
@@ -74,6 +79,8 @@ pub struct Program {
     /// Lists with their names.
     pub lists: Vec<(String, Vec<Op>)>,
     groups: u32,
+    /// The next operation begins a group of its own.
+    apart: bool,
 }
 
 /// Where the planner put every buffer.
@@ -81,7 +88,7 @@ pub struct Program {
 pub struct Plan {
     /// Slot of each buffer.
     pub slot_of: Vec<usize>,
-    /// First word of each buffer in its slot: 0 but for windows.
+    /// First word of each buffer in its slot: 0 but for windows and parts.
     pub offset_of: Vec<usize>,
     /// Words of each slot.
     pub slots: Vec<usize>,
@@ -124,6 +131,14 @@ impl Program {
         assert!(whole.life == Life::Persistent && words <= whole.words, "a window of {words} words of `{}`", whole.name);
         self.declare(format!("{} (window)", whole.name), words, Life::Window(of))
     }
+    /// Declares `words` words of a buffer, from word `first` on: a multiple of 64, where a binding may begin.
+    pub fn part(&mut self, of: BufferId, first: usize, words: usize) -> BufferId {
+        let whole = &self.buffers[of.0 as usize];
+        let whole_buffer = matches!(whole.life, Life::Persistent | Life::Transient);
+        let fits = first.is_multiple_of(ALIGNMENT) && first + words <= whole.words;
+        assert!(whole_buffer && fits, "words {first} to {} of `{}`", first + words, whole.name);
+        self.declare(format!("{} (part)", whole.name), words, Life::Part(of, first))
+    }
     fn declare(&mut self, name: String, words: usize, life: Life) -> BufferId {
         self.buffers.push(Buffer { name, words: words.max(1), life });
         BufferId(self.buffers.len() as u32 - 1)
@@ -151,10 +166,19 @@ impl Program {
         let mut op = Op { kernel, buffers: buffers.to_vec(), params: Params::new(params), group: self.groups };
         let (ops, all) = (&mut self.lists[list.0 as usize].1, &self.buffers);
         match ops.last().map(|last| last.group) {
-            Some(group) if ops.iter().rev().take_while(|o| o.group == group).all(|o| op.is_independent_of(o, all)) => op.group = group,
+            Some(group) if !self.apart && ops.iter().rev().take_while(|o| o.group == group).all(|o| op.is_independent_of(o, all)) => {
+                op.group = group
+            }
             _ => self.groups += 1,
         }
+        self.apart = false;
         ops.push(op);
+    }
+
+    /// Keeps the next operation out of the group of those before it: what lives until then leaves its memory to what begins
+    /// with it.
+    pub fn apart(&mut self) {
+        self.apart = true;
     }
 
     /// Interleaves the operations from index `from` of a list on: `chains` equally long sequences that share no buffer
@@ -207,15 +231,19 @@ impl Program {
             slot_of[live.buffer] = first_shared + slot;
             tenants[slot].push(live);
         }
+        let mut offset_of = vec![0; slot_of.len()];
         for (i, b) in self.buffers.iter().enumerate() {
-            if let Life::Window(of) = b.life {
-                slot_of[i] = slot_of[of.0 as usize];
-            } else if slot_of[i] == usize::MAX {
-                slot_of[i] = slots.len();
-                slots.push(b.words);
+            match b.life {
+                Life::Window(of) => slot_of[i] = slot_of[of.0 as usize],
+                Life::Part(of, first) => (slot_of[i], offset_of[i]) = (slot_of[of.0 as usize], first),
+                _ if slot_of[i] == usize::MAX => {
+                    slot_of[i] = slots.len();
+                    slots.push(b.words);
+                }
+                _ => {}
             }
         }
-        Plan { offset_of: vec![0; slot_of.len()], slot_of, slots }
+        Plan { offset_of, slot_of, slots }
     }
 
     /// When each transient buffer is in use. Operations of a group run at the same time.
@@ -226,7 +254,7 @@ impl Program {
             let groups = ops.chunk_by(|a, b| a.group == b.group);
             for (time, op) in groups.enumerate().flat_map(|(t, group)| group.iter().map(move |op| (t, op))) {
                 for (b, binding) in op.buffers.iter().zip(op.kernel.bindings) {
-                    let buffer = b.0 as usize;
+                    let buffer = root(&self.buffers, *b).0 as usize;
                     let declared = &self.buffers[buffer];
                     match at[buffer] {
                         _ if declared.life != Life::Transient => {}

@@ -11,8 +11,8 @@ use flow_lm::config::{Activations, Group, ModelConfig, Preset, Weights};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
 use flow_lm::infer::program::kernels as inference_kernels;
-use flow_lm::train::TrainShape;
-use flow_lm::train::trainer::kernels as training_kernels;
+use flow_lm::train::program::kernels as training_kernels;
+use flow_lm::train::{Beside, TrainShape};
 
 type Prints = Vec<(String, String)>;
 
@@ -50,7 +50,7 @@ fn of_training(config: ModelConfig) -> Vec<&'static Kernel> {
         storage: Storage::Float16,
         evaluates: false,
     };
-    let mut all = training_kernels(config, shape, Optimizer::Muon);
+    let mut all = training_kernels(config, shape, Optimizer::Muon, &Beside::default());
     // The choices of a recipe do not show in the tiny model, whose tensors are too small for them.
     all.extend([&ADAMW, &ADAMW_INT8]);
     all.sort_by_key(|k| k.name);

@@ -71,6 +71,8 @@ fn a_training_goes_on_after_its_device_was_lost() {
         flip_fraction: Some(0.5),
         start: None,
         validation: None,
+        ternary: Default::default(),
+        teacher: None,
     };
     let run = |name: &str, lost_at: Option<usize>| -> (Result<Trained, StageError>, Vec<String>) {
         let device = open(&adapter.name(), 0).expect("it opened before");

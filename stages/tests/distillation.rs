@@ -142,6 +142,7 @@ impl Student {
             clip: 1.0,
             tau: 1.0,
             bits: Bits::Eight,
+            softness: Default::default(),
         };
         let stats = self.0.step(micros, &hyper).expect("steps");
         assert!(!stats.skipped);
@@ -363,6 +364,8 @@ fn job(recipe: &Recipe, budget_tokens: u64) -> Training<'_> {
         flip_fraction: Some(0.5),
         start: None,
         validation: None,
+        ternary: Default::default(),
+        teacher: None,
     }
 }
 

@@ -59,6 +59,8 @@ fn run(dir: &Path, stop_at: usize) -> Result<Trained, StageError> {
         flip_fraction: Some(0.5),
         start: None,
         validation: None,
+        ternary: Default::default(),
+        teacher: None,
     };
     let device = open("cpu", 2).map_err(|e| StageError::new(e.to_string()))?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -38,6 +38,10 @@ slots! {
     MUON_DECAY = 12;
     /// 1 / loss scale: gradients are that much too large until the update.
     INV_LOSS_SCALE = 13;
+    /// How far weights are ternary: 0 masters, 1 codes.
+    PRESSURE = 14;
+    /// 1 / temperature of the soft assignment; 0: hard codes.
+    INV_TEMPERATURE = 15;
 }
 
 /// Floats in the buffer.

@@ -1,6 +1,7 @@
 //! The distillation loss and its sums.
 
 use flow_shaders::device::{self, Opening};
+use flow_shaders::kernels::kd_loss::full;
 use flow_shaders::kernels::{hyper as slots, kd_loss};
 use proptest::prelude::*;
 
@@ -39,6 +40,95 @@ proptest! {
         close("losses", &cpu[6], &gpu[6], 4e-6, 4e-6);
         close("gradient", &cpu[0], &gpu[0], 1e-5, 1e-6);
         check(&kd_loss::LOSS_SUM, &[cpu[6].clone(), words(&meta), words(&[1.0, 2.0, 3.0, 4.0])], &shape, 1e-5, 1e-5);
+    }
+}
+
+/// A chunk in the middle of a batch, against a teacher's whole distributions or without one.
+fn against_all(r: &mut Random, (rows, first, after): (usize, usize, usize), vocab: usize, inv_tau: f32, sharp: f32) -> [Vec<u32>; 6] {
+    let all = first + rows + after;
+    let meta: Vec<f32> = (0..all).flat_map(|_| [0.0, if r.below(5) == 0 { 0.0 } else { 0.7 }, r.unit(), r.unit()]).collect();
+    let labels = (0..all).map(|_| if r.below(6) == 0 { u32::MAX } else { r.below(vocab) as u32 }).collect();
+    let mut h = hyper();
+    h[slots::INV_TAU] = inv_tau.to_bits();
+    [r.floats(rows * vocab, sharp), r.floats(rows * vocab, sharp), words(&meta), labels, h, junk(all * 4)]
+}
+
+proptest! {
+    #![proptest_config(crate::harness::config(12))]
+
+    #[test]
+    fn kd_full_rows(rows in size(20), first in 0usize..20, vocab in size(700), inv_tau in prop_oneof![Just(1f32), 0.2f32..2.0], sharp in 0.5f32..8.0, how in 0u32..3, seed: u64) {
+        let mut r = Random(seed);
+        let buffers = against_all(&mut r, (rows, first, 3), vocab, inv_tau, sharp);
+        let (taught, by_teacher) = (u32::from(how > 0), u32::from(how == 2));
+        let shape = full::Shape { rows: rows as u32, first: first as u32, vocab: vocab as u32, taught, by_teacher };
+        let Some((cpu, gpu)) = both(&full::KD_FULL, &buffers, &shape) else { return Ok(()) };
+        close("losses", &cpu[5], &gpu[5], 1e-5, 1e-5);
+        close("gradient", &cpu[0], &gpu[0], 1e-5, 2e-6);
+        // Rows of other chunks are left alone.
+        let of_others = (0..first).chain(first + rows..first + rows + 3);
+        of_others.for_each(|row| assert_eq!(cpu[5][4 * row..4 * row + 4], buffers[5][4 * row..4 * row + 4]));
+    }
+}
+
+/// The formulas of `kd_loss/full.rs` in f64.
+#[test]
+fn kd_full_is_its_definition() {
+    let (rows, first, vocab) = (9, 5, 333);
+    let mut r = Random(5);
+    for (inv_tau, how) in [(1.0f32, 0u32), (1.0, 1), (1.0, 2), (0.6, 1), (1.7, 2)] {
+        let buffers = against_all(&mut r, (rows, first, 0), vocab, inv_tau, 3.0);
+        let (taught, by_teacher) = (u32::from(how > 0), u32::from(how == 2));
+        let shape = full::Shape { rows: rows as u32, first: first as u32, vocab: vocab as u32, taught, by_teacher };
+        let got = run(crate::harness::cpu(), &full::KD_FULL, &buffers, &shape);
+        let float = |w: &u32| f64::from(f32::from_bits(*w));
+        let softmax = |z: &[f64], scale: f64| {
+            let e: Vec<f64> = z.iter().map(|z| (z * scale).exp()).collect();
+            let sum: f64 = e.iter().sum();
+            e.into_iter().map(|e| e / sum).collect::<Vec<f64>>()
+        };
+        for row in 0..rows {
+            let of = |b: usize| buffers[b][row * vocab..(row + 1) * vocab].iter().map(float).collect::<Vec<f64>>();
+            let (z, t, it) = (of(0), of(1), f64::from(inv_tau));
+            let meta: Vec<f64> = buffers[2][4 * (first + row)..][..4].iter().map(float).collect();
+            let label = buffers[3][first + row];
+            let (ps, pt, p1) = (softmax(&z, it), softmax(&t, it), softmax(&z, 1.0));
+            let near =
+                |what: &str, got: f64, want: f64| assert!((got - want).abs() < 2e-5 * want.abs().max(0.1), "{what} {row}: {got} {want}");
+            if label == u32::MAX {
+                assert!(got[0][row * vocab..(row + 1) * vocab].iter().all(|g| *g == 0));
+                continue;
+            }
+            let label = label as usize;
+            let ce_t = -softmax(&t, 1.0)[label].ln();
+            let kl: f64 = ps.iter().zip(&pt).map(|(s, t)| t * (t / s).ln()).sum();
+            let (kl, ce_t, w) = if how > 0 { (kl, ce_t, meta[1] * if how == 2 { ce_t } else { 1.0 }) } else { (0.0, 0.0, 0.0) };
+            let wants = [if how == 2 { kl * ce_t } else { kl }, -p1[label].ln(), kl, ce_t];
+            wants.iter().enumerate().for_each(|(i, want)| near("loss", float(&got[5][4 * (first + row) + i]), *want));
+            for j in 0..vocab {
+                let hit = f64::from(u8::from(j == label));
+                near("gradient", float(&got[0][row * vocab + j]), w * it * (ps[j] - pt[j]) + (meta[2] + meta[3]) * (p1[j] - hit));
+            }
+        }
+    }
+}
+
+/// A logit of either side that is no number makes its row no number, on both devices, and leaves the others alone.
+#[test]
+fn kd_full_rows_that_are_not_finite() {
+    let (rows, vocab) = (4, 200);
+    let mut r = Random(6);
+    for (side, value) in [(0, f32::NAN), (0, f32::INFINITY), (1, f32::NAN), (1, f32::INFINITY)] {
+        let mut buffers = against_all(&mut r, (rows, 0, 0), vocab, 1.0, 1.0);
+        buffers[3] = vec![7; rows];
+        buffers[side][2 * vocab + 77] = value.to_bits();
+        let shape = full::Shape { rows: rows as u32, first: 0, vocab: vocab as u32, taught: 1, by_teacher: 0 };
+        let Some((cpu, gpu)) = both(&full::KD_FULL, &buffers, &shape) else { return };
+        for (out, row) in [&cpu, &gpu].into_iter().flat_map(|out| (0..rows).map(move |row| (out, row))) {
+            let finite = |b: usize, n: usize| out[b][row * n..(row + 1) * n].iter().all(|w| f32::from_bits(*w).is_finite());
+            assert_eq!(finite(0, vocab), row != 2, "gradient of row {row}");
+            assert_eq!(out[5][4 * row..4 * row + 1].iter().all(|w| f32::from_bits(*w).is_finite()), row != 2, "KL of row {row}");
+        }
     }
 }
 

@@ -178,6 +178,29 @@ fn a_window_is_a_part_of_its_buffer_that_moves() {
     }
 }
 
+/// Operations on parts of transient and persistent buffers, one after the other, see what the others wrote.
+#[test]
+fn a_part_is_where_it_was_declared() {
+    for device in std::iter::once(harness::cpu()).chain(harness::adapter()) {
+        let mut program = Program::default();
+        let (from, to) = (program.persistent("from", 192), program.persistent("to", 192));
+        let middle = program.transient("middle", 192);
+        let list = program.list("by parts");
+        for first in [0, 64, 128] {
+            let (a, b) = (program.part(from, first, 64), program.part(middle, 128 - first, 64));
+            program.push(list, &COPY, &[a, b], &Shape { n: 64 });
+        }
+        program.push(list, &COPY, &[middle, to], &Shape { n: 192 });
+        let mut session = device.load(program).unwrap();
+        assert_eq!(session.planned_bytes(), 4 * 3 * 192);
+        let values: Vec<u32> = (0..192).collect();
+        session.write(from, &values).unwrap();
+        session.run(list).unwrap();
+        let want: Vec<u32> = values.chunks(64).rev().flatten().copied().collect();
+        assert_eq!(session.read(to).unwrap(), want, "{}", device.name());
+    }
+}
+
 #[test]
 fn parts_of_a_buffer_are_written_and_read() {
     for device in std::iter::once(harness::cpu()).chain(harness::adapter()) {

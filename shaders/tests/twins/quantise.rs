@@ -1,7 +1,7 @@
 //! Quantisers: codes may differ by one at a tie, everything else follows from them.
 
-use flow_shaders::kernels::act_quant::blocks;
-use flow_shaders::kernels::ternary::groups;
+use flow_shaders::kernels::act_quant::{blocks, values};
+use flow_shaders::kernels::ternary::{groups, soften};
 use flow_shaders::kernels::{act_quant, gated, hyper as slots, norm_quant, rmsnorm, ternary};
 use proptest::prelude::*;
 
@@ -115,6 +115,43 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn values_of_codes(rows in size(30), cols in size(300), seed: u64) {
+        let mut r = Random(seed);
+        let count = 4 * cols.div_ceil(16);
+        let shape = act_quant::Shape { rows: rows as u32, cols: cols as u32, words: count as u32 };
+        let scales: Vec<u32> = (0..rows).flat_map(|_| [(0.01 + r.unit()).to_bits(), 0]).collect();
+        check(&values::ACT_VALUES, &[r.words(rows * count), scales, junk(rows * cols)], &shape, 0.0, 0.0);
+    }
+
+    #[test]
+    fn softened_weights(rows in size(30), cols in size(300), grouped in any::<bool>(), pressure in prop_oneof![Just(0f32), Just(1f32), 0f32..1.0], inv_t in prop_oneof![Just(0f32), 1f32..100.0], seed: u64) {
+        let mut r = Random(seed);
+        let (cols, per, count) = if grouped { (128 + 64 * (cols % 3), 64, 64.0) } else { (cols, cols, cols as f32) };
+        let groups = if grouped { cols / 64 } else { 1 };
+        let w = r.floats(rows * cols, 0.7);
+        let sums = r.range(rows * cols / per, 0.3 * count, 0.8 * count);
+        let shape = groups::GroupShape { rows: rows as u32, cols: cols as u32, per: per as u32, groups: groups as u32, count };
+        let made = [w.clone(), sums, junk(rows * ternary::packed_words(cols)), junk(groups::scale_words(rows, groups))];
+        let made = run(cpu(), &groups::TERNARISE_GROUPS, &made, &shape);
+        let mut h = hyper();
+        (h[slots::PRESSURE], h[slots::INV_TEMPERATURE]) = (pressure.to_bits(), inv_t.to_bits());
+        let factor = r.range(1, 0.5, 2.0);
+        let shape = soften::Shape { rows: rows as u32, cols: cols as u32, groups: groups as u32 };
+        let buffers = [w.clone(), made[2].clone(), made[3].clone(), h.clone(), factor.clone(), junk(rows * cols)];
+        check(&soften::SOFTEN, &buffers, &shape, 1e-5, 1e-5);
+        let y = run(cpu(), &soften::SOFTEN, &buffers, &shape).swap_remove(5);
+        if pressure == 1.0 && inv_t == 0.0 {
+            let hard = flow_shaders::unpack_ternary(&made[2], &made[3], cols, groups);
+            assert!(y == hard.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), "values of the codes, bit for bit");
+        }
+        if pressure == 0.0 {
+            assert!(y.iter().zip(&w).all(|(y, w)| (f32::from_bits(*y) - f32::from_bits(*w)).abs() < 1e-6), "masters");
+        }
+        let gradients = [w, made[3].clone(), h, factor, r.floats(rows * cols, 1.0)];
+        check(&soften::SOFTEN_GRAD, &gradients, &shape, 2e-4, 2e-4);
     }
 
     /// ACT_QUANT_BLOCKS, and ACT_ROUND_BLOCKS with the values of its codes; a block of zeros among them.

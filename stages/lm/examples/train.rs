@@ -25,6 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         flip_fraction,
         start: None,
         validation: None,
+        ternary: Default::default(),
+        teacher: None,
     };
     let device = flow_shaders::device::open("auto", 0)?;
     let trained = train::<flow_lm::Error>(&job, &mut Loader::of(windows, 1), &device, &())?.ok_or("nobody stops it")?;

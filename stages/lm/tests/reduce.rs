@@ -53,6 +53,7 @@ fn an_empty_part_of_a_step_adds_nothing() {
         clip: 1.0,
         tau: 1.0,
         bits: Bits::Eight,
+        softness: Default::default(),
     };
     let mut one = trainer(&config, Storage::Float32);
     one.step(&[half(64, 1)], &hyper).expect("steps");
@@ -86,7 +87,18 @@ fn halves_that_are_summed_train_as_the_whole() {
         let (mut whole, mut ranks) = (trainer(&config, storage), [trainer(&config, storage), trainer(&config, storage)]);
         for step in 1..=4 {
             let (lr, muon_lr, betas) = (3e-3, 0.02, (0.9, 0.95, 1e-8));
-            let hyper = Hyper { step, lr, muon_lr, betas, weight_decay: 0.1, muon: (0.95, 0.1), clip: 1.0, tau: 1.0, bits: Bits::Eight };
+            let hyper = Hyper {
+                step,
+                lr,
+                muon_lr,
+                betas,
+                weight_decay: 0.1,
+                muon: (0.95, 0.1),
+                clip: 1.0,
+                tau: 1.0,
+                bits: Bits::Eight,
+                softness: Default::default(),
+            };
             let micros = [half(64, 2 * step), half(64, 2 * step + 1)];
             let all = whole.step(&micros, &hyper).expect("steps");
             let mut sums: BTreeMap<String, Vec<f32>> = BTreeMap::new();

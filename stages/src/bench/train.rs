@@ -72,6 +72,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
             clip: 1.0,
             tau: 1.3,
             bits: b.bits,
+            softness: Default::default(),
         };
         let began = Instant::now();
         let stats = trainer.step(std::slice::from_ref(&micro), &hyper)?;

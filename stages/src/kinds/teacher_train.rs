@@ -119,6 +119,8 @@ impl Stage for TeacherStage {
             flip_fraction: None,
             start: None,
             validation: validation(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
+            ternary: Default::default(),
+            teacher: None,
         };
         let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
         let mut log = serde_json::json!({

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use flow_lm::config::{Activation, Activations, Group, ModelConfig, Preset, ScaleType, Weights};
 use flow_lm::format;
 use flow_lm::tokenizer::Tokenizer;
-use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Start, Training, Windows};
+use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Start, TernarySchedule, TokenWeight, Training, Windows};
 
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
@@ -51,6 +51,13 @@ pub struct StudentParams {
     /// Other sizes than the preset's.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub shape: Shape,
+    /// How weights become ternary: `ste` (codes from the first step on), `ramp` (a pressure that rises) or `soft` (soft
+    /// assignment at a temperature that falls), the latter two with a course of their own where one is given.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub ternary_schedule: TernarySchedule,
+    /// With a teacher in the loop, what weighs the KL of a token: `even`, or `teacher_ce`, its own cross-entropy there.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub token_weight: TokenWeight,
     /// Temperature of the KL.
     pub tau: f32,
     /// What the KL is multiplied by beside its weight: `tau2`, so that `tau` does not change the balance against the
@@ -127,6 +134,8 @@ impl Default for StudentParams {
             activations: None,
             activation: None,
             shape: Shape::default(),
+            ternary_schedule: TernarySchedule::default(),
+            token_weight: TokenWeight::default(),
             tau: 1.0,
             kd_scale: KdScale::default(),
             kd_weight: 1.0,
@@ -154,7 +163,16 @@ impl Stage for StudentStage {
     fn inputs(&self) -> Vec<InputPort> {
         vec![
             InputPort::optional("traces", &["ProjectedTraces"], "Rows over the student's vocabulary."),
-            InputPort::optional("text", &["Text"], "In the place of traces: a text to train on by cross-entropy alone."),
+            InputPort::optional(
+                "text",
+                &["Text"],
+                "In the place of traces: a text to train on, by cross-entropy alone, or with a `teacher` that reads it too.",
+            ),
+            InputPort::optional(
+                "teacher",
+                &["Teacher", "Model"],
+                "A teacher over the student's vocabulary that reads every batch of the text on the same device.",
+            ),
             InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer."),
             InputPort::optional("init", &["Teacher", "Model"], "A model of the same blocks, whose parameters it starts from."),
             InputPort::optional("validation", &["Text"], "Text to evaluate on while training; never trained on."),
@@ -184,6 +202,10 @@ impl Stage for StudentStage {
         if p.kd_weight + p.ce_weight + p.format_weight == 0.0 {
             return wrong("kd_weight", "all weights of the loss are 0".into());
         }
+        p.ternary_schedule.check().map_err(|e| super::training::wrong("ternary_schedule", e))?;
+        if p.ternary_schedule.softens() && p.weights != Weights::Absmean {
+            return wrong("ternary_schedule", format!("`{}` is for `weights: absmean`", p.ternary_schedule.name()));
+        }
         if p.weights == Weights::Float && matches!(p.activations, Some(Taken::A8 | Taken::A4)) {
             return wrong("activations", "full-precision linears take floats: leave it out, or choose ternary `weights`".into());
         }
@@ -208,6 +230,14 @@ impl Stage for StudentStage {
             }
             (false, false) => Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
                 .help("wire `traces` to `kd.project`, or `text` to `data.text`")),
+            (true, false) if wired.contains(&"teacher") => {
+                Err(StageError::new("both `traces` and `teacher` are wired: what a teacher said is in its traces")
+                    .help("wire `text` in the place of `traces` for a teacher in the loop, or remove `teacher`"))
+            }
+            _ if p.token_weight != TokenWeight::Even && !wired.contains(&"teacher") => {
+                Err(StageError::new("`token_weight` is for a teacher in the loop: `teacher` is not wired")
+                    .help("wire `teacher` and `text`, or remove `token_weight`"))
+            }
             _ => Ok(()),
         }
     }
@@ -223,15 +253,22 @@ impl Stage for StudentStage {
             let vocabulary = if s.same_vocabulary() { "the same" } else { "another" };
             serde_json::json!({"vocabulary": vocabulary, "parameters": s.parameters()})
         });
+        let teacher = ctx.input_opt("teacher").map(|dir| in_loop(dir, &config, &tokenizer, p.token_weight)).transpose()?;
         let ((mut loader, totals), said) = match ctx.input_opt("text") {
             None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
             Some(text) => {
                 let windows = Windows::of_text(&tokenizer.encode(&read_text(text)?), config.seq, tokenizer.bos());
                 let totals = Totals { targets: windows.targets(), ..Totals::default() };
-                // A text has no teacher, and nobody said what in it is structure.
-                ((Loader::of(windows, recipe.seed), totals), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 })
+                // Nobody said what in a text is structure.
+                match &teacher {
+                    Some(_) => ((Loader::of(windows.taught(), recipe.seed), totals), LossWeights { format: 0.0, ..given }),
+                    None => ((Loader::of(windows, recipe.seed), totals), LossWeights { kd: 0.0, ce: 1.0, format: 0.0 }),
+                }
             }
         };
+        let taught_by = teacher.as_ref().map(|t| {
+            serde_json::json!({"parameters": t.model.config.parameters(), "targets": "every batch, whole distributions", "token_weight": p.token_weight})
+        });
         let shape = (recipe.batch, config.seq, loader.top_k());
         let job = Training {
             config: config.clone(),
@@ -242,6 +279,8 @@ impl Stage for StudentStage {
             flip_fraction: p.flips_at(),
             start,
             validation: validation(ctx, p.eval, &tokenizer, shape)?,
+            ternary: p.ternary_schedule,
+            teacher,
         };
         let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
         let progress = &trained.progress;
@@ -260,6 +299,12 @@ impl Stage for StudentStage {
         };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         said_of_storage(&mut log, &recipe, progress);
+        if p.ternary_schedule.softens() {
+            log["ternary_schedule"] = serde_json::json!(p.ternary_schedule);
+        }
+        if let Some(taught) = taught_by {
+            log["teacher_in_loop"] = taught;
+        }
         if let Some(started) = started {
             log["init"] = started;
         }
@@ -280,6 +325,24 @@ fn start(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer) -> 
         let e = StageError::from(e);
         StageError { message: format!("`init`: {}", e.message), ..e }
     })
+}
+
+/// The model in a directory as a teacher in the loop of a student of shape `config`.
+fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, token_weight: TokenWeight) -> Result<InLoop, StageError> {
+    let wrong = |why: String, help: &str| StageError::new(format!("`teacher`: {why}")).help(help);
+    let through_traces = "wire `traces` to `kd.project`, which brings what any teacher says to the student's tokens";
+    if let Some(spec) = Spec::read(dir)? {
+        return Err(wrong(format!("{}: a hosted teacher does not run here", spec.named()), through_traces));
+    }
+    let (model, theirs) = format::load_with_tokenizer(dir)?;
+    if theirs.digest() != tokenizer.digest() || model.config.vocab != config.vocab {
+        return Err(wrong("it has another tokenizer than the student, whose tokens it cannot be asked about".into(), through_traces));
+    }
+    if model.config.seq < config.seq {
+        let why = format!("windows of {} tokens: it was made for {}", config.seq, model.config.seq);
+        return Err(wrong(why, "give the student a smaller `seq`, or `teacher.file` a larger one"));
+    }
+    Ok(InLoop { model, token_weight })
 }
 
 /// Windows over projected traces, which must be there and fit the tokenizer and the temperature.

@@ -96,5 +96,16 @@ pub fn noise(seed: u64) -> impl FnMut() -> f32 {
 /// The scalars of a small training step.
 pub fn hyper(step: u64, tau: f32, bits: u32) -> Hyper {
     let bits = Bits::of(bits).expect("4 or 8");
-    Hyper { step, lr: 3e-3, muon_lr: 0.02, betas: (0.9, 0.95, 1e-8), weight_decay: 0.1, muon: (0.95, 0.1), clip: 1.0, tau, bits }
+    Hyper {
+        step,
+        lr: 3e-3,
+        muon_lr: 0.02,
+        betas: (0.9, 0.95, 1e-8),
+        weight_decay: 0.1,
+        muon: (0.95, 0.1),
+        clip: 1.0,
+        tau,
+        bits,
+        softness: Default::default(),
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub(crate) mod cpu;
+pub mod values;
 
 use bytemuck::{Pod, Zeroable};
 

@@ -8,6 +8,7 @@
 //! A row with `label < 0` gets zero gradient and zero losses; a row with `w_kd = 0` skips the KL; τ = 1/`hyper[INV_TAU]`.
 
 mod cpu;
+pub mod full;
 
 use bytemuck::{Pod, Zeroable};
 

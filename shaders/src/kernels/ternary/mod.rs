@@ -6,6 +6,7 @@
 
 pub(crate) mod cpu;
 pub mod groups;
+pub mod soften;
 
 use bytemuck::{Pod, Zeroable};
 

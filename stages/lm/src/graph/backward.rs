@@ -3,21 +3,10 @@
 use flow_shaders::kernels::{attention, bias, embed, gated, gemm, rmsnorm};
 use flow_shaders::program::{BufferId, ListId};
 
+use super::by_rows::HeadGradients;
 use super::declare::{Graph, Packed};
-use super::tape::{Act, Batch, BlockTape, HeadNorms, Keep, Tape};
+use super::tape::{Act, Batch, BlockTape, Gradients, HeadNorms, Keep, KeptBlock, Tape};
 use crate::config::{Activation, Role};
-
-/// Gradient buffers and the row order of the embedding's scatter.
-pub(crate) struct Gradients {
-    /// One buffer per tensor of the graph, in its order.
-    pub grads: Vec<BufferId>,
-    /// Which of them are float16.
-    pub half: Vec<bool>,
-    /// First entry of each token id in `order`, `[vocab + 1]`.
-    pub starts: BufferId,
-    /// Rows sorted by token id, `[rows]`.
-    pub order: BufferId,
-}
 
 /// How a backward pass is done.
 #[derive(Clone, Copy)]
@@ -37,25 +26,34 @@ impl Graph {
 
     /// Appends the backward pass of `tape`, whose logits buffer holds the gradient of the logits.
     pub(crate) fn backward(&mut self, list: ListId, batch: &Batch, tape: &Tape, g: &Gradients, pass: Pass) {
+        let rows = batch.rows();
+        let d_normed = self.program.transient("d.normed", rows * self.config.dim);
+        self.head_grad(list, tape.logits, tape.normed, rows, HeadGradients { normed: d_normed, all: g, add: pass.add });
+        self.backward_below(list, batch, (&tape.blocks, tape.x_last, tape.rstd), d_normed, g, pass);
+    }
+
+    /// As [`Self::backward`], below the head: from the gradient of what it takes on, given what was kept of blocks, the
+    /// residual stream at their end and its rstd.
+    pub(crate) fn backward_below(
+        &mut self,
+        list: ListId,
+        batch: &Batch,
+        (blocks, x_last, rstd): (&[KeptBlock], BufferId, BufferId),
+        d_normed: BufferId,
+        g: &Gradients,
+        pass: Pass,
+    ) {
         let (rows, c) = (batch.rows(), self.config.clone());
-        let head = self.head();
-        let d_head = g.grads[self.tensor(head)];
-        let d_normed = self.program.transient("d.normed", rows * c.dim);
-        let (r, v, d) = (rows as u32, c.vocab as u32, c.dim as u32);
-        let shape = gemm::Shape { m: r, n: d, k: v, add: 0, symmetric: 0 };
-        self.input_grad(list, tape.logits, head, d_normed, shape);
-        let shape = gemm::Shape { m: v, n: d, k: r, add: u32::from(pass.add), symmetric: 0 };
-        self.program.push(list, &gemm::GEMM_TN, &[tape.logits, tape.normed, d_head], &shape);
         // The gradient of the residual stream: one buffer that every block adds to.
         let dx = self.program.transient("d.stream", rows * c.dim);
-        self.norm_grad(list, tape.x_last, "norm", tape.rstd, d_normed, (dx, false), rows, g);
-        for (l, kept) in tape.blocks.iter().enumerate().rev() {
+        self.norm_grad(list, x_last, "norm", rstd, d_normed, (dx, false), rows, g);
+        for (l, kept) in blocks.iter().enumerate().rev() {
             let kept = self.take_back(list, kept, pass.keep);
             let block = if pass.keep.inputs_only { self.block_tape(list, l, kept.x_in, batch, None) } else { kept };
             self.mlp_grad(list, l, &block, dx, rows, g, pass);
             self.attention_grad(list, l, &block, dx, batch, g, pass);
         }
-        let shape = embed::Shape { rows: r, cols: d, vocab: v };
+        let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
         let d_embed = g.grads[self.tensor("embed")];
         self.program.push(list, &embed::EMBED_GRAD, &[g.starts, g.order, dx, d_embed], &shape);
     }
@@ -113,7 +111,7 @@ impl Graph {
     }
 
     /// `dx (+)= dy·W`, of the ternary weights where they are such.
-    fn input_grad(&mut self, list: ListId, dy: BufferId, weight: &str, dx: BufferId, shape: gemm::Shape) {
+    pub(super) fn input_grad(&mut self, list: ListId, dy: BufferId, weight: &str, dx: BufferId, shape: gemm::Shape) {
         match self.codes(weight) {
             None => {
                 let w = self.values(weight);

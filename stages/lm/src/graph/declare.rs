@@ -18,10 +18,21 @@ pub struct Tensor {
     pub spec: TensorSpec,
     /// f32 values; absent for ternary matrices of a packed inference program, and for tables that are float16.
     pub master: Option<BufferId>,
-    /// float16 values, two in a word: embedding and head of an inference program.
+    /// float16 values, two in a word: embedding and head of an inference program, all matrices of a teacher in a training.
     pub half: Option<BufferId>,
     /// Packed ternary codes and scales, of ternary matrices.
     pub packed: Option<Packed>,
+    /// Of ternary matrices that are softened in a training.
+    pub soft: Option<Soft>,
+}
+
+/// A ternary matrix while it is on its way to codes (see `flow_shaders::kernels::ternary::soften`).
+#[derive(Clone, Copy, Debug)]
+pub struct Soft {
+    /// What products take in the place of codes `[rows, cols]`.
+    pub values: BufferId,
+    /// What the temperature is multiplied by `[1]`.
+    pub factor: BufferId,
 }
 
 /// A ternary matrix in a program.
@@ -47,6 +58,8 @@ pub enum Hold {
     Packed,
     /// As `Packed`, embedding and head as float16.
     PackedHalf,
+    /// As `Packed`, all other matrices as float16.
+    Half,
 }
 
 /// A model inside a program.
@@ -69,6 +82,8 @@ pub struct Graph {
     pub(super) decoding: bool,
     /// Float activations are rounded to int8 in blocks of 64 before linears and head.
     pub(crate) block8: bool,
+    /// What is appended now takes the softened values of ternary matrices, not their codes.
+    pub(crate) soft: bool,
     index: BTreeMap<String, usize>,
 }
 
@@ -80,27 +95,43 @@ impl Graph {
 
     /// As [`Self::new`], with some tensors packed that the shape does not call ternary.
     pub fn holding(config: ModelConfig, positions: usize, hold: Hold, held: &HeldPacked) -> Self {
-        let mut program = Program::default();
+        Self::within((Program::default(), ""), config, positions, hold, held)
+    }
+
+    /// As [`Self::holding`], in a program that holds something else already, and with something before the names of buffers.
+    pub(crate) fn within(
+        (mut program, prefix): (Program, &str),
+        config: ModelConfig,
+        positions: usize,
+        hold: Hold,
+        held: &HeldPacked,
+    ) -> Self {
+        let named = |name: &str| format!("{prefix}{name}");
         let mut tensors = Vec::new();
         for spec in config.tensors() {
             let groups = held.get(&spec.name).copied().or(config.ternary_groups(&spec));
-            let table = matches!(spec.role, Role::Embedding | Role::Head) && spec.shape[1].is_multiple_of(2);
-            let half = (hold == Hold::PackedHalf && table && groups.is_none()).then(|| program.persistent(&spec.name, spec.len() / 2));
+            let halved = match hold {
+                Hold::Masters | Hold::Packed => false,
+                Hold::PackedHalf => matches!(spec.role, Role::Embedding | Role::Head),
+                Hold::Half => matches!(spec.role, Role::Embedding | Role::Head | Role::Linear),
+            };
+            let halved = halved && groups.is_none() && spec.shape[1].is_multiple_of(2);
+            let half = halved.then(|| program.persistent(named(&spec.name), spec.len() / 2));
             let master =
-                (hold == Hold::Masters || !(groups.is_some() || half.is_some())).then(|| program.persistent(&spec.name, spec.len()));
+                (hold == Hold::Masters || !(groups.is_some() || half.is_some())).then(|| program.persistent(named(&spec.name), spec.len()));
             let packed = groups.map(|groups| {
                 let words = spec.shape[0] * ternary::packed_words(spec.shape[1]);
-                let codes = program.persistent(format!("{}.codes", spec.name), words);
-                let scale = program.persistent(format!("{}.scale", spec.name), scale_words(spec.shape[0], groups));
+                let codes = program.persistent(format!("{prefix}{}.codes", spec.name), words);
+                let scale = program.persistent(format!("{prefix}{}.scale", spec.name), scale_words(spec.shape[0], groups));
                 Packed { codes, scale, groups }
             });
-            tensors.push(Tensor { spec, master, half, packed });
+            tensors.push(Tensor { spec, master, half, packed, soft: None });
         }
         let index = tensors.iter().enumerate().map(|(i, t)| (t.spec.name.clone(), i)).collect();
-        let hyper = program.persistent("hyper", hyper::LEN);
-        let inner = if config.a4 == A4::Hybrid { program.persistent("hyper.inner", hyper::LEN) } else { hyper };
-        let rope = program.persistent("rope", positions * config.head_dim);
-        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, block8: false, index }
+        let hyper = program.persistent(named("hyper"), hyper::LEN);
+        let inner = if config.a4 == A4::Hybrid { program.persistent(named("hyper.inner"), hyper::LEN) } else { hyper };
+        let rope = program.persistent(named("rope"), positions * config.head_dim);
+        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, block8: false, soft: false, index }
     }
 
     /// Index of a tensor of the config.
@@ -108,13 +139,17 @@ impl Graph {
         self.index[name]
     }
 
-    /// The float32 buffer of a tensor.
+    /// The float32 buffer of a tensor: of its softened values where these are taken.
     pub(crate) fn values(&self, name: &str) -> BufferId {
-        self.tensors[self.index[name]].master.expect("held as f32")
+        let t = &self.tensors[self.index[name]];
+        t.soft.filter(|_| self.soft).map(|s| s.values).or(t.master).expect("held as f32")
     }
 
     /// Codes and effective scales of a matrix, if it is ternary: under the threshold rule the scales are the learned ones.
     pub(crate) fn codes(&self, name: &str) -> Option<Packed> {
+        if self.soft {
+            return None;
+        }
         let packed = self.tensors[self.index[name]].packed?;
         Some(match self.config.weights {
             Weights::Threshold => Packed { scale: self.values(&format!("{name}_scale")), ..packed },
@@ -174,7 +209,7 @@ impl Graph {
     /// Embedding or head `[vocab, dim]`.
     pub(super) fn table(&self, name: &str) -> Table {
         let tensor = &self.tensors[self.index[name]];
-        match (tensor.packed, tensor.half) {
+        match (tensor.packed.filter(|_| !self.soft), tensor.half) {
             (Some(packed), _) => Table::Packed(packed),
             (None, Some(half)) => Table::Half(half),
             (None, None) => Table::Floats(self.values(name)),

@@ -184,7 +184,7 @@ impl Graph {
     }
 
     /// Embedding and blocks: what the backward pass needs of them, and the residual stream at the end.
-    fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, keep: Keep) -> (Vec<KeptBlock>, BufferId) {
+    pub(crate) fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, keep: Keep) -> (Vec<KeptBlock>, BufferId) {
         let (rows, c) = (batch.rows(), self.config.clone());
         let x = self.program.transient("embedded", rows * c.dim);
         let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
@@ -208,20 +208,23 @@ impl Graph {
 
     /// The last norm and the head: (normed, its rstd, logits).
     fn project(&mut self, list: ListId, x: BufferId, rows: usize, logits: Option<BufferId>) -> (BufferId, BufferId, BufferId) {
-        let (vocab, dim) = (self.config.vocab, self.config.dim);
         let (normed, rstd) = self.norm(list, x, "norm", rows);
-        let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * vocab));
-        let head = self.head();
+        let logits = logits.unwrap_or_else(|| self.program.transient("logits", rows * self.config.vocab));
+        self.head_product(list, normed, rows, logits);
+        (normed, rstd, logits)
+    }
+
+    /// Logits of normed rows.
+    pub(super) fn head_product(&mut self, list: ListId, normed: BufferId, rows: usize, logits: BufferId) {
+        let (vocab, dim, head) = (self.config.vocab, self.config.dim, self.head());
         let Table::Half(half) = self.table(head) else {
             let input = if self.block8 { self.blocks(list, normed, rows, &[head]) } else { Act::Values(normed) };
-            self.linear(list, input, head, rows, logits, false);
-            return (normed, rstd, logits);
+            return self.linear(list, input, head, rows, logits, false);
         };
         let input = if self.block8 { self.rounded(list, normed, rows) } else { normed };
         let kernel = if self.decoding { &gemm::GEMV_NT_HALF } else { &gemm::GEMM_NT_HALF };
         let shape = gemm::Shape { m: rows as u32, n: vocab as u32, k: dim as u32, add: 0, symmetric: 0 };
         self.program.push(list, kernel, &[input, half, logits], &shape);
-        (normed, rstd, logits)
     }
 
     /// Appends a forward pass into a cache whose logits are those of one row of each sequence, `rows [sequences]`.

@@ -1,6 +1,7 @@
 //! Linears: what they take, as floats or as codes, and their products.
 
 use flow_shaders::kernels::act_quant::blocks::{ACT_QUANT_BLOCKS, ACT_ROUND_BLOCKS, BLOCK};
+use flow_shaders::kernels::act_quant::values::ACT_VALUES;
 use flow_shaders::kernels::ternary_blocks::{TERNARY_BLOCKS_GEMM, TERNARY_BLOCKS_GEMV};
 use flow_shaders::kernels::{act_quant, gemm, norm_quant, ternary_blocks, ternary_gemm};
 use flow_shaders::program::{BufferId, ListId};
@@ -109,13 +110,34 @@ impl Graph {
                 let kernel = if self.decoding { &gemm::GEMV_NT_TERNARY } else { &gemm::GEMM_NT_TERNARY };
                 self.program.push(list, kernel, &[x, codes, scale, y], &shape);
             }
-            (Act::Values(x) | Act::Blocks { values: Some(x), .. }, None) => {
-                let shape = gemm::Shape { m, n: outs, k: cols, add, symmetric: 0 };
-                let w = self.values(weight);
-                let kernel = if self.decoding { &gemm::GEMV_NT } else { &gemm::GEMM_NT };
-                self.program.push(list, kernel, &[x, w, y], &shape);
+            (Act::Values(x) | Act::Blocks { values: Some(x), .. }, None) => self.float_product(list, x, weight, (m, add), y),
+            (Act::Codes { q, scales }, None) => {
+                let x = self.values_of(list, (q, scales), rows, cols as usize);
+                self.float_product(list, x, weight, (m, add), y);
             }
-            (Act::Codes { .. }, None) | (Act::Blocks { .. }, _) => unreachable!("`{weight}` is no taker of these activations"),
+            (Act::Blocks { .. }, _) => unreachable!("`{weight}` is no taker of these activations"),
         }
+    }
+
+    /// `y (+)= x · Wᵀ` with weights that are no codes.
+    fn float_product(&mut self, list: ListId, x: BufferId, weight: &str, (m, add): (u32, u32), y: BufferId) {
+        let tensor = &self.tensors[self.tensor(weight)];
+        let (n, k) = (tensor.spec.shape[0] as u32, tensor.spec.shape[1] as u32);
+        let shape = gemm::Shape { m, n, k, add, symmetric: 0 };
+        let (w, kernel) = match (tensor.half, self.decoding) {
+            (Some(half), true) => (half, &gemm::GEMV_NT_HALF),
+            (Some(half), false) => (half, &gemm::GEMM_NT_HALF),
+            (None, true) => (self.values(weight), &gemm::GEMV_NT),
+            (None, false) => (self.values(weight), &gemm::GEMM_NT),
+        };
+        self.program.push(list, kernel, &[x, w, y], &shape);
+    }
+
+    /// What quantised rows stand for, for weights that are no codes.
+    fn values_of(&mut self, list: ListId, (q, scales): (BufferId, BufferId), rows: usize, cols: usize) -> BufferId {
+        let x = self.program.transient("act.values", rows * cols);
+        let words = 4 * cols.div_ceil(16) as u32;
+        self.program.push(list, &ACT_VALUES, &[q, scales, x], &act_quant::Shape { rows: rows as u32, cols: cols as u32, words });
+        x
     }
 }

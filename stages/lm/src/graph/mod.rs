@@ -2,9 +2,10 @@
 //! by pass:
 //!
 //! - [`tape`]: what goes in and what is kept; [`declare`]: parameters, batches and caches as buffers;
-//! - `ternarise`: codes; `storage`: float16 in between; `linear`, `forward`, `backward`; [`update`]: clip and optimizer.
+//! - `ternarise`: codes; `storage`: float16 in between; `linear`, `forward`, `backward`, `by_rows` (the loss of a large vocabulary); [`update`]: clip and optimizer.
 
 pub(crate) mod backward;
+pub(crate) mod by_rows;
 pub mod declare;
 mod forward;
 mod linear;

@@ -172,3 +172,15 @@ impl BlockTape {
         [x_in, q, k, v, o, x_mid, gate, up, act].into_iter().chain(values).chain(heads).collect()
     }
 }
+
+/// Gradient buffers and the row order of the embedding's scatter.
+pub(crate) struct Gradients {
+    /// One buffer per tensor of the graph, in its order.
+    pub grads: Vec<BufferId>,
+    /// Which of them are float16.
+    pub half: Vec<bool>,
+    /// First entry of each token id in `order`, `[vocab + 1]`.
+    pub starts: BufferId,
+    /// Rows sorted by token id, `[rows]`.
+    pub order: BufferId,
+}

@@ -2,9 +2,10 @@
 
 use flow_shaders::kernels::ternary;
 use flow_shaders::kernels::ternary::groups::{GroupShape, TERNARISE_GROUPS};
+use flow_shaders::kernels::ternary::soften;
 use flow_shaders::program::{BufferId, ListId};
 
-use super::declare::{Graph, Packed};
+use super::declare::{Graph, Packed, Soft};
 use crate::config::{Group, Weights};
 
 /// A matrix and its codes.
@@ -19,6 +20,33 @@ struct Matrix {
 }
 
 impl Graph {
+    /// Declares softened values of every ternary matrix.
+    pub(crate) fn declare_soft(&mut self) {
+        for t in self.tensors.iter_mut().filter(|t| t.packed.is_some()) {
+            let values = self.program.persistent(format!("{}.soft", t.spec.name), t.spec.len());
+            t.soft = Some(Soft { values, factor: self.program.persistent(format!("{}.temperature", t.spec.name), 1) });
+        }
+    }
+
+    /// Softens the masters, whose codes are made.
+    pub(crate) fn soften(&mut self, list: ListId) {
+        let held: Vec<_> = self.tensors.iter().filter_map(|t| Some((t.spec.clone(), t.master?, t.packed?, t.soft?))).collect();
+        for (spec, master, packed, soft) in held {
+            let buffers = [master, packed.codes, packed.scale, self.hyper, soft.factor, soft.values];
+            self.program.push(list, &soften::SOFTEN, &buffers, &soften_shape(&spec, packed.groups));
+        }
+    }
+
+    /// Turns gradients of softened values into those of their masters.
+    pub(crate) fn soften_gradients(&mut self, list: ListId, of: impl Fn(usize) -> Option<BufferId>) {
+        for i in 0..self.tensors.len() {
+            let t = &self.tensors[i];
+            let (Some(master), Some(packed), Some(soft), Some(gradient)) = (t.master, t.packed, t.soft, of(i)) else { continue };
+            let shape = soften_shape(&t.spec, packed.groups);
+            self.program.push(list, &soften::SOFTEN_GRAD, &[master, packed.scale, self.hyper, soft.factor, gradient], &shape);
+        }
+    }
+
     /// Ternarises the masters into their codes.
     pub fn ternarise(&mut self, list: ListId) {
         let held: Vec<_> = self.tensors.iter().filter_map(|t| Some((t.spec.clone(), t.master?, t.packed?))).collect();
@@ -59,4 +87,8 @@ impl Graph {
             self.program.push(list, &TERNARISE_GROUPS, &[m.master, sums, m.packed.codes, m.packed.scale], &shape);
         }
     }
+}
+
+fn soften_shape(spec: &crate::config::TensorSpec, groups: usize) -> soften::Shape {
+    soften::Shape { rows: spec.shape[0] as u32, cols: spec.shape[1] as u32, groups: groups as u32 }
 }

@@ -5,9 +5,8 @@ use flow_shaders::program::{BufferId, ListId, Program};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backward::Gradients;
 use super::declare::{Graph, Packed};
-use super::tape::Storage;
+use super::tape::{Gradients, Storage};
 use crate::config::{Role, TensorSpec, Weights};
 
 /// Which optimizer updates the block linears; everything else is AdamW's.
@@ -92,7 +91,12 @@ impl Graph {
 
     /// A gradient as floats.
     fn gradient(&mut self, list: ListId, g: &Gradients, i: usize) -> BufferId {
-        if g.half[i] { self.unpack_half(list, g.grads[i], self.tensors[i].spec.len()) } else { g.grads[i] }
+        if !g.half[i] {
+            return g.grads[i];
+        }
+        let values = self.unpack_half(list, g.grads[i], self.tensors[i].spec.len());
+        self.soften_gradients(list, |j| (j == i).then_some(values));
+        values
     }
 
     /// Declares optimizer state.
@@ -120,6 +124,8 @@ impl Graph {
         if self.config.weights == Weights::Threshold {
             self.threshold_gradients(list, &g.grads);
         }
+        // Those that are float16 are turned each time that they are read.
+        self.soften_gradients(list, |i| (!g.half[i]).then_some(g.grads[i]));
         let total: usize = self.tensors.iter().map(|t| clip::partials(t.spec.len())).sum();
         let partials = self.program.transient("clip.partials", total);
         let mut offset = 0;

@@ -330,7 +330,7 @@ fn build_prefill(g: &mut Graph, name: &str, sequences: usize, chunk: usize, cach
 
 impl Graph {
     /// Writes parameters into a session of this graph's program, packing the ternary linears.
-    pub(super) fn load(&self, session: &mut Session, tensors: &impl TensorSource) -> Result<(), DeviceError> {
+    pub(crate) fn load(&self, session: &mut Session, tensors: &impl TensorSource) -> Result<(), DeviceError> {
         for t in &self.tensors {
             let name = &t.spec.name;
             if let Some(master) = t.master {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::Schedule;
 use super::skipped::MAX_SKIPPED_SHARE;
+use super::softening::TernarySchedule;
 use super::trainer::Hyper;
 use crate::config::{Bits, Refused, is_default};
 use crate::graph::{Moments, NewtonSchulz, Optimizer, Storage};
@@ -162,9 +163,10 @@ impl Recipe {
         self.schedule.rate(progress, f64::from(self.warmup), f64::from(self.lr_min), f64::from(self.cooldown))
     }
 
-    /// Scalars of a step: AdamW's t, the share of the budget seen before it.
-    pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: Bits) -> Hyper {
+    /// Scalars of a step: AdamW's t, the share of the budget seen before it, what its weights and activations become.
+    pub fn hyper(&self, step: u64, progress: f64, tau: f32, bits: Bits, ternary: &TernarySchedule) -> Hyper {
         let (rate, decays) = self.rate(progress);
+        let rate = rate * ternary.rate(progress);
         let decay = if decays { self.weight_decay } else { 0.0 };
         Hyper {
             step,
@@ -176,6 +178,7 @@ impl Recipe {
             clip: self.clip,
             tau,
             bits,
+            softness: ternary.at(progress),
         }
     }
 }

@@ -6,13 +6,17 @@ use std::time::Instant;
 use flow_shaders::device::Device;
 
 use super::batch::LossWeights;
+use super::calibrate::temperatures;
 use super::loader::Loader;
+use super::program::TrainShape;
 use super::recipe::Recipe;
 use super::skipped;
+use super::softening::{Softness, TernarySchedule};
 use super::start::{Start, initial_values};
 use super::state::{self, Flip, Health, Point, Progress, Tensors};
-use super::trainer::{StepStats, TrainShape, Trainer};
-use super::validation::{Evaluation, Validation};
+use super::taught::InLoop;
+use super::trainer::{Hyper, StepStats, Trainer};
+use super::validation::{Evaluation, Softened, Validation};
 use crate::config::{Bits, ModelConfig, TensorSpec};
 use crate::error::{Error, Result, TrainingError};
 
@@ -56,6 +60,32 @@ pub struct Training<'a> {
     pub start: Option<Start>,
     /// What is evaluated on while training.
     pub validation: Option<Validation>,
+    /// How weights become ternary.
+    pub ternary: TernarySchedule,
+    /// A teacher that reads every batch: its windows are marked as [`super::Windows::taught`].
+    pub teacher: Option<InLoop>,
+}
+
+impl Training<'_> {
+    /// Sizes of its program, whose rows have `top_k` candidates.
+    pub fn shape(&self, top_k: usize) -> TrainShape {
+        let r = self.recipe;
+        TrainShape {
+            batch: r.batch,
+            seq: self.config.seq,
+            top_k,
+            ns: r.newton_schulz(),
+            recompute: r.recompute,
+            moments: r.moments,
+            storage: r.storage,
+            evaluates: self.validation.is_some(),
+        }
+    }
+
+    /// How ternary the weights are after what was seen.
+    fn softness(&self, p: &Progress) -> Softness {
+        self.ternary.at(p.seen_tokens as f64 / self.budget_tokens as f64)
+    }
 }
 
 /// A trained model.
@@ -78,21 +108,14 @@ pub fn train<E: From<Error>>(
     watch: &impl Watch,
 ) -> Result<Option<Trained>, E> {
     let r = job.recipe;
-    let shape = TrainShape {
-        batch: r.batch,
-        seq: job.config.seq,
-        top_k: loader.top_k(),
-        ns: r.newton_schulz(),
-        recompute: r.recompute,
-        moments: r.moments,
-        storage: r.storage,
-        evaluates: job.validation.is_some(),
-    };
-    let mut trainer = Trainer::new(device, job.config.clone(), shape, r.optimizer)?;
+    let shape = job.shape(loader.top_k());
+    let beside = (job.ternary.softens(), job.teacher.as_ref());
+    let mut trainer = Trainer::beside(device, job.config.clone(), shape, r.optimizer, beside)?;
     let mut progress = Progress::default();
     match watch.state_dir().and_then(state::load) {
         Some((saved, params, optimizer)) if trainer.load_optimizer_state(&optimizer)? => {
             trainer.load(&params)?;
+            trainer.set_temperatures(&saved.temperatures)?;
             progress = saved;
             watch.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
         }
@@ -102,6 +125,10 @@ pub fn train<E: From<Error>>(
                 None => initial_values(&job.config, t, r.seed),
             };
             trainer.load_with(values)?;
+            if job.ternary.calibrates() > 0 {
+                calibrate(job, loader, &mut trainer, &mut progress)?;
+                watch.log(format!("temperatures of {} tensors by their curvature", progress.temperatures.len()));
+            }
         }
     }
     if (r.batch * r.accumulate) as u64 > loader.len() {
@@ -151,6 +178,22 @@ pub fn train<E: From<Error>>(
     Ok(Some(Trained { tensors, evaluation, session_bytes: trainer.session_bytes(), progress }))
 }
 
+/// Gives every softened tensor a temperature of its own.
+fn calibrate<E: From<Error>>(
+    job: &Training<'_>,
+    loader: &mut Loader<'_, E>,
+    trainer: &mut Trainer,
+    progress: &mut Progress,
+) -> Result<(), E> {
+    let r = job.recipe;
+    let micros = job.ternary.calibrates().div_ceil(r.batch * job.config.seq);
+    let (micros, _) = loader.step(0, r.batch, micros, &job.weights)?;
+    let masters = Softness { pressure: 0.0, inv_temperature: 0.0 };
+    let hyper = r.hyper(1, 0.0, job.tau, bits(job, progress).unwrap_or(Bits::Four), &job.ternary);
+    progress.temperatures = temperatures(trainer, &micros, &Hyper { softness: masters, ..hyper }, r.seed)?;
+    Ok(trainer.set_temperatures(&progress.temperatures)?)
+}
+
 /// Evaluates where this step asks for it, and keeps the parameters where they are the best so far.
 fn evaluate(
     job: &Training<'_>,
@@ -163,13 +206,18 @@ fn evaluate(
     if !(last || validation.when.every.is_some_and(|n| p.step.is_multiple_of(n))) {
         return Ok(());
     }
-    let bits_per_byte = validation.bits_per_byte(trainer, bits(job, p).unwrap_or(Bits::Four))?;
+    let at = bits(job, p).unwrap_or(Bits::Four);
+    let bits_per_byte = validation.bits_per_byte(trainer, at, Softness::HARD)?;
+    let softness = job.softness(p);
+    let soft = (!softness.is_hard()).then(|| validation.bits_per_byte(trainer, at, softness)).transpose()?;
     let bits = recorded(bits(job, p));
     if !bits_per_byte.is_finite() {
         watch.warn(format!("step {}: the validation text has no finite figure; it is left out", p.step));
         return Ok(());
     }
-    let now = Evaluation { step: p.step, seen_tokens: p.seen_tokens, bits, bits_per_byte };
+    let soft =
+        soft.map(|bits_per_byte| Softened { bits_per_byte, pressure: f64::from(softness.pressure), temperature: softness.temperature() });
+    let now = Evaluation { step: p.step, seen_tokens: p.seen_tokens, bits, bits_per_byte, soft };
     p.evaluations.push(now);
     watch.metric("validation_bits_per_byte", bits_per_byte);
     // A figure at 8 bits says nothing of the model at 4: those before the flip are not compared.
@@ -249,7 +297,7 @@ fn step<E: From<Error>>(
         p.flip = Some(Flip { step: p.step + 1, seen_tokens: p.seen_tokens });
     }
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;
-    let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).unwrap_or(Bits::Four));
+    let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).unwrap_or(Bits::Four), &job.ternary);
     let (micros, targets) = loader.step(p.cursor, r.batch, r.accumulate, &job.weights)?;
     p.cursor += (r.batch * r.accumulate) as u64;
     let stats = trainer.step(&micros, &hyper)?;

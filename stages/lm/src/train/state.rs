@@ -98,6 +98,9 @@ pub struct Progress {
     /// unless it is the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Evaluation>,
+    /// What the temperature of each softened tensor is multiplied by, where they have their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub temperatures: Vec<f32>,
     /// Sums since the last point, as the bits of f64 (loss, kl, ce, format, norm, largest clipped norm, steps).
     pub pending: [u64; 7],
 }

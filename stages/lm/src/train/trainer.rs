@@ -3,40 +3,18 @@
 use std::collections::BTreeMap;
 
 use flow_shaders::device::{self, Device};
-use flow_shaders::kernels::{hyper, kd_loss};
-use flow_shaders::program::{BufferId, ListId};
+use flow_shaders::kernels::hyper;
 
 use super::batch::MicroBatch;
-use crate::config::{Bits, ModelConfig, TensorSpec, Weights};
+use super::program::{Beside, Built, Micro, TrainShape, build};
+use super::softening::Softness;
+use super::taught::InLoop;
+use crate::config::{Bits, ModelConfig, TensorSpec};
 use crate::error::Result;
 use crate::format::tensors::{PackedMatrix, half_pair};
-use crate::graph::backward::{Gradients, Pass};
-use crate::graph::tape::Keep;
-use crate::graph::update::State;
-use crate::graph::{Batch, Graph, Hold, LossScale, Moments, NewtonSchulz, Optimizer, Storage};
+use crate::graph::{LossScale, Optimizer, Storage};
 use crate::infer::session::within_window;
 use crate::tokenizer::TokenId;
-
-/// Sizes of a training program.
-#[derive(Clone, Copy, Debug)]
-pub struct TrainShape {
-    /// Sequences of a micro-batch.
-    pub batch: usize,
-    /// Tokens of a sequence.
-    pub seq: usize,
-    /// Top-K buckets of the targets; 0 for cross-entropy only.
-    pub top_k: usize,
-    /// How Muon makes updates orthogonal.
-    pub ns: NewtonSchulz,
-    /// Compute a block's activations again in the backward pass: the same bits, less memory, a fourth more work.
-    pub recompute: bool,
-    /// How AdamW's moments are held.
-    pub moments: Moments,
-    /// How activations and gradients are kept.
-    pub storage: Storage,
-    /// Whether [`Trainer::evaluate`] is asked for: without it nothing is compiled for it.
-    pub evaluates: bool,
-}
 
 /// Scalars of one step.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +37,8 @@ pub struct Hyper {
     pub tau: f32,
     /// Activation bits.
     pub bits: Bits,
+    /// How ternary the weights are.
+    pub softness: Softness,
 }
 
 impl Hyper {
@@ -77,6 +57,7 @@ impl Hyper {
         h[hyper::INV_LOSS_SCALE] = 1.0 / loss_scale;
         h[hyper::MUON_LR] = self.muon_lr;
         (h[hyper::MUON_MOMENTUM], h[hyper::MUON_DECAY]) = self.muon;
+        (h[hyper::PRESSURE], h[hyper::INV_TEMPERATURE]) = (self.softness.pressure, self.softness.inv_temperature);
         h
     }
 }
@@ -109,48 +90,16 @@ impl StepStats {
     }
 }
 
-struct Lists {
-    begin: ListId,
-    /// A step's first micro-batch: it overwrites the gradients of matrices.
-    first: ListId,
-    /// The others: they add to them.
-    micro: ListId,
-    update: ListId,
-    /// Codes, then forward pass and losses.
-    evaluate: Option<(ListId, ListId)>,
-}
-
-/// Inputs and results of a step; `rows` are those of a micro-batch.
-struct Io {
-    /// `[rows, top_k]`.
-    topk_ids: BufferId,
-    /// `[rows, top_k]`.
-    targets: BufferId,
-    /// `[rows, 4]`.
-    meta: BufferId,
-    /// `[rows]`.
-    labels: BufferId,
-    /// `[rows, 4]`.
-    losses: BufferId,
-    /// KL, CE, format loss, rows that are not finite.
-    loss_sum: BufferId,
-    /// Norm, factor, whether the step is skipped.
-    clip: BufferId,
-}
-
 /// Name of the loss scale in the optimizer's state.
 const LOSS_SCALE: &str = "loss_scale";
 
 /// A model being trained on a device.
 pub struct Trainer {
     device: device::Session,
-    graph: Graph,
+    built: Built,
     shape: TrainShape,
-    batch: Batch,
-    io: Io,
-    lists: Lists,
-    gradients: Gradients,
-    states: Vec<State>,
+    /// How ternary the weights of the present step are.
+    softness: Softness,
     /// With float16 storage.
     loss_scale: Option<LossScale>,
 }
@@ -158,20 +107,64 @@ pub struct Trainer {
 impl Trainer {
     /// Builds and allocates the program.
     pub fn new(device: &Device, config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Result<Self> {
+        Self::beside(device, config, shape, optimizer, (false, None))
+    }
+
+    /// As [`Self::new`], where weights may be softened, and a teacher may run beside the student.
+    pub fn beside(
+        device: &Device,
+        config: ModelConfig,
+        shape: TrainShape,
+        optimizer: Optimizer,
+        (softens, teacher): (bool, Option<&InLoop>),
+    ) -> Result<Self> {
         within_window(&config, shape.seq)?;
-        let (graph, parts) = build(config, shape, optimizer);
-        let Parts { batch, io, lists, gradients, states, program } = parts;
+        let beside = Beside { softens, teacher: teacher.map(InLoop::shape) };
+        let (mut built, program) = build(config, shape, optimizer, &beside);
         let mut session = device.load(program)?;
-        graph.write_constants(&mut session)?;
-        let pos: Vec<u32> = (0..batch.rows()).map(|r| (r % shape.seq) as u32).collect();
-        session.write(batch.pos, &pos)?;
+        built.graph.write_constants(&mut session)?;
+        let pos: Vec<u32> = (0..built.batch.rows()).map(|r| (r % shape.seq) as u32).collect();
+        session.write(built.batch.pos, &pos)?;
+        for soft in built.graph.tensors.iter().filter_map(|t| t.soft) {
+            session.write_f32(soft.factor, &[1.0])?;
+        }
+        if let (Some(graph), Some(teacher)) = (built.teacher.take(), teacher) {
+            teacher.load(&graph, &mut session)?;
+        }
         let loss_scale = (shape.storage == Storage::Float16).then(LossScale::default);
-        Ok(Self { device: session, graph, shape, batch, io, lists, gradients, states, loss_scale })
+        Ok(Self { device: session, built, shape, softness: Softness::HARD, loss_scale })
     }
 
     /// Bytes that such a session needs, without allocating anything.
     pub fn planned_bytes(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> u64 {
-        build(config, shape, optimizer).1.program.plan().bytes()
+        Self::planned_bytes_beside(config, shape, optimizer, &Beside::default())
+    }
+
+    /// As [`Self::planned_bytes`], of [`Self::beside`].
+    pub fn planned_bytes_beside(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> u64 {
+        build(config, shape, optimizer, beside).1.plan().bytes()
+    }
+
+    /// Sets what the temperature of each ternary matrix is multiplied by, in the order of [`Self::softened`].
+    pub fn set_temperatures(&mut self, factors: &[f32]) -> Result<()> {
+        for (soft, factor) in self.built.graph.tensors.iter().filter_map(|t| t.soft).zip(factors) {
+            self.device.write_f32(soft.factor, &[*factor])?;
+        }
+        Ok(())
+    }
+
+    /// Matrices that are softened.
+    pub fn softened(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.built.graph.tensors.iter().filter(|t| t.soft.is_some()).map(|t| &t.spec)
+    }
+
+    /// Values of the softened matrices by name, as the last soft step took them.
+    pub fn soft_values(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
+        let mut all = BTreeMap::new();
+        for (t, soft) in self.built.graph.tensors.iter().filter_map(|t| Some((t, t.soft?))) {
+            all.insert(t.spec.name.clone(), self.device.read_f32(soft.values)?);
+        }
+        Ok(all)
     }
 
     /// Bytes that the planner predicted.
@@ -181,12 +174,12 @@ impl Trainer {
 
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
-        &self.graph.config
+        &self.built.graph.config
     }
 
     /// Sets parameters by name; every tensor must be there with its size.
     pub fn load(&mut self, tensors: &BTreeMap<String, Vec<f32>>) -> Result<()> {
-        for t in &self.graph.tensors {
+        for t in &self.built.graph.tensors {
             let values = &tensors[&t.spec.name];
             self.device.write_f32(t.master.expect("training keeps masters"), values)?;
         }
@@ -195,7 +188,7 @@ impl Trainer {
 
     /// Sets parameters that are made one by one: no copy of the model is held beside the session.
     pub fn load_with(&mut self, mut values: impl FnMut(&TensorSpec) -> Vec<f32>) -> Result<()> {
-        for t in &self.graph.tensors {
+        for t in &self.built.graph.tensors {
             self.device.write_f32(t.master.expect("training keeps masters"), &values(&t.spec))?;
         }
         Ok(())
@@ -204,7 +197,7 @@ impl Trainer {
     /// Parameters by name.
     pub fn tensors(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
-        for t in &self.graph.tensors {
+        for t in &self.built.graph.tensors {
             all.insert(t.spec.name.clone(), self.device.read_f32(t.master.expect("training keeps masters"))?);
         }
         Ok(all)
@@ -214,7 +207,7 @@ impl Trainer {
     pub fn gradients(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
         let scale = self.loss_scale();
-        for ((t, g), half) in self.graph.tensors.iter().zip(&self.gradients.grads).zip(&self.gradients.half) {
+        for ((t, g), half) in self.built.graph.tensors.iter().zip(&self.built.gradients.grads).zip(&self.built.gradients.half) {
             let mut values = if *half { half_values(&self.device.read(*g)?, t.spec.len()) } else { self.device.read_f32(*g)? };
             values.iter_mut().for_each(|v| *v /= scale);
             all.insert(t.spec.name.clone(), values);
@@ -225,7 +218,7 @@ impl Trainer {
     /// Codes and scales of the ternary matrices by name, as the last step took them.
     pub fn packed(&mut self) -> Result<BTreeMap<String, PackedMatrix>> {
         let mut all = BTreeMap::new();
-        for (t, packed) in self.graph.tensors.iter().filter_map(|t| Some((t, t.packed?))) {
+        for (t, packed) in self.built.graph.tensors.iter().filter_map(|t| Some((t, t.packed?))) {
             let (codes, scale) = (self.device.read(packed.codes)?, self.device.read(packed.scale)?);
             all.insert(t.spec.name.clone(), PackedMatrix { codes, scale, groups: packed.groups, cols: t.spec.shape[1] });
         }
@@ -235,7 +228,7 @@ impl Trainer {
     /// Optimizer state by `tensor.part`.
     pub fn optimizer_state(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
         let mut all = BTreeMap::new();
-        for (t, s) in self.graph.tensors.iter().zip(&self.states) {
+        for (t, s) in self.built.graph.tensors.iter().zip(&self.built.states) {
             for (part, buffer) in s.buffers() {
                 all.insert(format!("{}.{part}", t.spec.name), self.device.read_f32(buffer)?);
             }
@@ -248,7 +241,7 @@ impl Trainer {
 
     /// Restores what [`Self::optimizer_state`] gave; `false` if a part is missing or has another size.
     pub fn load_optimizer_state(&mut self, state: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
-        for (t, s) in self.graph.tensors.iter().zip(&self.states) {
+        for (t, s) in self.built.graph.tensors.iter().zip(&self.built.states) {
             for (part, buffer) in s.buffers() {
                 match state.get(&format!("{}.{part}", t.spec.name)) {
                     Some(values) if values.len() == self.device.program().words(buffer) => self.device.write_f32(buffer, values)?,
@@ -276,28 +269,29 @@ impl Trainer {
     }
 
     fn feed(&mut self, micro: &MicroBatch) -> Result<()> {
-        let (starts, order) = scatter_order(&micro.ids, self.graph.config.vocab);
-        self.device.write(self.batch.ids, TokenId::words(&micro.ids))?;
-        self.device.write(self.batch.mask, &micro.mask)?;
-        self.device.write(self.gradients.starts, &starts)?;
-        self.device.write(self.gradients.order, &order)?;
-        self.device.write_i32(self.io.labels, &micro.labels)?;
+        let (starts, order) = scatter_order(&micro.ids, self.built.graph.config.vocab);
+        self.device.write(self.built.batch.ids, TokenId::words(&micro.ids))?;
+        self.device.write(self.built.batch.mask, &micro.mask)?;
+        self.device.write(self.built.gradients.starts, &starts)?;
+        self.device.write(self.built.gradients.order, &order)?;
+        self.device.write_i32(self.built.io.labels, &micro.labels)?;
         if self.shape.top_k > 0 {
-            self.device.write_i32(self.io.topk_ids, &micro.topk_ids)?;
-            self.device.write_f32(self.io.targets, &micro.targets)?;
+            self.device.write_i32(self.built.io.topk_ids, &micro.topk_ids)?;
+            self.device.write_f32(self.built.io.targets, &micro.targets)?;
         }
         // The weights carry the loss scale into every gradient.
         let scale = self.loss_scale();
         let meta: Vec<[f32; 4]> = micro.meta.iter().map(|m| [m[0], m[1] * scale, m[2] * scale, m[3] * scale]).collect();
-        Ok(self.device.write_f32(self.io.meta, bytemuck::cast_slice(&meta))?)
+        Ok(self.device.write_f32(self.built.io.meta, bytemuck::cast_slice(&meta))?)
     }
 
     /// Adds the gradients of micro-batches, whose rows are weighed over the whole step ([`super::LossWeights::weigh`]), to those of the step; the first call
     /// of a step (`begins`) starts them anew. The parameters stay.
     pub fn accumulate(&mut self, micros: &[MicroBatch], hyper: &Hyper, begins: bool) -> Result<()> {
         if begins {
+            self.softness = hyper.softness;
             let scale = self.loss_scale();
-            self.device.write_f32(self.graph.hyper, &hyper.slots(scale))?;
+            self.device.write_f32(self.built.graph.hyper, &hyper.slots(scale))?;
         }
         // One of several may have nothing in its part of the step.
         let nothing = (begins && micros.is_empty()).then(|| MicroBatch::of_nothing(self.shape.batch * self.shape.seq, self.shape.top_k));
@@ -305,10 +299,14 @@ impl Trainer {
             let first = begins && i == 0;
             self.feed(micro)?;
             // After the write: a step of one micro-batch is then a single submission.
+            let micro = self.micro_lists();
             if first {
-                self.device.run(self.lists.begin)?;
+                self.device.run(self.built.lists.begin)?;
+                if let Some(soften) = micro.soften {
+                    self.device.run(soften)?;
+                }
             }
-            self.device.run(if first { self.lists.first } else { self.lists.micro })?;
+            self.device.run(if first { micro.first } else { micro.more })?;
         }
         Ok(())
     }
@@ -316,11 +314,11 @@ impl Trainer {
     /// Hands what was accumulated to `sum`, buffer by buffer (losses `[4]`, then the gradient of every tensor in the order of
     /// the model), and takes what it gives: the sum over all who train this model, where they are several.
     pub fn reduce(&mut self, mut sum: impl FnMut(&str, &mut [f32]) -> Result<()>) -> Result<()> {
-        let mut losses = self.device.read_f32(self.io.loss_sum)?;
+        let mut losses = self.device.read_f32(self.built.io.loss_sum)?;
         sum("losses", &mut losses)?;
-        self.device.write_f32(self.io.loss_sum, &losses)?;
-        for (i, t) in self.graph.tensors.iter().enumerate() {
-            let (buffer, half) = (self.gradients.grads[i], self.gradients.half[i]);
+        self.device.write_f32(self.built.io.loss_sum, &losses)?;
+        for (i, t) in self.built.graph.tensors.iter().enumerate() {
+            let (buffer, half) = (self.built.gradients.grads[i], self.built.gradients.half[i]);
             let mut values = if half { half_values(&self.device.read(buffer)?, t.spec.len()) } else { self.device.read_f32(buffer)? };
             sum(&t.spec.name, &mut values)?;
             if half {
@@ -336,9 +334,9 @@ impl Trainer {
     /// Clips what was accumulated and updates the parameters with it.
     pub fn apply(&mut self) -> Result<StepStats> {
         let scale = self.loss_scale();
-        self.device.run(self.lists.update)?;
-        let sums = self.device.read_f32(self.io.loss_sum)?;
-        let clip = self.device.read_f32(self.io.clip)?;
+        self.device.run(self.micro_lists().update)?;
+        let sums = self.device.read_f32(self.built.io.loss_sum)?;
+        let clip = self.device.read_f32(self.built.io.clip)?;
         let skipped = clip[2] != 0.0;
         // A loss that is not finite, or a gradient that is too large without any scale, is the training's own fault.
         let overflowed = skipped && sums[3] == 0.0 && scale > 1.0;
@@ -363,18 +361,35 @@ impl Trainer {
         self.apply()
     }
 
+    /// The lists of a step whose weights are as ternary as this one's.
+    fn micro_lists(&self) -> Micro {
+        let lists = &self.built.lists;
+        lists.soft.filter(|_| !self.softness.is_hard()).unwrap_or(lists.hard)
+    }
+
     /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`]. The shape must say that it
     /// `evaluates`.
     pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: Bits) -> Result<Vec<(f32, f32)>> {
-        let (quantise, evaluate) = self.lists.evaluate.expect("a shape that evaluates");
+        self.evaluate_at(micro, tau, bits, Softness::HARD)
+    }
+
+    /// As [`Self::evaluate`], with weights that are so ternary.
+    pub fn evaluate_at(&mut self, micro: &MicroBatch, tau: f32, bits: Bits, softness: Softness) -> Result<Vec<(f32, f32)>> {
+        let lists = self.built.lists.evaluate.expect("a shape that evaluates");
+        let soft = lists.soft.filter(|_| !softness.is_hard());
         let mut h = vec![0f32; hyper::LEN];
         h[hyper::INV_TAU] = 1.0 / tau;
         h[hyper::QMAX] = bits.qmax();
-        self.device.write_f32(self.graph.hyper, &h)?;
-        self.device.run(quantise)?;
+        (h[hyper::PRESSURE], h[hyper::INV_TEMPERATURE]) = (softness.pressure, softness.inv_temperature);
+        self.device.write_f32(self.built.graph.hyper, &h)?;
+        self.device.run(lists.quantise)?;
+        if let Some((soften, _)) = soft {
+            self.device.run(soften)?;
+        }
         self.feed(micro)?;
+        let evaluate = soft.map_or(lists.evaluate, |(_, evaluate)| evaluate);
         self.device.run(evaluate)?;
-        let losses = self.device.read_f32(self.io.losses)?;
+        let losses = self.device.read_f32(self.built.io.losses)?;
         Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
     }
 }
@@ -383,82 +398,6 @@ impl Trainer {
 fn half_values(words: &[u32], n: usize) -> Vec<f32> {
     let halves: &[u16] = bytemuck::cast_slice(words);
     halves[..n].iter().map(|h| half::f16::from_bits(*h).to_f32()).collect()
-}
-
-/// The kernels of a training program, by name.
-pub fn kernels(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> Vec<&'static flow_shaders::kernel::Kernel> {
-    build(config, shape, optimizer).1.program.kernels()
-}
-
-struct Parts {
-    batch: Batch,
-    io: Io,
-    lists: Lists,
-    gradients: Gradients,
-    states: Vec<State>,
-    program: flow_shaders::program::Program,
-}
-
-fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> (Graph, Parts) {
-    let mut graph = Graph::new(config, shape.seq, Hold::Masters);
-    let rows = shape.batch * shape.seq;
-    let batch = graph.batch("batch", shape.batch, shape.seq, shape.seq);
-    let vocab = graph.config.vocab;
-    let p = &mut graph.program;
-    let io = Io {
-        topk_ids: p.persistent("topk_ids", rows * shape.top_k),
-        targets: p.persistent("targets", rows * shape.top_k),
-        meta: p.persistent("meta", rows * 4),
-        labels: p.persistent("labels", rows),
-        losses: p.persistent("losses", rows * 4),
-        loss_sum: p.persistent("loss_sum", 4),
-        clip: p.persistent("clip", 4),
-    };
-    let (starts, order) = (p.persistent("scatter.starts", vocab + 1), p.persistent("scatter.order", rows));
-    let (grads, half) = graph.declare_gradients(shape.storage);
-    let gradients = Gradients { grads, half, starts, order };
-    let states = graph.declare_state(optimizer, shape.moments);
-    let lists = Lists {
-        begin: graph.program.list("begin"),
-        first: graph.program.list("first micro-batch"),
-        micro: graph.program.list("micro-batch"),
-        update: graph.program.list("update"),
-        evaluate: shape.evaluates.then(|| (graph.program.list("quantise"), graph.program.list("evaluate"))),
-    };
-    let ternary = graph.config.weights != Weights::Float;
-    let added_to = graph.tensors.iter().zip(&gradients.grads).filter(|(t, _)| !graph.is_matrix(t.spec.role)).map(|(_, g)| *g);
-    for b in added_to.chain([io.loss_sum]).collect::<Vec<_>>() {
-        let n = graph.program.words(b) as u32;
-        graph.program.push(lists.begin, &flow_shaders::kernels::elementwise::ZERO, &[b], &flow_shaders::kernels::elementwise::Shape { n });
-    }
-    if ternary {
-        graph.ternarise(lists.begin);
-    }
-    let sum = kd_loss::Shape { rows: rows as u32, vocab: vocab as u32, k: shape.top_k as u32 };
-    for (list, add) in [(lists.first, false), (lists.micro, true)] {
-        let keep = Keep { storage: shape.storage, inputs_only: shape.recompute };
-        let tape = graph.forward_keeping(list, &batch, None, None, keep);
-        loss(&mut graph, list, &io, tape.logits, shape);
-        graph.program.push(list, &kd_loss::LOSS_SUM, &[io.losses, io.meta, io.loss_sum], &sum);
-        graph.backward(list, &batch, &tape, &gradients, Pass { add, keep });
-    }
-    graph.update(lists.update, &gradients, &states, io.clip, shape.ns);
-    if let Some((quantise, evaluate)) = lists.evaluate {
-        if ternary {
-            graph.ternarise(quantise);
-        }
-        let tape = graph.forward(evaluate, &batch, None, None);
-        loss(&mut graph, evaluate, &io, tape.logits, shape);
-    }
-    let program = std::mem::take(&mut graph.program);
-    (graph, Parts { batch, io, lists, gradients, states, program })
-}
-
-fn loss(graph: &mut Graph, list: ListId, io: &Io, logits: BufferId, shape: TrainShape) {
-    let s = kd_loss::Shape { rows: (shape.batch * shape.seq) as u32, vocab: graph.config.vocab as u32, k: shape.top_k as u32 };
-    let kept = graph.program.transient("kept", shape.batch * shape.seq * shape.top_k);
-    let buffers = [logits, io.topk_ids, io.targets, io.meta, io.labels, graph.hyper, io.losses, kept];
-    graph.program.push(list, &kd_loss::KD_LOSS, &buffers, &s);
 }
 
 /// Rows sorted by token id (ascending rows within an id), and where each id starts.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{LossWeights, MicroBatch};
+use super::softening::Softness;
 use super::trainer::Trainer;
 use super::windows::Windows;
 use crate::config::{Bits, Refused, is_default};
@@ -45,8 +46,23 @@ pub struct Evaluation {
     pub seen_tokens: u64,
     /// Activation bits; 0 for full precision.
     pub bits: u32,
-    /// Bits per byte of the validation text: every byte scored once, in windows of the training's length.
+    /// Bits per byte of the validation text: every byte scored once, in windows of the training's length. Of hard codes
+    /// where weights are ternary, whatever the training computes with meanwhile.
     pub bits_per_byte: f64,
+    /// The same with the weights that the training computes with, while they are no codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft: Option<Softened>,
+}
+
+/// A figure of weights that are on their way to codes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Softened {
+    /// Bits per byte.
+    pub bits_per_byte: f64,
+    /// 0: masters, 1: what they are assigned to.
+    pub pressure: f64,
+    /// Of the assignment; 0: hard.
+    pub temperature: f64,
 }
 
 /// A text that a training is evaluated on.
@@ -77,11 +93,11 @@ impl Validation {
         Self { micros, bytes: text.len(), when }
     }
 
-    /// Bits per byte with the trainer's parameters, at these activation bits.
-    pub fn bits_per_byte(&self, trainer: &mut Trainer, bits: Bits) -> Result<f64> {
+    /// Bits per byte with the trainer's parameters, at these activation bits, with weights that are so ternary.
+    pub fn bits_per_byte(&self, trainer: &mut Trainer, bits: Bits, softness: Softness) -> Result<f64> {
         let mut nats = 0.0;
         for micro in &self.micros {
-            let losses = trainer.evaluate(micro, 1.0, bits)?;
+            let losses = trainer.evaluate_at(micro, 1.0, bits, softness)?;
             nats += losses.iter().map(|(_, ce)| f64::from(*ce)).sum::<f64>();
         }
         // Six decimals: short enough that JSON gives the same number back when a task resumes.

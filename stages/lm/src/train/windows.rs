@@ -30,6 +30,8 @@ pub struct Windows {
     /// `[kept rows]`.
     structural: Vec<bool>,
     left_out: u64,
+    /// A teacher in the loop says something of every target.
+    taught: bool,
 }
 
 /// A distillation row that windows hold.
@@ -73,6 +75,12 @@ impl Windows {
             w.push(chunk.iter().map(|t| (*t, true, NONE)));
         }
         w
+    }
+
+    /// Marks every target as one of which a teacher says something while it is trained on.
+    #[must_use]
+    pub fn taught(self) -> Self {
+        Self { taught: true, ..self }
     }
 
     /// Adds the windows of a sequence, cut every `seq` tokens from its beginning. In the first one a target sees what the
@@ -165,7 +173,7 @@ impl Windows {
         if row == NONE {
             m.topk_ids.extend(std::iter::repeat_n(-1, self.top_k));
             m.targets.extend(std::iter::repeat_n(0.0, self.top_k));
-            m.meta.push([0.0; 4]);
+            m.meta.push([0.0, f32::from(u8::from(self.taught)), 0.0, 0.0]);
             return;
         }
         let row = row as usize;

@@ -1,0 +1,299 @@
+//! The program of one optimizer step: its buffers, and the lists that begin it, take a micro-batch, update, evaluate.
+
+use flow_shaders::kernel::Kernel;
+use flow_shaders::kernels::elementwise::{self, ZERO};
+use flow_shaders::kernels::kd_loss;
+use flow_shaders::program::{BufferId, ListId, Program};
+
+use super::taught::TeacherShape;
+use crate::config::{ModelConfig, Weights};
+use crate::graph::backward::Pass;
+use crate::graph::by_rows::{HeadGradients, LossBuffers, Read};
+use crate::graph::tape::{Gradients, Keep};
+use crate::graph::update::State;
+use crate::graph::{Batch, Graph, Hold, Moments, NewtonSchulz, Optimizer, Storage};
+
+/// Sizes of a training program.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainShape {
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Top-K buckets of the targets; 0 for cross-entropy only.
+    pub top_k: usize,
+    /// How Muon makes updates orthogonal.
+    pub ns: NewtonSchulz,
+    /// Compute a block's activations again in the backward pass: the same bits, less memory, a fourth more work.
+    pub recompute: bool,
+    /// How AdamW's moments are held.
+    pub moments: Moments,
+    /// How activations and gradients are kept.
+    pub storage: Storage,
+    /// Whether [`Trainer::evaluate`] is asked for: without it nothing is compiled for it.
+    pub evaluates: bool,
+}
+
+/// What a training does beside its steps on codes and a batch's own targets.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// There are steps whose ternary weights are softened.
+    pub softens: bool,
+    /// A teacher reads every batch on the same device.
+    pub teacher: Option<TeacherShape>,
+}
+
+/// The lists of a step's micro-batches and its end.
+#[derive(Clone, Copy)]
+pub(super) struct Micro {
+    /// Softens the weights whose codes were made.
+    pub soften: Option<ListId>,
+    /// A step's first micro-batch: it overwrites the gradients of matrices.
+    pub first: ListId,
+    /// The others: they add to them.
+    pub more: ListId,
+    pub update: ListId,
+}
+
+/// The lists of an evaluation.
+#[derive(Clone, Copy)]
+pub(super) struct Evaluation {
+    /// Codes.
+    pub quantise: ListId,
+    /// Forward pass and losses.
+    pub evaluate: ListId,
+    /// What softens, and the same with softened weights.
+    pub soft: Option<(ListId, ListId)>,
+}
+
+pub(super) struct Lists {
+    pub begin: ListId,
+    pub hard: Micro,
+    pub soft: Option<Micro>,
+    pub evaluate: Option<Evaluation>,
+}
+
+/// Inputs and results of a step; `rows` are those of a micro-batch.
+pub(super) struct Io {
+    /// `[rows, top_k]`.
+    pub topk_ids: BufferId,
+    /// `[rows, top_k]`.
+    pub targets: BufferId,
+    /// `[rows, 4]`.
+    pub meta: BufferId,
+    /// `[rows]`.
+    pub labels: BufferId,
+    /// `[rows, 4]`.
+    pub losses: BufferId,
+    /// KL, CE, format loss, rows that are not finite.
+    pub loss_sum: BufferId,
+    /// Norm, factor, whether the step is skipped.
+    pub clip: BufferId,
+}
+
+/// A training's program beside its buffers and lists.
+pub(super) struct Built {
+    pub graph: Graph,
+    pub batch: Batch,
+    pub io: Io,
+    pub lists: Lists,
+    pub gradients: Gradients,
+    pub states: Vec<State>,
+    /// The teacher's parameters, until they are loaded.
+    pub teacher: Option<Graph>,
+}
+
+/// The kernels of a training program, by name.
+pub fn kernels(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> Vec<&'static Kernel> {
+    build(config, shape, optimizer, beside).1.kernels()
+}
+
+/// The largest buffer of a training's plan, in bytes.
+pub fn largest_buffer(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> (String, u64) {
+    let program = build(config, shape, optimizer, beside).1;
+    let largest = program.buffers.iter().max_by_key(|b| b.words);
+    largest.map_or((String::new(), 0), |b| (b.name.clone(), b.words as u64 * 4))
+}
+
+/// Declares everything and appends every list.
+pub(super) fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> (Built, Program) {
+    let mut graph = Graph::new(config, shape.seq, Hold::Masters);
+    let rows = shape.batch * shape.seq;
+    let batch = graph.batch("batch", shape.batch, shape.seq, shape.seq);
+    let vocab = graph.config.vocab;
+    let p = &mut graph.program;
+    let io = Io {
+        topk_ids: p.persistent("topk_ids", rows * shape.top_k),
+        targets: p.persistent("targets", rows * shape.top_k),
+        meta: p.persistent("meta", rows * 4),
+        labels: p.persistent("labels", rows),
+        losses: p.persistent("losses", rows * 4),
+        loss_sum: p.persistent("loss_sum", 4),
+        clip: p.persistent("clip", 4),
+    };
+    let (starts, order) = (p.persistent("scatter.starts", vocab + 1), p.persistent("scatter.order", rows));
+    let (grads, half) = graph.declare_gradients(shape.storage);
+    let gradients = Gradients { grads, half, starts, order };
+    let states = graph.declare_state(optimizer, shape.moments);
+    let teacher = beside.teacher.as_ref().map(|t| declare(&mut graph, t, shape.seq));
+    let mut step = Step { graph, batch, io, gradients, states, shape, teacher, taught: beside.teacher.clone() };
+    let begin = step.begin();
+    let hard = step.micro("");
+    // What softened weights need comes after what all trainings have.
+    let soft = beside.softens.then(|| step.softened());
+    let evaluate = shape.evaluates.then(|| step.evaluation(beside.softens));
+    let lists = Lists { begin, hard, soft, evaluate };
+    let Step { mut graph, batch, io, gradients, states, teacher, .. } = step;
+    let program = std::mem::take(&mut graph.program);
+    (Built { graph, batch, io, lists, gradients, states, teacher }, program)
+}
+
+/// A teacher's parameters in the program of its student.
+fn declare(student: &mut Graph, t: &TeacherShape, positions: usize) -> Graph {
+    let program = std::mem::take(&mut student.program);
+    let mut teacher = Graph::within((program, "teacher."), t.config.clone(), positions, Hold::Half, &t.packed);
+    student.program = std::mem::take(&mut teacher.program);
+    teacher
+}
+
+/// What the lists are appended from.
+struct Step {
+    graph: Graph,
+    batch: Batch,
+    io: Io,
+    gradients: Gradients,
+    states: Vec<State>,
+    shape: TrainShape,
+    teacher: Option<Graph>,
+    taught: Option<TeacherShape>,
+}
+
+impl Step {
+    fn rows(&self) -> usize {
+        self.shape.batch * self.shape.seq
+    }
+
+    /// What a step starts with: gradients that are added to, and the codes.
+    fn begin(&mut self) -> ListId {
+        let list = self.graph.program.list("begin");
+        let grads = self.graph.tensors.iter().zip(&self.gradients.grads);
+        let added_to: Vec<BufferId> = grads.filter(|(t, _)| !self.graph.is_matrix(t.spec.role)).map(|(_, g)| *g).collect();
+        for b in added_to.into_iter().chain([self.io.loss_sum]) {
+            let n = self.graph.program.words(b) as u32;
+            self.graph.program.push(list, &ZERO, &[b], &elementwise::Shape { n });
+        }
+        self.ternarise(list);
+        list
+    }
+
+    fn ternarise(&mut self, list: ListId) {
+        if self.graph.config.weights != Weights::Float {
+            self.graph.ternarise(list);
+        }
+    }
+
+    /// The lists of micro-batches, and the update.
+    fn micro(&mut self, prefix: &str) -> Micro {
+        let first = self.graph.program.list(format!("{prefix}first micro-batch"));
+        let more = self.graph.program.list(format!("{prefix}micro-batch"));
+        let update = self.graph.program.list(format!("{prefix}update"));
+        for (list, add) in [(first, false), (more, true)] {
+            self.forth_and_back(list, add);
+        }
+        self.graph.update(update, &self.gradients, &self.states, self.io.clip, self.shape.ns);
+        Micro { soften: None, first, more, update }
+    }
+
+    /// The same with softened weights.
+    fn softened(&mut self) -> Micro {
+        self.graph.declare_soft();
+        let soften = self.graph.program.list("soften");
+        self.graph.soften(soften);
+        self.graph.soft = true;
+        let micro = self.micro("soft ");
+        self.graph.soft = false;
+        Micro { soften: Some(soften), ..micro }
+    }
+
+    /// Forward pass, losses, backward pass of a micro-batch.
+    fn forth_and_back(&mut self, list: ListId, add: bool) {
+        let keep = Keep { storage: self.shape.storage, inputs_only: self.shape.recompute };
+        let pass = Pass { add, keep };
+        if self.teacher.is_none() {
+            let tape = self.graph.forward_keeping(list, &self.batch, None, None, keep);
+            self.loss(list, tape.logits);
+            self.sum(list);
+            self.graph.backward(list, &self.batch, &tape, &self.gradients, pass);
+            return;
+        }
+        let normed_t = self.read(list);
+        let (blocks, x_last) = self.graph.hidden(list, &self.batch, None, keep);
+        let rows = self.rows();
+        let (normed, rstd) = self.graph.norm(list, x_last, "norm", rows);
+        let d_normed = self.graph.program.transient("d.normed", rows * self.graph.config.dim);
+        let buffers = self.loss_buffers();
+        let by_ce = self.taught.as_ref().is_some_and(|t| t.by_ce);
+        let read = self.teacher.as_mut().zip(normed_t).map(|(graph, normed)| Read { graph, normed, by_ce });
+        let to = HeadGradients { normed: d_normed, all: &self.gradients, add };
+        self.graph.loss_by_rows(list, normed, (rows, buffers), read, Some(to));
+        self.sum(list);
+        self.graph.backward_below(list, &self.batch, (&blocks, x_last, rstd), d_normed, &self.gradients, pass);
+    }
+
+    /// The teacher reads the batch: what its head takes.
+    fn read(&mut self, list: ListId) -> Option<BufferId> {
+        let (rows, batch) = (self.rows(), self.batch);
+        let teacher = self.teacher.as_mut()?;
+        Some(self.graph.lend_program(teacher, |t| {
+            let (_, x_last) = t.hidden(list, &batch, None, Keep::FLOATS);
+            t.norm(list, x_last, "norm", rows).0
+        }))
+    }
+
+    fn loss_buffers(&self) -> LossBuffers {
+        LossBuffers { meta: self.io.meta, labels: self.io.labels, losses: self.io.losses }
+    }
+
+    fn sum(&mut self, list: ListId) {
+        let shape = kd_loss::Shape { rows: self.rows() as u32, vocab: self.graph.config.vocab as u32, k: self.shape.top_k as u32 };
+        self.graph.program.push(list, &kd_loss::LOSS_SUM, &[self.io.losses, self.io.meta, self.io.loss_sum], &shape);
+    }
+
+    fn loss(&mut self, list: ListId, logits: BufferId) {
+        let (io, rows, k) = (&self.io, self.shape.batch * self.shape.seq, self.shape.top_k);
+        let shape = kd_loss::Shape { rows: rows as u32, vocab: self.graph.config.vocab as u32, k: k as u32 };
+        let kept = self.graph.program.transient("kept", rows * k);
+        let buffers = [logits, io.topk_ids, io.targets, io.meta, io.labels, self.graph.hyper, io.losses, kept];
+        self.graph.program.push(list, &kd_loss::KD_LOSS, &buffers, &shape);
+    }
+
+    fn evaluation(&mut self, softens: bool) -> Evaluation {
+        let quantise = self.graph.program.list("quantise");
+        self.ternarise(quantise);
+        let evaluate = self.evaluate("evaluate");
+        let soft = softens.then(|| {
+            let soften = self.graph.program.list("soften to evaluate");
+            self.graph.soften(soften);
+            self.graph.soft = true;
+            let evaluate = self.evaluate("evaluate softened");
+            self.graph.soft = false;
+            (soften, evaluate)
+        });
+        Evaluation { quantise, evaluate, soft }
+    }
+
+    fn evaluate(&mut self, name: &str) -> ListId {
+        let list = self.graph.program.list(name);
+        if self.teacher.is_none() {
+            let tape = self.graph.forward(list, &self.batch, None, None);
+            self.loss(list, tape.logits);
+            return list;
+        }
+        let rows = self.rows();
+        let (_, x_last) = self.graph.hidden(list, &self.batch, None, Keep::FLOATS);
+        let (normed, _) = self.graph.norm(list, x_last, "norm", rows);
+        let buffers = self.loss_buffers();
+        self.graph.loss_by_rows(list, normed, (rows, buffers), None, None);
+        list
+    }
+}

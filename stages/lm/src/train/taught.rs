@@ -1,0 +1,61 @@
+//! A teacher in the loop: it reads every batch on the student's device, so that no row of it is ever stored.
+
+use flow_shaders::device::Session;
+use flow_shaders::kernels::hyper;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Bits, ModelConfig};
+use crate::error::Result;
+use crate::format::Checkpoint;
+use crate::format::tensors::TensorSource as _;
+use crate::graph::{Graph, HeldPacked};
+
+/// What weighs the KL of a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenWeight {
+    /// Every token the same.
+    #[default]
+    Even,
+    /// The teacher's own cross-entropy on it, in nats (TSLD, arXiv 2308.06744).
+    TeacherCe,
+}
+
+/// A teacher that runs beside its student.
+#[derive(Clone, Debug)]
+pub struct InLoop {
+    /// The teacher, over the student's vocabulary.
+    pub model: Checkpoint,
+    /// What weighs its tokens.
+    pub token_weight: TokenWeight,
+}
+
+/// What a program must know of it.
+#[derive(Clone, Debug)]
+pub struct TeacherShape {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Matrices that its files hold packed.
+    pub packed: HeldPacked,
+    /// Its own cross-entropy weighs the KL.
+    pub by_ce: bool,
+}
+
+impl InLoop {
+    /// What a program must know of it.
+    pub fn shape(&self) -> TeacherShape {
+        let tensors = &self.model.tensors;
+        let packed = self.model.config.tensors().into_iter().filter_map(|t| tensors.packed_groups(&t.name).map(|groups| (t.name, groups)));
+        TeacherShape { config: self.model.config.clone(), packed: packed.collect(), by_ce: self.token_weight == TokenWeight::TeacherCe }
+    }
+
+    /// Writes its parameters and constants.
+    pub(super) fn load(&self, graph: &Graph, session: &mut Session) -> Result<()> {
+        graph.load(session, &self.model.tensors)?;
+        graph.write_constants(session)?;
+        let mut h = vec![0f32; hyper::LEN];
+        (h[hyper::QMAX], h[hyper::INV_TAU]) = (Bits::Eight.qmax(), 1.0);
+        Ok(session.write_f32(graph.hyper, &h)?)
+    }
+}
