@@ -17,6 +17,7 @@ mod lanes;
 pub mod muon;
 pub mod norm_quant;
 pub mod peak;
+pub mod relation;
 pub mod rmsnorm;
 pub mod rope;
 pub mod sample;
@@ -79,6 +80,8 @@ pub static ALL: &[&Kernel] = &[
     &halves::PACK_HALF,
     &peak::PEAK_DOT,
     &peak::PEAK_FMA,
+    &relation::RELATION,
+    &relation::RELATION_GRAD,
     &rmsnorm::RMSNORM,
     &rmsnorm::RMSNORM_GRAD_G,
     &rmsnorm::RMSNORM_GRAD_X,

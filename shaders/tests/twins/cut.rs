@@ -7,7 +7,7 @@ use flow_shaders::kernel::{Kernel, Params};
 use flow_shaders::kernels::attention::Cached;
 use flow_shaders::kernels::{
     act_quant, adamw, attention, bias, clip, elementwise, embed, gated, gemm, halves, hyper as slots, kd_loss, kv_store, muon, norm_quant,
-    rmsnorm, rope, sample, ternary, ternary_blocks, ternary_gemm, topk,
+    relation, rmsnorm, rope, sample, ternary, ternary_blocks, ternary_gemm, topk,
 };
 
 use crate::harness::{Random, adapter, hyper, junk, run, words};
@@ -254,6 +254,18 @@ fn attention_in_parts() {
     let few = len * kv_heads * head_dim;
     let pos = pos.iter().map(|p| p % len as u32).collect();
     check(&attention::ATTENTION, &[q, r.floats(few, 1.0), r.floats(few, 1.0), vec![1; len], pos, junk(wide), junk(rows * heads * 2)], &s);
+}
+
+#[test]
+fn relations_in_parts() {
+    let mut r = Random(10);
+    let (rows, width_s, width_t) = (12 * 64usize, 90usize, 33usize);
+    let s = relation::Shape::new(rows as u32, 64, [width_s as u32, width_t as u32], 3);
+    let mask: Vec<u32> = (0..rows).map(|_| u32::from(r.below(5) > 0)).collect();
+    let inputs = [r.floats(rows * width_s, 1.0), r.floats(rows * width_t, 1.0), mask];
+    check(&relation::RELATION, &[&inputs[..], &[junk(rows * 6), junk(rows * 4)]].concat(), &s);
+    let rest = [r.range(rows * 6, 1.0, 3.0), r.floats(rows * 4, 1.0), r.floats(rows * width_s, 1.0)];
+    check(&relation::RELATION_GRAD, &[&inputs[..], &rest].concat(), &s);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod harness;
 mod losses;
 mod matrix;
 mod quantise;
+mod relation;
 mod rows;
 
 use flow_shaders::device::{Device, DeviceError, DeviceKind, open};
@@ -27,6 +28,7 @@ fn every_kernel_is_tested() {
         include_str!("losses.rs"),
         include_str!("matrix.rs"),
         include_str!("quantise.rs"),
+        include_str!("relation.rs"),
         include_str!("rows.rs"),
     ]
     .concat();
