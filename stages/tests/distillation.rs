@@ -143,6 +143,7 @@ impl Student {
             tau: 1.0,
             bits: Bits::Eight,
             softness: Default::default(),
+            relation: 0.0,
         };
         let stats = self.0.step(micros, &hyper).expect("steps");
         assert!(!stats.skipped);

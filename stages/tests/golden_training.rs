@@ -105,6 +105,7 @@ fn run(device: &Device, storage: Storage, slack: f64) {
             tau: f("tau"),
             bits: Bits::of(want[6] as u32).expect("4 or 8"),
             softness: Default::default(),
+            relation: 0.0,
         };
         assert_eq!(want[6], if step < h["flip_step"].as_u64().unwrap() as usize { 8.0 } else { 4.0 });
         let s = trainer.step(std::slice::from_ref(&micro), &hyper).unwrap();

@@ -11,7 +11,7 @@ use flow_lm::format::Checkpoint;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer, Storage};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::tokenizer::TokenId;
-use flow_lm::train::{Beside, Hyper, InLoop, MicroBatch, Softness, TokenWeight, TrainShape, Trainer};
+use flow_lm::train::{Beside, Hyper, InLoop, MicroBatch, Relation, Softness, TokenWeight, TrainShape, Trainer};
 use flow_shaders::device::{Device, open};
 
 const VOCAB: usize = 301;
@@ -65,6 +65,7 @@ fn teacher(weights: Weights) -> InLoop {
     InLoop {
         model: Checkpoint { config, tensors: tensors.into(), extra: serde_json::Value::Null, tokenizer: None },
         token_weight: TokenWeight::Even,
+        relation: None,
     }
 }
 
@@ -167,6 +168,52 @@ fn a_teacher_in_the_loop_says_what_traces_of_all_tokens_say() {
             assert!((seen.kl - read.kl).abs() < 2e-5 * read.kl && (seen.ce - read.ce).abs() < 1e-5 * read.ce, "{what}: {seen:?} {read:?}");
             assert!(seen.kl > 0.01, "{what}: {seen:?}");
             close(&what, &gradients, &from_traces.gradients().expect("reads"), 1e-4);
+        }
+    }
+}
+
+/// Differences of the relations' loss are what the gradients of a layer's queries, keys and values say; layers above have none.
+#[test]
+fn relations_of_a_layer_are_learned() {
+    for device in devices() {
+        let config = ModelConfig {
+            weights: Weights::Float,
+            group: Group::Tensor,
+            ternary_embedding: false,
+            activations: Activations::default(),
+            ..student(Activations::Float)
+        };
+        let start = tensors(&config, 5);
+        let batch = micro(4, (0.0, 0.0));
+        let teacher = InLoop { relation: Some(Relation { layer: 0, weight: 1.0 }), ..teacher(Weights::Float) };
+        let mut t = Trainer::beside(&device, config.clone(), SHAPE, Optimizer::Adamw, (false, Some(&teacher))).expect("builds");
+        let h = Hyper { relation: 0.01, ..at(Softness::HARD, 1.0) };
+        t.load(&start).expect("loads");
+        t.accumulate(std::slice::from_ref(&batch), &h, true).expect("runs");
+        let gradients = t.gradients().expect("reads");
+        assert!(
+            gradients.iter().all(|(n, g)| n.contains("layers.1") == g.iter().all(|x| *x == 0.0) || !n.contains("layers.1")),
+            "above the layer nothing moves"
+        );
+        for name in ["layers.0.q", "layers.0.k", "layers.0.v", "layers.0.attn_norm", "embed"] {
+            let mut next = noise(8);
+            let direction: Vec<f32> = start[name].iter().map(|_| next()).collect();
+            let mut loss = |by: f32| {
+                let moved: Vec<f32> = start[name].iter().zip(&direction).map(|(w, d)| by.mul_add(*d, *w)).collect();
+                t.load_with(|s| if s.name == name { moved.clone() } else { start[&s.name].clone() }).expect("loads");
+                t.accumulate(std::slice::from_ref(&batch), &h, true).expect("runs");
+                f64::from(t.relations().expect("reads"))
+            };
+            let by = 4e-3f32;
+            let difference = (loss(by) - loss(-by)) / (2.0 * f64::from(by));
+            let said: f64 = gradients[name].iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let size = f64::from(gradients[name].iter().map(|g| g * g).sum::<f32>().sqrt())
+                * f64::from(direction.iter().map(|d| d * d).sum::<f32>().sqrt());
+            assert!(
+                size > 0.0 && (difference - said).abs() < 0.01 * size,
+                "{name} on {}: {said} by the gradient, {difference} by differences",
+                device.name()
+            );
         }
     }
 }
@@ -300,7 +347,9 @@ fn the_end_of_every_schedule_is_what_is_exported() {
         }
         let exact = activations == Activations::Float && device.name().starts_with("cpu");
         for (a, b) in hard.iter().zip(&soft) {
-            assert!(if exact { a == b } else { (a.1 - b.1).abs() < 1e-4 }, "{a:?} {b:?} on {}", device.name());
+            // A rounding may move a code of an activation.
+            let near = if activations == Activations::Float { 1e-4 } else { 2e-2 };
+            assert!(if exact { a == b } else { (a.1 - b.1).abs() < near }, "{a:?} {b:?} on {}", device.name());
         }
     }
 }
@@ -334,16 +383,17 @@ fn bits_of(trainer: &mut Trainer) -> BTreeMap<String, Vec<u32>> {
 /// Steps of a training that goes through every phase, two of each, with two micro-batches a step.
 fn train(trainer: &mut Trainer, steps: std::ops::Range<u64>) {
     for step in steps {
-        let h = Hyper { step: step + 1, ..at(PHASES[step as usize / 2], 1.3) };
+        let h = Hyper { step: step + 1, relation: 2e-3, ..at(PHASES[step as usize / 2], 1.3) };
         let stats = trainer.step(&[micro(2 * step, (0.4, 0.1)), micro(2 * step + 1, (0.4, 0.1))], &h).expect("steps");
-        assert!(!stats.skipped && stats.kl > 0.0 && stats.total().is_finite(), "step {step}: {stats:?}");
+        assert!(!stats.skipped && stats.kl > 0.0 && stats.relation > 0.0 && stats.total().is_finite(), "step {step}: {stats:?}");
     }
 }
 
 fn start(device: &Device, storage: Storage, teacher: &InLoop) -> Trainer {
     let config = student(if storage == Storage::Float16 { Activations::Quantised } else { Activations::Float });
     let shape = TrainShape { storage, recompute: storage == Storage::Float16, ..SHAPE };
-    let mut t = Trainer::beside(device, config.clone(), shape, Optimizer::Muon, (true, Some(teacher))).expect("builds");
+    let teacher = InLoop { relation: Some(Relation { layer: 1, weight: 0.5 }), ..teacher.clone() };
+    let mut t = Trainer::beside(device, config.clone(), shape, Optimizer::Muon, (true, Some(&teacher))).expect("builds");
     t.load(&tensors(&config, 5)).expect("loads");
     t.set_temperatures(&vec![1.25; t.softened().count()]).expect("writes");
     t

@@ -54,6 +54,7 @@ fn an_empty_part_of_a_step_adds_nothing() {
         tau: 1.0,
         bits: Bits::Eight,
         softness: Default::default(),
+        relation: 0.0,
     };
     let mut one = trainer(&config, Storage::Float32);
     one.step(&[half(64, 1)], &hyper).expect("steps");
@@ -98,6 +99,7 @@ fn halves_that_are_summed_train_as_the_whole() {
                 tau: 1.0,
                 bits: Bits::Eight,
                 softness: Default::default(),
+                relation: 0.0,
             };
             let micros = [half(64, 2 * step), half(64, 2 * step + 1)];
             let all = whole.step(&micros, &hyper).expect("steps");

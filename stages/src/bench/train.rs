@@ -73,6 +73,7 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
             tau: 1.3,
             bits: b.bits,
             softness: Default::default(),
+            relation: 0.0,
         };
         let began = Instant::now();
         let stats = trainer.step(std::slice::from_ref(&micro), &hyper)?;

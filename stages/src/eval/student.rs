@@ -75,7 +75,10 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
         (None, Some(spec)) => OfTeacher::of_hosted(spec, &baseline),
         (None, None) => OfTeacher::default(),
     };
-    let figures = Figures { at_bits, at_8, sliding, bits, agrees, kl: teacher.as_ref().map(|_| agrees.kl) };
+    let of_token = text.len() as f64 / tokenizer.encode(&text).len().max(1) as f64;
+    let same = teacher.as_ref().is_some_and(|t| t.1.digest() == tokenizer.digest());
+    let perplexity = perplexity(at_bits, of_teacher.bits_per_byte.filter(|_| same), of_token);
+    let figures = Figures { at_bits, at_8, sliding, bits, agrees, perplexity, kl: teacher.as_ref().map(|_| agrees.kl) };
     let compressed = compressors::figures(text.as_bytes(), train.as_deref().map(str::as_bytes))?;
     let mut report = report(&figures, &student, &of_teacher, &baseline, &speeds[0], &samples);
     if let Some(spec) = &spec {
@@ -99,7 +102,24 @@ fn dtype(config: &ModelConfig, bits: Bits) -> String {
     }
 }
 
+/// e to the mean negative log-likelihood of a token, in windows of each side's own length; of the teacher where both have one
+/// tokenizer, so that their tokens are the same.
+#[derive(serde::Serialize)]
+struct Perplexity {
+    student: f64,
+    teacher: Option<f64>,
+    /// Student over teacher.
+    ratio: Option<f64>,
+}
+
+/// Perplexities from bits per byte, `of_token` bytes a token.
+fn perplexity(student: f64, teacher: Option<f64>, of_token: f64) -> Perplexity {
+    let of = |bits_per_byte: f64| libm::exp2(bits_per_byte * of_token);
+    Perplexity { student: of(student), teacher: teacher.map(of), ratio: teacher.map(|t| of(student - t)) }
+}
+
 struct Figures {
+    perplexity: Perplexity,
     at_bits: f64,
     at_8: f64,
     sliding: f64,
@@ -184,9 +204,22 @@ fn report(f: &Figures, student: &Checkpoint, t: &OfTeacher, baseline: &Baseline,
         },
         "bits_per_byte": {"student": f.at_bits, "student_a8": f.at_8, "teacher": t.bits_per_byte,
             "student_sliding": f.sliding, "teacher_sliding": t.sliding},
+        "perplexity": f.perplexity,
         "kl": f.kl, "top1_agreement": f.agrees.top1, "agreement_tokens": f.agrees.tokens,
         "json_validity": {"student": samples.validity, "teacher": baseline.json_validity},
         "json_validity_constrained": {"student": samples.held, "teacher": baseline.json_validity_constrained},
         "results": results,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn perplexities_by_hand() {
+        let p = perplexity(1.5, Some(1.0), 4.0);
+        assert_eq!((p.student, p.teacher, p.ratio), (64.0, Some(16.0), Some(4.0)));
+        assert!(perplexity(1.5, None, 4.0).ratio.is_none());
+    }
 }

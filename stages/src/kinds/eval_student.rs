@@ -36,7 +36,7 @@ pub struct EvalStage;
 impl Stage for EvalStage {
     type Params = EvalParams;
     const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 5;
+    const REVISION: u32 = 6;
     const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
     const HEAVY: bool = true;
 

@@ -51,7 +51,7 @@ impl Stage for ExportStage {
     fn inputs(&self) -> Vec<InputPort> {
         vec![
             InputPort::required("student", &["Model"], "A model with SiLU and the options of one family."),
-            InputPort::required("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with."),
+            InputPort::optional("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with. Its own where none is wired."),
         ]
     }
     fn outputs(&self) -> Vec<OutputPort> {
@@ -60,7 +60,7 @@ impl Stage for ExportStage {
     fn run(&self, p: ExportParams, ctx: &TaskContext) -> Result<(), StageError> {
         let student = ctx.input("student")?;
         let model = format::load(student)?;
-        let tokenizer = TokenizerFile::with_roles_of(ctx.input("tokenizer")?, student, &model)?;
+        let tokenizer = TokenizerFile::given_or_own(ctx.input_opt("tokenizer"), student, &model)?;
         let template = if student.is_dir() { in_directory(student)?.map(|(_, template)| template) } else { None };
         let name = p.name.unwrap_or_else(|| "flow student".into());
         let about = About { name, author: p.author, licence: p.licence };

@@ -40,7 +40,7 @@ impl Stage for SafetensorsStage {
     fn inputs(&self) -> Vec<InputPort> {
         vec![
             InputPort::required("student", &["Model"], "A model with the options of one family."),
-            InputPort::required("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with."),
+            InputPort::optional("tokenizer", &["Tokenizer"], "The tokenizer that it was trained with. Its own where none is wired."),
             InputPort::optional("report", &["EvalReport", "TextReport"], "Its evaluation, for the figures of the card."),
             InputPort::optional("text", &["Text"], "What it was trained on, for its digest on the card."),
             InputPort::optional("traces", &["Traces", "ProjectedTraces"], "What it was distilled from, likewise."),
@@ -53,7 +53,7 @@ impl Stage for SafetensorsStage {
     fn run(&self, p: SafetensorsParams, ctx: &TaskContext) -> Result<(), StageError> {
         let (student, to) = (ctx.input("student")?, ctx.output("model")?);
         let model = format::load(student)?;
-        let tokenizer = TokenizerFile::with_roles_of(ctx.input("tokenizer")?, student, &model)?;
+        let tokenizer = TokenizerFile::given_or_own(ctx.input_opt("tokenizer"), student, &model)?;
         let template = if student.is_dir() { in_directory(student)?.map(|(_, template)| template) } else { None };
         let bytes = export(&model, &tokenizer, template.as_deref(), p.dtype, to)?;
         let report = ctx.input_opt("report").map(format::json_or_none).transpose()?.flatten();

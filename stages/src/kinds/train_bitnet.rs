@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use flow_lm::config::{Activation, Activations, Group, ModelConfig, Preset, ScaleType, Weights};
 use flow_lm::format;
 use flow_lm::tokenizer::Tokenizer;
-use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Start, TernarySchedule, TokenWeight, Training, Windows};
+use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, Start, TernarySchedule, TokenWeight, Training, Windows};
 
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
@@ -58,6 +58,13 @@ pub struct StudentParams {
     /// With a teacher in the loop, what weighs the KL of a token: `even`, or `teacher_ce`, its own cross-entropy there.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub token_weight: TokenWeight,
+    /// With a teacher in the loop, the student's layer whose relations of queries, keys and values are to be those of the
+    /// teacher's layer at the same depth (MiniLM); null: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relation_layer: Option<usize>,
+    /// Weight of these relations.
+    #[serde(skip_serializing_if = "is_one")]
+    pub relation_weight: f32,
     /// Temperature of the KL.
     pub tau: f32,
     /// What the KL is multiplied by beside its weight: `tau2`, so that `tau` does not change the balance against the
@@ -80,6 +87,10 @@ pub struct StudentParams {
     /// Evaluation on the text in `validation`.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub eval: Evaluate,
+}
+
+fn is_one(x: &f32) -> bool {
+    *x == 1.0
 }
 
 /// What ternary linears take throughout a training.
@@ -136,6 +147,8 @@ impl Default for StudentParams {
             shape: Shape::default(),
             ternary_schedule: TernarySchedule::default(),
             token_weight: TokenWeight::default(),
+            relation_layer: None,
+            relation_weight: 1.0,
             tau: 1.0,
             kd_scale: KdScale::default(),
             kd_weight: 1.0,
@@ -194,7 +207,13 @@ impl Stage for StudentStage {
         if !(p.tau.is_finite() && p.tau > 0.0) {
             return wrong("tau", format!("{} is not above 0", p.tau));
         }
-        for (name, w) in [("kd_weight", p.kd_weight), ("ce_weight", p.ce_weight), ("format_weight", p.format_weight)] {
+        let weights = [
+            ("kd_weight", p.kd_weight),
+            ("ce_weight", p.ce_weight),
+            ("format_weight", p.format_weight),
+            ("relation_weight", p.relation_weight),
+        ];
+        for (name, w) in weights {
             if !(w.is_finite() && w >= 0.0) {
                 return wrong(name, format!("{w} is below 0"));
             }
@@ -234,9 +253,10 @@ impl Stage for StudentStage {
                 Err(StageError::new("both `traces` and `teacher` are wired: what a teacher said is in its traces")
                     .help("wire `text` in the place of `traces` for a teacher in the loop, or remove `teacher`"))
             }
-            _ if p.token_weight != TokenWeight::Even && !wired.contains(&"teacher") => {
-                Err(StageError::new("`token_weight` is for a teacher in the loop: `teacher` is not wired")
-                    .help("wire `teacher` and `text`, or remove `token_weight`"))
+            _ if !wired.contains(&"teacher") && (p.token_weight != TokenWeight::Even || p.relation_layer.is_some()) => {
+                let name = if p.relation_layer.is_some() { "relation_layer" } else { "token_weight" };
+                Err(StageError::new(format!("`{name}` is for a teacher in the loop: `teacher` is not wired"))
+                    .help(format!("wire `teacher` and `text`, or remove `{name}`")))
             }
             _ => Ok(()),
         }
@@ -253,7 +273,7 @@ impl Stage for StudentStage {
             let vocabulary = if s.same_vocabulary() { "the same" } else { "another" };
             serde_json::json!({"vocabulary": vocabulary, "parameters": s.parameters()})
         });
-        let teacher = ctx.input_opt("teacher").map(|dir| in_loop(dir, &config, &tokenizer, p.token_weight)).transpose()?;
+        let teacher = ctx.input_opt("teacher").map(|dir| in_loop(dir, &config, &tokenizer, &p)).transpose()?;
         let ((mut loader, totals), said) = match ctx.input_opt("text") {
             None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
             Some(text) => {
@@ -328,7 +348,7 @@ fn start(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer) -> 
 }
 
 /// The model in a directory as a teacher in the loop of a student of shape `config`.
-fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, token_weight: TokenWeight) -> Result<InLoop, StageError> {
+fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, p: &StudentParams) -> Result<InLoop, StageError> {
     let wrong = |why: String, help: &str| StageError::new(format!("`teacher`: {why}")).help(help);
     let through_traces = "wire `traces` to `kd.project`, which brings what any teacher says to the student's tokens";
     if let Some(spec) = Spec::read(dir)? {
@@ -342,7 +362,11 @@ fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, t
         let why = format!("windows of {} tokens: it was made for {}", config.seq, model.config.seq);
         return Err(wrong(why, "give the student a smaller `seq`, or `teacher.file` a larger one"));
     }
-    Ok(InLoop { model, token_weight })
+    if let Some(layer) = p.relation_layer.filter(|l| *l >= config.layers) {
+        return Err(StageError::new(format!("relation_layer: {layer}: the student has {} layers, from 0 on", config.layers)));
+    }
+    let relation = p.relation_layer.map(|layer| Relation { layer, weight: p.relation_weight });
+    Ok(InLoop { model, token_weight: p.token_weight, relation })
 }
 
 /// Windows over projected traces, which must be there and fit the tokenizer and the temperature.

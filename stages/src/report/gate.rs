@@ -33,6 +33,9 @@ pub struct GateParams {
     pub quality_ratio: Option<f64>,
     /// Most held-out bits per byte of the student at its final activation bits.
     pub max_bits_per_byte: Option<f64>,
+    /// Most perplexity of the student over the teacher's, where both have one tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_perplexity_ratio: Option<f64>,
     /// Whether the student's held-out bits per byte must be below those of the best compressor in the report: `true`, or a
     /// margin in bits per byte (0.05: below by as much; -0.05: above by at most as much). `false` leaves the comparison out.
     /// `null` accepts a student that a compressor beats, with a warning.
@@ -61,6 +64,7 @@ impl Default for GateParams {
             json_validity: None,
             quality_ratio: None,
             max_bits_per_byte: None,
+            max_perplexity_ratio: None,
             below_compressor: None,
             flip_at: Some(0.9),
             min_seen_tokens: None,
@@ -128,6 +132,7 @@ pub(crate) fn judge(
         ("json_validity", r.json_validity.student, Op::AtLeast, p.json_validity),
         ("quality_ratio", q.quality_ratio(), Op::AtLeast, p.quality_ratio),
         ("bits_per_byte", r.bits_per_byte.student, Op::AtMost, p.max_bits_per_byte),
+        ("perplexity_ratio", r.perplexity.ratio, Op::AtMost, p.max_perplexity_ratio),
     ];
     let share = p.max_skipped_share;
     let (skipped, may_be_skipped) = log.map_or((None, 0.0), |l| l.skipped_of(share.unwrap_or(0.0)));

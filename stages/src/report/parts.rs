@@ -31,7 +31,18 @@ pub struct TrainLog {
     pub overflow_steps: Option<f64>,
     pub trace_tokens: Option<f64>,
     pub validation: ValidationLog,
+    pub ternary_schedule: Option<Value>,
+    pub teacher_in_loop: Option<TeacherInLoop>,
+    pub init: Option<Value>,
     pub curve: Vec<Point>,
+}
+
+/// A teacher that read every batch.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TeacherInLoop {
+    pub parameters: Option<f64>,
+    pub token_weight: Option<String>,
 }
 
 /// What a training was evaluated on while it ran.
@@ -47,6 +58,14 @@ pub struct ValidationLog {
 #[serde(default)]
 pub struct ValidationPoint {
     pub seen_tokens: Option<f64>,
+    pub bits_per_byte: Option<f64>,
+    pub soft: Option<SoftPoint>,
+}
+
+/// The same with weights that are no codes yet.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SoftPoint {
     pub bits_per_byte: Option<f64>,
 }
 
@@ -131,12 +150,22 @@ pub struct EvalReport {
     pub compressors: Vec<Compressor>,
     pub kl: Option<f64>,
     pub top1_agreement: Option<f64>,
+    pub perplexity: Perplexity,
     pub json_validity: Pair,
     /// Where both are held to the prompts' schemas.
     pub json_validity_constrained: Pair,
     /// Why figures are missing.
     pub notes: Vec<String>,
     pub results: Vec<EvalResult>,
+}
+
+/// Perplexity of tokens of both sides; the teacher's where it has the student's tokenizer.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Perplexity {
+    pub student: Option<f64>,
+    pub teacher: Option<f64>,
+    pub ratio: Option<f64>,
 }
 
 /// `TextReport` of a model.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::charts::{Bar, Bars, Chart, Dag, LineChart, Node, Series};
 use super::criteria::Criterion;
-use super::parts::{Baseline, BitsPerByte, DryRun, EvalReport, Point, TextReport, TrainLog, Verdict};
+use super::parts::{Baseline, BitsPerByte, DryRun, EvalReport, Point, TextReport, TrainLog, ValidationPoint, Verdict};
 use super::text::{bytes, number, or_dash, percent, seconds, short, whole};
 use crate::distil::TraceStats;
 
@@ -238,6 +238,8 @@ pub fn training<'a>(stage: &'a str, log: &TrainLog) -> Training<'a> {
         log.tau.map(|t| format!("τ {}", number(t))),
         log.kd_scale.as_ref().map(|s| format!("KL × {}", if s == "tau2" { "τ²" } else { "1" })),
         log.exact_tail_share.map(|s| format!("{} of the rows with their exact tail", percent(s))),
+        targets(log),
+        log.ternary_schedule.as_ref().map(|s| format!("ternary by {}", schedule(s))),
         log.steps.map(|s| format!("{} steps", whole(s))),
         log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))),
         log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))),
@@ -247,6 +249,21 @@ pub fn training<'a>(stage: &'a str, log: &TrainLog) -> Training<'a> {
         log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))),
     ];
     Training { stage, facts: facts.into_iter().flatten().collect::<Vec<_>>().join(BETWEEN), charts: curves(log) }
+}
+
+/// Where the targets of its KL came from.
+fn targets(log: &TrainLog) -> Option<String> {
+    if let Some(t) = &log.teacher_in_loop {
+        let weighed = if t.token_weight.as_deref() == Some("teacher_ce") { ", tokens weighed by its cross-entropy" } else { "" };
+        return Some(format!("targets: a teacher of {} parameters in the loop{weighed}", or_dash(t.parameters, whole)));
+    }
+    let traces = log.kd_weight.is_some_and(|w| w > 0.0) && log.trace_tokens.is_some();
+    traces.then(|| "targets: stored traces".to_owned())
+}
+
+/// The word of a schedule.
+fn schedule(s: &serde_json::Value) -> &str {
+    s.as_str().or_else(|| s.as_object()?.keys().next().map(String::as_str)).unwrap_or("–")
 }
 
 /// Curves over the tokens seen; KL, CE and format loss only of a training that has them.
@@ -264,12 +281,20 @@ fn curves(log: &TrainLog) -> Vec<Chart> {
         losses.extend([kl, line("CE", |p| p.ce)]);
     }
     let norms = vec![line("before clipping", |p| p.grad_norm), line("after clipping", |p| p.grad_norm_clipped)];
-    let evaluations = log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, v.bits_per_byte?))).collect();
+    let evaluations = |pick: fn(&ValidationPoint) -> Option<f64>| {
+        log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, pick(v)?))).collect::<Vec<_>>()
+    };
+    let soft = evaluations(|v| v.soft?.bits_per_byte);
+    let mut validation =
+        vec![Series { name: if soft.is_empty() { "validation" } else { "hard codes" }, points: evaluations(|v| v.bits_per_byte) }];
+    if !soft.is_empty() {
+        validation.push(Series { name: "as it trains", points: soft });
+    }
     let mut out = vec![
         chart("Loss (nats per token)", losses, false),
         chart("Learning rate", vec![line("learning rate", |p| p.lr)], true),
         chart("Gradient norm", norms, true),
-        chart("Validation bits per byte", vec![Series { name: "validation", points: evaluations }], false),
+        chart("Validation bits per byte", validation, false),
     ];
     let format = line("format loss", |p| p.format);
     if some(&format) {

@@ -107,5 +107,6 @@ pub fn hyper(step: u64, tau: f32, bits: u32) -> Hyper {
         tau,
         bits,
         softness: Default::default(),
+        relation: 0.0,
     }
 }

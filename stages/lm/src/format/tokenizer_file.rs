@@ -36,6 +36,11 @@ impl TokenizerFile {
         Ok(Self { tokenizer: roles.iter().fold(tokenizer, Tokenizer::with_roles), json, place, roles })
     }
 
+    /// A tokenizer that a model was trained with, or the one that it came with.
+    pub fn given_or_own(given: Option<&Path>, at: &Path, model: &Checkpoint) -> Result<Self> {
+        given.map_or_else(|| Self::of_model(at, model), |path| Self::with_roles_of(path, at, model))
+    }
+
     /// The tokenizer that a model came with.
     pub fn of_model(at: &Path, model: &Checkpoint) -> Result<Self> {
         let tokenizer = tokenizer_of(at, model)?;

@@ -1,6 +1,6 @@
 //! The backward pass: gradients of every parameter added to their buffers, block by block from the loss.
 
-use flow_shaders::kernels::{attention, bias, embed, gated, gemm, rmsnorm};
+use flow_shaders::kernels::{attention, bias, embed, gated, gemm, kd_loss, relation, rmsnorm};
 use flow_shaders::program::{BufferId, ListId};
 
 use super::by_rows::HeadGradients;
@@ -16,6 +16,23 @@ pub(crate) struct Pass {
     pub add: bool,
     /// What the forward pass kept.
     pub keep: Keep,
+    /// Relations of a layer that are to be a teacher's.
+    pub relations: Option<Relations>,
+}
+
+/// Attention relations of one layer (MiniLMv2, arXiv 2012.15828): of queries, keys and values.
+#[derive(Clone, Copy)]
+pub(crate) struct Relations {
+    /// The student's layer.
+    pub layer: usize,
+    /// The teacher's rotated queries and keys and its values.
+    pub teacher: [BufferId; 3],
+    /// Relation heads of each.
+    pub heads: [usize; 3],
+    /// Weights of rows in the second of four words, for each.
+    pub meta: [BufferId; 3],
+    /// Where the weighed sum goes, in the first of four words.
+    pub sum: BufferId,
 }
 
 impl Graph {
@@ -178,6 +195,9 @@ impl Graph {
         self.program.push(list, &attention::ATTENTION_DELTA, &[d_o, t.o, t.stats], &shape);
         self.program.push(list, &attention::ATTENTION_GRAD_Q, &[t.q, t.k, t.v, batch.mask, d_o, t.stats, dq], &shape);
         self.program.push(list, &attention::ATTENTION_GRAD_KV, &[t.q, t.k, t.v, batch.mask, d_o, t.stats, dk, dv], &shape);
+        if let Some(relations) = pass.relations.filter(|r| r.layer == l) {
+            self.relations_grad(list, [(t.q, dq), (t.k, dk), (t.v, dv)], batch, relations);
+        }
         if !c.no_rope.contains(&l) {
             self.rotate(list, dq, batch.pos, rows, c.heads, true);
             self.rotate(list, dk, batch.pos, rows, c.kv_heads, true);
@@ -194,6 +214,21 @@ impl Graph {
             self.linear_grad(list, t.h_attn, &name(part), dy, (d_h, i > 0), rows, g, pass);
         }
         self.norm_grad(list, t.x_in, &name("attn_norm"), t.rstd_attn, d_h, (dx, true), rows, g);
+    }
+
+    /// Losses of relations, and their gradients added to those of queries, keys and values.
+    fn relations_grad(&mut self, list: ListId, of: [(BufferId, BufferId); 3], batch: &Batch, r: Relations) {
+        let rows = batch.rows();
+        for (i, (x, dx)) in of.into_iter().enumerate() {
+            let widths = [x, r.teacher[i]].map(|b| (self.program.words(b) / rows) as u32);
+            let shape = relation::Shape::new(rows as u32, batch.q_len as u32, widths, r.heads[i] as u32);
+            let stats = self.program.transient("relation.stats", rows * r.heads[i] * 2);
+            let losses = self.program.transient("relation.losses", rows * 4);
+            self.program.push(list, &relation::RELATION, &[x, r.teacher[i], batch.mask, stats, losses], &shape);
+            let sum = kd_loss::Shape { rows: rows as u32, vocab: 0, k: 0 };
+            self.program.push(list, &kd_loss::LOSS_SUM, &[losses, r.meta[i], r.sum], &sum);
+            self.program.push(list, &relation::RELATION_GRAD, &[x, r.teacher[i], batch.mask, stats, r.meta[i], dx], &shape);
+        }
     }
 
     /// Gradients of queries and keys before the norms of their heads.

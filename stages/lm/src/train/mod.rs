@@ -29,7 +29,7 @@ pub use run::{Trained, Training, Watch, train};
 pub use schedule::Schedule;
 pub use softening::{Course, Softness, TernarySchedule};
 pub use start::{Start, initial_values};
-pub use taught::{InLoop, TeacherShape, TokenWeight};
+pub use taught::{InLoop, Relation, TeacherShape, TokenWeight};
 pub use trainer::{Hyper, StepStats, Trainer};
 pub use validation::{Evaluate, Evaluation, Validation};
 pub use windows::Windows;

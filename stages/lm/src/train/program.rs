@@ -7,7 +7,7 @@ use flow_shaders::program::{BufferId, ListId, Program};
 
 use super::taught::TeacherShape;
 use crate::config::{ModelConfig, Weights};
-use crate::graph::backward::Pass;
+use crate::graph::backward::{Pass, Relations};
 use crate::graph::by_rows::{HeadGradients, LossBuffers, Read};
 use crate::graph::tape::{Gradients, Keep};
 use crate::graph::update::State;
@@ -89,6 +89,19 @@ pub(super) struct Io {
     pub loss_sum: BufferId,
     /// Norm, factor, whether the step is skipped.
     pub clip: BufferId,
+    /// Where relations are learned.
+    pub relations: Option<RelationIo>,
+}
+
+/// Weights and sum of relations.
+#[derive(Clone, Copy)]
+pub(super) struct RelationIo {
+    /// Weights of rows in the second of four words `[rows, 4]`: of queries, and of keys and values.
+    pub meta: [BufferId; 2],
+    /// Relation heads of both.
+    pub heads: [usize; 2],
+    /// The weighed KL in the first of four words.
+    pub sum: BufferId,
 }
 
 /// A training's program beside its buffers and lists.
@@ -130,12 +143,15 @@ pub(super) fn build(config: ModelConfig, shape: TrainShape, optimizer: Optimizer
         losses: p.persistent("losses", rows * 4),
         loss_sum: p.persistent("loss_sum", 4),
         clip: p.persistent("clip", 4),
+        relations: None,
     };
     let (starts, order) = (p.persistent("scatter.starts", vocab + 1), p.persistent("scatter.order", rows));
     let (grads, half) = graph.declare_gradients(shape.storage);
     let gradients = Gradients { grads, half, starts, order };
     let states = graph.declare_state(optimizer, shape.moments);
     let teacher = beside.teacher.as_ref().map(|t| declare(&mut graph, t, shape.seq));
+    let relations = beside.teacher.as_ref().filter(|t| t.relation_layer.is_some()).map(|t| relation_io(&mut graph, &t.config, rows));
+    let io = Io { relations, ..io };
     let mut step = Step { graph, batch, io, gradients, states, shape, teacher, taught: beside.teacher.clone() };
     let begin = step.begin();
     let hard = step.micro("");
@@ -154,6 +170,18 @@ fn declare(student: &mut Graph, t: &TeacherShape, positions: usize) -> Graph {
     let mut teacher = Graph::within((program, "teacher."), t.config.clone(), positions, Hold::Half, &t.packed);
     student.program = std::mem::take(&mut teacher.program);
     teacher
+}
+
+/// Buffers of relations; heads of both models fall into as many relation heads as both can be split into.
+fn relation_io(student: &mut Graph, teacher: &ModelConfig, rows: usize) -> RelationIo {
+    let (ours, program) = (&student.config, &mut student.program);
+    let heads = [gcd(ours.heads, teacher.heads), gcd(ours.kv_heads, teacher.kv_heads)];
+    let meta = ["relation.q", "relation.kv"].map(|name| program.persistent(name, rows * 4));
+    RelationIo { meta, heads, sum: program.persistent("relation.sum", 4) }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What the lists are appended from.
@@ -178,7 +206,8 @@ impl Step {
         let list = self.graph.program.list("begin");
         let grads = self.graph.tensors.iter().zip(&self.gradients.grads);
         let added_to: Vec<BufferId> = grads.filter(|(t, _)| !self.graph.is_matrix(t.spec.role)).map(|(_, g)| *g).collect();
-        for b in added_to.into_iter().chain([self.io.loss_sum]) {
+        let sums = [self.io.loss_sum].into_iter().chain(self.io.relations.map(|r| r.sum));
+        for b in added_to.into_iter().chain(sums) {
             let n = self.graph.program.words(b) as u32;
             self.graph.program.push(list, &ZERO, &[b], &elementwise::Shape { n });
         }
@@ -218,7 +247,7 @@ impl Step {
     /// Forward pass, losses, backward pass of a micro-batch.
     fn forth_and_back(&mut self, list: ListId, add: bool) {
         let keep = Keep { storage: self.shape.storage, inputs_only: self.shape.recompute };
-        let pass = Pass { add, keep };
+        let pass = Pass { add, keep, relations: None };
         if self.teacher.is_none() {
             let tape = self.graph.forward_keeping(list, &self.batch, None, None, keep);
             self.loss(list, tape.logits);
@@ -226,7 +255,8 @@ impl Step {
             self.graph.backward(list, &self.batch, &tape, &self.gradients, pass);
             return;
         }
-        let normed_t = self.read(list);
+        let read = self.read(list);
+        let (normed_t, relations) = read.map_or((None, None), |(normed, relations)| (Some(normed), relations));
         let (blocks, x_last) = self.graph.hidden(list, &self.batch, None, keep);
         let rows = self.rows();
         let (normed, rstd) = self.graph.norm(list, x_last, "norm", rows);
@@ -237,16 +267,24 @@ impl Step {
         let to = HeadGradients { normed: d_normed, all: &self.gradients, add };
         self.graph.loss_by_rows(list, normed, (rows, buffers), read, Some(to));
         self.sum(list);
-        self.graph.backward_below(list, &self.batch, (&blocks, x_last, rstd), d_normed, &self.gradients, pass);
+        self.graph.backward_below(list, &self.batch, (&blocks, x_last, rstd), d_normed, &self.gradients, Pass { relations, ..pass });
     }
 
-    /// The teacher reads the batch: what its head takes.
-    fn read(&mut self, list: ListId) -> Option<BufferId> {
+    /// The teacher reads the batch: what its head takes, and the relations of its layer.
+    fn read(&mut self, list: ListId) -> Option<(BufferId, Option<Relations>)> {
         let (rows, batch) = (self.rows(), self.batch);
+        let (layer, io) = (self.taught.as_ref()?.relation_layer, self.io.relations);
+        let ours = self.graph.config.layers;
         let teacher = self.teacher.as_mut()?;
         Some(self.graph.lend_program(teacher, |t| {
-            let (_, x_last) = t.hidden(list, &batch, None, Keep::FLOATS);
-            t.norm(list, x_last, "norm", rows).0
+            let (blocks, x_last) = t.hidden(list, &batch, None, Keep::FLOATS);
+            let relations = layer.zip(io).map(|(layer, io)| {
+                // Of the layer at the same depth.
+                let theirs = &blocks[((layer + 1) * blocks.len() / ours).saturating_sub(1)].tape;
+                let ([q, kv], [of_q, of_kv]) = (io.heads, io.meta);
+                Relations { layer, teacher: [theirs.q, theirs.k, theirs.v], heads: [q, kv, kv], meta: [of_q, of_kv, of_kv], sum: io.sum }
+            });
+            (t.norm(list, x_last, "norm", rows).0, relations)
         }))
     }
 

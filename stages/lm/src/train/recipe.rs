@@ -179,6 +179,7 @@ impl Recipe {
             tau,
             bits,
             softness: ternary.at(progress),
+            relation: 0.0,
         }
     }
 }

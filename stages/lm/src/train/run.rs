@@ -299,6 +299,8 @@ fn step<E: From<Error>>(
     let done = p.seen_tokens as f64 / job.budget_tokens as f64;
     let hyper = r.hyper(p.updates() + 1, done, job.tau, bits(job, p).unwrap_or(Bits::Four), &job.ternary);
     let (micros, targets) = loader.step(p.cursor, r.batch, r.accumulate, &job.weights)?;
+    let relation = job.teacher.as_ref().and_then(|t| t.relation).map_or(0.0, |r| r.weight / (3 * targets.max(1)) as f32);
+    let hyper = Hyper { relation, ..hyper };
     p.cursor += (r.batch * r.accumulate) as u64;
     let stats = trainer.step(&micros, &hyper)?;
     p.count(&stats, targets);
@@ -315,7 +317,7 @@ fn step<E: From<Error>>(
 }
 
 fn point(job: &Training<'_>, p: &mut Progress, lr: f64) {
-    let [loss, kl, ce, format, grad_norm, grad_norm_clipped] = p.take_means();
+    let ([loss, kl, ce, format, grad_norm, grad_norm_clipped], relation) = p.take_means();
     let unweighted = |x: f64, w: f32| if w > 0.0 { (x / f64::from(w) * 1e6).round() / 1e6 } else { 0.0 };
     let w = &job.weights;
     p.curve.push(Point {
@@ -325,6 +327,7 @@ fn point(job: &Training<'_>, p: &mut Progress, lr: f64) {
         kl: unweighted(kl, w.kd),
         ce: unweighted(ce, w.ce),
         format: unweighted(format, w.format),
+        relation: unweighted(relation, job.teacher.as_ref().and_then(|t| t.relation).map_or(0.0, |r| r.weight)),
         grad_norm,
         grad_norm_clipped,
         lr: (lr * 1e9).round() / 1e9,

@@ -26,6 +26,9 @@ pub struct Point {
     pub ce: f64,
     /// Format part, unweighted where its weight is not 0.
     pub format: f64,
+    /// KL of relations, unweighted, where they are learned.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub relation: f64,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
     /// Largest gradient norm after clipping.
@@ -34,6 +37,10 @@ pub struct Point {
     pub lr: f64,
     /// Activation bits; 0 for full precision.
     pub bits: u32,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 /// The record beside a checkpoint.
@@ -103,6 +110,14 @@ pub struct Progress {
     pub temperatures: Vec<f32>,
     /// Sums since the last point, as the bits of f64 (loss, kl, ce, format, norm, largest clipped norm, steps).
     pub pending: [u64; 7],
+    /// The same of relations.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub pending_relation: u64,
+}
+
+/// What is 0 without a word is not written.
+fn is_none(bits: &u64) -> bool {
+    *bits == 0
 }
 
 impl Progress {
@@ -143,17 +158,20 @@ impl Progress {
         for (slot, v) in p.iter_mut().zip([s.total(), s.kl, s.ce, s.format, s.grad_norm]) {
             add(slot, v);
         }
+        add(&mut self.pending_relation, s.relation);
         p[5] = f64::from_bits(p[5]).max(f64::from(s.grad_norm_clipped)).to_bits();
         add(&mut p[6], 1.0);
     }
 
-    /// Means since the last point; starts over.
-    pub fn take_means(&mut self) -> [f64; 6] {
+    /// Means since the last point, that of relations apart; starts over.
+    pub fn take_means(&mut self) -> ([f64; 6], f64) {
+        let relation = f64::from_bits(std::mem::take(&mut self.pending_relation));
         let sums = std::mem::take(&mut self.pending).map(f64::from_bits);
         let n = sums[6].max(1.0);
         // Six decimals: short enough that JSON gives the same number back when a task resumes.
         let round = |x: f64| (x * 1e6).round() / 1e6;
-        [round(sums[0] / n), round(sums[1] / n), round(sums[2] / n), round(sums[3] / n), round(sums[4] / n), round(sums[5])]
+        let means = [round(sums[0] / n), round(sums[1] / n), round(sums[2] / n), round(sums[3] / n), round(sums[4] / n), round(sums[5])];
+        (means, round(relation / n))
     }
 }
 
@@ -259,7 +277,7 @@ mod tests {
         }
         assert_eq!((p.step, p.updates(), p.attempted(), p.seen_tokens), (6, 2, 3, 20));
         assert_eq!((p.skipped, p.overflows, p.overflows_in_a_row), (1, 3, 1));
-        assert_eq!(p.take_means()[0], 2.0);
+        assert_eq!(p.take_means().0[0], 2.0);
         assert!(!p.has_means());
     }
 

@@ -29,6 +29,17 @@ pub struct InLoop {
     pub model: Checkpoint,
     /// What weighs its tokens.
     pub token_weight: TokenWeight,
+    /// The student's layer whose relations of queries, keys and values are to be those of the teacher's at the same depth.
+    pub relation: Option<Relation>,
+}
+
+/// Relations of a layer in the loss (MiniLMv2, arXiv 2012.15828).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Relation {
+    /// The student's layer.
+    pub layer: usize,
+    /// Weight of the mean KL of its rows, relation heads, and of queries, keys and values.
+    pub weight: f32,
 }
 
 /// What a program must know of it.
@@ -40,6 +51,8 @@ pub struct TeacherShape {
     pub packed: HeldPacked,
     /// Its own cross-entropy weighs the KL.
     pub by_ce: bool,
+    /// The student's layer whose relations are learned.
+    pub relation_layer: Option<usize>,
 }
 
 impl InLoop {
@@ -47,7 +60,12 @@ impl InLoop {
     pub fn shape(&self) -> TeacherShape {
         let tensors = &self.model.tensors;
         let packed = self.model.config.tensors().into_iter().filter_map(|t| tensors.packed_groups(&t.name).map(|groups| (t.name, groups)));
-        TeacherShape { config: self.model.config.clone(), packed: packed.collect(), by_ce: self.token_weight == TokenWeight::TeacherCe }
+        TeacherShape {
+            config: self.model.config.clone(),
+            packed: packed.collect(),
+            by_ce: self.token_weight == TokenWeight::TeacherCe,
+            relation_layer: self.relation.map(|r| r.layer),
+        }
     }
 
     /// Writes its parameters and constants.

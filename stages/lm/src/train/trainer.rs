@@ -39,6 +39,8 @@ pub struct Hyper {
     pub bits: Bits,
     /// How ternary the weights are.
     pub softness: Softness,
+    /// Weight of the relations of one row, where they are learned: all rows of a step share the whole.
+    pub relation: f32,
 }
 
 impl Hyper {
@@ -71,6 +73,8 @@ pub struct StepStats {
     pub ce: f32,
     /// Σ w_format·ce.
     pub format: f32,
+    /// The weighed KL of relations.
+    pub relation: f32,
     /// Gradient norm before clipping.
     pub grad_norm: f32,
     /// Gradient norm after clipping.
@@ -84,9 +88,9 @@ pub struct StepStats {
 }
 
 impl StepStats {
-    /// KL + weighted CE + weighted format loss.
+    /// KL + weighted CE + weighted format loss + weighted relations.
     pub fn total(&self) -> f32 {
-        self.kl + self.ce + self.format
+        self.kl + self.ce + self.format + self.relation
     }
 }
 
@@ -100,6 +104,8 @@ pub struct Trainer {
     shape: TrainShape,
     /// How ternary the weights of the present step are.
     softness: Softness,
+    /// Weight of the relations of one of its rows.
+    relation: f32,
     /// With float16 storage.
     loss_scale: Option<LossScale>,
 }
@@ -132,7 +138,7 @@ impl Trainer {
             teacher.load(&graph, &mut session)?;
         }
         let loss_scale = (shape.storage == Storage::Float16).then(LossScale::default);
-        Ok(Self { device: session, built, shape, softness: Softness::HARD, loss_scale })
+        Ok(Self { device: session, built, shape, softness: Softness::HARD, relation: 0.0, loss_scale })
     }
 
     /// Bytes that such a session needs, without allocating anything.
@@ -282,6 +288,13 @@ impl Trainer {
         // The weights carry the loss scale into every gradient.
         let scale = self.loss_scale();
         let meta: Vec<[f32; 4]> = micro.meta.iter().map(|m| [m[0], m[1] * scale, m[2] * scale, m[3] * scale]).collect();
+        if let Some(r) = self.built.io.relations {
+            for (buffer, heads) in r.meta.into_iter().zip(r.heads) {
+                let weight = self.relation * scale / heads as f32;
+                let of_rows: Vec<[f32; 4]> = micro.mask.iter().map(|real| [0.0, weight * *real as f32, 0.0, 0.0]).collect();
+                self.device.write_f32(buffer, bytemuck::cast_slice(&of_rows))?;
+            }
+        }
         Ok(self.device.write_f32(self.built.io.meta, bytemuck::cast_slice(&meta))?)
     }
 
@@ -289,7 +302,7 @@ impl Trainer {
     /// of a step (`begins`) starts them anew. The parameters stay.
     pub fn accumulate(&mut self, micros: &[MicroBatch], hyper: &Hyper, begins: bool) -> Result<()> {
         if begins {
-            self.softness = hyper.softness;
+            (self.softness, self.relation) = (hyper.softness, hyper.relation);
             let scale = self.loss_scale();
             self.device.write_f32(self.built.graph.hyper, &hyper.slots(scale))?;
         }
@@ -311,12 +324,17 @@ impl Trainer {
         Ok(())
     }
 
-    /// Hands what was accumulated to `sum`, buffer by buffer (losses `[4]`, then the gradient of every tensor in the order of
+    /// Hands what was accumulated to `sum`, buffer by buffer (losses `[4]`, relations `[4]` where they are learned, then the gradient of every tensor in the order of
     /// the model), and takes what it gives: the sum over all who train this model, where they are several.
     pub fn reduce(&mut self, mut sum: impl FnMut(&str, &mut [f32]) -> Result<()>) -> Result<()> {
         let mut losses = self.device.read_f32(self.built.io.loss_sum)?;
         sum("losses", &mut losses)?;
         self.device.write_f32(self.built.io.loss_sum, &losses)?;
+        if let Some(r) = self.built.io.relations {
+            let mut relations = self.device.read_f32(r.sum)?;
+            sum("relations", &mut relations)?;
+            self.device.write_f32(r.sum, &relations)?;
+        }
         for (i, t) in self.built.graph.tensors.iter().enumerate() {
             let (buffer, half) = (self.built.gradients.grads[i], self.built.gradients.half[i]);
             let mut values = if half { half_values(&self.device.read(buffer)?, t.spec.len()) } else { self.device.read_f32(buffer)? };
@@ -331,12 +349,20 @@ impl Trainer {
         Ok(())
     }
 
+    /// The weighed KL of relations of what was accumulated; 0 where they are not learned.
+    pub fn relations(&mut self) -> Result<f32> {
+        let scale = self.loss_scale();
+        let sum = self.built.io.relations.map(|r| self.device.read_f32(r.sum)).transpose()?;
+        Ok(sum.map_or(0.0, |sum| sum[0]) / scale)
+    }
+
     /// Clips what was accumulated and updates the parameters with it.
     pub fn apply(&mut self) -> Result<StepStats> {
         let scale = self.loss_scale();
         self.device.run(self.micro_lists().update)?;
         let sums = self.device.read_f32(self.built.io.loss_sum)?;
         let clip = self.device.read_f32(self.built.io.clip)?;
+        let relation = self.relations()?;
         let skipped = clip[2] != 0.0;
         // A loss that is not finite, or a gradient that is too large without any scale, is the training's own fault.
         let overflowed = skipped && sums[3] == 0.0 && scale > 1.0;
@@ -347,6 +373,7 @@ impl Trainer {
             kl: sums[0] / scale,
             ce: sums[1] / scale,
             format: sums[2] / scale,
+            relation,
             non_finite: sums[3],
             grad_norm: clip[0],
             grad_norm_clipped: clip[0] * clip[1] * scale,
