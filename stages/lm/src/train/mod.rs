@@ -22,7 +22,7 @@ pub use loader::{Loader, Shards};
 pub use recipe::Recipe;
 pub use run::{Trained, Training, Watch, train};
 pub use schedule::Schedule;
-pub use start::{Start, initial_values};
+pub use start::{Calibration, Carve, Carved, Layers, Start, initial_values};
 pub use trainer::{Hyper, StepStats, TrainShape, Trainer};
 pub use validation::{Evaluate, Evaluation, Validation};
 pub use windows::Windows;
