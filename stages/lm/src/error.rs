@@ -383,6 +383,14 @@ pub enum TrainingError {
         /// Targets seen.
         seen_tokens: u64,
     },
+    /// What flows through a model is not finite.
+    #[error("what flows into `layers.{layer}.{what}` over the calibration text is not finite")]
+    Calibration {
+        /// The layer.
+        layer: usize,
+        /// The linear.
+        what: &'static str,
+    },
     /// The parameters of the best evaluation are gone.
     #[error("{} is missing or damaged: the best checkpoint is lost", file.display())]
     BestLost {

@@ -1,6 +1,7 @@
 //! The kinds, one file each: ports, parameters, run. What several share stands beside them: [`shape`] the sizes of a model,
-//! `training` what trainings say.
+//! `training` what trainings say, [`init`] and `beginning` which model a student begins as.
 
+mod beginning;
 pub mod bitnet_dryrun;
 pub mod data_prompts;
 pub mod data_text;
@@ -9,6 +10,7 @@ pub mod eval_student;
 pub mod eval_text;
 pub mod export_gguf;
 pub mod export_safetensors;
+pub mod init;
 pub mod kd_collect;
 pub mod kd_import;
 pub mod kd_project;

@@ -4,11 +4,13 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use flow_lm::config::{Activation, Activations, Group, ModelConfig, Preset, ScaleType, Weights};
-use flow_lm::format;
+use flow_lm::config::{Activation, Activations, Group, ModelConfig, ScaleType, Weights};
+use flow_lm::format::load_with_tokenizer;
 use flow_lm::tokenizer::Tokenizer;
-use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, Start, TernarySchedule, TokenWeight, Training, Windows};
+use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, TernarySchedule, TokenWeight, Training, Windows};
 
+use super::beginning::{self, OwnTokenizer, Taken as TakenModel};
+use super::init::{self, Init, StudentPreset};
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
 use crate::data::read_text;
@@ -22,8 +24,11 @@ use crate::traces::{ProjectedRow, TraceReader};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StudentParams {
-    /// Shape; its vocabulary is the tokenizer's.
-    pub preset: Preset,
+    /// Shape, or `init`: that of the model in `init`; its vocabulary is the tokenizer's.
+    pub preset: StudentPreset,
+    /// Which model it begins as, and what is kept of it. Without it the input `init` must have the student's own blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// Blocks, where another number than the preset's is wanted.
     pub layers: Option<usize>,
     /// Window length in tokens, where another than the preset's is wanted.
@@ -106,6 +111,11 @@ pub enum Taken {
 }
 
 impl StudentParams {
+    /// Whether the loss has terms of a teacher in the loop.
+    fn asks_a_teacher(&self) -> bool {
+        self.kd_weight > 0.0 || self.relation_layer.is_some()
+    }
+
     /// Share of the budget after which activations have 4 bits.
     fn flips_at(&self) -> Option<f64> {
         match self.activations {
@@ -115,9 +125,14 @@ impl StudentParams {
         }
     }
 
-    /// The shape for a vocabulary.
-    fn config(&self, vocab: usize) -> ModelConfig {
-        let mut config = self.preset.config();
+    /// The shape as far as a plan knows it.
+    fn planned(&self) -> ModelConfig {
+        let base = self.preset.planned(self.ternary_head);
+        self.config(base.clone(), base.vocab)
+    }
+
+    /// The shape that a named one, or that of a model, becomes for a vocabulary.
+    fn config(&self, mut config: ModelConfig, vocab: usize) -> ModelConfig {
         config.vocab = vocab;
         config.weights = self.weights;
         (config.group, config.scale) = (self.group, self.scale);
@@ -134,7 +149,8 @@ impl StudentParams {
 impl Default for StudentParams {
     fn default() -> Self {
         Self {
-            preset: Preset::Poc,
+            preset: StudentPreset::Poc,
+            init: None,
             layers: None,
             seq: None,
             weights: Weights::Absmean,
@@ -182,12 +198,16 @@ impl Stage for StudentStage {
                 "In the place of traces: a text to train on, by cross-entropy alone, or with a `teacher` that reads it too.",
             ),
             InputPort::optional(
+                "tokenizer",
+                &["Tokenizer"],
+                "The student's tokenizer; without it that of the model it begins as, or of the teacher.",
+            ),
+            InputPort::optional("init", &["Teacher", "Model"], "A model of the same blocks, whose parameters it starts from."),
+            InputPort::optional(
                 "teacher",
                 &["Teacher", "Model"],
-                "A teacher over the student's vocabulary that reads every batch of the text on the same device.",
+                "A teacher over the student's vocabulary that reads every batch of `text` on the same device, or what `init` takes.",
             ),
-            InputPort::required("tokenizer", &["Tokenizer"], "The student's tokenizer."),
-            InputPort::optional("init", &["Teacher", "Model"], "A model of the same blocks, whose parameters it starts from."),
             InputPort::optional("validation", &["Text"], "Text to evaluate on while training; never trained on."),
         ]
     }
@@ -198,7 +218,10 @@ impl Stage for StudentStage {
         ]
     }
     fn fingerprints(&self, p: &StudentParams) -> Vec<(String, String)> {
-        crate::fingerprints::training(Weights::Absmean, &p.config(p.preset.config().vocab))
+        let planned = p.planned();
+        let mut all = crate::fingerprints::training(Weights::Absmean, &planned);
+        all.extend(init::fingerprints(p.preset, p.init.as_ref(), &planned));
+        all
     }
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
         p.recipe.check().map_err(|e| wrong("recipe", e))?;
@@ -238,18 +261,22 @@ impl Stage for StudentStage {
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
             return wrong(name, "must be above 0".into());
         }
-        p.shape.check(p.config(p.preset.config().vocab))?;
+        init::check((p.preset, &p.shape), p.init.as_ref(), [("layers", p.layers.is_some()), ("activation", p.activation.is_some())])?;
+        p.shape.check(p.planned())?;
         Ok(Vec::new())
     }
     fn wiring(&self, p: &StudentParams, wired: &[&str]) -> Result<(), StageError> {
         validation_is_wired(&p.eval, wired)?;
+        init::wiring(p.init.as_ref(), wired)?;
         match (wired.contains(&"traces"), wired.contains(&"text")) {
+            // The text is then what `init` is measured over.
+            (true, true) if p.init.as_ref().is_some_and(Init::calibrates) => Ok(()),
             (true, true) => {
                 Err(StageError::new("both `traces` and `text` are wired: a student learns from one of them").help("remove one"))
             }
             (false, false) => Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
                 .help("wire `traces` to `kd.project`, or `text` to `data.text`")),
-            (true, false) if wired.contains(&"teacher") => {
+            (true, false) if wired.contains(&"teacher") && p.init.as_ref().is_none_or(|i| i.from != init::From::Teacher) => {
                 Err(StageError::new("both `traces` and `teacher` are wired: what a teacher said is in its traces")
                     .help("wire `text` in the place of `traces` for a teacher in the loop, or remove `teacher`"))
             }
@@ -262,22 +289,30 @@ impl Stage for StudentStage {
         }
     }
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let tokenizer_path = ctx.input("tokenizer")?;
-        let tokenizer = Tokenizer::load(tokenizer_path)?;
-        let config = p.config(tokenizer.vocab_size());
+        let device = task::device(ctx)?;
+        let taken = TakenModel::of(p.init.as_ref(), ctx)?;
+        let own = OwnTokenizer::of(taken.as_ref(), ctx)?;
+        let tokenizer = &own.tokenizer;
+        let base = match (p.preset.named(), &p.init, &taken) {
+            (None, Some(init), Some(taken)) => taken.shape(init, p.seq)?,
+            _ => p.preset.planned(p.ternary_head),
+        };
+        let config = p.config(base, own.vocab);
+        if let Some((field, why)) = config.problem() {
+            return Err(StageError::new(format!("the student's shape: {field}: {why}")).help("change `init` or the parameter"));
+        }
         let recipe = Recipe { seed: p.seed.unwrap_or(p.recipe.seed), lr: Some(p.recipe.peak()), ..p.recipe.clone() };
         // Weights as they were given; the loss has the KL's factor too.
         let given = LossWeights { kd: p.kd_weight, ce: p.ce_weight, format: p.format_weight };
-        let start = ctx.input_opt("init").map(|dir| start(dir, &config, &tokenizer)).transpose()?;
-        let started = start.as_ref().map(|s| {
-            let vocabulary = if s.same_vocabulary() { "the same" } else { "another" };
-            serde_json::json!({"vocabulary": vocabulary, "parameters": s.parameters()})
-        });
-        let teacher = ctx.input_opt("teacher").map(|dir| in_loop(dir, &config, &tokenizer, &p)).transpose()?;
-        let ((mut loader, totals), said) = match ctx.input_opt("text") {
-            None => (of_traces(&p, ctx.input("traces")?, &tokenizer, config.seq, recipe.seed, ctx)?, given),
-            Some(text) => {
-                let windows = Windows::of_text(&tokenizer.encode(&read_text(text)?), config.seq, tokenizer.bos());
+        let begun =
+            taken.map(|taken| beginning::start(p.init.as_ref(), taken, (&config, tokenizer), recipe.seed, &device, ctx)).transpose()?;
+        let (start, started) = begun.unzip();
+        let teacher = ctx.input_opt("teacher").filter(|_| p.asks_a_teacher() && ctx.input_opt("traces").is_none());
+        let teacher = teacher.map(|dir| in_loop(dir, &config, tokenizer, &p)).transpose()?;
+        let ((mut loader, totals), said) = match ctx.input_opt("traces") {
+            Some(traces) => (of_traces(&p, traces, tokenizer, config.seq, recipe.seed, ctx)?, given),
+            None => {
+                let windows = Windows::of_text(&tokenizer.encode(&read_text(ctx.input("text")?)?), config.seq, tokenizer.bos());
                 let totals = Totals { targets: windows.targets(), ..Totals::default() };
                 // Nobody said what in a text is structure.
                 match &teacher {
@@ -298,11 +333,11 @@ impl Stage for StudentStage {
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flips_at(),
             start,
-            validation: validation(ctx, p.eval, &tokenizer, shape)?,
+            validation: validation(ctx, p.eval, tokenizer, shape)?,
             ternary: p.ternary_schedule,
             teacher,
         };
-        let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
+        let trained = task::train(&job, &mut loader, &device, ctx)?;
         let progress = &trained.progress;
         let mut log = serde_json::json!({
             "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
@@ -330,21 +365,9 @@ impl Stage for StudentStage {
         }
         said_of_validation(&mut log, &progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
-        format::save(ctx.output("student")?, &config, tensors, Some(tokenizer_path), &extra)?;
+        own.save(ctx.output("student")?, &config, tensors, extra)?;
         task::write_json(ctx.output("log")?, &log)
     }
-}
-
-/// The model in a directory, for a student of shape `config`.
-fn start(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Start, StageError> {
-    if let Some(spec) = Spec::read(dir)? {
-        return Err(StageError::new(format!("`init`: {}: a hosted teacher has no parameters here", spec.named())).help("leave `init` out"));
-    }
-    let (model, theirs) = format::load_with_tokenizer(dir)?;
-    Start::of(model, &theirs, config, tokenizer).map_err(|e| {
-        let e = StageError::from(e);
-        StageError { message: format!("`init`: {}", e.message), ..e }
-    })
 }
 
 /// The model in a directory as a teacher in the loop of a student of shape `config`.
@@ -354,7 +377,7 @@ fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, p
     if let Some(spec) = Spec::read(dir)? {
         return Err(wrong(format!("{}: a hosted teacher does not run here", spec.named()), through_traces));
     }
-    let (model, theirs) = format::load_with_tokenizer(dir)?;
+    let (model, theirs) = load_with_tokenizer(dir)?;
     if theirs.digest() != tokenizer.digest() || model.config.vocab != config.vocab {
         return Err(wrong("it has another tokenizer than the student, whose tokens it cannot be asked about".into(), through_traces));
     }

@@ -64,7 +64,8 @@ impl Graph {
         }
     }
 
-    fn block(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> (BlockTape, BufferId) {
+    /// A block: its tape, and the residual stream after it.
+    pub(crate) fn block(&mut self, list: ListId, l: usize, x_in: BufferId, batch: &Batch, cache: Option<&Cache>) -> (BlockTape, BufferId) {
         let tape = self.block_tape(list, l, x_in, batch, cache);
         let x_out = self.residual(list, tape.x_mid, tape.down_in, &format!("layers.{l}.down"), batch.rows());
         (tape, x_out)
@@ -183,11 +184,11 @@ impl Graph {
         Tape { blocks, x_last, rstd, normed, logits }
     }
 
-    /// Embedding and blocks: what the backward pass needs of them, and the residual stream at the end.
-    pub(crate) fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, keep: Keep) -> (Vec<KeptBlock>, BufferId) {
-        let (rows, c) = (batch.rows(), self.config.clone());
-        let x = self.program.transient("embedded", rows * c.dim);
-        let shape = embed::Shape { rows: rows as u32, cols: c.dim as u32, vocab: c.vocab as u32 };
+    /// The embeddings of a batch `[rows, dim]`.
+    pub(crate) fn embedded(&mut self, list: ListId, batch: &Batch) -> BufferId {
+        let (rows, dim, vocab) = (batch.rows(), self.config.dim, self.config.vocab);
+        let x = self.program.transient("embedded", rows * dim);
+        let shape = embed::Shape { rows: rows as u32, cols: dim as u32, vocab: vocab as u32 };
         match self.table("embed") {
             Table::Floats(table) => self.program.push(list, &embed::EMBED, &[batch.ids, table, x], &shape),
             Table::Half(table) => self.program.push(list, &embed::EMBED_HALF, &[batch.ids, table, x], &shape),
@@ -196,9 +197,14 @@ impl Graph {
                 self.program.push(list, &embed::EMBED_TERNARY, &[batch.ids, codes, scale, x], &shape);
             }
         }
+        x
+    }
+
+    /// Embedding and blocks: what the backward pass needs of them, and the residual stream at the end.
+    pub(crate) fn hidden(&mut self, list: ListId, batch: &Batch, cache: Option<&Cache>, keep: Keep) -> (Vec<KeptBlock>, BufferId) {
         let mut blocks = Vec::new();
-        let mut x_last = x;
-        for l in 0..c.layers {
+        let mut x_last = self.embedded(list, batch);
+        for l in 0..self.config.layers {
             let (tape, out) = self.block(list, l, x_last, batch, cache);
             blocks.push(self.put_away(list, tape, keep));
             x_last = out;

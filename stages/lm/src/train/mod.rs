@@ -28,7 +28,7 @@ pub use recipe::Recipe;
 pub use run::{Trained, Training, Watch, train};
 pub use schedule::Schedule;
 pub use softening::{Course, Softness, TernarySchedule};
-pub use start::{Start, initial_values};
+pub use start::{Calibration, Carve, Carved, Layers, Start, initial_values};
 pub use taught::{InLoop, Relation, TeacherShape, TokenWeight};
 pub use trainer::{Hyper, StepStats, Trainer};
 pub use validation::{Evaluate, Evaluation, Validation};
