@@ -94,8 +94,7 @@ fn flows(c: &ModelConfig, tensors: &impl TensorSource, windows: &[Vec<TokenId>])
     let mut all: Vec<Flow> = (0..c.layers).map(|_| Flow { attention: Vec::new(), mlp: Vec::new() }).collect();
     let embed = tensors.tensor("embed");
     for window in windows {
-        let mut x: Rows =
-            window.iter().map(|t| embed[t.index() * c.dim..][..c.dim].iter().map(|x| f64::from(*x)).collect()).collect();
+        let mut x: Rows = window.iter().map(|t| embed[t.index() * c.dim..][..c.dim].iter().map(|x| f64::from(*x)).collect()).collect();
         for (l, flow) in all.iter_mut().enumerate() {
             let get = |part: &str| tensors.tensor(&format!("layers.{l}.{part}"));
             let norm = |part: &str, x: &[f64]| normed(x, &get(part), c.norm_eps);
@@ -117,8 +116,7 @@ fn flows(c: &ModelConfig, tensors: &impl TensorSource, windows: &[Vec<TokenId>])
             for (x, o) in x.iter_mut().zip(&o) {
                 x.iter_mut().zip(linear(&sub_norm("attn_sub_norm", o), &wo)).for_each(|(x, y)| *x += y);
                 let h = norm("mlp_norm", x);
-                let act: Vec<f64> =
-                    linear(&h, &gate).iter().zip(linear(&h, &up)).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                let act: Vec<f64> = linear(&h, &gate).iter().zip(linear(&h, &up)).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
                 x.iter_mut().zip(linear(&sub_norm("mlp_sub_norm", &act), &down)).for_each(|(x, y)| *x += y);
                 flow.mlp.push(act);
             }
@@ -142,12 +140,7 @@ fn best(sums: &[f64], width: usize, n: usize) -> Vec<usize> {
 }
 
 fn models() -> [(&'static str, Checkpoint); 4] {
-    [
-        ("qwen 3", family("tiny-qwen3")),
-        ("llama 3", family("tiny-llama3")),
-        ("smollm 3", family("tiny-smollm3")),
-        ("SubLN", with_sub_norm()),
-    ]
+    [("qwen 3", family("tiny-qwen3")), ("llama 3", family("tiny-llama3")), ("smollm 3", family("tiny-smollm3")), ("SubLN", with_sub_norm())]
 }
 
 #[test]
@@ -166,9 +159,7 @@ fn heads_and_neurons_are_those_through_which_most_flows() {
         let wanted: Vec<(Vec<f64>, Vec<f64>)> = flows
             .iter()
             .enumerate()
-            .map(|(l, f)| {
-                (column_sums(&entering(l, "attn_sub_norm", &f.attention)), column_sums(&entering(l, "mlp_sub_norm", &f.mlp)))
-            })
+            .map(|(l, f)| (column_sums(&entering(l, "attn_sub_norm", &f.attention)), column_sums(&entering(l, "mlp_sub_norm", &f.mlp))))
             .collect();
         for (l, (measured, wanted)) in measured.iter().zip(&wanted).enumerate() {
             for (s, wanted) in [(&measured.attention, &wanted.0), (&measured.mlp, &wanted.1)] {
@@ -304,7 +295,8 @@ fn the_same_bits_on_any_number_of_threads_and_in_any_batch() {
         // Windows of 512 are read two at a time, those of 16 all together.
         assert!(all == on(&two, 512), "{name}: batches");
         let carve = Carve { heads: Some(model.config.heads / model.config.kv_heads), mlp: Some(128), ..Carve::default() };
-        let kept = |device: &Device| Carved::of(model.clone(), &carve, Some(&calibration(device, &model))).expect("carves").layers().to_vec();
+        let kept =
+            |device: &Device| Carved::of(model.clone(), &carve, Some(&calibration(device, &model))).expect("carves").layers().to_vec();
         assert_eq!(kept(&one), kept(&two), "{name}");
     }
 }
@@ -324,6 +316,7 @@ fn what_cannot_be_kept_is_refused() {
         let error = carve.shape(config).expect_err(wanted);
         assert!(error.to_string().contains(wanted) && error.help.is_some(), "{wanted}: {error}");
     }
-    let error = Carved::of(family("tiny-qwen3"), &Carve { mlp: Some(64), ..Carve::default() }, None).map(drop).expect_err("nothing to measure");
+    let error =
+        Carved::of(family("tiny-qwen3"), &Carve { mlp: Some(64), ..Carve::default() }, None).map(drop).expect_err("nothing to measure");
     assert!(error.to_string().contains("over a text"), "{error}");
 }

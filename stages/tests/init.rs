@@ -69,7 +69,14 @@ fn a_student_has_the_shape_and_the_tokenizer_of_what_is_kept() {
     let (student, tokens) = load_with_tokenizer(&out["student"]).expect("loads");
     let (there, theirs) = load_with_tokenizer(&from).expect("loads");
     let wanted = ModelConfig {
-        layers: 1, heads: 4, kv_heads: 1, mlp: 96, sub_norm: true, weights: Weights::Absmean, seq: 32, ..there.config.clone()
+        layers: 1,
+        heads: 4,
+        kv_heads: 1,
+        mlp: 96,
+        sub_norm: true,
+        weights: Weights::Absmean,
+        seq: 32,
+        ..there.config.clone()
     };
     assert_eq!(student.config, wanted);
     assert_eq!((tokens.digest(), tokens.roles()), (theirs.digest(), theirs.roles()));

@@ -8,7 +8,7 @@ use flow_lm::config::{Activation, Activations, Group, ModelConfig, ScaleType, We
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Training, Windows};
 
-use super::beginning::{self, OwnTokenizer, Taken as TakenModel};
+use super::beginning::{self, OwnTokenizer, TakenModel};
 use super::init::{self, Init, StudentPreset};
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
