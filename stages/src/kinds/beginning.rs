@@ -14,7 +14,7 @@ use flow_lm::train::{Calibration, Carved, Start};
 use flow_shaders::device::Device;
 use serde_json::{Value, json};
 
-use super::init::{From, Init};
+use super::init::{Init, Source};
 use crate::data::read_text;
 use crate::teacher::http::spec::Spec;
 
@@ -22,20 +22,20 @@ use crate::teacher::http::spec::Spec;
 const WINDOW: usize = 512;
 
 /// A model with its tokenizer, and where it is.
-pub(super) struct Taken {
+pub(super) struct TakenModel {
     at: PathBuf,
     model: Checkpoint,
     tokenizer: Tokenizer,
 }
 
-impl Taken {
+impl TakenModel {
     /// The model that a student begins as: what `init` says, or the one on the input `init`.
     pub fn of(init: Option<&Init>, ctx: &TaskContext) -> Result<Option<Self>, StageError> {
         let at = match init.map(|i| i.from) {
             None => ctx.input_opt("init"),
-            Some(From::Init) => Some(ctx.input("init")?),
-            Some(From::Teacher) => Some(ctx.input("teacher")?),
-            Some(From::File) => init.and_then(|i| i.path.as_ref()).map(|path| path.0.as_path()),
+            Some(Source::Init) => Some(ctx.input("init")?),
+            Some(Source::Teacher) => Some(ctx.input("teacher")?),
+            Some(Source::File) => init.and_then(|i| i.path.as_ref()).map(|path| path.0.as_path()),
         };
         at.map(|at| Self::read(at, ("init", "parameters"), "leave `init` out")).transpose()
     }
@@ -75,7 +75,7 @@ pub(super) struct OwnTokenizer {
 
 impl OwnTokenizer {
     /// The one on the input `tokenizer`; else that of the model that is taken, or of the teacher.
-    pub fn of(taken: Option<&Taken>, ctx: &TaskContext) -> Result<Self, StageError> {
+    pub fn of(taken: Option<&TakenModel>, ctx: &TaskContext) -> Result<Self, StageError> {
         if let Some(path) = ctx.input_opt("tokenizer") {
             let tokenizer = Tokenizer::load(path)?;
             let vocab = tokenizer.vocab_size();
@@ -85,12 +85,12 @@ impl OwnTokenizer {
             Some(taken) => Self::of_model(taken),
             None => {
                 let help = "wire `tokenizer` to `tokenizer.bpe`";
-                Self::of_model(&Taken::read(ctx.input("teacher")?, ("teacher", "tokenizer"), help)?)
+                Self::of_model(&TakenModel::read(ctx.input("teacher")?, ("teacher", "tokenizer"), help)?)
             }
         }
     }
 
-    fn of_model(of: &Taken) -> Result<Self, StageError> {
+    fn of_model(of: &TakenModel) -> Result<Self, StageError> {
         let TokenizerFile { tokenizer, json, .. } = TokenizerFile::of_model(&of.at, &of.model)?;
         let template = ChatTemplate::of(&of.at, &tokenizer)?.map(|t| (CHAT_TEMPLATE, t.source().to_owned()));
         let file = of.model.tokenizer.clone();
@@ -123,13 +123,13 @@ impl OwnTokenizer {
 /// blocks of both must be the same.
 pub(super) fn start(
     init: Option<&Init>,
-    taken: Taken,
+    taken: TakenModel,
     (config, tokenizer): (&ModelConfig, &Tokenizer),
     seed: u64,
     device: &Device,
     ctx: &TaskContext,
 ) -> Result<(Start, Value), StageError> {
-    let Taken { model, tokenizer: theirs, .. } = taken;
+    let TakenModel { model, tokenizer: theirs, .. } = taken;
     let Some(init) = init else {
         let start = Start::of(model, &theirs, config, tokenizer).map_err(of_init)?;
         let said = said(&start);

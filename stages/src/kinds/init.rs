@@ -61,7 +61,7 @@ impl StudentPreset {
 /// Where the model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum From {
+pub enum Source {
     /// On the input `teacher`.
     Teacher,
     /// On the input `init`.
@@ -96,7 +96,7 @@ pub struct Width {
 #[serde(deny_unknown_fields)]
 pub struct Init {
     /// `teacher` or `init`: the model on that input; `file`: the one at `path`.
-    pub from: From,
+    pub from: Source,
     /// A `.gguf` file, or a directory with `config.json`, safetensors and `tokenizer.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<SourcePath>,
@@ -144,8 +144,8 @@ impl Init {
 
     fn check(&self) -> Result<(), ParamError> {
         match (self.from, &self.path) {
-            (From::File, None) => return Err(wrong("init.path", "`from: file` and no path", "say where the model is: `path: …`")),
-            (From::Teacher | From::Init, Some(_)) => {
+            (Source::File, None) => return Err(wrong("init.path", "`from: file` and no path", "say where the model is: `path: …`")),
+            (Source::Teacher | Source::Init, Some(_)) => {
                 return Err(wrong("init.path", "the model is that of an input", "say `from: file`, or leave `path` out"));
             }
             _ => {}
@@ -170,9 +170,9 @@ impl Init {
 
     fn wiring(&self, wired: &[&str]) -> Result<(), StageError> {
         let (port, other) = match self.from {
-            From::Teacher => (Some("teacher"), wired.contains(&"init")),
-            From::Init => (Some("init"), false),
-            From::File => (None, wired.contains(&"init")),
+            Source::Teacher => (Some("teacher"), wired.contains(&"init")),
+            Source::Init => (Some("init"), false),
+            Source::File => (None, wired.contains(&"init")),
         };
         if let Some(port) = port.filter(|p| !wired.contains(p)) {
             return Err(StageError::new(format!("`init: {{ from: {port} }}` and nothing is wired to `{port}`"))

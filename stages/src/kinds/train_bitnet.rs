@@ -9,7 +9,7 @@ use flow_lm::format::load_with_tokenizer;
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, TernarySchedule, TokenWeight, Training, Windows};
 
-use super::beginning::{self, OwnTokenizer, Taken as TakenModel};
+use super::beginning::{self, OwnTokenizer, TakenModel};
 use super::init::{self, Init, StudentPreset};
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
