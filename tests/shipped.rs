@@ -6,10 +6,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 6] = [
+const SHIPPED: [&str; 7] = [
     "pipelines/poc.yaml",
     "pipelines/poc-full.yaml",
     "pipelines/smollm2.yaml",
+    "pipelines/ternarise.yaml",
     "pipelines/http.yaml",
     "pipelines/ablation.yaml",
     "tests/data/tiny/tiny.yaml",
@@ -60,7 +61,7 @@ fn every_shipped_pipeline_plans() {
         if path.contains("ablation") {
             args.push("*");
         }
-        if path.contains("smollm2") {
+        if path.contains("smollm2") || path.contains("ternarise") {
             args.extend(["--var", MODEL]);
         }
         let out = flow(&args);

@@ -139,8 +139,7 @@ fn children(pid: Pid) -> Vec<Pid> {
 fn killed_in_every_phase_it_ends_with_the_same_bytes() {
     let killed = Project::new("killed");
     for (share, threads) in [(0.1, 1), (0.4, 3), (0.75, 2)] {
-        let mut child =
-            killed.command(&["run", "p.yaml", "--json"], threads).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = killed.command(&["run", "p.yaml", "--json"], threads).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         let wanted = (share * 10_000.0) as u64;
         loop {
@@ -154,7 +153,9 @@ fn killed_in_every_phase_it_ends_with_the_same_bytes() {
         let pid = Pid::from_child(&child);
         let below = children(pid);
         kill_process(pid, Signal::KILL).unwrap();
-        below.iter().for_each(|c| { let _ = kill_process(*c, Signal::KILL); });
+        below.iter().for_each(|c| {
+            let _ = kill_process(*c, Signal::KILL);
+        });
         child.wait().unwrap();
         support::until("the task is gone", || below.iter().all(|c| test_kill_process(*c).is_err()));
     }

@@ -276,7 +276,7 @@ impl Stage for StudentStage {
             }
             (false, false) => Err(StageError::new("neither `traces` nor `text` is wired: there is nothing to learn from")
                 .help("wire `traces` to `kd.project`, or `text` to `data.text`")),
-            (true, false) if wired.contains(&"teacher") && p.init.as_ref().is_none_or(|i| i.from != init::From::Teacher) => {
+            (true, false) if wired.contains(&"teacher") && p.init.as_ref().is_none_or(|i| i.from != init::Source::Teacher) => {
                 Err(StageError::new("both `traces` and `teacher` are wired: what a teacher said is in its traces")
                     .help("wire `text` in the place of `traces` for a teacher in the loop, or remove `teacher`"))
             }
