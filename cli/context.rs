@@ -9,6 +9,7 @@ use std::time::Duration;
 use flow_cache::{Artifact, Cache, CacheError, Remote};
 use flow_engine::Registry;
 use flow_engine::command::external;
+use flow_engine::estimate::Estimate;
 use flow_engine::key::MachineId;
 use flow_engine::pipeline::{Overrides, Pipeline, RemoteDecl, project_root};
 use flow_engine::plan::{Plan, StageId};
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::args::PipelineArgs;
 use crate::failure::Failure;
+use crate::forecast::{self, Forecast};
 use crate::machine;
 use crate::print::say;
 
@@ -90,6 +92,11 @@ impl Context {
     /// What a run of these stages would do.
     pub fn preview(&self, selected: &[StageId], force: &BTreeSet<StageId>) -> Result<Vec<(StageId, Decision)>, Failure> {
         Ok(preview::preview(&self.plan, &*self.cache()?, selected, force, self.machine().as_ref())?)
+    }
+
+    /// What these estimates mean on the device that is asked for.
+    pub fn forecast(&self, estimates: Vec<(StageId, Estimate)>) -> Forecast {
+        Forecast::of(&self.plan, estimates, || forecast::probe(&self.device, self.threads))
     }
 
     /// The decision for one stage, with what it needs taken into account.

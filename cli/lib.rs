@@ -1,7 +1,7 @@
 //! The command line of `flow`, over any registry of kinds.
 //!
 //! [`main`] parses arguments (`args`), runs one command (`commands`) in its context (`context`: plan, cache,
-//! options; `machine`: who measures; `models`: the model that a command is given; `signals`), shows what happens (`display`, `profile`) and reports failures (`failure`). All of
+//! options; `machine`: who measures; `forecast`: what a run will take; `models`: the model that a command is given; `signals`), shows what happens (`display`, `profile`) and reports failures (`failure`). All of
 //! it prints through `print`, the lowest.
 //! `flow` itself passes the built-in kinds; the tests pass small ones.
 mod args;
@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod display;
 mod failure;
+mod forecast;
 mod machine;
 mod models;
 mod print;

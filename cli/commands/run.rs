@@ -7,6 +7,7 @@ use std::time::Duration;
 use flow_cache::{ActionFile, Cache, Commit, Uploader};
 use flow_engine::Registry;
 use flow_engine::memo::{self, Memo};
+use flow_engine::plan::StageId;
 use flow_engine::problem::Problem;
 use flow_engine::run::options::{RunOptions, Worker, WorkerCommand};
 use flow_engine::run::outcome::RunOutcome;
@@ -20,6 +21,7 @@ use crate::context::{Context, cache_dir_of, machine_of, threads};
 use crate::display::amounts::bytes;
 use crate::display::{self, json as json_lines, table};
 use crate::failure::Failure;
+use crate::forecast;
 use crate::machine;
 use crate::print::say;
 use crate::profile::Profile;
@@ -83,6 +85,9 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
     let cache = context.cache()?;
     machine::check_device(&context.device)?;
     machine::check_room(&cache)?;
+    if !(args.json || args.quiet) {
+        foretell(args, &context, &selected)?;
+    }
     let program = std::env::current_exe().map_err(|e| Failure::Broken(format!("cannot find flow's own executable: {e}")))?;
     let uploader = upload(&cache);
     let options = RunOptions {
@@ -131,6 +136,28 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         }
     }
     Ok(show(args, &outcome, &context.plan.pipeline.root))
+}
+
+/// Says what the stages that will be executed take, where their kinds can say it.
+fn foretell(args: &RunArgs, context: &Context, selected: &[StageId]) -> Result<(), Failure> {
+    let mut estimates = forecast::estimates(&context.plan, selected.iter().copied());
+    if estimates.is_empty() {
+        return Ok(());
+    }
+    let stages: Vec<StageId> = estimates.iter().map(|(id, _)| *id).collect();
+    let mut forced = if args.check { stages.iter().copied().collect() } else { context.stages(&args.force)? };
+    if args.reask {
+        forced.extend(teacher::askers(&context.plan));
+    }
+    let decisions = context.preview(&context.plan.with_ancestors(&stages), &forced)?;
+    let executed: BTreeSet<StageId> = decisions.into_iter().filter(|(_, d)| d.runs()).map(|(id, _)| id).collect();
+    estimates.retain(|(id, _)| executed.contains(id));
+    let forecast = context.forecast(estimates);
+    if let Some(summary) = forecast.summary() {
+        say(&summary);
+    }
+    forecast.notes().iter().for_each(|note| say(&format!("note: {note}")));
+    Ok(())
 }
 
 /// How long a run waits at its end for results to be sent.

@@ -13,6 +13,19 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
+/// Seconds that are expected, not measured, for people: two digits at most.
+pub fn about(s: f64) -> String {
+    let digits = |x: f64| if x < 9.95 { format!("{x:.1}") } else { format!("{x:.0}") };
+    let (minutes, hours, days) = (s / 60.0, s / 3600.0, s / 86_400.0);
+    match s {
+        ..1.0 => "less than 1 s".into(),
+        ..59.5 => format!("about {s:.0} s"),
+        ..3570.0 => format!("about {minutes:.0} min"),
+        ..172_800.0 => format!("about {} h", digits(hours)),
+        _ => format!("about {} days", digits(days)),
+    }
+}
+
 /// Bytes for people.
 pub fn bytes(n: u64) -> String {
     match n {
@@ -32,5 +45,29 @@ pub fn ago(unix: u64) -> String {
         60..7200 => format!("{} min ago", past / 60),
         7200..172_800 => format!("{} h ago", past / 3600),
         _ => format!("{} days ago", past / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::about;
+
+    #[test]
+    fn expected_times_have_the_unit_that_fits() {
+        let said = [0.2, 40.4, 59.9, 700.0, 3569.0, 3600.0, 5040.0, 36_000.0, 172_799.0, 400_000.0, 3e7].map(about);
+        let expected = [
+            "less than 1 s",
+            "about 40 s",
+            "about 1 min",
+            "about 12 min",
+            "about 59 min",
+            "about 1.0 h",
+            "about 1.4 h",
+            "about 10 h",
+            "about 48 h",
+            "about 4.6 days",
+            "about 347 days",
+        ];
+        assert_eq!(said, expected);
     }
 }

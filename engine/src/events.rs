@@ -13,6 +13,20 @@ pub struct PlannedExecution {
     pub stage: String,
     /// Why it would run.
     pub causes: Vec<String>,
+    /// What that is expected to take, where the kind can say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Expected>,
+}
+
+/// What an execution is expected to take on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Wall seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Bytes that it plans to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// A published place whose content is not what the plan would give.

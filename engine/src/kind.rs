@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::document::Path;
+use crate::estimate::{Estimate, Wired};
 use crate::plugin::{InputPort, OutputPort, Purity, StageError, TaskContext};
 
 /// A [`Stage`](crate::plugin::Stage) behind a common interface.
@@ -35,6 +36,10 @@ pub trait Kind: Send + Sync {
     /// Whether canonical parameters and the inputs that are wired go together.
     fn wiring(&self, _params: &Value, _wired: &[&str]) -> Result<(), StageError> {
         Ok(())
+    }
+    /// What an execution with these canonical parameters will take, where the kind can say it.
+    fn estimate(&self, _params: &Value, _wired: &Wired<'_>) -> Option<Estimate> {
+        None
     }
     /// Runs a task whose parameters are canonical.
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError>;

@@ -5,14 +5,16 @@
 //! [`typed`] reads). Its stages are keyed ([`key`], [`sources`]) and compared with the cache ([`explain`], [`preview`]). A [`run`] that
 //! may go on until it is asked to [`stop`] executes them (`execute`, `commit`, `schedule`; [`check`] compares), reads what is for
 //! itself (`outputs`), [`publish`]es and keeps a [`record`]; [`memo`] remembers a run with nothing to do. What happens is told as a
-//! stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is the contract of a kind, [`kind`]
-//! what the rest knows of one, [`schema`] what its parameters look like and [`file_schema`] a whole file, [`worker`] a task in a child
-//! process, [`command`] the kinds that run a command, [`graph`] the DAG for other tools, [`clock`] how moments are written.
+//! stream of typed [`events`]; failures in the file are [`problem`]s with a place in it. [`plugin`] is the contract of a kind,
+//! [`estimate`] what it says of an execution beforehand, [`kind`] what the rest knows of one, [`schema`] what its parameters look like
+//! and [`file_schema`] a whole file, [`worker`] a task in a child process, [`command`] the kinds that run a command, [`graph`] the DAG
+//! for other tools, [`clock`] how moments are written.
 pub mod check;
 pub mod clock;
 pub mod command;
 mod commit;
 pub mod document;
+pub mod estimate;
 pub mod events;
 mod execute;
 pub mod explain;

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::estimate::{Estimate, Wired};
+
 /// Whether an output is a function of the action key or a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -147,6 +149,10 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether the inputs that are wired go together and with the parameters, where ports alone cannot say it.
     fn wiring(&self, _params: &Self::Params, _wired: &[&str]) -> Result<(), StageError> {
         Ok(())
+    }
+    /// What an execution will take, where that can be said without one and without reading what is large.
+    fn estimate(&self, _params: &Self::Params, _wired: &Wired<'_>) -> Option<Estimate> {
+        None
     }
     /// Computes every output port from the inputs and parameters.
     fn run(&self, params: Self::Params, ctx: &TaskContext) -> Result<(), StageError>;

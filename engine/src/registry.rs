@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Deserialize as _;
 use serde_json::Value;
 
+use crate::estimate::{Estimate, Wired};
 use crate::kind::{Checked, Kind, Refused};
 use crate::plugin::{InputPort, OutputPort, Stage, StageError, TaskContext};
 use crate::schema;
@@ -68,6 +69,9 @@ impl<S: Stage> Kind for Erased<S> {
     fn wiring(&self, params: &Value, wired: &[&str]) -> Result<(), StageError> {
         let params = S::Params::deserialize(params).map_err(|e| StageError::new(format!("parameters do not fit: {e}")))?;
         self.stage.wiring(&params, wired)
+    }
+    fn estimate(&self, params: &Value, wired: &Wired<'_>) -> Option<Estimate> {
+        self.stage.estimate(&S::Params::deserialize(params).ok()?, wired)
     }
     fn run(&self, params: Value, ctx: &TaskContext) -> Result<(), StageError> {
         let params =

@@ -5,13 +5,14 @@
 //! - [`data`]: texts and prompts; [`teacher`]: who answers, here (`local`) or behind an API (`hosted`, `http/` with what is known
 //!   of providers in `preset` and their requests and answers in `shape/`); [`traces`]: what was answered, in Parquet;
 //! - [`distil`]: a teacher's rows over the student's tokens, and as training windows;
-//! - [`eval`] and [`report`]: measured figures, verdicts, the page; [`card`]: what goes out with a model; [`bench`]: speeds;
+//! - [`eval`] and [`report`]: measured figures, verdicts, the page; [`card`]: what goes out with a model; [`bench`]: speeds; [`estimate`]: what trainings will take;
 //! - [`task`]: what kinds do with their task; `fingerprints`: which kernels enter their keys.
 
 pub mod bench;
 pub mod card;
 pub mod data;
 pub mod distil;
+pub mod estimate;
 pub mod eval;
 mod fingerprints;
 pub mod kinds;

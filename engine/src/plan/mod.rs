@@ -11,6 +11,7 @@ use petgraph::Direction;
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
+use crate::estimate::{Estimate, Maker, Makers, Wired};
 use crate::pipeline::{Pipeline, PortRef};
 use crate::problem::{Problem, Problems, suggest};
 use crate::registry::Registry;
@@ -83,6 +84,11 @@ impl Plan {
         let all: BTreeSet<&String> = self.stages.iter().flat_map(|s| &s.secrets).collect();
         all.into_iter().filter(|name| !needed(name)).cloned().collect()
     }
+    /// What an execution of the stage will take, where its kind says it.
+    pub fn estimate(&self, id: StageId) -> Option<Estimate> {
+        let stage = self.stage(id);
+        stage.kind.estimate(&stage.params, &Wired::new(self, id.0))
+    }
     /// Stages that need `id`.
     pub fn dependants(&self, id: StageId) -> impl Iterator<Item = StageId> + '_ {
         self.graph.neighbors_directed(NodeIndex::new(id.0), Direction::Outgoing).map(|n| self.graph[n])
@@ -111,8 +117,12 @@ impl Plan {
         if wanted.is_empty() {
             return Ok(self.order.clone());
         }
-        let closure = self.closure(&wanted);
-        Ok(self.order.iter().copied().filter(|s| closure.contains(s)).collect())
+        Ok(self.with_ancestors(&wanted))
+    }
+    /// These stages and all that they need, directly or not, in topological order.
+    pub fn with_ancestors(&self, of: &[StageId]) -> Vec<StageId> {
+        let closure = self.closure(of);
+        self.order.iter().copied().filter(|s| closure.contains(s)).collect()
     }
 
     /// The stages that a name, a matrix, `stage.port` or a pattern with `*` and `?` means.
@@ -148,6 +158,15 @@ impl Plan {
         let id = self.find(&reference.stage)?;
         let port = declared_output(&self.stage(id).kind, &reference).map_err(|(message, help)| Problem::new(message).help(help))?;
         Ok((id, port))
+    }
+}
+
+impl Makers for Plan {
+    fn maker<'a>(&'a self, stage: usize, port: &str) -> Option<Maker<'a>> {
+        let wire = self.stages[stage].inputs.iter().find(|w| w.port == port)?;
+        let from = self.stage(wire.from);
+        let wired = Wired::new(self, wire.from.0);
+        Some(Maker { kind: from.kind.name(), params: &from.params, output: &wire.output, dir: &from.dir, wired })
     }
 }
 

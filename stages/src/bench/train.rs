@@ -7,6 +7,8 @@ use flow_shaders::device::Device;
 use serde_json::{Value, json};
 
 use super::figures::{median, peak_rss, rounded};
+use super::speed::product_speed;
+use crate::estimate::{muon_work, training_work};
 use flow_lm::config::{Bits, ModelConfig, Preset};
 use flow_lm::graph::Storage;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer};
@@ -86,11 +88,15 @@ pub fn train(device: &Device, b: &TrainBench) -> Result<Value, StageError> {
     }
     let tokens = (b.batch * config.seq) as f64;
     let step = median(seconds);
+    let work =
+        training_work(&config, tokens as u64, b.recompute) + if b.optimizer == Optimizer::Muon { muon_work(&config, b.ns) } else { 0.0 };
+    let product = product_speed(device)?;
     Ok(json!({
         "bench": "train", "preset": b.preset.name(), "batch": b.batch, "seq": config.seq, "bits": b.bits.count(),
         "optimizer": b.optimizer, "recompute": b.recompute, "moments": b.moments, "storage": b.storage,
         "parameters": config.parameters(), "steps": b.steps,
         "tokens_per_second": rounded(tokens / step), "step_ms": rounded(step * 1e3),
+        "product_gflops": rounded(product / 1e9), "share_of_product": rounded(work / step / product),
         "planned_bytes": trainer.session_bytes(), "peak_rss_bytes": peak_rss(), "device": device.name(),
     }))
 }

@@ -1,6 +1,6 @@
 //! `teacher.train`: a full-precision model trained in the pipeline.
 
-use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_engine::plugin::{Estimate, InputPort, OutputPort, ParamError, Stage, StageError, TaskContext, Wired};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Training, Windows};
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
 use crate::data::read_text;
+use crate::estimate::{self, TrainingJob};
 use crate::task;
 
 /// Parameters of `teacher.train`.
@@ -101,6 +102,11 @@ impl Stage for TeacherStage {
     }
     fn wiring(&self, p: &TeacherParams, wired: &[&str]) -> Result<(), StageError> {
         validation_is_wired(&p.eval, wired)
+    }
+    fn estimate(&self, p: &TeacherParams, wired: &Wired<'_>) -> Option<Estimate> {
+        let config = p.config(estimate::vocabulary(wired).unwrap_or(p.preset.config().vocab));
+        let evaluates = wired.maker("validation").is_some();
+        estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.tokens, top_k: 0, evaluates })
     }
     fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;

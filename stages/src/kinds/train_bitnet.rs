@@ -1,6 +1,6 @@
 //! `train.bitnet`: a ternary student trained on projected traces, or on a text, with the flip from 8-bit to 4-bit activations.
 
-use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
+use flow_engine::plugin::{Estimate, InputPort, OutputPort, ParamError, Stage, StageError, TaskContext, Wired};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use super::training::{said_of_storage, said_of_validation, validation, validatio
 use crate::data::read_text;
 use crate::distil::windows::{Totals, windows_of_traces};
 use crate::distil::{Distillation, KdScale};
+use crate::estimate::{self, TrainingJob};
 use crate::task;
 use crate::teacher::http::spec::Spec;
 use crate::traces::{ProjectedRow, TraceReader};
@@ -287,6 +288,11 @@ impl Stage for StudentStage {
             }
             _ => Ok(()),
         }
+    }
+    fn estimate(&self, p: &StudentParams, wired: &Wired<'_>) -> Option<Estimate> {
+        let config = p.config(estimate::vocabulary(wired).unwrap_or(p.preset.config().vocab));
+        let (top_k, evaluates) = (estimate::candidates(wired), wired.maker("validation").is_some());
+        estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.budget_tokens, top_k, evaluates })
     }
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
         let device = task::device(ctx)?;

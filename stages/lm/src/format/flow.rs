@@ -72,12 +72,7 @@ pub fn save<'t>(
 /// Reads such a directory, whose `config.json` (at `path`) is `json`; `weights` where the block linears are to be others than
 /// it says.
 pub(super) fn load(dir: &Path, path: &Path, json: Value, weights: Option<Weights>, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {
-    let file: ConfigFile = serde_json::from_value(json).map_err(|e| FormatError::unsupported(path, e.to_string()))?;
-    let mut config = file.config;
-    config.weights = weights.unwrap_or(config.weights);
-    if let Some((field, why)) = config.problem() {
-        return Err(ShapeError::Config { file: path.to_owned(), field, why }.into());
-    }
+    let (config, extra) = config_of(path, json, weights)?;
     let mut tensors = BTreeMap::new();
     let path = dir.join("model.safetensors");
     let bytes = Mapped::open(&path)?;
@@ -93,5 +88,16 @@ pub(super) fn load(dir: &Path, path: &Path, json: Value, weights: Option<Weights
         }
         tensors.insert(spec.name.clone(), floats(&path, &spec.name, &view)?);
     }
-    Ok(Checkpoint { config, tensors: tensors.into(), extra: file.extra, tokenizer })
+    Ok(Checkpoint { config, tensors: tensors.into(), extra, tokenizer })
+}
+
+/// Shape in such a `config.json` (at `path`), and what was said beside it.
+pub(super) fn config_of(path: &Path, json: Value, weights: Option<Weights>) -> Result<(ModelConfig, Value)> {
+    let file: ConfigFile = serde_json::from_value(json).map_err(|e| FormatError::unsupported(path, e.to_string()))?;
+    let mut config = file.config;
+    config.weights = weights.unwrap_or(config.weights);
+    match config.problem() {
+        Some((field, why)) => Err(ShapeError::Config { file: path.to_owned(), field, why }.into()),
+        None => Ok((config, file.extra)),
+    }
 }

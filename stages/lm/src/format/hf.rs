@@ -48,7 +48,7 @@ pub(super) fn read_directory(dir: &Path, path: &Path, json: &Value, weights: Opt
 /// Layers that a configuration may say.
 const MOST_LAYERS: usize = 1 << 16;
 
-fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig> {
+pub(super) fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> Result<ModelConfig> {
     let wrong = |field: &str, why: String| FormatError::field(path, field, why);
     let whole = |field: &str| -> Result<Option<usize>> {
         match &json[field] {

@@ -1,5 +1,7 @@
 //! Reading a model, whatever its layout.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -8,7 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::directory::{self, json_or_none};
 use super::gguf::{self, GgufFile};
 use super::{flow, hf};
-use crate::config::Weights;
+use crate::config::{ModelConfig, Weights};
 use crate::error::{Error, FormatError, Result, TokenizerError};
 use crate::tokenizer::{Roles, Tokenizer};
 
@@ -17,6 +19,23 @@ pub const GGUF_TYPE: &str = "gguf";
 
 /// The weights of such a directory.
 pub const MODEL_GGUF: &str = "model.gguf";
+
+/// `config.json` is no longer than this.
+const LONGEST_CONFIG: u64 = 16 << 20;
+
+/// Shape of what [`load`] reads, out of `config.json` or the header of a GGUF file: no tensor is looked for. How ternary matrices
+/// of a GGUF file are held is known only with their values: it is called `Float` here.
+pub fn shape(path: &Path) -> Result<ModelConfig> {
+    if path.is_file() {
+        return gguf::model::shape(path);
+    }
+    let (file, json) = config_of(path)?;
+    match json["model_type"].as_str() {
+        Some(GGUF_TYPE) => within_file(gguf::model::shape(&path.join(MODEL_GGUF))?, &file, &json),
+        Some(flow::MODEL_TYPE) => flow::config_of(&file, json, None).map(|(config, _)| config),
+        _ => hf::config_of(&file, &json, None),
+    }
+}
 
 /// Reads a model: a directory of ours, one of Hugging Face's (`model_type` `llama` or `bitnet`), one around a GGUF file, or
 /// a GGUF file itself.
@@ -30,10 +49,7 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint> {
         let (config, tensors) = gguf::model::load(GgufFile::read(dir)?)?;
         return Ok(Checkpoint { config, tensors, extra: Value::Null, tokenizer: None });
     }
-    let path = dir.join("config.json");
-    let text = std::fs::read(&path)
-        .map_err(|e| Error::io("cannot read", &path, e).help("a model directory holds config.json and model.safetensors"))?;
-    let json: Value = serde_json::from_slice(&text).map_err(|e| FormatError::not_json(&path, &e))?;
+    let (path, json) = config_of(dir)?;
     let tokenizer = Some(dir.join("tokenizer.json")).filter(|t| t.is_file());
     match json["model_type"].as_str() {
         Some(GGUF_TYPE) => around_gguf(dir, &path, &json, tokenizer),
@@ -43,6 +59,17 @@ pub fn load_as(dir: &Path, weights: Option<Weights>) -> Result<Checkpoint> {
             Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer })
         }
     }
+}
+
+/// `config.json` of a directory, and where it lies.
+fn config_of(dir: &Path) -> Result<(PathBuf, Value)> {
+    let path = dir.join("config.json");
+    let mut text = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(LONGEST_CONFIG).read_to_end(&mut text))
+        .map_err(|e| Error::io("cannot read", &path, e).help("a model directory holds config.json and model.safetensors"))?;
+    let json = serde_json::from_slice(&text).map_err(|e| FormatError::not_json(&path, &e))?;
+    Ok((path, json))
 }
 
 /// Reads a model with its tokenizer.
@@ -91,10 +118,15 @@ pub fn roles_of(path: &Path, model: &Checkpoint, tokenizer: &Tokenizer) -> Resul
 }
 
 fn around_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {
-    let (mut config, tensors) = gguf::model::load(GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    let (config, tensors) = gguf::model::load(GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    Ok(Checkpoint { config: within_file(config, path, json)?, tensors, extra: json["extra"].clone(), tokenizer })
+}
+
+/// A file's shape with the window that the directory around it says.
+fn within_file(mut config: ModelConfig, path: &Path, json: &Value) -> Result<ModelConfig> {
     let seq = json["seq"].as_u64().filter(|n| (1..=config.seq as u64).contains(n));
     config.seq = seq
         .ok_or_else(|| FormatError::field(path, "seq", format!("expected a number from 1 to {}, found {}", config.seq, json["seq"])))?
         as usize;
-    Ok(Checkpoint { config, tensors, extra: json["extra"].clone(), tokenizer })
+    Ok(config)
 }

@@ -25,4 +25,4 @@ pub mod tokenizer_file;
 pub use checkpoint::Checkpoint;
 pub use directory::json_or_none;
 pub use flow::save;
-pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, roles_of, tokenizer_of};
+pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, roles_of, shape, tokenizer_of};

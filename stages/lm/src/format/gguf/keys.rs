@@ -3,7 +3,7 @@
 use super::names::ROPE_FACTORS;
 use super::read::GgufFile;
 use crate::config::{ModelConfig, RopeScaling};
-use crate::error::{Error, Result};
+use crate::error::{Error, FormatError, Result};
 use crate::format::family::Family;
 
 /// What the keys say, not yet checked against the tensors.
@@ -59,6 +59,9 @@ pub(super) fn declared(file: &GgufFile) -> Result<ModelConfig> {
     })
 }
 
+/// More than the halves of any head: a damaged file is not to be read in whole for its factors.
+const MOST_FACTORS: u64 = 1 << 16;
+
 /// Scaling of RoPE: a factor by a key, or factors by a tensor that no key names.
 fn scaling(file: &GgufFile, key: &impl Fn(&str) -> String) -> Result<Option<RopeScaling>> {
     let help = "serve the model and use `teacher.http`, or choose another one";
@@ -79,6 +82,10 @@ fn scaling(file: &GgufFile, key: &impl Fn(&str) -> String) -> Result<Option<Rope
         (Some(_), true) => Err(file.unsupported(format!("both `{}` and tensor `{ROPE_FACTORS}`", key("rope.scaling.factor"))).help(help)),
         (Some(factor), false) => Ok(Some(RopeScaling::Linear { factor: f64::from(factor) })),
         (None, true) => {
+            let (factors, ..) = file.place(ROPE_FACTORS)?;
+            if factors.values() > MOST_FACTORS {
+                return Err(FormatError::tensor(file.path(), ROPE_FACTORS, format!("has {} values", factors.values())));
+            }
             let divisors = file.floats(ROPE_FACTORS)?;
             Ok((divisors.iter().any(|d| *d != 1.0)).then_some(RopeScaling::Factors { divisors }))
         }

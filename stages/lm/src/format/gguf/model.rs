@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::keys;
@@ -17,13 +18,26 @@ use crate::format::family::Family;
 use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors, masters_in};
 use crate::format::ternary::masters;
 
+/// A header is no longer than this: vocabulary and merges of the largest models take a third of it.
+const LONGEST_HEADER: usize = 64 << 20;
+
+/// Shape that the keys of a file declare, whatever tensors it has and however they are held: only its header is read.
+pub fn shape(path: &Path) -> Result<ModelConfig> {
+    declared(&GgufFile::read_within(path, LONGEST_HEADER)?)
+}
+
+fn declared(file: &GgufFile) -> Result<ModelConfig> {
+    let config = keys::declared(file)?;
+    match config.problem() {
+        Some((field, message)) => Err(file.unsupported(format!("{field}: {message}"))),
+        None => Ok(config),
+    }
+}
+
 /// Shape and numerics that the file declares, with the sequence that it was trained for. Every tensor is there, of the
 /// right shape and of a type that is read. How ternary matrices are held is known only with their values: here `Float`.
 pub fn config(file: &GgufFile) -> Result<ModelConfig> {
-    let config = keys::declared(file)?;
-    if let Some((field, message)) = config.problem() {
-        return Err(file.unsupported(format!("{field}: {message}")));
-    }
+    let config = declared(file)?;
     for spec in config.tensors() {
         let name = gguf_name(&spec.name);
         let (info, ..) = file.raw(&name)?;

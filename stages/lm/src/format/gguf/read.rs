@@ -28,14 +28,17 @@ pub struct GgufFile {
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Where a header must have ended.
+    most: usize,
 }
 
 type Parsed<T> = Result<T, String>;
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, n: usize) -> Parsed<&'a [u8]> {
-        let end = self.at.checked_add(n).filter(|e| *e <= self.bytes.len());
-        let end = end.ok_or_else(|| format!("ends at byte {} within the header", self.bytes.len()))?;
+        let most = self.most.min(self.bytes.len());
+        let end = self.at.checked_add(n).filter(|e| *e <= most);
+        let end = end.ok_or_else(|| format!("ends at byte {most} within the header"))?;
         let part = &self.bytes[self.at..end];
         self.at = end;
         Ok(part)
@@ -107,8 +110,13 @@ impl Cursor<'_> {
 impl GgufFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_within(path, usize::MAX)
+    }
+
+    /// Reads a file whose header ends within the first `most` bytes: a damaged one of any size is found out at once.
+    pub fn read_within(path: &Path, most: usize) -> Result<Self> {
         let bytes = Mapped::open(path)?;
-        let header = Header::parse(&bytes).map_err(|what| {
+        let header = Header::parse(&bytes, most).map_err(|what| {
             Error::from(FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why: what })
                 .help("the file is damaged, cut short or of another format: fetch it again")
         })?;
@@ -238,8 +246,8 @@ struct Header {
 }
 
 impl Header {
-    fn parse(bytes: &[u8]) -> Parsed<Self> {
-        let mut c = Cursor { bytes, at: 0 };
+    fn parse(bytes: &[u8], most: usize) -> Parsed<Self> {
+        let mut c = Cursor { bytes, at: 0, most };
         if c.take(4)? != b"GGUF" {
             return Err("it does not begin with `GGUF`".into());
         }
