@@ -101,7 +101,9 @@ fn a_plan_that_does_not_fit_says_what_would_help() {
 #[test]
 fn sizes_that_nothing_has_leave_the_estimate_out() {
     let project = project();
-    for (name, value) in [("layers", "100000000"), ("seq", "1000000000000"), ("recipe.batch", "1000000000000"), ("shape.mlp", "100000000000")] {
+    for (name, value) in
+        [("layers", "100000000"), ("seq", "1000000000000"), ("recipe.batch", "1000000000000"), ("shape.mlp", "100000000000")]
+    {
         let set = format!("stages.student.with.{name}={value}");
         let ran = flow(&project.path(""), &["plan", "p.yaml", "--json", "--set", &set]).expect(0);
         assert_eq!(estimates(&ran).iter().map(|e| e.0.as_str()).collect::<Vec<_>>(), ["teacher"], "{name}");

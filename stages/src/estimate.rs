@@ -6,11 +6,14 @@
 
 use std::path::Path;
 
-use flow_engine::plugin::{Estimate, Wired};
+use flow_engine::plugin::{Estimate, Stage as _, Wired};
 use flow_lm::config::{ModelConfig, Role};
 use flow_lm::format;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer, Storage};
-use flow_lm::train::{Recipe, TrainShape, Trainer};
+use flow_lm::train::{Beside, Recipe, TeacherShape, TrainShape, Trainer};
+
+use crate::kinds::teacher_file::FileStage;
+use crate::teacher::WINDOW;
 
 /// Sizes that are planned for: what is beyond is a mistake in a file, and a plan of it would not end.
 const MOST: ModelSizes = ModelSizes { layers: 1 << 10, width: 1 << 24, buffer: 1 << 44 };
@@ -98,11 +101,13 @@ pub struct TrainingJob<'a> {
     pub top_k: usize,
     /// Whether it is evaluated in between.
     pub evaluates: bool,
+    /// Weights that are softened, a teacher in the loop.
+    pub beside: Beside,
 }
 
 /// What a training will hold and compute. Evaluations are not counted, nor is what windows leave empty.
 pub fn training(job: &TrainingJob<'_>) -> Option<Estimate> {
-    let TrainingJob { config, recipe: r, .. } = job;
+    let TrainingJob { config, recipe: r, beside, .. } = job;
     if !is_planned_for(config, r.batch) || config.problem().is_some() {
         return None;
     }
@@ -124,10 +129,24 @@ pub fn training(job: &TrainingJob<'_>) -> Option<Estimate> {
         Optimizer::Adamw => 0.0,
     };
     Some(Estimate {
-        memory_bytes: Some(Trainer::planned_bytes((*config).clone(), shape, r.optimizer)),
-        work: Some(training_work(config, job.tokens, r.recompute) + updates),
+        memory_bytes: Some(Trainer::planned_bytes_beside((*config).clone(), shape, r.optimizer, beside)),
+        work: Some(training_work(config, job.tokens, r.recompute) + updates + beside.teacher.as_ref().map_or(0.0, |t| reading(t, job))),
         smaller: smaller(r),
     })
+}
+
+/// What a teacher in the loop computes beside its student.
+fn reading(teacher: &TeacherShape, job: &TrainingJob<'_>) -> f64 {
+    forward_work(&ModelConfig { seq: job.config.seq, ..teacher.config.clone() }, job.tokens)
+}
+
+/// The shape of the model that will lie on an input, with the window that its maker gives it; nothing where it is not known
+/// before that is made.
+pub fn model_on(wired: &Wired<'_>, port: &str) -> Option<ModelConfig> {
+    let maker = wired.maker(port).filter(|m| m.kind == FileStage::KIND)?;
+    let shape = shape_of_model(Path::new(maker.params["path"].as_str()?))?;
+    let seq = whole(maker.params, "seq").unwrap_or(shape.seq.min(WINDOW));
+    Some(ModelConfig { seq, ..shape })
 }
 
 /// Settings of a recipe that would take less memory, the one that changes least first.
@@ -218,7 +237,7 @@ mod tests {
         for (projected, top_k) in [("", 12), ("top_k: 7", 7)] {
             let plan = plan(dir.path(), &stages(projected));
             let found = plan.estimate(plan.find("student").unwrap()).unwrap();
-            let job = TrainingJob { config: &config, recipe: &recipe, tokens: 5000, top_k, evaluates: true };
+            let job = TrainingJob { config: &config, recipe: &recipe, tokens: 5000, top_k, evaluates: true, beside: Beside::default() };
             assert_eq!(Some(&found), training(&job).as_ref());
             assert_eq!(found.smaller, ["a smaller `batch` with more `accumulate`"]);
             assert!(plan.estimate(plan.find("teacher").unwrap()).is_some());

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flow_engine::plugin::{StageError, TaskContext};
+use flow_engine::plugin::{StageError, TaskContext, Wired};
 use flow_lm::chat::{CHAT_TEMPLATE, ChatTemplate};
 use flow_lm::config::{A4, ModelConfig};
 use flow_lm::format::tokenizer_file::TokenizerFile;
@@ -16,10 +16,9 @@ use serde_json::{Value, json};
 
 use super::init::{Init, Source};
 use crate::data::read_text;
+use crate::estimate;
+use crate::teacher::WINDOW;
 use crate::teacher::http::spec::Spec;
-
-/// Window of a student whose model was made for longer ones, where none is said.
-const WINDOW: usize = 512;
 
 /// A model with its tokenizer, and where it is.
 pub(super) struct TakenModel {
@@ -58,6 +57,17 @@ impl TakenModel {
         }
         Ok(ModelConfig { seq: seq.unwrap_or(context.min(WINDOW)), a4: A4::default(), ..shape })
     }
+}
+
+/// The shape that a student will have whose model is not made yet; nothing where it is not known before.
+pub(super) fn planned(init: &Init, seq: Option<usize>, wired: &Wired<'_>) -> Option<ModelConfig> {
+    let model = match init.from {
+        Source::Teacher => estimate::model_on(wired, "teacher"),
+        Source::Init => estimate::model_on(wired, "init"),
+        Source::File => estimate::shape_of_model(&init.path.as_ref()?.0),
+    };
+    let shape = init.carve().shape(&model?).ok()?;
+    Some(ModelConfig { seq: seq.unwrap_or(shape.seq.min(WINDOW)).min(shape.seq), ..shape })
 }
 
 /// A student's tokenizer, and what goes beside it into the student's directory.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use flow_lm::config::{ModelConfig, Preset, Weights};
 use flow_lm::format;
 use flow_lm::tokenizer::Tokenizer;
-use flow_lm::train::{Evaluate, Loader, LossWeights, Recipe, Training, Windows};
+use flow_lm::train::{Beside, Evaluate, Loader, LossWeights, Recipe, Training, Windows};
 
 use super::shape::Shape;
 use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
@@ -106,7 +106,14 @@ impl Stage for TeacherStage {
     fn estimate(&self, p: &TeacherParams, wired: &Wired<'_>) -> Option<Estimate> {
         let config = p.config(estimate::vocabulary(wired).unwrap_or(p.preset.config().vocab));
         let evaluates = wired.maker("validation").is_some();
-        estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.tokens, top_k: 0, evaluates })
+        estimate::training(&TrainingJob {
+            config: &config,
+            recipe: &p.recipe,
+            tokens: p.tokens,
+            top_k: 0,
+            evaluates,
+            beside: Beside::default(),
+        })
     }
     fn run(&self, p: TeacherParams, ctx: &TaskContext) -> Result<(), StageError> {
         let tokenizer_path = ctx.input("tokenizer")?;

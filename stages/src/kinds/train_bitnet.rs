@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use flow_lm::config::{Activation, Activations, Group, ModelConfig, ScaleType, Weights};
 use flow_lm::format::load_with_tokenizer;
+use flow_lm::graph::HeldPacked;
 use flow_lm::tokenizer::Tokenizer;
-use flow_lm::train::{Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, TernarySchedule, TokenWeight, Training, Windows};
+use flow_lm::train::{
+    Beside, Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, TeacherShape, TernarySchedule, TokenWeight, Training, Windows,
+};
 
 use super::beginning::{self, OwnTokenizer, TakenModel};
 use super::init::{self, Init, StudentPreset};
@@ -115,6 +118,12 @@ impl StudentParams {
     /// Whether the loss has terms of a teacher in the loop.
     fn asks_a_teacher(&self) -> bool {
         self.kd_weight > 0.0 || self.relation_layer.is_some()
+    }
+
+    /// What a program must know of a teacher of this shape, whose matrices are float16.
+    fn taught_by(&self, config: ModelConfig) -> TeacherShape {
+        let by_ce = self.token_weight == TokenWeight::TeacherCe;
+        TeacherShape { config, packed: HeldPacked::new(), by_ce, relation_layer: self.relation_layer }
     }
 
     /// Share of the budget after which activations have 4 bits.
@@ -290,9 +299,18 @@ impl Stage for StudentStage {
         }
     }
     fn estimate(&self, p: &StudentParams, wired: &Wired<'_>) -> Option<Estimate> {
-        let config = p.config(estimate::vocabulary(wired).unwrap_or(p.preset.config().vocab));
+        let base = match p.init.as_ref().filter(|_| p.preset.named().is_none()) {
+            Some(init) => beginning::planned(init, p.seq, wired)?,
+            None => p.preset.planned(p.ternary_head),
+        };
+        let vocab = estimate::vocabulary(wired).unwrap_or(base.vocab);
+        let config = p.config(base, vocab);
         let (top_k, evaluates) = (estimate::candidates(wired), wired.maker("validation").is_some());
-        estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.budget_tokens, top_k, evaluates })
+        let in_loop = wired.maker("text").is_some() && wired.maker("teacher").is_some() && p.asks_a_teacher();
+        // One that is trained in this pipeline has no shape yet: half of an estimate would mislead.
+        let teacher = if in_loop { Some(p.taught_by(estimate::model_on(wired, "teacher")?)) } else { None };
+        let beside = Beside { softens: p.ternary_schedule.softens(), teacher };
+        estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.budget_tokens, top_k, evaluates, beside })
     }
     fn run(&self, p: StudentParams, ctx: &TaskContext) -> Result<(), StageError> {
         let device = task::device(ctx)?;

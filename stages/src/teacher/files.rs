@@ -5,7 +5,7 @@ use std::path::Path;
 use flow_engine::plugin::StageError;
 
 /// Window of a teacher that was made for longer ones.
-const WINDOW: usize = 512;
+pub(crate) const WINDOW: usize = 512;
 
 /// The window to use of a model that was made for `context`.
 pub(super) fn window(path: &Path, asked: Option<usize>, context: usize) -> Result<usize, StageError> {

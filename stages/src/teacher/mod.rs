@@ -17,6 +17,8 @@ pub mod scoring;
 pub mod served;
 pub mod template;
 
+pub(crate) use files::WINDOW;
+
 use flow_engine::plugin::ParamError;
 
 /// Share of a hosted teacher's answers that may be refused, unless a pipeline says otherwise.
