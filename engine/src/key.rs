@@ -74,6 +74,7 @@ impl KeyParts {
                 map.shift_remove(last);
             }
         }
+        let wired: Vec<&str> = stage.inputs.iter().map(|wire| wire.port.as_str()).collect();
         let inputs = stage
             .inputs
             .iter()
@@ -84,7 +85,7 @@ impl KeyParts {
             format: FORMAT,
             kind: stage.kind.name().into(),
             revision: stage.kind.revision(),
-            fingerprints: stage.kind.fingerprints(&stage.params).into_iter().collect(),
+            fingerprints: stage.kind.fingerprints(&stage.params, &wired).into_iter().collect(),
             params: canonical(&params),
             inputs,
             machine: stage.is_measured().then(machine),

@@ -28,7 +28,7 @@ pub trait Kind: Send + Sync {
     /// Typed outputs.
     fn outputs(&self) -> &[OutputPort];
     /// Further parts of the key of a stage with these canonical parameters.
-    fn fingerprints(&self, params: &Value) -> Vec<(String, String)>;
+    fn fingerprints(&self, params: &Value, wired: &[&str]) -> Vec<(String, String)>;
     /// JSON Schema of the parameters.
     fn schema(&self) -> &Value;
     /// Validates parameters and fills their defaults.

@@ -138,8 +138,9 @@ pub trait Stage: Send + Sync + 'static {
     fn inputs(&self) -> Vec<InputPort>;
     /// Typed outputs; an output is a file or a directory.
     fn outputs(&self) -> Vec<OutputPort>;
-    /// Further parts of the key, such as the fingerprints of the kernels that a stage with these parameters runs: (name, value).
-    fn fingerprints(&self, _params: &Self::Params) -> Vec<(String, String)> {
+    /// Further parts of the key, such as the fingerprints of the kernels that a stage with these parameters and inputs runs:
+    /// (name, value).
+    fn fingerprints(&self, _params: &Self::Params, _wired: &[&str]) -> Vec<(String, String)> {
         Vec::new()
     }
     /// Ranges and combinations that the schema cannot say. `Ok` carries notes that `plan` prints (degradations).

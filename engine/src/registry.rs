@@ -40,9 +40,9 @@ impl<S: Stage> Kind for Erased<S> {
     fn outputs(&self) -> &[OutputPort] {
         &self.outputs
     }
-    fn fingerprints(&self, params: &Value) -> Vec<(String, String)> {
+    fn fingerprints(&self, params: &Value, wired: &[&str]) -> Vec<(String, String)> {
         // Canonical parameters fit: they were made of the type.
-        let mut all = S::Params::deserialize(params).map_or_else(|_| Vec::new(), |p| self.stage.fingerprints(&p));
+        let mut all = S::Params::deserialize(params).map_or_else(|_| Vec::new(), |p| self.stage.fingerprints(&p, wired));
         all.sort();
         all
     }

@@ -4,8 +4,13 @@ use std::sync::OnceLock;
 
 use flow_shaders::fingerprint::fingerprints;
 use flow_shaders::kernel::Kernel;
+use flow_shaders::kernels::act_quant::values::ACT_VALUES;
 use flow_shaders::kernels::adamw::{ADAMW, ADAMW_INT8};
 use flow_shaders::kernels::attention::Cached;
+use flow_shaders::kernels::gemm::{GEMM_NN, GEMM_NT, GEMM_NT_HALF, GEMM_TN};
+use flow_shaders::kernels::kd_loss::full::KD_FULL;
+use flow_shaders::kernels::relation::{RELATION, RELATION_GRAD};
+use flow_shaders::kernels::ternary::soften::{SOFTEN, SOFTEN_GRAD};
 
 use flow_lm::config::{Activations, Group, ModelConfig, Preset, Weights};
 use flow_lm::graph::Storage;
@@ -37,6 +42,16 @@ pub fn training(weights: Weights, shape: &ModelConfig) -> Prints {
         all.dedup();
     }
     all
+}
+
+/// Kernels of weights that are softened.
+pub fn softening() -> Prints {
+    fingerprints(&[&SOFTEN, &SOFTEN_GRAD, &ACT_VALUES, &GEMM_NT, &GEMM_NN, &GEMM_TN])
+}
+
+/// Kernels of a teacher in the loop.
+pub fn in_loop() -> Prints {
+    fingerprints(&[&KD_FULL, &RELATION, &RELATION_GRAD, &GEMM_NT_HALF])
 }
 
 fn of_training(config: ModelConfig) -> Vec<&'static Kernel> {

@@ -417,7 +417,7 @@ fn a_skipped_step_advances_the_cursor_only() {
     let (mut t, mut cursor) = (1, 0);
     while t <= 24 {
         let (micros, _) = windows.step(cursor, 1, 1, &job.weights).expect("a step");
-        let hyper = recipe.hyper(t, (t - 1) as f64 / 24.0, 1.3, if t <= 12 { Bits::Eight } else { Bits::Four });
+        let hyper = recipe.hyper(t, (t - 1) as f64 / 24.0, 1.3, if t <= 12 { Bits::Eight } else { Bits::Four }, &Default::default());
         t += u64::from(!trainer.step(&micros, &hyper).expect("steps").skipped);
         cursor += 1;
     }

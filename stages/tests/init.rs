@@ -11,6 +11,7 @@ use flow_lm::format::tensors::TensorSource as _;
 use flow_lm::format::{self, load, load_with_tokenizer};
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::initial_values;
+use flow_stages::kinds::eval_text::TextEvalStage;
 use flow_stages::kinds::train_bitnet::{StudentParams, StudentStage};
 use harness::{golden, made_up, run};
 use serde_json::{Value, json};
@@ -257,13 +258,20 @@ fn keys_of_before_stay_and_those_of_a_models_shape_hold_every_option() {
     let params = |value: &Value| serde_json::from_value::<StudentParams>(value.clone()).expect("parameters");
     let canonical = serde_json::to_value(params(&json!({"preset": "mini"}))).expect("JSON");
     assert!(canonical.get("init").is_none() && canonical["preset"] == "mini");
-    let prints = |value: Value| StudentStage.fingerprints(&params(&value));
+    let prints = |value: Value| StudentStage.fingerprints(&params(&value), &["text"]);
     let any = prints(json!({"preset": "init", "init": {"from": "init"}}));
     for shape in [json!({}), json!({"sub_norm": false}), json!({"qkv_bias": true, "head_norm": true, "sub_norm": false})] {
         let missing: Vec<_> = prints(json!({"shape": shape})).into_iter().filter(|p| !any.contains(p)).collect();
         assert!(missing.is_empty(), "{shape}: {missing:?}");
     }
     let measured = prints(json!({"init": {"from": "init", "sub_norm": "insert"}}));
-    assert!(flow_stages::fingerprints::inference().iter().all(|p| measured.contains(p)));
+    let inference = TextEvalStage.fingerprints(&serde_json::from_value(json!({})).expect("parameters"), &[]);
+    assert!(!inference.is_empty() && inference.iter().all(|p| measured.contains(p)));
     assert!(measured.iter().any(|(name, _)| name.contains("rmsnorm_grad_g")));
+    // Kernels of a schedule and of a teacher in the loop are in the keys of those who have them, and of nobody else.
+    let has = |prints: &[(String, String)], kernel: &str| prints.iter().any(|(name, _)| name.ends_with(kernel));
+    let soft = prints(json!({"ternary_schedule": "soft"}));
+    assert!(has(&soft, "soften") && !has(&soft, "kd_full") && !has(&prints(json!({})), "soften"));
+    let taught = StudentStage.fingerprints(&params(&json!({})), &["text", "teacher"]);
+    assert!(has(&taught, "kd_full") && !has(&StudentStage.fingerprints(&params(&json!({})), &["traces", "teacher"]), "kd_full"));
 }

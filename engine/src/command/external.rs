@@ -229,7 +229,7 @@ impl Kind for External {
     fn outputs(&self) -> &[OutputPort] {
         &self.outputs
     }
-    fn fingerprints(&self, _params: &Value) -> Vec<(String, String)> {
+    fn fingerprints(&self, _params: &Value, _: &[&str]) -> Vec<(String, String)> {
         vec![("plugin".into(), self.digest.clone())]
     }
     fn schema(&self) -> &Value {

@@ -141,7 +141,7 @@ impl Kind for Shell {
     fn outputs(&self) -> &[OutputPort] {
         &self.outputs
     }
-    fn fingerprints(&self, _params: &Value) -> Vec<(String, String)> {
+    fn fingerprints(&self, _params: &Value, _: &[&str]) -> Vec<(String, String)> {
         Vec::new()
     }
     fn schema(&self) -> &Value {

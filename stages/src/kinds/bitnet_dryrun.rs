@@ -69,7 +69,7 @@ impl Stage for DryRunStage {
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::measured("report", "DryRun", "Planned and measured memory, speed (JSON).")]
     }
-    fn fingerprints(&self, _: &Self::Params) -> Vec<(String, String)> {
+    fn fingerprints(&self, _: &Self::Params, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &DryRunParams) -> Result<Vec<String>, ParamError> {

@@ -52,7 +52,7 @@ impl Stage for EvalStage {
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::measured("report", "EvalReport", "All figures and samples (JSON).")]
     }
-    fn fingerprints(&self, _: &Self::Params) -> Vec<(String, String)> {
+    fn fingerprints(&self, _: &Self::Params, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &EvalParams) -> Result<Vec<String>, ParamError> {

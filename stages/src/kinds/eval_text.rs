@@ -39,7 +39,7 @@ impl Stage for TextEvalStage {
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::pure("report", "TextReport", "Bits per byte (JSON).")]
     }
-    fn fingerprints(&self, _: &Self::Params) -> Vec<(String, String)> {
+    fn fingerprints(&self, _: &Self::Params, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &TextEvalParams) -> Result<Vec<String>, ParamError> {

@@ -28,7 +28,7 @@ impl Stage for CollectStage {
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::pure("traces", "Traces", "Parquet: sequences and rows.")]
     }
-    fn fingerprints(&self, _: &Self::Params) -> Vec<(String, String)> {
+    fn fingerprints(&self, _: &Self::Params, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &CollectParams) -> Result<Vec<String>, ParamError> {

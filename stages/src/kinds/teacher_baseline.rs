@@ -69,7 +69,7 @@ impl Stage for BaselineStage {
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::measured("baseline", "Baseline", "Answers, digests, speed and memory (JSON).")]
     }
-    fn fingerprints(&self, _: &Self::Params) -> Vec<(String, String)> {
+    fn fingerprints(&self, _: &Self::Params, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::inference()
     }
     fn check(&self, p: &BaselineParams) -> Result<Vec<String>, ParamError> {

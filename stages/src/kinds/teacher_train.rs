@@ -87,7 +87,7 @@ impl Stage for TeacherStage {
             OutputPort::pure("log", "TeacherLog", "Loss curve and health records (JSON)."),
         ]
     }
-    fn fingerprints(&self, p: &TeacherParams) -> Vec<(String, String)> {
+    fn fingerprints(&self, p: &TeacherParams, _: &[&str]) -> Vec<(String, String)> {
         crate::fingerprints::training(Weights::Float, &p.config(p.preset.config().vocab))
     }
     fn check(&self, p: &TeacherParams) -> Result<Vec<String>, ParamError> {

@@ -115,9 +115,9 @@ pub enum Taken {
 }
 
 impl StudentParams {
-    /// Whether the loss has terms of a teacher in the loop.
-    fn asks_a_teacher(&self) -> bool {
-        self.kd_weight > 0.0 || self.relation_layer.is_some()
+    /// Whether a teacher is in the loop, where these inputs are wired: it is not beside traces, nor where nothing is asked of it.
+    fn has_in_loop(&self, wired: &[&str]) -> bool {
+        wired.contains(&"teacher") && !wired.contains(&"traces") && (self.kd_weight > 0.0 || self.relation_layer.is_some())
     }
 
     /// What a program must know of a teacher of this shape, whose matrices are float16.
@@ -227,10 +227,16 @@ impl Stage for StudentStage {
             OutputPort::pure("log", "TrainLog", "Loss curve, flip and health records (JSON)."),
         ]
     }
-    fn fingerprints(&self, p: &StudentParams) -> Vec<(String, String)> {
+    fn fingerprints(&self, p: &StudentParams, wired: &[&str]) -> Vec<(String, String)> {
         let planned = p.planned();
         let mut all = crate::fingerprints::training(Weights::Absmean, &planned);
         all.extend(init::fingerprints(p.preset, p.init.as_ref(), &planned));
+        if p.ternary_schedule.softens() {
+            all.extend(crate::fingerprints::softening());
+        }
+        if p.has_in_loop(wired) {
+            all.extend(crate::fingerprints::in_loop());
+        }
         all
     }
     fn check(&self, p: &StudentParams) -> Result<Vec<String>, ParamError> {
@@ -306,9 +312,9 @@ impl Stage for StudentStage {
         let vocab = estimate::vocabulary(wired).unwrap_or(base.vocab);
         let config = p.config(base, vocab);
         let (top_k, evaluates) = (estimate::candidates(wired), wired.maker("validation").is_some());
-        let in_loop = wired.maker("text").is_some() && wired.maker("teacher").is_some() && p.asks_a_teacher();
+        let ports: Vec<&str> = ["teacher", "traces"].into_iter().filter(|port| wired.maker(port).is_some()).collect();
         // One that is trained in this pipeline has no shape yet: half of an estimate would mislead.
-        let teacher = if in_loop { Some(p.taught_by(estimate::model_on(wired, "teacher")?)) } else { None };
+        let teacher = if p.has_in_loop(&ports) { Some(p.taught_by(estimate::model_on(wired, "teacher")?)) } else { None };
         let beside = Beside { softens: p.ternary_schedule.softens(), teacher };
         estimate::training(&TrainingJob { config: &config, recipe: &p.recipe, tokens: p.budget_tokens, top_k, evaluates, beside })
     }
@@ -331,7 +337,8 @@ impl Stage for StudentStage {
         let begun =
             taken.map(|taken| beginning::start(p.init.as_ref(), taken, (&config, tokenizer), recipe.seed, &device, ctx)).transpose()?;
         let (start, started) = begun.unzip();
-        let teacher = ctx.input_opt("teacher").filter(|_| p.asks_a_teacher() && ctx.input_opt("traces").is_none());
+        let ports: Vec<&str> = ctx.task().inputs.iter().map(|i| i.port.as_str()).collect();
+        let teacher = ctx.input_opt("teacher").filter(|_| p.has_in_loop(&ports));
         let teacher = teacher.map(|dir| in_loop(dir, &config, tokenizer, &p)).transpose()?;
         let ((mut loader, totals), said) = match ctx.input_opt("traces") {
             Some(traces) => (of_traces(&p, traces, tokenizer, config.seq, recipe.seed, ctx)?, given),
