@@ -14,7 +14,7 @@ const TRAININGS: &str = "\
 flow: 1
 stages:
   corpus: { use: data.text, with: { path: a.txt, holdout: 0.1 } }
-  tokenizer: { use: tokenizer.bpe, in: { text: corpus.train }, with: { vocab_size: 300 } }
+  tokenizer: { use: tokenizer.bpe, in: { text: corpus.train }, with: { vocab_size: 280 } }
   teacher:
     use: teacher.train
     in: { text: corpus.train, tokenizer: tokenizer }

@@ -230,7 +230,7 @@ crate::simd! {
             *t *= scale[1];
         }
         // NaN where one of them is not finite, else 0.
-        if (sum(s, |x| x - x) + sum(t, |x| x - x)).is_nan() {
+        if (sum(s, |x| x * 0.0) + sum(t, |x| x * 0.0)).is_nan() {
             return [f32::NAN; 3];
         }
         let (top_s, top_t) = (max(s), max(t));
