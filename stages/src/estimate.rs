@@ -65,7 +65,8 @@ fn forward_share(config: &ModelConfig) -> f64 {
     if config.quantises() { TERNARY } else { 1.0 }
 }
 
-const TERNARY: f64 = 1.0;
+/// `ternary_gemm` reaches 257 GOP/s where `gemm_nn` reaches 90 GFLOP/s (`flow bench kernels` on two AVX2 cores).
+const TERNARY: f64 = 0.35;
 
 /// Operations of forward and backward passes over `tokens`; those of a block's forward pass twice where its activations are
 /// computed again.
