@@ -134,7 +134,7 @@ mod tests {
         {
             let n = rows_at_once(rows, vocab, &widths);
             assert!(n < rows && n * vocab <= CHUNK.max(64 * vocab), "{n} of {rows}");
-            assert!(widths.iter().all(|w| (n * w) % ALIGNMENT == 0), "{n} rows of {widths:?}");
+            assert!(widths.iter().all(|w| (n * w).is_multiple_of(ALIGNMENT)), "{n} rows of {widths:?}");
         }
         assert_eq!(rows_at_once(1024, 49_152, &[576]), 336);
     }
