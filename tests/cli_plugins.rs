@@ -101,7 +101,7 @@ fn plugins_that_misbehave() {
         ("exit 7", "without result.json (exit code 7)"),
         ("kill -ABRT $$", "crashed (signal 6)"),
         ("sleep 100", "timed out after 2 s"),
-        ("yes", "printed more than 64 MiB"),
+        ("yes $(printf %1000s | tr ' ' y)", "printed more than 64 MiB"),
         ("echo x > $dir/out/out; echo '{\"ok\": tr' > $dir/result.json", "result.json does not fit"),
         ("echo x > $dir/out/out; echo '{\"ok\": true}' > $dir/result.json; sleep 100 & exit 0", "left processes running"),
         ("echo '{\"ok\": true}' > $dir/result.json", "without creating its output `out`"),

@@ -112,16 +112,7 @@ pub fn training(job: &TrainingJob<'_>) -> Option<Estimate> {
     if !is_planned_for(config, r.batch) || config.problem().is_some() {
         return None;
     }
-    let shape = TrainShape {
-        batch: r.batch,
-        seq: config.seq,
-        top_k: job.top_k,
-        ns: r.newton_schulz(),
-        recompute: r.recompute,
-        moments: r.moments,
-        storage: r.storage,
-        evaluates: job.evaluates,
-    };
+    let shape = TrainShape::of(r, config.seq, job.top_k, job.evaluates);
     let updates = match r.optimizer {
         Optimizer::Muon => {
             let a_step = r.batch as f64 * r.accumulate as f64 * config.seq as f64;

@@ -11,7 +11,7 @@ use flow_lm::format::Checkpoint;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer, Storage};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::tokenizer::TokenId;
-use flow_lm::train::{Beside, Hyper, InLoop, MicroBatch, Relation, Softness, TokenWeight, TrainShape, Trainer};
+use flow_lm::train::{Hyper, InLoop, MicroBatch, Relation, Softness, TokenWeight, TrainShape, Trainer};
 use flow_shaders::device::{Device, open};
 
 const VOCAB: usize = 301;
@@ -191,10 +191,8 @@ fn relations_of_a_layer_are_learned() {
         t.load(&start).expect("loads");
         t.accumulate(std::slice::from_ref(&batch), &h, true).expect("runs");
         let gradients = t.gradients().expect("reads");
-        assert!(
-            gradients.iter().all(|(n, g)| n.contains("layers.1") == g.iter().all(|x| *x == 0.0) || !n.contains("layers.1")),
-            "above the layer nothing moves"
-        );
+        let above = gradients.iter().filter(|(n, _)| n.contains("layers.1"));
+        assert!(above.flat_map(|(_, g)| g).all(|x| *x == 0.0), "above the layer nothing moves");
         for name in ["layers.0.q", "layers.0.k", "layers.0.v", "layers.0.attn_norm", "embed"] {
             let mut next = noise(8);
             let direction: Vec<f32> = start[name].iter().map(|_| next()).collect();
@@ -281,7 +279,7 @@ fn gradients_of_softened_weights_are_differences_of_the_loss() {
                     let moved: Vec<f32> = w.iter().zip(&direction).map(|(w, d)| by.mul_add(*d, *w)).collect();
                     t.load(&BTreeMap::from_iter(start.iter().map(|(n, v)| (n.clone(), if n == name { moved.clone() } else { v.clone() }))))
                         .expect("loads");
-                    let losses = t.evaluate_at(&batch, 1.0, flow_lm::config::Bits::Eight, softness).expect("runs");
+                    let losses = t.evaluate_at(std::slice::from_ref(&batch), 1.0, flow_lm::config::Bits::Eight, softness).expect("runs");
                     losses.iter().zip(&batch.meta).map(|(l, m)| f64::from(l.1) * f64::from(m[2])).sum::<f64>()
                 };
                 let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
@@ -338,7 +336,7 @@ fn the_end_of_every_schedule_is_what_is_exported() {
         let hard = t.evaluate(&batch, 1.0, bits).expect("runs");
         // So cold that it is no longer soft, yet computed as if it were.
         let cold = Softness { pressure: 1.0, inv_temperature: 1e30 };
-        let soft = t.evaluate_at(&batch, 1.0, bits, cold).expect("runs");
+        let soft = t.evaluate_at(std::slice::from_ref(&batch), 1.0, bits, cold).expect("runs");
         let values = t.soft_values().expect("reads");
         for (name, packed) in t.packed().expect("reads") {
             assert_eq!(packed.values(), values[&name], "{name} on {}", device.name());
@@ -354,26 +352,6 @@ fn the_end_of_every_schedule_is_what_is_exported() {
     }
 }
 
-/// No buffer of the plan is as large as the logits of a batch, and weights of the teacher take two bytes.
-#[test]
-fn nothing_is_as_large_as_the_logits_of_a_batch() {
-    let (mut config, teacher) = (student(Activations::Float), teacher(Weights::Float));
-    (config.vocab, config.dim) = (40_000, 64);
-    (config.heads, config.kv_heads, config.head_dim) = (4, 2, 16);
-    let mut of_teacher = teacher.shape();
-    of_teacher.config.vocab = 40_000;
-    let beside = Beside { softens: true, teacher: Some(of_teacher.clone()) };
-    let shape = TrainShape { batch: 8, seq: 64, ..SHAPE };
-    let largest = flow_lm::train::program::largest_buffer(config.clone(), shape, Optimizer::Adamw, &beside);
-    let logits = (shape.batch * shape.seq * config.vocab * 4) as u64;
-    assert!(largest.1 < logits && largest.1 <= logits / 2, "{largest:?} of {logits}");
-    let with = Trainer::planned_bytes_beside(config.clone(), shape, Optimizer::Adamw, &beside);
-    let without = Trainer::planned_bytes_beside(config, shape, Optimizer::Adamw, &Beside { softens: true, teacher: None });
-    let parameters = of_teacher.config.parameters() as u64;
-    // Without a teacher the logits exist whole; with one there are two chunks of half of them at most.
-    assert!(with < without + 2 * parameters + 2 * parameters / 10 + (16 << 20), "{with} {without} {parameters}");
-}
-
 fn bits_of(trainer: &mut Trainer) -> BTreeMap<String, Vec<u32>> {
     let mut all = trainer.tensors().expect("reads");
     all.extend(trainer.optimizer_state().expect("reads"));
@@ -381,7 +359,7 @@ fn bits_of(trainer: &mut Trainer) -> BTreeMap<String, Vec<u32>> {
 }
 
 /// Steps of a training that goes through every phase, two of each, with two micro-batches a step.
-fn train(trainer: &mut Trainer, steps: std::ops::Range<u64>) {
+fn train(trainer: &mut Trainer, steps: impl IntoIterator<Item = u64>) {
     for step in steps {
         let h = Hyper { step: step + 1, relation: 2e-3, ..at(PHASES[step as usize / 2], 1.3) };
         let stats = trainer.step(&[micro(2 * step, (0.4, 0.1)), micro(2 * step + 1, (0.4, 0.1))], &h).expect("steps");
@@ -401,22 +379,24 @@ fn start(device: &Device, storage: Storage, teacher: &InLoop) -> Trainer {
 
 #[test]
 fn a_training_that_stops_in_any_phase_ends_with_the_same_bytes() {
-    for (device, storage) in devices().into_iter().flat_map(|d| [Storage::Float32, Storage::Float16].map(|s| (d.clone(), s))) {
+    let cpu = open("cpu", 2).expect("opens");
+    // An adapter is slow here: it has the one with more that could go wrong.
+    for (device, storage) in devices().into_iter().map(|d| (d, Storage::Float16)).chain([(cpu, Storage::Float32)]) {
         let teacher = teacher(Weights::Float);
         let mut whole = start(&device, storage, &teacher);
         train(&mut whole, 0..8);
         let whole = bits_of(&mut whole);
+        // Once in each phase.
+        let mut resumed = start(&device, storage, &teacher);
+        train(&mut resumed, 0..1);
         for stopped in [1, 3, 5, 7] {
-            let mut first = start(&device, storage, &teacher);
-            train(&mut first, 0..stopped);
-            let (tensors, state) = (first.tensors().expect("reads"), first.optimizer_state().expect("reads"));
-            drop(first);
-            let mut resumed = start(&device, storage, &teacher);
+            let (tensors, state) = (resumed.tensors().expect("reads"), resumed.optimizer_state().expect("reads"));
+            resumed = start(&device, storage, &teacher);
             resumed.load(&tensors).expect("loads");
             assert!(resumed.load_optimizer_state(&state).expect("loads"));
-            train(&mut resumed, stopped..8);
-            assert!(bits_of(&mut resumed) == whole, "stopped after {stopped} steps, {storage:?} on {}", device.name());
+            train(&mut resumed, stopped..(stopped + 2).min(8));
         }
+        assert!(bits_of(&mut resumed) == whole, "{storage:?} on {}", device.name());
     }
 }
 
@@ -430,7 +410,7 @@ fn every_thread_count_and_instruction_set_has_the_same_bits() {
         let mut hash = blake3::Hasher::new();
         for storage in [Storage::Float32, Storage::Float16] {
             let mut t = start(&device, storage, &teacher(Weights::Absmean));
-            train(&mut t, 0..8);
+            train(&mut t, [0, 2, 4, 6]);
             bits_of(&mut t).values().for_each(|words| {
                 hash.update(bytemuck::cast_slice(words));
             });

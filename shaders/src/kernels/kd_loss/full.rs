@@ -38,13 +38,13 @@ pub struct Shape {
 pub static KD_FULL: Kernel = Kernel {
     name: "kd_full",
     revision: 1,
-    wgsl: &[hyper::WGSL, LANES, include_str!("full.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, LANES, include_str!("../exp_low.wgsl"), include_str!("full.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[update("logits"), read("teacher"), read("meta_"), read("labels"), read("hyper"), update("losses")],
     grid,
     cut,
     variants: &[Variant {
         suits: MANY_LANES.0,
-        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("full.wgsl"), include_str!("../lanes.wgsl")],
+        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("../exp_low.wgsl"), include_str!("full.wgsl"), include_str!("../lanes.wgsl")],
         grid,
     }],
     scratch: NO_SCRATCH,

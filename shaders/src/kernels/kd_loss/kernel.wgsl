@@ -34,11 +34,6 @@ const GONE: f32 = -1.0e30;
 var<workgroup> bad: atomic<u32>;
 var<workgroup> any_bad: u32;
 
-// e^x for x <= 0, without asking exp about huge arguments.
-fn exp_low(x: f32) -> f32 {
-    return select(exp(max(x, -100.0)), 0.0, x < -100.0);
-}
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = wid.y * groups.x + wid.x;

@@ -36,7 +36,7 @@ pub struct Shape {
 pub static KD_LOSS: Kernel = Kernel {
     name: "kd_loss",
     revision: 2,
-    wgsl: &[hyper::WGSL, LANES, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[hyper::WGSL, LANES, include_str!("../exp_low.wgsl"), include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[
         update("logits"),
         read("topk_ids"),
@@ -55,7 +55,7 @@ pub static KD_LOSS: Kernel = Kernel {
     },
     variants: &[Variant {
         suits: MANY_LANES.0,
-        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+        wgsl: &[hyper::WGSL, MANY_LANES.1, include_str!("../exp_low.wgsl"), include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
         grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     }],
     scratch: NO_SCRATCH,

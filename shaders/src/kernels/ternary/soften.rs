@@ -34,6 +34,7 @@ pub static SOFTEN: Kernel = Kernel {
     revision: 1,
     wgsl: &[
         hyper::WGSL,
+        include_str!("../exp_low.wgsl"),
         include_str!("soften_head.wgsl"),
         include_str!("scale_of.wgsl"),
         include_str!("soften.wgsl"),
@@ -60,6 +61,7 @@ pub static SOFTEN_GRAD: Kernel = Kernel {
     revision: 1,
     wgsl: &[
         hyper::WGSL,
+        include_str!("../exp_low.wgsl"),
         include_str!("soften_head.wgsl"),
         include_str!("scale_of.wgsl"),
         include_str!("soften_grad.wgsl"),

@@ -8,11 +8,6 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-// e^x for x <= 0, without asking exp about huge arguments.
-fn exp_low(x: f32) -> f32 {
-    return select(exp(max(x, -100.0)), 0.0, x < -100.0);
-}
-
 // What -1, 0 and +1 weigh, relative to the likeliest of them.
 fn shares(u: f32, inv_t: f32) -> vec3<f32> {
     let plus = (2.0 * u - 1.0) * inv_t;

@@ -33,10 +33,6 @@ fn behind(z: f32, j: u32, value: f32, place: u32) -> bool {
     return z < value || (z == value && j > place);
 }
 
-fn exp_low(x: f32) -> f32 {
-    return select(exp(max(x, -100.0)), 0.0, x < -100.0);
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = wid.y * groups.x + wid.x;

@@ -31,7 +31,7 @@ pub struct Shape {
 pub static TOPK: Kernel = Kernel {
     name: "topk",
     revision: 2,
-    wgsl: &[include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
+    wgsl: &[include_str!("../exp_low.wgsl"), include_str!("kernel.wgsl"), include_str!("../lanes.wgsl")],
     bindings: &[read("logits"), write("ids"), write("logprobs"), write("other")],
     grid: |p| grid_1d(p.get::<Shape>().rows as usize, 1),
     cut: |p| {

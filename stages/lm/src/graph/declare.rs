@@ -84,6 +84,8 @@ pub struct Graph {
     pub(crate) block8: bool,
     /// What is appended now takes the softened values of ternary matrices, not their codes.
     pub(crate) soft: bool,
+    /// Codes that were made values for weights that are no codes, and these: what takes the same next finds them.
+    pub(super) unpacked: Option<(BufferId, BufferId)>,
     index: BTreeMap<String, usize>,
 }
 
@@ -131,7 +133,7 @@ impl Graph {
         let hyper = program.persistent(named("hyper"), hyper::LEN);
         let inner = if config.a4 == A4::Hybrid { program.persistent(named("hyper.inner"), hyper::LEN) } else { hyper };
         let rope = program.persistent(named("rope"), positions * config.head_dim);
-        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, block8: false, soft: false, index }
+        Self { program, config, tensors, hyper, inner, rope, positions, decoding: false, block8: false, soft: false, unpacked: None, index }
     }
 
     /// Index of a tensor of the config.

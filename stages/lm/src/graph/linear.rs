@@ -135,9 +135,13 @@ impl Graph {
 
     /// What quantised rows stand for, for weights that are no codes.
     fn values_of(&mut self, list: ListId, (q, scales): (BufferId, BufferId), rows: usize, cols: usize) -> BufferId {
+        if let Some((_, x)) = self.unpacked.filter(|(of, _)| *of == q) {
+            return x;
+        }
         let x = self.program.transient("act.values", rows * cols);
         let words = 4 * cols.div_ceil(16) as u32;
         self.program.push(list, &ACT_VALUES, &[q, scales, x], &act_quant::Shape { rows: rows as u32, cols: cols as u32, words });
+        self.unpacked = Some((q, x));
         x
     }
 }

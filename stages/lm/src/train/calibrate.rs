@@ -6,8 +6,6 @@
 //! Hutchinson's: `E[vᵀHv]` over signs `v`, with `Hv` a difference of two gradients; one direction is drawn for all tensors, whose
 //! cross terms vanish in the mean.
 
-use std::collections::BTreeMap;
-
 use super::batch::MicroBatch;
 use super::trainer::{Hyper, Trainer};
 use crate::error::Result;
@@ -30,21 +28,18 @@ pub(super) fn temperatures(trainer: &mut Trainer, micros: &[MicroBatch], hyper: 
             let mut rng = Rng::new(seed, &format!("curvature {probe} {name}"));
             move || if rng.below(2) == 0 { 1f32 } else { -1.0 }
         };
-        let mut gradients = [1f32, -1.0].map(|side| {
-            let moved: BTreeMap<String, Vec<f32>> = names
-                .iter()
-                .zip(&sizes)
-                .map(|(name, size)| {
-                    let mut sign = signs(name);
-                    (name.clone(), start[name].iter().map(|w| (side * STEP * size).mul_add(sign(), *w)).collect())
-                })
-                .collect();
-            trainer.load_with(|t| moved.get(&t.name).unwrap_or(&start[&t.name]).clone())?;
+        let mut gradients_at = |side: f32| {
+            trainer.load_with(|t| match names.iter().position(|name| *name == t.name) {
+                None => start[&t.name].clone(),
+                Some(i) => {
+                    let mut sign = signs(&t.name);
+                    start[&t.name].iter().map(|w| (side * STEP * sizes[i]).mul_add(sign(), *w)).collect()
+                }
+            })?;
             trainer.accumulate(micros, hyper, true)?;
             trainer.gradients()
-        });
-        let [up, down] = &mut gradients;
-        let (up, down) = (std::mem::replace(up, Ok(BTreeMap::new()))?, std::mem::replace(down, Ok(BTreeMap::new()))?);
+        };
+        let (up, down) = (gradients_at(1.0)?, gradients_at(-1.0)?);
         for ((name, size), trace) in names.iter().zip(&sizes).zip(&mut traces) {
             let mut sign = signs(name);
             let along: f64 = up[name].iter().zip(&down[name]).map(|(a, b)| f64::from(sign()) * f64::from(a - b)).sum();

@@ -5,6 +5,7 @@ use flow_shaders::kernels::elementwise::{self, ZERO};
 use flow_shaders::kernels::kd_loss;
 use flow_shaders::program::{BufferId, ListId, Program};
 
+use super::recipe::Recipe;
 use super::taught::TeacherShape;
 use crate::config::{ModelConfig, Weights};
 use crate::graph::backward::{Pass, Relations};
@@ -32,6 +33,22 @@ pub struct TrainShape {
     pub storage: Storage,
     /// Whether [`Trainer::evaluate`] is asked for: without it nothing is compiled for it.
     pub evaluates: bool,
+}
+
+impl TrainShape {
+    /// Of a recipe's steps, in windows of `seq` tokens whose rows have `top_k` candidates.
+    pub fn of(r: &Recipe, seq: usize, top_k: usize, evaluates: bool) -> Self {
+        Self {
+            batch: r.batch,
+            seq,
+            top_k,
+            ns: r.newton_schulz(),
+            recompute: r.recompute,
+            moments: r.moments,
+            storage: r.storage,
+            evaluates,
+        }
+    }
 }
 
 /// What a training does beside its steps on codes and a batch's own targets.
@@ -119,13 +136,6 @@ pub(super) struct Built {
 /// The kernels of a training program, by name.
 pub fn kernels(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> Vec<&'static Kernel> {
     build(config, shape, optimizer, beside).1.kernels()
-}
-
-/// The largest buffer of a training's plan, in bytes.
-pub fn largest_buffer(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> (String, u64) {
-    let program = build(config, shape, optimizer, beside).1;
-    let largest = program.buffers.iter().max_by_key(|b| b.words);
-    largest.map_or((String::new(), 0), |b| (b.name.clone(), b.words as u64 * 4))
 }
 
 /// Declares everything and appends every list.
@@ -255,8 +265,7 @@ impl Step {
             self.graph.backward(list, &self.batch, &tape, &self.gradients, pass);
             return;
         }
-        let read = self.read(list);
-        let (normed_t, relations) = read.map_or((None, None), |(normed, relations)| (Some(normed), relations));
+        let (normed_t, relations) = self.read(list).unzip();
         let (blocks, x_last) = self.graph.hidden(list, &self.batch, None, keep);
         let rows = self.rows();
         let (normed, rstd) = self.graph.norm(list, x_last, "norm", rows);
@@ -267,7 +276,14 @@ impl Step {
         let to = HeadGradients { normed: d_normed, all: &self.gradients, add };
         self.graph.loss_by_rows(list, normed, (rows, buffers), read, Some(to));
         self.sum(list);
-        self.graph.backward_below(list, &self.batch, (&blocks, x_last, rstd), d_normed, &self.gradients, Pass { relations, ..pass });
+        self.graph.backward_below(
+            list,
+            &self.batch,
+            (&blocks, x_last, rstd),
+            d_normed,
+            &self.gradients,
+            Pass { relations: relations.flatten(), ..pass },
+        );
     }
 
     /// The teacher reads the batch: what its head takes, and the relations of its layer.
@@ -333,5 +349,53 @@ impl Step {
         let buffers = self.loss_buffers();
         self.graph.loss_by_rows(list, normed, (rows, buffers), None, None);
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Activations, Group, Preset};
+    use crate::graph::HeldPacked;
+
+    /// No buffer of the plan is as large as the logits of a batch, and weights of the teacher take two bytes.
+    #[test]
+    fn with_a_teacher_in_the_loop_nothing_is_as_large_as_the_logits_of_a_batch() {
+        let config = ModelConfig {
+            vocab: 40_000,
+            dim: 64,
+            layers: 2,
+            mlp: 192,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            seq: 64,
+            group: Group::Of(64),
+            sub_norm: false,
+            activations: Activations::Float,
+            ..Preset::Poc.config()
+        };
+        let of = ModelConfig {
+            dim: 80,
+            heads: 5,
+            kv_heads: 5,
+            mlp: 96,
+            weights: Weights::Float,
+            group: Group::Tensor,
+            activations: Activations::default(),
+            ..config.clone()
+        };
+        let parameters = of.parameters() as u64;
+        let teacher = TeacherShape { config: of, packed: HeldPacked::new(), by_ce: false, relation_layer: Some(1) };
+        let shape = TrainShape::of(&Recipe { batch: 8, ..Recipe::default() }, 64, 0, true);
+        let logits = (shape.batch * shape.seq * config.vocab * 4) as u64;
+        let plan = |teacher| build(config.clone(), shape, Optimizer::Adamw, &Beside { softens: true, teacher }).1;
+        let (with, without) = (plan(Some(teacher)), plan(None));
+        let largest = |program: &Program| program.buffers.iter().map(|b| b.words as u64 * 4).max();
+        assert!(largest(&without) >= Some(logits), "the logits of a batch are what is avoided");
+        assert!(largest(&with) <= Some(logits / 2), "{:?} of {logits}", largest(&with));
+        // Two chunks of half of them in their place, and two bytes for each of the teacher's parameters.
+        let (with, without) = (with.plan().bytes(), without.plan().bytes());
+        assert!(with < without + 2 * parameters + parameters / 5 + (16 << 20), "{with} {without} {parameters}");
     }
 }

@@ -67,21 +67,6 @@ pub struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// Sizes of its program, whose rows have `top_k` candidates.
-    pub fn shape(&self, top_k: usize) -> TrainShape {
-        let r = self.recipe;
-        TrainShape {
-            batch: r.batch,
-            seq: self.config.seq,
-            top_k,
-            ns: r.newton_schulz(),
-            recompute: r.recompute,
-            moments: r.moments,
-            storage: r.storage,
-            evaluates: self.validation.is_some(),
-        }
-    }
-
     /// How ternary the weights are after what was seen.
     fn softness(&self, p: &Progress) -> Softness {
         self.ternary.at(p.seen_tokens as f64 / self.budget_tokens as f64)
@@ -108,7 +93,7 @@ pub fn train<E: From<Error>>(
     watch: &impl Watch,
 ) -> Result<Option<Trained>, E> {
     let r = job.recipe;
-    let shape = job.shape(loader.top_k());
+    let shape = TrainShape::of(r, job.config.seq, loader.top_k(), job.validation.is_some());
     let beside = (job.ternary.softens(), job.teacher.as_ref());
     let mut trainer = Trainer::beside(device, job.config.clone(), shape, r.optimizer, beside)?;
     let mut progress = Progress::default();

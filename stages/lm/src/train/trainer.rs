@@ -397,11 +397,11 @@ impl Trainer {
     /// Losses `(kl, ce)` of every row without training; `bits` and `tau` as in [`Hyper`]. The shape must say that it
     /// `evaluates`.
     pub fn evaluate(&mut self, micro: &MicroBatch, tau: f32, bits: Bits) -> Result<Vec<(f32, f32)>> {
-        self.evaluate_at(micro, tau, bits, Softness::HARD)
+        self.evaluate_at(std::slice::from_ref(micro), tau, bits, Softness::HARD)
     }
 
-    /// As [`Self::evaluate`], with weights that are so ternary.
-    pub fn evaluate_at(&mut self, micro: &MicroBatch, tau: f32, bits: Bits, softness: Softness) -> Result<Vec<(f32, f32)>> {
+    /// As [`Self::evaluate`] over several micro-batches, with weights that are so ternary.
+    pub fn evaluate_at(&mut self, micros: &[MicroBatch], tau: f32, bits: Bits, softness: Softness) -> Result<Vec<(f32, f32)>> {
         let lists = self.built.lists.evaluate.expect("a shape that evaluates");
         let soft = lists.soft.filter(|_| !softness.is_hard());
         let mut h = vec![0f32; hyper::LEN];
@@ -413,11 +413,15 @@ impl Trainer {
         if let Some((soften, _)) = soft {
             self.device.run(soften)?;
         }
-        self.feed(micro)?;
         let evaluate = soft.map_or(lists.evaluate, |(_, evaluate)| evaluate);
-        self.device.run(evaluate)?;
-        let losses = self.device.read_f32(self.built.io.losses)?;
-        Ok(losses.chunks_exact(4).map(|l| (l[0], l[1])).collect())
+        let mut all = Vec::new();
+        for micro in micros {
+            self.feed(micro)?;
+            self.device.run(evaluate)?;
+            let losses = self.device.read_f32(self.built.io.losses)?;
+            all.extend(losses.chunks_exact(4).map(|l| (l[0], l[1])));
+        }
+        Ok(all)
     }
 }
 
