@@ -10,6 +10,7 @@ use flow_lm::config::{Activation, Activations, Group, ModelConfig, Preset, Role,
 use flow_lm::format::gguf::GgufFile;
 use flow_lm::format::gguf::export::{About, How, Storage, export, fitting};
 use flow_lm::format::hf_export::{self, FloatType};
+use flow_lm::format::tensors::{TensorSource, half_pairs};
 use flow_lm::format::ternary::held;
 use flow_lm::format::tokenizer_file::TokenizerFile;
 use flow_lm::format::{self, Checkpoint, load};
@@ -71,6 +72,16 @@ fn families_survive_a_gguf_file() {
             let apart = apart(&logits(&back), &want);
             println!("{name} {}: {apart:e}", storage.name());
             assert!(apart <= allowed, "{name} {}: {apart}", storage.name());
+            // As a teacher in the loop has them: float16, in our order of rows, whatever the file holds.
+            for t in back.config.tensors() {
+                assert_eq!(
+                    back.tensors.halves(&t.name),
+                    half_pairs(&back.tensors.tensor(&t.name)),
+                    "{name} {}: {}",
+                    storage.name(),
+                    t.name
+                );
+            }
             // As llama.cpp's own converter writes it.
             let (ours, theirs) = (GgufFile::read(&path).expect("reads"), GgufFile::read(&family(name).join("model.gguf")).expect("reads"));
             for info in theirs.tensors.iter().filter(|_| storage == Storage::F32) {

@@ -18,10 +18,9 @@ pub trait TensorSource {
     fn is_half(&self, _name: &str) -> bool {
         false
     }
-    /// Such a table, two values in a word.
+    /// Values of a tensor as float16, however they are held; two in a word.
     fn halves(&self, name: &str) -> Vec<u32> {
-        let values = self.tensor(name);
-        values.chunks(2).map(|v| half_pair(v[0], v.get(1).copied().unwrap_or(0.0))).collect()
+        half_pairs(&self.tensor(name))
     }
     /// A ternary matrix, where it is held packed.
     fn packed(&self, _name: &str) -> Option<PackedMatrix> {
@@ -31,6 +30,11 @@ pub trait TensorSource {
     fn packed_groups(&self, _name: &str) -> Option<usize> {
         None
     }
+}
+
+/// Values as float16, two in a word.
+pub fn half_pairs(values: &[f32]) -> Vec<u32> {
+    values.chunks(2).map(|v| half_pair(v[0], v.get(1).copied().unwrap_or(0.0))).collect()
 }
 
 /// Two float16 in a word, the first one low.

@@ -15,7 +15,7 @@ use super::types::TensorType;
 use crate::config::{Activations, Group, ModelConfig, Role, TensorSpec, Weights as Rule};
 use crate::error::{FormatError, Result};
 use crate::format::family::Family;
-use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors, masters_in};
+use crate::format::tensors::{MappedTensors, PackedMatrix, TensorSource, Tensors, half_pairs, masters_in};
 use crate::format::ternary::masters;
 
 /// A header is no longer than this: vocabulary and merges of the largest models take a third of it.
@@ -141,10 +141,14 @@ impl TensorSource for InFile {
     }
 
     fn halves(&self, name: &str) -> Vec<u32> {
-        let place = self.places[name].bytes.clone();
-        let pairs = self.file.bytes(place.clone()).chunks_exact(4);
+        let place = &self.places[name];
+        if place.ty != TensorType::F16 || place.interleaved {
+            return half_pairs(&self.tensor(name));
+        }
+        // Straight from the file.
+        let pairs = self.file.bytes(place.bytes.clone()).chunks_exact(4);
         let all = pairs.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        self.file.forget(place);
+        self.file.forget(place.bytes.clone());
         all
     }
 }
