@@ -11,6 +11,7 @@ use flow_lm::format::tensors::TensorSource as _;
 use flow_lm::format::{self, load, load_with_tokenizer};
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::initial_values;
+use flow_stages::kinds::bitnet_dryrun::DryRunStage;
 use flow_stages::kinds::eval_text::TextEvalStage;
 use flow_stages::kinds::train_bitnet::{StudentParams, StudentStage};
 use harness::{golden, made_up, run};
@@ -57,6 +58,34 @@ fn log_of(out: &BTreeMap<String, PathBuf>) -> Value {
 
 fn said(e: &StageError) -> String {
     format!("{} {}", e.message, e.help.as_deref().unwrap_or_default())
+}
+
+/// A plan of teacher, student and chunk: the shape is the teacher's, the teacher's matrices take two bytes a parameter, and no
+/// logits of the batch are in it.
+#[test]
+fn a_dry_run_plans_a_teacher_in_the_loop() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let from = golden().join("models/tiny-llama");
+    let wired = [("teacher", "Teacher", from.as_path())];
+    let params = json!({"preset": "init", "batch": 8, "seq": 64, "run": true});
+    let out = run(&DryRunStage, params, &wired, &dir.path().join("a")).expect("plans and runs");
+    let report: Value = serde_json::from_slice(&std::fs::read(&out["report"]).expect("a report")).expect("JSON");
+    let there = load(&from).expect("loads").config;
+    assert_eq!(
+        (&report["config"]["dim"], &report["config"]["vocab"], &report["config"]["weights"]),
+        (&json!(there.dim), &json!(there.vocab), &json!("absmean"))
+    );
+    assert!(report["ran"] == true && report["runs"].as_array().is_some_and(|r| r.len() == 2), "{report}");
+    let of = |plan: &str, field: &str| report[plan][field].as_u64().unwrap_or_else(|| panic!("{plan}.{field} of {report}"));
+    let (rows, chunk) = (of("training_in_loop", "rows_at_once"), of("training_in_loop", "chunk_bytes"));
+    assert!(rows < 8 * 64 && chunk == 2 * rows * there.vocab as u64 * 4);
+    assert_eq!(of("training_in_loop", "teacher_parameters"), there.parameters() as u64);
+    let logits = 8 * 64 * there.vocab as u64 * 4;
+    let (with, without) = (of("training_in_loop", "float32"), of("training", "float32"));
+    assert!(with + logits > without + chunk / 2 + 2 * there.parameters() as u64 * 9 / 10, "{with} {without}");
+    assert!(of("training_in_loop", "all_three") < with);
+    let error = DryRunStage.wiring(&serde_json::from_value(json!({"preset": "init"})).expect("parameters"), &[]).expect_err("no model");
+    assert!(said(&error).contains("`teacher` is not wired"), "{}", said(&error));
 }
 
 #[test]

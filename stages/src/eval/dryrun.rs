@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::{Bits, ModelConfig, Role};
+use flow_lm::format::Checkpoint;
 use flow_lm::format::tensors::half_pair;
 use flow_lm::graph::{Graph, Moments, Optimizer, Packed, Storage};
 use flow_lm::infer::{Session, Uses};
 use flow_lm::rng::Rng;
 use flow_lm::tokenizer::TokenId;
-use flow_lm::train::{Recipe, TrainShape, Trainer};
+use flow_lm::train::{Beside, InLoop, Recipe, TokenWeight, TrainShape, Trainer};
 use flow_shaders::device::{self, Device, DeviceError};
 use flow_shaders::kernels::ternary::groups::scale_words;
 use flow_shaders::kernels::ternary::packed_words;
@@ -17,10 +18,26 @@ use serde_json::json;
 
 /// Bytes that a training step of this batch and sequence would hold, by what the recipe says of memory.
 pub fn training((batch, seq): (usize, usize), config: &ModelConfig) -> serde_json::Value {
+    plans((batch, seq, 20), config, &Beside::default())
+}
+
+/// The same of a training whose weights soften, with this teacher in the loop, whose logits and the student's exist for a chunk
+/// of rows.
+pub fn training_beside((batch, seq): (usize, usize), config: &ModelConfig, model: Checkpoint) -> serde_json::Value {
+    let parameters = model.config.parameters();
+    let teacher = InLoop { model, token_weight: TokenWeight::Even, relation: None }.shape();
+    let rows = teacher.rows_at_once(config, batch * seq);
+    let mut all = plans((batch, seq, 0), config, &Beside { softens: true, teacher: Some(teacher) });
+    all["teacher_parameters"] = json!(parameters);
+    all["rows_at_once"] = json!(rows);
+    all["chunk_bytes"] = json!(2 * rows * config.vocab * 4);
+    all
+}
+
+fn plans((batch, seq, top_k): (usize, usize, usize), config: &ModelConfig, beside: &Beside) -> serde_json::Value {
     let plan = |recompute, moments, storage| {
-        let shape =
-            TrainShape { batch, seq, top_k: 20, ns: Recipe::default().newton_schulz(), recompute, moments, storage, evaluates: false };
-        Trainer::planned_bytes(config.clone(), shape, Optimizer::Adamw)
+        let shape = TrainShape { batch, seq, top_k, ns: Recipe::default().newton_schulz(), recompute, moments, storage, evaluates: false };
+        Trainer::planned_bytes_beside(config.clone(), shape, Optimizer::Adamw, beside)
     };
     json!({
         "float32": plan(false, Moments::Float32, Storage::Float32),

@@ -1,14 +1,16 @@
-//! `bitnet.dryrun`: what a shape needs to run and to train, planned; and, where it fits, allocated and run with random
-//! packed weights.
+//! `bitnet.dryrun`: what a shape needs to run and to train, alone or beside a teacher, planned; and, where it fits, allocated
+//! and run with random packed weights.
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
-use flow_lm::config::Preset;
+use flow_lm::config::{Activations, Group, ModelConfig, Weights};
 use flow_lm::infer::{Session, Uses};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::eval::dryrun::{execute, training};
+use super::init::StudentPreset;
+use super::train_bitnet::teacher_here;
+use crate::eval::dryrun::{execute, training, training_beside};
 use crate::task;
 
 /// Whether to allocate and run.
@@ -33,8 +35,9 @@ pub enum Auto {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DryRunParams {
-    /// Shape.
-    pub preset: Preset,
+    /// Shape; `init`: that of the model in `teacher`, its linears ternary in groups of 64 where these divide
+    /// its rows, its activations float.
+    pub preset: StudentPreset,
     /// Tokens of the forward pass.
     pub seq: usize,
     /// Sequences.
@@ -49,7 +52,30 @@ pub struct DryRunParams {
 
 impl Default for DryRunParams {
     fn default() -> Self {
-        Self { preset: Preset::B7, seq: 64, batch: 1, run: Run::Auto(Auto::Auto), max_memory: 0.85, seed: 1234 }
+        Self { preset: StudentPreset::B7, seq: 64, batch: 1, run: Run::Auto(Auto::Auto), max_memory: 0.85, seed: 1234 }
+    }
+}
+
+impl DryRunParams {
+    /// The student's shape; over its teacher's vocabulary, where there is one.
+    fn config(&self, teacher: Option<&ModelConfig>) -> ModelConfig {
+        let shape = match (self.preset.named(), teacher) {
+            (None, Some(of)) => ModelConfig {
+                weights: Weights::Absmean,
+                group: Group::Of(64),
+                activations: Activations::Float,
+                ternary_embedding: false,
+                ternary_head: false,
+                ..of.clone()
+            },
+            (named, _) => named.unwrap_or(flow_lm::config::Preset::B7).config(),
+        };
+        let divides = |d: usize| d.is_multiple_of(64);
+        let group = match shape.group {
+            Group::Of(64) if ![shape.dim, shape.mlp, shape.heads * shape.head_dim].into_iter().all(divides) => Group::Tensor,
+            group => group,
+        };
+        ModelConfig { group, vocab: teacher.map_or(shape.vocab, |t| t.vocab), seq: self.seq, ..shape }
     }
 }
 
@@ -64,7 +90,8 @@ impl Stage for DryRunStage {
     const HEAVY: bool = true;
 
     fn inputs(&self) -> Vec<InputPort> {
-        Vec::new()
+        let help = "A model that would be in the loop of a training: its step is planned too.";
+        vec![InputPort::optional("teacher", &["Teacher", "Model"], help)]
     }
     fn outputs(&self) -> Vec<OutputPort> {
         vec![OutputPort::measured("report", "DryRun", "Planned and measured memory, speed (JSON).")]
@@ -81,9 +108,20 @@ impl Stage for DryRunStage {
         }
         Ok(Vec::new())
     }
+    fn wiring(&self, p: &DryRunParams, wired: &[&str]) -> Result<(), StageError> {
+        if p.preset.named().is_none() && !wired.contains(&"teacher") {
+            return Err(
+                StageError::new("`preset: init` is the shape of a model: `teacher` is not wired").help("wire `teacher`, or name a preset")
+            );
+        }
+        Ok(())
+    }
     fn run(&self, p: DryRunParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let mut config = p.preset.config();
-        config.seq = p.seq;
+        let teacher = ctx.input_opt("teacher").map(teacher_here).transpose()?.map(|(model, _)| model);
+        let config = p.config(teacher.as_ref().map(|t| &t.config));
+        if let Some((field, why)) = config.problem() {
+            return Err(StageError::new(format!("the student's shape: {field}: {why}")).help("name another preset"));
+        }
         let uses = Uses { score: Some((p.batch, p.seq)), logits: true, half_tables: true, ..Uses::default() };
         let device = task::device(ctx)?;
         let planned = Session::planned_bytes_on(&device, config.clone(), &uses);
@@ -105,6 +143,9 @@ impl Stage for DryRunStage {
             "planned_bytes": planned, "free_bytes": free, "ran": why_not.is_none(), "why_not": why_not, "device": device.name(),
             "training": training((p.batch, p.seq), &config),
         });
+        if let Some(model) = teacher {
+            out["training_in_loop"] = training_beside((p.batch, p.seq), &config, model);
+        }
         if why_not.is_none() {
             if !fits && matches!(p.run, Run::Always(true)) {
                 return Err(StageError::new(format!(

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use flow_lm::config::{Activation, Activations, Group, ModelConfig, ScaleType, Weights};
-use flow_lm::format::load_with_tokenizer;
+use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::graph::HeldPacked;
 use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{
@@ -401,14 +401,20 @@ impl Stage for StudentStage {
     }
 }
 
+/// The model of a teacher that runs here, and its tokenizer.
+pub(super) fn teacher_here(dir: &std::path::Path) -> Result<(Checkpoint, Tokenizer), StageError> {
+    match Spec::read(dir)? {
+        None => Ok(load_with_tokenizer(dir)?),
+        Some(spec) => Err(StageError::new(format!("`teacher`: {}: a hosted teacher does not run here", spec.named()))
+            .help("wire `traces` to `kd.project`, which brings what any teacher says to the student's tokens")),
+    }
+}
+
 /// The model in a directory as a teacher in the loop of a student of shape `config`.
 fn in_loop(dir: &std::path::Path, config: &ModelConfig, tokenizer: &Tokenizer, p: &StudentParams) -> Result<InLoop, StageError> {
     let wrong = |why: String, help: &str| StageError::new(format!("`teacher`: {why}")).help(help);
     let through_traces = "wire `traces` to `kd.project`, which brings what any teacher says to the student's tokens";
-    if let Some(spec) = Spec::read(dir)? {
-        return Err(wrong(format!("{}: a hosted teacher does not run here", spec.named()), through_traces));
-    }
-    let (model, theirs) = load_with_tokenizer(dir)?;
+    let (model, theirs) = teacher_here(dir)?;
     if theirs.digest() != tokenizer.digest() || model.config.vocab != config.vocab {
         return Err(wrong("it has another tokenizer than the student, whose tokens it cannot be asked about".into(), through_traces));
     }

@@ -256,6 +256,7 @@ pub struct DryRun {
     pub measured_bytes: Option<f64>,
     pub ratio: Option<f64>,
     pub training: DryRunTraining,
+    pub training_in_loop: DryRunTraining,
     pub ran: bool,
     pub why_not: Option<String>,
     pub runs: Vec<DryRunAt>,

@@ -385,6 +385,8 @@ pub fn dry_run<'a>(stage: &'a str, d: &'a DryRun) -> Shape<'a> {
         fact("measured over planned", or_dash(d.ratio, |r| format!("{r:.3}"))),
         fact("to train, planned", or_dash(d.training.float32, bytes)),
         fact("to train in the least memory, planned", or_dash(d.training.all_three, bytes)),
+        fact("with the teacher in the loop, planned", or_dash(d.training_in_loop.float32, bytes)),
+        fact("with the teacher in the loop in the least memory, planned", or_dash(d.training_in_loop.all_three, bytes)),
         fact("largest difference of logits, A8 to A4", or_dash(d.max_logit_difference, number)),
         fact("mean difference of logits", or_dash(d.mean_logit_difference, number)),
     ];

@@ -9,7 +9,7 @@ use crate::config::{Bits, ModelConfig};
 use crate::error::Result;
 use crate::format::Checkpoint;
 use crate::format::tensors::TensorSource as _;
-use crate::graph::{Graph, HeldPacked};
+use crate::graph::{Graph, HeldPacked, by_rows};
 
 /// What weighs the KL of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +53,13 @@ pub struct TeacherShape {
     pub by_ce: bool,
     /// The student's layer whose relations are learned.
     pub relation_layer: Option<usize>,
+}
+
+impl TeacherShape {
+    /// How many of a batch's rows have logits at a time, of it and of its student.
+    pub fn rows_at_once(&self, student: &ModelConfig, rows: usize) -> usize {
+        by_rows::rows_at_once(rows, student.vocab, &[student.dim, self.config.dim])
+    }
 }
 
 impl InLoop {
