@@ -16,7 +16,7 @@ pub mod hf;
 pub mod hf_config;
 pub mod hf_export;
 mod load;
-mod map;
+pub(crate) mod map;
 mod safetensors;
 pub mod tensors;
 pub mod ternary;

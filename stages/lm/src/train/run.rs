@@ -97,14 +97,13 @@ pub fn train<E: From<Error>>(
     let beside = (job.ternary.softens(), job.teacher.as_ref());
     let mut trainer = Trainer::beside(device, job.config.clone(), shape, r.optimizer, beside)?;
     let mut progress = Progress::default();
-    match watch.state_dir().and_then(state::load) {
-        Some((saved, params, optimizer)) if trainer.load_optimizer_state(&optimizer)? => {
-            trainer.load(&params)?;
+    match watch.state_dir().map(|dir| state::resume(dir, &mut trainer)).transpose()?.flatten() {
+        Some(saved) => {
             trainer.set_temperatures(&saved.temperatures)?;
             progress = saved;
             watch.log(format!("continues from step {} ({} tokens)", progress.step, progress.seen_tokens));
         }
-        _ => {
+        None => {
             let values = |t: &TensorSpec| match &job.start {
                 Some(start) => start.values(&job.config, t, r.seed),
                 None => initial_values(&job.config, t, r.seed),
@@ -154,13 +153,17 @@ pub fn train<E: From<Error>>(
     warn_of_overshoot(job, &progress, watch);
     watch.metric("loss", progress.curve.last().map_or(0.0, |p| p.loss));
     let best = progress.best.filter(|b| b.step != progress.step);
+    let session_bytes = trainer.session_bytes();
+    let unsaved = if best.is_none() && watch.state_dir().is_none() { Some(trainer.tensors()?) } else { best_tensors };
+    // What a file has is read when the session's memory is free.
+    drop(trainer);
     let tensors = match (best, watch.state_dir()) {
         (Some(best), Some(dir)) => state::load_best(dir, &best, job.config.tensors().len())?,
-        (Some(_), None) => best_tensors.unwrap_or_default(),
-        (None, _) => trainer.tensors()?,
+        (None, Some(dir)) => state::load_parameters(dir)?,
+        (_, None) => unsaved.unwrap_or_default(),
     };
     let evaluation = best.or(progress.evaluations.last().copied());
-    Ok(Some(Trained { tensors, evaluation, session_bytes: trainer.session_bytes(), progress }))
+    Ok(Some(Trained { tensors, evaluation, session_bytes, progress }))
 }
 
 /// Gives every softened tensor a temperature of its own.
@@ -209,10 +212,9 @@ fn evaluate(
     if validation.when.best && p.best.is_none_or(|b| b.bits != bits || bits_per_byte < b.bits_per_byte) {
         p.best = Some(now);
         if !last {
-            let tensors = trainer.tensors()?;
             match watch.state_dir() {
-                Some(dir) => state::save_best(dir, &now, &tensors)?,
-                None => *best_tensors = Some(tensors),
+                Some(dir) => state::save_best(dir, &now, trainer)?,
+                None => *best_tensors = Some(trainer.tensors()?),
             }
         }
     }
@@ -336,7 +338,7 @@ fn health(job: &Training<'_>, p: &Progress, s: &StepStats, lr: f64) -> Health {
 
 fn checkpoint(trainer: &mut Trainer, progress: &Progress, watch: &impl Watch) -> Result<()> {
     let Some(dir) = watch.state_dir() else { return Ok(()) };
-    state::save(dir, progress, &trainer.tensors()?, &trainer.optimizer_state()?)?;
+    state::save(dir, progress, trainer)?;
     state::forget_others(dir, progress.best.as_ref());
     Ok(())
 }

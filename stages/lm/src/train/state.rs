@@ -1,15 +1,18 @@
 //! The resumable state of a training task: one file, replaced atomically, so that a kill leaves the old one or the new one.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, TensorView, View};
 use serde::{Deserialize, Serialize};
 
-use super::trainer::StepStats;
+use super::trainer::{Part, StepStats, Trainer};
 use super::validation::{Evaluation, best_file};
 use crate::error::{Error, Result, TrainingError};
+use crate::format::map::Mapped;
 
 /// A point of the loss curve: means over the steps since the last one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -182,16 +185,21 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("training.safetensors")
 }
 
+/// Everything that a training keeps, by its name in the file.
+fn parts(trainer: &Trainer) -> Vec<(String, Part)> {
+    let named = |prefix: &str, all: Vec<(String, Part)>| all.into_iter().map(|(n, p)| (format!("{prefix}.{n}"), p)).collect::<Vec<_>>();
+    [named("param", trainer.parameter_parts()), named("optimizer", trainer.optimizer_parts())].concat()
+}
+
 /// Replaces the state.
-pub fn save(dir: &Path, progress: &Progress, params: &Tensors, optimizer: &Tensors) -> Result<()> {
+pub(super) fn save(dir: &Path, progress: &Progress, trainer: &mut Trainer) -> Result<()> {
     let json = serde_json::to_string(progress).map_err(|e| unwritten(&file(dir), e.to_string()))?;
-    let named = params.iter().map(|(n, v)| (format!("param.{n}"), v)).chain(optimizer.iter().map(|(n, v)| (format!("optimizer.{n}"), v)));
-    write(&file(dir), named, Some(HashMap::from([("progress".to_owned(), json)])))
+    write(&file(dir), parts(trainer), trainer, Some(HashMap::from([("progress".to_owned(), json)])))
 }
 
 /// Keeps the best parameters so far. Earlier ones stay until a checkpoint says that they are not wanted.
-pub fn save_best(dir: &Path, of: &Evaluation, params: &Tensors) -> Result<()> {
-    write(&best_file(dir, of), params.iter().map(|(n, v)| (n.clone(), v)), None)
+pub(super) fn save_best(dir: &Path, of: &Evaluation, trainer: &mut Trainer) -> Result<()> {
+    write(&best_file(dir, of), trainer.parameter_parts(), trainer, None)
 }
 
 /// Removes best parameters that the checkpoint which was just written does not name.
@@ -209,29 +217,76 @@ pub fn forget_others(dir: &Path, best: Option<&Evaluation>) {
 /// The parameters of the best evaluation, `count` tensors.
 pub fn load_best(dir: &Path, of: &Evaluation, count: usize) -> Result<Tensors> {
     let path = best_file(dir, of);
-    let bytes = std::fs::read(&path).unwrap_or_default();
-    let stored = SafeTensors::deserialize(&bytes).ok().filter(|s| s.len() == count);
-    let stored = stored.ok_or_else(|| {
+    let lost = || {
         Error::from(TrainingError::BestLost { file: path.clone() })
             .help("delete the file `training.safetensors` beside it, so that the stage trains again")
-    })?;
-    Ok(stored.tensors().into_iter().map(|(n, view)| (n, bytemuck::pod_collect_to_vec(view.data()))).collect())
+    };
+    let mapped = Mapped::open(&path).map_err(|_| lost())?;
+    let stored = SafeTensors::deserialize(&mapped).ok().filter(|s| s.len() == count).ok_or_else(lost)?;
+    Ok(stored.tensors().into_iter().map(|(n, view)| (n, taken(&mapped, &view))).collect())
 }
 
-fn write<'a>(
-    target: &Path,
-    tensors: impl Iterator<Item = (String, &'a Vec<f32>)>,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<()> {
-    let mut views = Vec::new();
-    for (name, values) in tensors {
-        let view =
-            TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values)).map_err(|e| unwritten(target, e.to_string()))?;
-        views.push((name, view));
+/// The parameters of the last checkpoint.
+pub(super) fn load_parameters(dir: &Path) -> Result<Tensors> {
+    let path = file(dir);
+    let mapped = Mapped::open(&path)?;
+    let stored = SafeTensors::deserialize(&mapped).map_err(|e| unwritten(&path, e.to_string()))?;
+    let parameters = stored.tensors().into_iter().filter_map(|(n, view)| Some((n.strip_prefix("param.")?.to_owned(), view)));
+    Ok(parameters.map(|(n, view)| (n, taken(&mapped, &view))).collect())
+}
+
+/// Values of a tensor of a mapped file, whose pages are let go.
+fn taken(mapped: &Mapped, view: &TensorView<'_>) -> Vec<f32> {
+    let (data, begin) = (view.data(), mapped.as_ptr() as usize);
+    let values = bytemuck::pod_collect_to_vec(data);
+    let first = data.as_ptr() as usize - begin;
+    mapped.forget(first..first + data.len());
+    values
+}
+
+/// A training while it is written: no copy of all its tensors is held.
+struct Writing<'t> {
+    trainer: &'t mut Trainer,
+    failed: Option<Error>,
+}
+
+/// A tensor that is read when it is its turn.
+struct Lazy<'w, 't> {
+    of: &'w RefCell<Writing<'t>>,
+    part: Part,
+    shape: [usize; 1],
+}
+
+impl View for Lazy<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
     }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let writing = &mut *self.of.borrow_mut();
+        let values = writing.trainer.read_part(self.part).unwrap_or_else(|e| {
+            writing.failed.get_or_insert(e);
+            vec![0.0; self.shape[0]]
+        });
+        Cow::Owned(bytemuck::pod_collect_to_vec(&values))
+    }
+    fn data_len(&self) -> usize {
+        4 * self.shape[0]
+    }
+}
+
+fn write(target: &Path, parts: Vec<(String, Part)>, trainer: &mut Trainer, metadata: Option<HashMap<String, String>>) -> Result<()> {
+    let parts: Vec<_> = parts.into_iter().map(|(name, part)| (name, part, [trainer.part_len(part)])).collect();
+    let writing = RefCell::new(Writing { trainer, failed: None });
+    let views = parts.into_iter().map(|(name, part, shape)| (name, Lazy { of: &writing, part, shape }));
     let partial = target.with_extension("partial");
     safetensors::serialize_to_file(views, metadata, &partial)
         .map_err(|e| unwritten(&partial, e.to_string()).help("free some disk space and run again"))?;
+    if let Some(failed) = writing.into_inner().failed {
+        return Err(failed);
+    }
     let sync = std::fs::File::open(&partial).and_then(|f| f.sync_all()).and_then(|()| std::fs::rename(&partial, target));
     sync.map_err(|e| Error::io("cannot write checkpoint", target, e))
 }
@@ -240,25 +295,28 @@ fn unwritten(file: &Path, why: String) -> Error {
     TrainingError::Checkpoint { file: file.to_owned(), why }.into()
 }
 
-/// Reads the state back, if there is a whole one.
-pub fn load(dir: &Path) -> Option<(Progress, Tensors, Tensors)> {
-    let bytes = std::fs::read(file(dir)).ok()?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+/// Gives a training the state back, if there is a whole one that fits it; tensor by tensor.
+pub(super) fn resume(dir: &Path, trainer: &mut Trainer) -> Result<Option<Progress>> {
+    let Ok(mapped) = Mapped::open(&file(dir)) else { return Ok(None) };
+    let Some((progress, stored)) = read(&mapped) else { return Ok(None) };
+    let parts = parts(trainer);
+    let views: Option<Vec<_>> = parts.into_iter().map(|(name, part)| Some((part, stored.tensor(&name).ok()?))).collect();
+    let fits = |(part, view): &(Part, TensorView<'_>)| view.dtype() == Dtype::F32 && view.data().len() == 4 * trainer.part_len(*part);
+    let Some(views) = views.filter(|v| v.iter().all(fits)) else { return Ok(None) };
+    for (part, view) in views {
+        trainer.write_part(part, &taken(&mapped, &view))?;
+    }
+    Ok(Some(progress))
+}
+
+/// The record of a state file, and its tensors.
+fn read(bytes: &[u8]) -> Option<(Progress, SafeTensors<'_>)> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
     let progress: Progress = serde_json::from_str(header.metadata().as_ref()?.get("progress")?).ok()?;
     if progress.skipped + progress.overflows > progress.step {
         return None;
     }
-    let stored = SafeTensors::deserialize(&bytes).ok()?;
-    let (mut params, mut optimizer) = (Tensors::new(), Tensors::new());
-    for (name, view) in stored.tensors() {
-        let values = bytemuck::pod_collect_to_vec(view.data());
-        if let Some(n) = name.strip_prefix("param.") {
-            params.insert(n.to_owned(), values);
-        } else if let Some(n) = name.strip_prefix("optimizer.") {
-            optimizer.insert(n.to_owned(), values);
-        }
-    }
-    Some((progress, params, optimizer))
+    Some((progress, SafeTensors::deserialize(bytes).ok()?))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flow_shaders::device::{self, Device};
 use flow_shaders::kernels::hyper;
+use flow_shaders::program::BufferId;
 
 use super::batch::MicroBatch;
 use super::program::{Beside, Built, Micro, TrainShape, build};
@@ -12,7 +13,8 @@ use super::taught::InLoop;
 use crate::config::{Bits, ModelConfig, TensorSpec};
 use crate::error::Result;
 use crate::format::tensors::{PackedMatrix, half_pair};
-use crate::graph::{LossScale, Optimizer, Storage};
+use crate::graph::update::State;
+use crate::graph::{LossScale, Optimizer, Storage, Tensor};
 use crate::infer::session::within_window;
 use crate::tokenizer::TokenId;
 
@@ -202,11 +204,52 @@ impl Trainer {
 
     /// Parameters by name.
     pub fn tensors(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
-        let mut all = BTreeMap::new();
-        for t in &self.built.graph.tensors {
-            all.insert(t.spec.name.clone(), self.device.read_f32(t.master.expect("training keeps masters"))?);
+        self.parameter_parts().into_iter().map(|(name, part)| Ok((name, self.read_part(part)?))).collect()
+    }
+
+    /// Where parameters are, by name.
+    pub(super) fn parameter_parts(&self) -> Vec<(String, Part)> {
+        let master = |t: &Tensor| Part::Buffer(t.master.expect("training keeps masters"));
+        self.built.graph.tensors.iter().map(|t| (t.spec.name.clone(), master(t))).collect()
+    }
+
+    /// Where the optimizer's state is, by `tensor.part`.
+    pub(super) fn optimizer_parts(&self) -> Vec<(String, Part)> {
+        let states = self.built.graph.tensors.iter().zip(&self.built.states);
+        let of = |(t, s): (&Tensor, &State)| {
+            let name = t.spec.name.clone();
+            s.buffers().into_iter().map(move |(part, buffer)| (format!("{name}.{part}"), Part::Buffer(buffer)))
+        };
+        states.flat_map(of).chain(self.loss_scale.map(|_| (LOSS_SCALE.into(), Part::LossScale))).collect()
+    }
+
+    /// Numbers of a part.
+    pub(super) fn part_len(&self, part: Part) -> usize {
+        match part {
+            Part::Buffer(buffer) => self.device.program().words(buffer),
+            Part::LossScale => 2,
         }
-        Ok(all)
+    }
+
+    /// Its numbers.
+    pub(super) fn read_part(&mut self, part: Part) -> Result<Vec<f32>> {
+        match part {
+            Part::Buffer(buffer) => Ok(self.device.read_f32(buffer)?),
+            Part::LossScale => Ok(self.loss_scale.map_or_else(Vec::new, |s| vec![s.factor, s.good as f32])),
+        }
+    }
+
+    /// Sets them, as many as there are.
+    pub(super) fn write_part(&mut self, part: Part, values: &[f32]) -> Result<()> {
+        match part {
+            Part::Buffer(buffer) => Ok(self.device.write_f32(buffer, values)?),
+            Part::LossScale => {
+                if let (Some(s), [factor, good]) = (&mut self.loss_scale, values) {
+                    (s.factor, s.good) = (*factor, *good as u32);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Gradients of the last step, before clipping.
@@ -233,33 +276,18 @@ impl Trainer {
 
     /// Optimizer state by `tensor.part`.
     pub fn optimizer_state(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
-        let mut all = BTreeMap::new();
-        for (t, s) in self.built.graph.tensors.iter().zip(&self.built.states) {
-            for (part, buffer) in s.buffers() {
-                all.insert(format!("{}.{part}", t.spec.name), self.device.read_f32(buffer)?);
-            }
-        }
-        if let Some(s) = self.loss_scale {
-            all.insert(LOSS_SCALE.into(), vec![s.factor, s.good as f32]);
-        }
-        Ok(all)
+        self.optimizer_parts().into_iter().map(|(name, part)| Ok((name, self.read_part(part)?))).collect()
     }
 
     /// Restores what [`Self::optimizer_state`] gave; `false` if a part is missing or has another size.
     pub fn load_optimizer_state(&mut self, state: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
-        for (t, s) in self.built.graph.tensors.iter().zip(&self.built.states) {
-            for (part, buffer) in s.buffers() {
-                match state.get(&format!("{}.{part}", t.spec.name)) {
-                    Some(values) if values.len() == self.device.program().words(buffer) => self.device.write_f32(buffer, values)?,
-                    _ => return Ok(false),
-                }
-            }
+        let parts = self.optimizer_parts();
+        let fits = |(name, part): &(String, Part)| state.get(name).is_some_and(|v| v.len() == self.part_len(*part));
+        if !parts.iter().all(fits) {
+            return Ok(false);
         }
-        if let Some(s) = &mut self.loss_scale {
-            match state.get(LOSS_SCALE).map(Vec::as_slice) {
-                Some([factor, good]) => (s.factor, s.good) = (*factor, *good as u32),
-                _ => return Ok(false),
-            }
+        for (name, part) in parts {
+            self.write_part(part, &state[&name])?;
         }
         Ok(true)
     }
@@ -423,6 +451,15 @@ impl Trainer {
         }
         Ok(all)
     }
+}
+
+/// Where a part of a training's state is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// On the device.
+    Buffer(BufferId),
+    /// Of float16 storage: the factor, and steps since it last changed.
+    LossScale,
 }
 
 /// The first `n` float16 of packed words.
