@@ -121,7 +121,7 @@ pub fn training(job: &TrainingJob<'_>) -> Option<Estimate> {
         Optimizer::Adamw => 0.0,
     };
     Some(Estimate {
-        memory_bytes: Some(Trainer::planned_bytes_beside((*config).clone(), shape, r.optimizer, beside)),
+        memory_bytes: Some(Trainer::planned_bytes((*config).clone(), shape, r.optimizer, beside)),
         work: Some(training_work(config, job.tokens, r.recompute) + updates + beside.teacher.as_ref().map_or(0.0, |t| reading(t, job))),
         smaller: smaller(r),
     })

@@ -37,7 +37,7 @@ pub fn training_beside((batch, seq): (usize, usize), config: &ModelConfig, model
 fn plans((batch, seq, top_k): (usize, usize, usize), config: &ModelConfig, beside: &Beside) -> serde_json::Value {
     let plan = |recompute, moments, storage| {
         let shape = TrainShape { batch, seq, top_k, ns: Recipe::default().newton_schulz(), recompute, moments, storage, evaluates: false };
-        Trainer::planned_bytes_beside(config.clone(), shape, Optimizer::Adamw, beside)
+        Trainer::planned_bytes(config.clone(), shape, Optimizer::Adamw, beside)
     };
     json!({
         "float32": plan(false, Moments::Float32, Storage::Float32),

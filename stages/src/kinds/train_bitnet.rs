@@ -406,7 +406,7 @@ pub(super) fn teacher_here(dir: &std::path::Path) -> Result<(Checkpoint, Tokeniz
     match Spec::read(dir)? {
         None => Ok(load_with_tokenizer(dir)?),
         Some(spec) => Err(StageError::new(format!("`teacher`: {}: a hosted teacher does not run here", spec.named()))
-            .help("wire `traces` to `kd.project`, which brings what any teacher says to the student's tokens")),
+            .help("wire a model file (`teacher.file`); what a hosted one says comes to a student through `traces`, by `kd.project`")),
     }
 }
 

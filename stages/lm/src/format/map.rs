@@ -18,7 +18,7 @@ impl Mapped {
         let failed = |e: std::io::Error| Error::io("cannot read", path, e);
         let file = File::open(path).map_err(failed)?;
         // SAFETY: the mapping is private and read-only, and its bytes are only ever looked at as `u8`, for which every
-        // value is valid. Artifacts in a cache never change (mode 0444). A source file that another program cuts
+        // value is valid. Artifacts in a cache never change (mode 0444), a training's state is replaced by a rename. A source file that another program cuts
         // short while it is read ends the process with SIGBUS; kinds that map one run in a child process.
         unsafe { Mmap::map(&file) }.map(Self).map_err(failed)
     }

@@ -143,13 +143,8 @@ impl Trainer {
         Ok(Self { device: session, built, shape, softness: Softness::HARD, relation: 0.0, loss_scale })
     }
 
-    /// Bytes that such a session needs, without allocating anything.
-    pub fn planned_bytes(config: ModelConfig, shape: TrainShape, optimizer: Optimizer) -> u64 {
-        Self::planned_bytes_beside(config, shape, optimizer, &Beside::default())
-    }
-
-    /// As [`Self::planned_bytes`], of [`Self::beside`].
-    pub fn planned_bytes_beside(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> u64 {
+    /// Bytes that a session of [`Self::beside`] needs, without allocating anything.
+    pub fn planned_bytes(config: ModelConfig, shape: TrainShape, optimizer: Optimizer, beside: &Beside) -> u64 {
         build(config, shape, optimizer, beside).1.plan().bytes()
     }
 
