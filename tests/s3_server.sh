@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A real S3 endpoint on loopback for the tests of the remote cache: moto's server, a Python package that is installed
 # into a virtual environment on the first call: FLOW_S3_VENV, else ~/.cache/flow/s3-venv.
-#   s3_server.sh PORT    serves until killed; prints "ready URL" once the bucket flow-cache is there
+#   s3_server.sh install    only that
+#   s3_server.sh PORT       serves until killed; prints "ready URL" once the bucket flow-cache is there
 set -euo pipefail
-port=${1:?port}
+port=${1:?install, or a port}
 venv=${FLOW_S3_VENV:-$HOME/.cache/flow/s3-venv}
 # One process installs; others wait. `.complete` is written last, so that half an environment is never used.
 mkdir -p "$(dirname "$venv")"
@@ -16,6 +17,7 @@ if ! [ -e "$venv/.complete" ]; then
     touch "$venv/.complete"
 fi
 exec 9>&-
+[ "$port" != install ] || exit 0
 "$venv/bin/moto_server" -H 127.0.0.1 -p "$port" >&2 &
 url=http://127.0.0.1:$port
 for _ in $(seq 150); do

@@ -11,7 +11,7 @@ use flow_lm::format::tensors::PackedMatrix;
 use flow_lm::format::ternary::pack;
 use flow_lm::graph::{Moments, NewtonSchulz, Optimizer, Storage};
 use flow_lm::tokenizer::TokenId;
-use flow_lm::train::{MicroBatch, TrainShape, Trainer};
+use flow_lm::train::{Hyper, MicroBatch, Softness, TrainShape, Trainer};
 use flow_shaders::device::{Device, open};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -48,6 +48,8 @@ struct Case {
     name: String,
     config: ModelConfig,
     bits: u32,
+    /// How ternary weights are at that step.
+    softness: Softness,
     loss: f64,
     tensors: Tensors,
     micro: MicroBatch,
@@ -80,6 +82,10 @@ impl Case {
         Self {
             name: name.to_owned(),
             bits: number(&case["bits"]) as u32,
+            softness: case.get("soft").map_or(Softness::HARD, |soft| {
+                let [pressure, inv_temperature] = ["pressure", "inv_temperature"].map(|k| soft[k].as_f64().expect("a number") as f32);
+                Softness { pressure, inv_temperature }
+            }),
             loss: case["loss"].as_f64().expect("a number"),
             tensors: config.tensors().into_iter().enumerate().map(fill).collect(),
             micro: micro(&config, number(&about["sequences"]) as usize, number(&about["padded"]) as usize, number(&case["batch_seed"])),
@@ -92,13 +98,18 @@ impl Case {
     fn trainer(&self, device: &Device, change: impl FnOnce(&mut TrainShape)) -> Trainer {
         let mut shape = shape(self.sequences, self.config.seq);
         change(&mut shape);
-        let mut trainer = Trainer::new(device, self.config.clone(), shape, Optimizer::Adamw).expect("a trainer");
+        let mut trainer =
+            Trainer::beside(device, self.config.clone(), shape, Optimizer::Adamw, (!self.softness.is_hard(), None)).expect("a trainer");
         trainer.load(&self.tensors).expect("parameters");
         trainer
     }
 
+    fn hyper(&self) -> Hyper {
+        Hyper { softness: self.softness, ..hyper(1, 1.0, self.bits) }
+    }
+
     fn gradients(&self, trainer: &mut Trainer) -> Tensors {
-        trainer.accumulate(std::slice::from_ref(&self.micro), &hyper(1, 1.0, self.bits), true).expect("a micro-batch");
+        trainer.accumulate(std::slice::from_ref(&self.micro), &self.hyper(), true).expect("a micro-batch");
         trainer.gradients().expect("gradients")
     }
 }
@@ -166,8 +177,9 @@ fn golden_gradients() {
         for case in Case::all() {
             let golden = Golden::file(&format!("gradients/{}.safetensors", case.name), "gradients/cases.json");
             let mut trainer = case.trainer(&device, |_| {});
-            let gradients = case.gradients(&mut trainer);
-            let loss = f64::from(trainer.apply().expect("a step").total());
+            // What softens weights is in their gradient once the step is made.
+            let stats = trainer.step(std::slice::from_ref(&case.micro), &case.hyper()).expect("a step");
+            let (loss, gradients) = (f64::from(stats.total()), trainer.gradients().expect("gradients"));
             let what = format!("{} on {}", case.name, device.name());
             let loss_apart = (loss / case.loss - 1.0).abs();
             let all = case.config.tensors().into_iter().map(|t| (apart(&golden, &t, case.each, &gradients[&t.name]), t.name));

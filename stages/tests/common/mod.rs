@@ -29,6 +29,11 @@ pub fn devices() -> Vec<Device> {
     }
 }
 
+/// Whether an adapter is a CPU that plays one: long tests do less on it.
+pub fn is_software(device: &Device) -> bool {
+    device.name().contains("llvmpipe")
+}
+
 /// Names of all cases of `numerics/`.
 pub fn cases() -> Vec<String> {
     let text = std::fs::read(golden_dir().join("numerics/manifest.json")).unwrap();

@@ -53,7 +53,14 @@ CASES = {
     "group_64_a4_hybrid": dict(CODES, group=64, sub_norm=True, a4="hybrid", bits=4),
     "all_a8_untied": dict(CODES, **ALL, tied=False, ternary_head=True),
     "all_float_tied": dict(FLOAT, **ALL),
+    # `soft`: pressure and 1 / temperature of weights on their way to codes; a temperature of 0 (0.0 here) assigns codes.
+    "soft_group_64": dict(FLOAT, group=64, ternary_embedding=True, soft=[0.7, 5.0]),
+    "soft_row_cold_untied_head": dict(FLOAT, **UNEVEN, group="row", tied=False, ternary_head=True, soft=[1.0, 12.0]),
+    "soft_tensor_a8": dict(CODES, sub_norm=True, soft=[0.4, 2.0]),
+    "ramp_group_64": dict(FLOAT, group=64, ternary_embedding=True, soft=[0.6, 0.0]),
 }
+# Options that are of a step and not of a shape.
+OF_STEP = ("bits", "soft")
 
 
 class Stream:
@@ -126,7 +133,8 @@ def scales(c, w):
 class Model:
     """A decoder of the definitions; `margins` collects how far from ties it rounded."""
 
-    def __init__(self, c, params):
+    def __init__(self, c, params, soft=None):
+        self.soft = soft
         self.c, self.p, self.margins = c, params, {"weight": math.inf, "code": math.inf}
         self.roles = {name: role for name, _, role in shapes(c)}
 
@@ -137,7 +145,12 @@ class Model:
         s = scales(self.c, w.detach())
         apart = ((w.detach() / s).abs() - 0.5).abs().min().item() / 0.5
         self.margins["weight"] = min(self.margins["weight"], apart)
-        return w + (s * torch.clamp(torch.round(w / s), -1, 1) - w).detach()
+        pressure, inverse = self.soft or (1.0, 0.0)
+        if inverse == 0.0:
+            return w + pressure * (s * torch.clamp(torch.round(w / s), -1, 1) - w).detach()
+        levels = torch.tensor([-1.0, 0.0, 1.0], dtype=F64)
+        likely = (-(w.unsqueeze(-1) / s.unsqueeze(-1) - levels).pow(2) * inverse).softmax(-1)
+        return (1 - pressure) * w + pressure * s * (likely * levels).sum(-1)
 
     def activation(self, x, bits):
         """What a linear of the blocks takes: a code for each token's absmax, with a straight-through gradient."""
@@ -246,8 +259,8 @@ def central_differences(model, inputs, grads):
     return {"coordinates": tried, "worst": worst}
 
 
-def run(c, params, bits, seed):
-    model = Model(c, {name: p.requires_grad_() for name, p in params.items()})
+def run(c, params, bits, seed, soft):
+    model = Model(c, {name: p.requires_grad_() for name, p in params.items()}, soft)
     inputs = (*batch(c, seed), bits)
     loss = model.loss(*inputs)
     return model, inputs, loss
@@ -262,24 +275,25 @@ def stored(name, grad):
 
 
 def make(number, options):
-    bits = options.get("bits", 8)
-    c = {**BASE, **{k: v for k, v in options.items() if k != "bits"}}
+    bits, soft = options.get("bits", 8), options.get("soft")
+    c = {**BASE, **{k: v for k, v in options.items() if k not in OF_STEP}}
     seed = number + 1
     while True:
         params = dict(parameters(c, seed))
-        model, _, _ = run(c, params, bits, 1)
+        model, _, _ = run(c, params, bits, 1, soft)
         if model.margins["weight"] >= WEIGHT_MARGIN:
             break
         seed += 100
     batch_seed = 1
     while True:
-        model, inputs, loss = run(c, params, bits, batch_seed)
+        model, inputs, loss = run(c, params, bits, batch_seed, soft)
         if model.margins["code"] >= CODE_MARGIN:
             break
         batch_seed += 1
     loss.backward()
     grads = {name: p.grad for name, p in params.items()}
-    about = {"config": c, "bits": bits, "seed": seed, "batch_seed": batch_seed, "loss": loss.item()}
+    of_soft = {"soft": {"pressure": soft[0], "inv_temperature": soft[1]}} if soft else {}
+    about = {"config": c, "bits": bits, **of_soft, "seed": seed, "batch_seed": batch_seed, "loss": loss.item()}
     margins = {k: v for k, v in model.margins.items() if v < math.inf}
     about.update(margins=margins, central_differences=central_differences(model, inputs, grads))
     return about, {k: v for name, g in grads.items() for k, v in stored(name, g).items()}
