@@ -52,6 +52,28 @@ pub fn expand(dir: &Path, pattern: &str) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Digits of the numbers in the name of a part.
+const PART_DIGITS: usize = 5;
+
+/// All parts of a file that was cut into several, where `path` is named as the first of them is: `NAME-00001-of-00003.EXT`. Who is
+/// given the first reads them all.
+pub fn parts(path: &Path) -> Option<Vec<PathBuf>> {
+    let file = path.file_name()?.to_str()?;
+    let (name, rest) = file.rsplit_once("-00001-of-")?;
+    let (count, after) = rest.split_at_checked(PART_DIGITS)?;
+    let of = count.parse::<usize>().ok().filter(|n| *n > 1 && count.bytes().all(|b| b.is_ascii_digit()))?;
+    Some((1..=of).map(|n| path.with_file_name(format!("{name}-{n:05}-of-{of:05}{after}"))).collect())
+}
+
+/// A path without links, so that two spellings are one; that of a first part keeps its name, by which the others are found.
+pub fn real(path: &Path) -> PathBuf {
+    let whole = || path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match (parts(path), path.parent(), path.file_name()) {
+        (Some(_), Some(folder), Some(name)) => folder.canonicalize().map_or_else(|_| whole(), |folder| folder.join(name)),
+        _ => whole(),
+    }
+}
+
 fn unread(error: CacheError) -> io::Error {
     match error {
         CacheError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => source,
@@ -180,6 +202,22 @@ mod tests {
         assert_eq!(names(&dir, "data[1].txt").unwrap(), ["data[1].txt"]);
         assert_eq!(names(&dir, "data[12].txt").unwrap(), ["data1.txt"]);
         assert_eq!(names(&dir, "set[a-c]").unwrap(), ["set[a-c]/x"]);
+    }
+
+    #[test]
+    fn a_first_part_stands_for_all_and_keeps_its_name() {
+        let dir = made(&["blobs/a", "blobs/b", "m/x.gguf"]);
+        for (link, to) in [("m/m-00001-of-00002.gguf", "../blobs/a"), ("m/m-00002-of-00002.gguf", "../blobs/b"), ("m/y.gguf", "x.gguf")] {
+            symlink(to, dir.path().join(link)).unwrap();
+        }
+        let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+        let first = at("m/m-00001-of-00002.gguf");
+        assert_eq!(real(&first), first);
+        assert_eq!(parts(&first), Some(vec![first.clone(), at("m/m-00002-of-00002.gguf")]));
+        assert_eq!((real(&at("m/y.gguf")), parts(&at("m/y.gguf"))), (at("m/x.gguf"), None));
+        for other in ["m-00002-of-00002.gguf", "m-00001-of-00001.gguf", "m-00001-of-2.gguf", "m-00001-of-0000x"] {
+            assert_eq!(parts(Path::new(other)), None, "{other}");
+        }
     }
 
     #[test]

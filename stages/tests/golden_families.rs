@@ -175,8 +175,22 @@ fn sequences_longer_than_a_window_are_refused() {
     let error = session(&mistral, 33).expect_err("is refused").to_string();
     assert!(error.contains("33 tokens") && error.contains("window of 32"), "{error}");
     session(&with_config("tiny-qwen2", |c| c["sliding_window"] = 32.into()), 48).expect("not used");
-    let used = with_config("tiny-qwen2", |c| (c["sliding_window"], c["use_sliding_window"]) = (32.into(), true.into()));
-    assert!(session(&used, 48).is_err());
+    let with = |layers: &[&str], first: u32| {
+        with_config("tiny-qwen2", |c| {
+            (c["sliding_window"], c["use_sliding_window"], c["max_window_layers"]) = (32.into(), true.into(), first.into());
+            c["layer_types"] = if layers.is_empty() { serde_json::Value::Null } else { layers.into() };
+        })
+    };
+    let layers = load(with(&["sliding_attention"; 3], 0).path()).expect("loads").config.layers;
+    let (all, none) = (vec!["sliding_attention"; layers], vec!["full_attention"; layers]);
+    assert!(session(&with(&all, 0), 48).is_err() && session(&with(&[], 0), 48).is_err());
+    session(&with(&none, 0), 48).expect("no layer has one");
+    session(&with(&[], layers as u32), 48).expect("no layer has one");
+    // Some layers only.
+    for (dir, field) in [(with(&[&all[..1], &none[1..]].concat(), 0), "layer_types"), (with(&[], 1), "max_window_layers")] {
+        let error = load(dir.path()).expect_err("is refused").to_string();
+        assert!(error.contains(field) && error.contains("all or none"), "{error}");
+    }
 }
 
 /// A code of 3 makes a tensor a float one; the others stay packed, and the logits those of the values.

@@ -244,7 +244,7 @@ impl<'a> Linker<'a> {
                 Ok(_) => {}
             }
             // The same file reached by two spellings has one path in the task.
-            let real = file.canonicalize().unwrap_or_else(|_| file.clone());
+            let real = sources::real(&file);
             let Some(text) = real.to_str() else { return Err(problem("the path is not UTF-8")) };
             *slot = Value::String(text.to_owned());
         }

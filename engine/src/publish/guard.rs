@@ -87,7 +87,10 @@ impl<'a> Guard<'a> {
                 let what = || format!("a source of stage `{}`", stage.name);
                 for source in &stage.sources {
                     match &source.of {
-                        Origin::Path(path) => own.push((path.clone(), what())),
+                        Origin::Path(path) => {
+                            own.extend(sources::parts(path).into_iter().flatten().map(|part| (part, what())));
+                            own.push((path.clone(), what()));
+                        }
                         Origin::Glob(dir, pattern) => {
                             own.extend(sources::expand(dir, pattern).into_iter().flatten().map(|(_, path)| (path, what())));
                         }

@@ -1,10 +1,11 @@
 //! `teacher.file`: a model that exists already, as a teacher: a GGUF file, or a directory of safetensors.
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourcePath, Stage, StageError, TaskContext};
+use flow_lm::format::finite;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::teacher::import::import;
+use crate::teacher::import::{complete, import};
 
 /// Parameters of `teacher.file`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +25,8 @@ pub struct FileStage;
 impl Stage for FileStage {
     type Params = FileParams;
     const KIND: &'static str = "teacher.file";
-    const REVISION: u32 = 1;
+    // 2: weights are looked at.
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Takes a GGUF file or a safetensors directory as the teacher.";
     const HEAVY: bool = true;
 
@@ -42,17 +44,19 @@ impl Stage for FileStage {
     }
     fn run(&self, p: FileParams, ctx: &TaskContext) -> Result<(), StageError> {
         let (from, to) = (p.path.0.as_path(), ctx.output("teacher")?);
+        complete(from)?;
+        // What the next stage would find wrong is said here, of the file that the user named.
+        let (model, tokenizer) = flow_lm::format::load_with_tokenizer(from)?;
+        finite::check(from, &model)?;
         std::fs::create_dir_all(to).map_err(|e| StageError::io("cannot make", to, &e))?;
-        import(from, to, p.seq)?;
-        // What the next stage would find wrong is said here.
-        let (model, tokenizer) = flow_lm::format::load_with_tokenizer(to)?;
+        let seq = import(from, to, p.seq)?;
         ctx.metric("parameters", model.config.parameters() as f64);
         ctx.log(format!(
             "{} layers, {} parameters, {} tokens, windows of {}",
             model.config.layers,
             model.config.parameters(),
             tokenizer.vocab_size(),
-            model.config.seq
+            seq
         ));
         Ok(())
     }

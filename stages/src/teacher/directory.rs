@@ -6,28 +6,39 @@ use std::path::Path;
 use flow_engine::plugin::StageError;
 use serde_json::json;
 
-use super::files::{copy, window, write};
+use super::files::{WINDOW, copy, window, write};
 use flow_lm::chat::{self, CHAT_TEMPLATE};
 use flow_lm::format::directory::roles;
 use flow_lm::format::{hf, json_or_none};
 use flow_lm::tokenizer::Tokenizer;
 
-/// Copies what a teacher needs; `config.json` gets the window and the roles of tokens.
-pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageError> {
-    let mut config = json_or_none(&from.join("config.json"))?.ok_or_else(|| {
-        StageError::new(format!("{}: no config.json", from.display()))
-            .help("`path` is a `.gguf` file, or a directory with config.json, safetensors and tokenizer.json")
-    })?;
-    let tokenizer = from.join("tokenizer.json");
-    if !tokenizer.is_file() {
-        return Err(StageError::new(format!("{}: no tokenizer.json", from.display()))
-            .help("a fast tokenizer is needed: in Python, `AutoTokenizer.from_pretrained(…).save_pretrained(…)` writes it"));
+/// Whether the files are there that a teacher needs.
+pub fn complete(from: &Path) -> Result<(), StageError> {
+    let missing = |name: &str, help: &'static str| Err(StageError::new(format!("{}: no {name}", from.display())).help(help));
+    if !from.join("config.json").is_file() {
+        return missing(
+            "config.json",
+            "`path` is a `.gguf` file (the first, where there are parts), or a directory with config.json, safetensors and tokenizer.json",
+        );
     }
+    if !from.join("tokenizer.json").is_file() {
+        return missing(
+            "tokenizer.json",
+            "a fast tokenizer is needed: in Python, `AutoTokenizer.from_pretrained(…).save_pretrained(…)` writes it",
+        );
+    }
+    Ok(())
+}
+
+/// Copies what a teacher needs; `config.json` gets the window and the roles of tokens.
+pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<usize, StageError> {
+    let mut config = json_or_none(&from.join("config.json"))?.unwrap_or_default();
+    let tokenizer = from.join("tokenizer.json");
     let ours = config["model_type"] == "flow";
     let (place, field) = if ours { (&mut config["config"], "seq") } else { (&mut config, "max_position_embeddings") };
-    if let Some(context) = place[field].as_u64() {
-        place[field] = window(from, seq, context as usize)?.into();
-    }
+    let context = place[field].as_u64().map_or(WINDOW, |context| context as usize);
+    let seq = window(from, seq, context)?;
+    place[field] = seq.into();
     let settings = json_or_none(&from.join("tokenizer_config.json"))?.unwrap_or_default();
     if !ours || config["extra"]["tokens"].is_null() && !settings.is_null() {
         let roles = roles(from, &config, &Tokenizer::load(&tokenizer)?)?;
@@ -44,5 +55,8 @@ pub fn import(from: &Path, to: &Path, seq: Option<usize>) -> Result<(), StageErr
         }
     }
     let index = from.join(hf::INDEX);
-    if index.is_file() { copy(&index, &to.join(hf::INDEX)) } else { Ok(()) }
+    if index.is_file() {
+        copy(&index, &to.join(hf::INDEX))?;
+    }
+    Ok(seq)
 }

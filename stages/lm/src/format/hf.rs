@@ -55,9 +55,10 @@ pub(super) fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> 
             Value::Null => Ok(None),
             v => v
                 .as_u64()
-                .filter(|n| *n <= 1 << 32)
+                // The limit of a GGUF file's keys: products of two sizes stay far below 2^64.
+                .filter(|n| *n < 1 << 31)
                 .map(|n| Some(n as usize))
-                .ok_or_else(|| wrong(field, format!("expected a whole number, found {v}"))),
+                .ok_or_else(|| wrong(field, format!("expected a whole number below 2^31, found {v}"))),
         }
     };
     let must = |field: &str| {
@@ -83,17 +84,20 @@ pub(super) fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> 
     if layers > MOST_LAYERS {
         return Err(wrong("num_hidden_layers", format!("{layers} layers, at most {MOST_LAYERS} are read")));
     }
+    refuse_storage(path, json)?;
     // Packed codes, or masters that are rounded when they are used: other families than BitNet's own have such linears too.
     let bitnet = json["quantization_config"]["quant_method"] == "bitnet";
     let values = json["flow"]["weights"] == "float";
     let default_weights = if (family.sub_norm || bitnet) && !values { Weights::Absmean } else { Weights::Float };
+    let head_dim = whole("head_dim")?.unwrap_or(dim / heads.max(1));
+    refuse_fields(path, json, family, head_dim)?;
     let config = ModelConfig {
         vocab: must("vocab_size")?,
         dim,
         layers,
         heads,
         kv_heads: whole("num_key_value_heads")?.unwrap_or(heads),
-        head_dim: whole("head_dim")?.unwrap_or(dim / heads.max(1)),
+        head_dim,
         mlp: must("intermediate_size")?,
         seq,
         rope_theta: json["rope_parameters"]["rope_theta"].as_f64().or(json["rope_theta"].as_f64()).unwrap_or(10_000.0),
@@ -106,7 +110,7 @@ pub(super) fn config_of(path: &Path, json: &Value, weights: Option<Weights>) -> 
         head_norm: family.head_norm,
         no_rope: no_rope(path, json, family, layers)?,
         rope_scaling: scaling(path, json, seq)?,
-        window: window(json, family).filter(|w| (1..seq).contains(w)),
+        window: window(path, json, family)?.filter(|w| (1..seq).contains(w)),
         ..ModelConfig::plain()
     };
     match config.problem() {
@@ -131,11 +135,99 @@ fn no_rope(path: &Path, json: &Value, family: &Family, layers: usize) -> Result<
     Ok((0..layers).filter(|l| flags[*l] == 0).collect())
 }
 
-/// The window of attention, where one is used.
-fn window(json: &Value, family: &Family) -> Option<usize> {
-    let slides = json["layer_types"].as_array().into_iter().flatten().any(|t| t == "sliding_attention");
-    let used = json["use_sliding_window"].as_bool().unwrap_or(family.windowed) || slides;
-    json["sliding_window"].as_u64().filter(|_| used).map(|w| w as usize)
+/// The window of attention, where one is used; one of some layers only is refused.
+fn window(path: &Path, json: &Value, family: &Family) -> Result<Option<usize>> {
+    let Some(window) = json["sliding_window"].as_u64().map(|w| w as usize) else { return Ok(None) };
+    let types: Vec<&str> = json["layer_types"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let sliding = types.iter().filter(|t| **t == "sliding_attention").count();
+    if let Some(other) = types.iter().find(|t| !["sliding_attention", "full_attention"].contains(t)) {
+        return Err(FormatError::field(path, "layer_types", format!("`{other}` is not supported")));
+    }
+    if sliding != 0 && sliding != types.len() {
+        let why = format!("{sliding} of {} layers have a window; all or none is supported", types.len());
+        return Err(FormatError::field(path, "layer_types", why));
+    }
+    let used = if types.is_empty() { json["use_sliding_window"].as_bool().unwrap_or(family.windowed) } else { sliding > 0 };
+    // Qwen's first layers are without where no list says which.
+    let first = json["max_window_layers"].as_u64().unwrap_or(0);
+    let layers = json["num_hidden_layers"].as_u64().unwrap_or(0);
+    match used && types.is_empty() && first > 0 {
+        true if first >= layers => Ok(None),
+        true => {
+            let why = format!("{first} of {layers} layers have no window; all or none is supported");
+            Err(FormatError::field(path, "max_window_layers", why))
+        }
+        false => Ok(Some(window).filter(|_| used)),
+    }
+}
+
+/// Fields that change what a model computes and that no family here has, with the number that changes nothing.
+const NEUTRAL: [(&str, f64); 14] = [
+    ("logit_scale", 1.0),
+    ("logits_scaling", 1.0),
+    ("embedding_multiplier", 1.0),
+    ("residual_multiplier", 1.0),
+    ("lm_head_multiplier", 1.0),
+    ("mup_width_multiplier", 1.0),
+    ("scale_emb", 1.0),
+    ("attn_logit_softcapping", 0.0),
+    ("final_logit_softcapping", 0.0),
+    ("clip_qkv", 0.0),
+    ("num_local_experts", 0.0),
+    ("num_experts", 0.0),
+    ("n_routed_experts", 0.0),
+    ("num_nextn_predict_layers", 0.0),
+];
+
+/// Flags of the same kind, with the value that changes nothing.
+const NEUTRAL_FLAGS: [(&str, bool); 7] = [
+    ("is_causal", true),
+    ("use_bidirectional_attention", false),
+    ("alibi", false),
+    ("parallel_attn", false),
+    ("add_cross_attention", false),
+    ("is_encoder_decoder", false),
+    ("attention_out_bias", false),
+];
+
+fn refuse_fields(path: &Path, json: &Value, family: &Family, head_dim: usize) -> Result<()> {
+    let refuse = |field: &str, found: String, neutral: String| {
+        Err(FormatError::field(path, field, format!("{found} is not supported; {neutral} is"))
+            .help("serve the model and use `teacher.http`, or choose another one"))
+    };
+    let scale = 1.0 / (head_dim.max(1) as f64).sqrt();
+    for (field, neutral) in NEUTRAL.into_iter().chain([("attention_multiplier", scale), ("query_pre_attn_scalar", head_dim as f64)]) {
+        match &json[field] {
+            Value::Null => {}
+            v if v.as_f64().is_some_and(|v| (v - neutral).abs() <= 1e-6 * neutral) => {}
+            v => return refuse(field, v.to_string(), neutral.to_string()),
+        }
+    }
+    let norms = [("use_qk_norm", family.head_norm), ("qk_layernorm", family.head_norm)];
+    for (field, neutral) in NEUTRAL_FLAGS.into_iter().chain(norms) {
+        if json[field].as_bool().is_some_and(|v| v != neutral) {
+            return refuse(field, (!neutral).to_string(), neutral.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// Weights that are no floats and no packed ternary codes, by the name of what made them.
+fn refuse_storage(path: &Path, json: &Value) -> Result<()> {
+    let how = &json["quantization_config"];
+    let bits = |n: u32| how[format!("load_in_{n}bit")] == true || how[format!("_load_in_{n}bit")] == true;
+    let name = match how["quant_method"].as_str() {
+        Some("bitnet") => return Ok(()),
+        Some("bitsandbytes") => "bitsandbytes",
+        Some("gptq") => "GPTQ",
+        Some("awq") => "AWQ",
+        Some("fp8" | "fbgemm_fp8") => "FP8",
+        Some(other) => other,
+        None if bits(4) || bits(8) => "bitsandbytes",
+        None => return Ok(()),
+    };
+    Err(FormatError::field(path, "quantization_config", format!("its weights are quantised by {name}, which is not read"))
+        .help("give the checkpoint in floats that it was made from, or a GGUF file of it; or serve it and use `teacher.http`"))
 }
 
 /// Scaling of RoPE, in either of the two places where configurations have it.
@@ -149,16 +241,33 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
             format!("{share}: heads that are rotated in part are not supported"),
         ));
     }
-    let Some((place, rope)) = ["rope_scaling", "rope_parameters"].into_iter().map(|p| (p, &json[p])).find(|(_, v)| v.is_object()) else {
-        return Ok(None);
-    };
+    let places = ["rope_scaling", "rope_parameters"].map(|p| (p, &json[p]));
+    let said: Vec<_> = places.into_iter().filter(|(_, v)| v.as_object().is_some_and(|o| !o.is_empty())).collect();
+    let scaled = said.iter().find(|(_, v)| !is_plain(v)).or(said.first());
+    let Some(&(place, rope)) = scaled else { return Ok(None) };
+    let known = ["rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings"];
+    let of_llama3 = ["low_freq_factor", "high_freq_factor"];
+    let of_longrope = ["short_factor", "long_factor", "attention_factor"];
+    // 1 changes nothing; transformers writes some of them whatever the type.
+    let neutral = |name: &str, v: &Value| v.is_null() || ["attention_factor", "mscale", "mscale_all_dim"].contains(&name) && *v == 1.0;
+    let unknown = rope.as_object().into_iter().flatten().find(|(name, v)| {
+        let name = name.as_str();
+        !(known.contains(&name) || of_llama3.contains(&name) || of_longrope.contains(&name) && is_longrope(rope) || neutral(name, v))
+    });
+    if let Some((name, v)) = unknown {
+        let v: String = v.to_string().chars().take(60).collect();
+        return Err(FormatError::field(path, format!("{place}.{name}"), format!("{v} is not supported")));
+    }
     let number = |field: &str| {
         let value = rope[field].as_f64();
         value.ok_or_else(|| FormatError::field(path, format!("{place}.{field}"), format!("expected a number, found {}", rope[field])))
     };
-    let key = if rope["rope_type"].is_null() { "type" } else { "rope_type" };
+    let key = rope_key(rope);
     Ok(match rope[key].as_str().unwrap_or("default") {
-        "default" => None,
+        "default" if rope["factor"].is_null() || rope[key] == "default" => None,
+        "default" => {
+            return Err(FormatError::field(path, format!("{place}.{key}"), format!("is missing beside a factor of {}", rope["factor"])));
+        }
         "linear" => Some(RopeScaling::Linear { factor: number("factor")? }),
         "llama3" => Some(RopeScaling::Llama3 {
             factor: number("factor")?,
@@ -179,6 +288,20 @@ fn scaling(path: &Path, json: &Value, seq: usize) -> Result<Option<RopeScaling>>
             ));
         }
     })
+}
+
+/// The name under which a scaling has its type: older configurations have the second.
+fn rope_key(rope: &Value) -> &'static str {
+    if rope["rope_type"].is_null() { "type" } else { "rope_type" }
+}
+
+/// Whether positions stay as they are. A factor without a type is none: it would be lost.
+fn is_plain(rope: &Value) -> bool {
+    matches!(rope[rope_key(rope)].as_str(), Some("default")) || rope[rope_key(rope)].is_null() && rope["factor"].is_null()
+}
+
+fn is_longrope(rope: &Value) -> bool {
+    rope[rope_key(rope)] == "longrope"
 }
 
 /// The file that names the shards of a model.

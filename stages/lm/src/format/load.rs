@@ -20,6 +20,20 @@ pub const GGUF_TYPE: &str = "gguf";
 /// The weights of such a directory.
 pub const MODEL_GGUF: &str = "model.gguf";
 
+/// The weights of such a directory where they came in parts: the name of one of them.
+#[must_use]
+pub fn part_name(number: usize, of: usize) -> String {
+    format!("model-{number:05}-of-{of:05}.gguf")
+}
+
+/// The file of such a directory that is read: the first part where there are several.
+fn model_file(dir: &Path) -> PathBuf {
+    let is_first = |name: &str| name.starts_with("model-00001-of-") && name.ends_with(".gguf");
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let first = names.into_iter().find(|name| is_first(name));
+    dir.join(first.as_deref().unwrap_or(MODEL_GGUF))
+}
+
 /// `config.json` is no longer than this.
 const LONGEST_CONFIG: u64 = 16 << 20;
 
@@ -31,7 +45,7 @@ pub fn shape(path: &Path) -> Result<ModelConfig> {
     }
     let (file, json) = config_of(path)?;
     match json["model_type"].as_str() {
-        Some(GGUF_TYPE) => within_file(gguf::model::shape(&path.join(MODEL_GGUF))?, &file, &json),
+        Some(GGUF_TYPE) => within_file(gguf::model::shape(&model_file(path))?, &file, &json),
         Some(flow::MODEL_TYPE) => flow::config_of(&file, json, None).map(|(config, _)| config),
         _ => hf::config_of(&file, &json, None),
     }
@@ -118,7 +132,7 @@ pub fn roles_of(path: &Path, model: &Checkpoint, tokenizer: &Tokenizer) -> Resul
 }
 
 fn around_gguf(dir: &Path, path: &Path, json: &Value, tokenizer: Option<PathBuf>) -> Result<Checkpoint> {
-    let (config, tensors) = gguf::model::load(GgufFile::read(&dir.join(MODEL_GGUF))?)?;
+    let (config, tensors) = gguf::model::load(GgufFile::read(&model_file(dir))?)?;
     Ok(Checkpoint { config: within_file(config, path, json)?, tensors, extra: json["extra"].clone(), tokenizer })
 }
 

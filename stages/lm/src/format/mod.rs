@@ -5,11 +5,12 @@
 //!   directories, whose `config.json` is written by [`hf_config`];
 //!   [`gguf`]: GGUF files, read and written; [`directory`]: what such a directory says about tokens; [`tokenizer_file`]: a
 //!   tokenizer that goes along;
-//! - [`family`]: the families of models; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
+//! - [`family`]: the families of models; [`finite`]: whether all weights are; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
 
 pub mod checkpoint;
 pub mod directory;
 pub mod family;
+pub mod finite;
 pub mod flow;
 pub mod gguf;
 pub mod hf;
@@ -25,4 +26,4 @@ pub mod tokenizer_file;
 pub use checkpoint::Checkpoint;
 pub use directory::json_or_none;
 pub use flow::save;
-pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, roles_of, shape, tokenizer_of};
+pub use load::{GGUF_TYPE, MODEL_GGUF, load, load_as, load_with_tokenizer, part_name, roles_of, shape, tokenizer_of};

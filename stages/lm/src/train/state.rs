@@ -322,6 +322,8 @@ fn read(bytes: &[u8]) -> Option<(Progress, SafeTensors<'_>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ModelConfig;
+    use crate::train::TrainShape;
 
     fn stats(skipped: bool, overflowed: bool) -> StepStats {
         StepStats { ce: 2.0, grad_norm: 1.0, skipped, overflowed, ..StepStats::default() }
@@ -337,6 +339,62 @@ mod tests {
         assert_eq!((p.skipped, p.overflows, p.overflows_in_a_row), (1, 3, 1));
         assert_eq!(p.take_means().0[0], 2.0);
         assert!(!p.has_means());
+    }
+
+    fn trainer(mlp: usize) -> Trainer {
+        use crate::graph::{Moments, NewtonSchulz, Optimizer, Storage};
+        let config =
+            ModelConfig { vocab: 16, dim: 16, layers: 1, heads: 1, kv_heads: 1, head_dim: 16, mlp, seq: 4, ..ModelConfig::plain() };
+        let shape = TrainShape {
+            batch: 1,
+            seq: 4,
+            top_k: 0,
+            ns: NewtonSchulz::quintic(5),
+            recompute: false,
+            moments: Moments::Float32,
+            storage: Storage::Float32,
+            evaluates: false,
+        };
+        let cpu = flow_shaders::device::open("cpu", 1).expect("the CPU is always there");
+        let mut trainer = Trainer::new(&cpu, config, shape, Optimizer::Adamw).expect("fits");
+        trainer.load_with(|t| (0..t.len()).map(|i| i as f32).collect()).expect("loads");
+        trainer
+    }
+
+    fn all(trainer: &mut Trainer) -> Vec<Tensors> {
+        vec![trainer.tensors().expect("reads"), trainer.optimizer_state().expect("reads")]
+    }
+
+    /// Weights of one attempt beside moments of another would be neither: what is not whole, or of another shape, is not read
+    /// at all.
+    #[test]
+    fn a_checkpoint_is_read_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let saved = Progress { step: 3, seen_tokens: 12, ..Progress::default() };
+        save(dir.path(), &saved, &mut trainer(32)).expect("writes");
+        let mut same = trainer(32);
+        same.load_with(|t| vec![0.0; t.len()]).expect("loads");
+        assert_eq!(resume(dir.path(), &mut same).expect("reads").map(|p| p.step), Some(3));
+        assert_eq!(all(&mut same), all(&mut trainer(32)));
+
+        let bytes = std::fs::read(file(dir.path())).expect("reads");
+        let stored = SafeTensors::deserialize(&bytes).expect("a file of tensors");
+        let metadata = SafeTensors::read_metadata(&bytes).expect("a header").1.metadata().clone();
+        let without_moments = stored.tensors().into_iter().filter(|(name, _)| !name.starts_with("optimizer.v.layers.0.down"));
+        let broken = [
+            ("of another shape", bytes.clone(), 48),
+            ("cut off", bytes[..bytes.len() - 4].to_vec(), 32),
+            ("without a moment", safetensors::serialize(without_moments, metadata).expect("writes"), 32),
+            ("without a record", safetensors::serialize(stored.tensors(), None).expect("writes"), 32),
+        ];
+        assert!(broken[2].1.len() < bytes.len(), "{:?}", stored.names());
+        for (what, bytes, mlp) in broken {
+            std::fs::write(file(dir.path()), bytes).expect("writes");
+            let mut fresh = trainer(mlp);
+            let before = all(&mut fresh);
+            assert!(resume(dir.path(), &mut fresh).expect("is no error").is_none(), "{what}");
+            assert!(all(&mut fresh) == before, "{what}: nothing is taken");
+        }
     }
 
     /// What a97e9d1 wrote beside its tensors, before overflows in a row were counted.

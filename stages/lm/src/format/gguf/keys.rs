@@ -34,6 +34,7 @@ pub(super) fn declared(file: &GgufFile) -> Result<ModelConfig> {
         }
     }
     refuse_extras(file, family)?;
+    refuse_keys(file, architecture, head_dim)?;
     let seq = must("context_length")?;
     Ok(ModelConfig {
         vocab,
@@ -70,7 +71,7 @@ fn scaling(file: &GgufFile, key: &impl Fn(&str) -> String) -> Result<Option<Rope
         let why = format!("`{other}` is not supported; none and linear are");
         return Err(file.wrong_field(&key("rope.scaling.type"), why).help(help));
     }
-    // Older files say the factor by a key of its own, and without a type it is linear.
+    // Older files say the factor by a key of its own, and without a type it is linear, as in llama.cpp.
     let factor = match file.number(&key("rope.scaling.factor"))? {
         Some(factor) => Some(factor),
         None => file.number(&key("rope.scale_linear"))?,
@@ -91,6 +92,48 @@ fn scaling(file: &GgufFile, key: &impl Fn(&str) -> String) -> Result<Option<Rope
         }
         (None, false) => Ok(None),
     }
+}
+
+/// Keys that change what a model computes and that no family here has, with the value that changes nothing.
+const NEUTRAL: [(&str, f32); 13] = [
+    ("logit_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("embedding_scale", 1.0),
+    ("attn_logit_softcapping", 0.0),
+    ("final_logit_softcapping", 0.0),
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attention.temperature_scale", 0.0),
+    ("attention.sliding_window_pattern", 0.0),
+    ("attention.shared_kv_layers", 0.0),
+    ("rope.scaling.attn_factor", 1.0),
+    ("rope.scaling.yarn_ext_factor", 0.0),
+    ("nextn_predict_layers", 0.0),
+];
+
+/// Refuses what [`NEUTRAL`] names, another scale of attention, and attention that sees what comes after.
+fn refuse_keys(file: &GgufFile, architecture: &str, head_dim: usize) -> Result<()> {
+    let key = |name: &str| format!("{architecture}.{name}");
+    let refuse = |name: &str, why: String| {
+        Err(file.wrong_field(&key(name), why).help("serve the model and use `teacher.http`, or choose another one"))
+    };
+    let scale = 1.0 / (head_dim.max(1) as f32).sqrt();
+    for (name, neutral) in NEUTRAL.into_iter().chain([("attention.scale", scale)]) {
+        if !file.keys.contains_key(&key(name)) {
+            continue;
+        }
+        // llama.cpp takes 0 for what is not said.
+        match file.number(&key(name))? {
+            Some(v) if v != 0.0 && (v - neutral).abs() > 1e-6 * neutral.abs() => {
+                return refuse(name, format!("{v} is not supported; {neutral} is"));
+            }
+            _ => {}
+        }
+    }
+    if file.flag(&key("attention.causal"))? == Some(false) {
+        return refuse("attention.causal", "attention that sees what comes after is not supported".into());
+    }
+    Ok(())
 }
 
 /// Variants of an architecture that the kernels do not compute.

@@ -67,13 +67,11 @@ static TABLE: [Pieces; 8] = [
     kind(&["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2"], &[QWEN_2]),
     kind(&["qwen35"], &[QWEN_35]),
     Pieces { ignore_merges: true, adds_bos: true, published: Some(&[TEKKEN_PUBLISHED]), ..kind(&["tekken"], &[TEKKEN]) },
-    // What llama.cpp reads a file by that names none, with a warning.
     kind(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"]),
 ];
 
-/// The kind that llama.cpp calls `name`; a file without a name is read by its `default`, as there.
-pub(super) fn named(name: Option<&str>) -> Option<&'static Pieces> {
-    let name = name.filter(|n| !n.is_empty()).unwrap_or("default");
+/// The kind that llama.cpp calls `name`.
+pub(super) fn named(name: &str) -> Option<&'static Pieces> {
     TABLE.iter().find(|p| p.names.contains(&name))
 }
 

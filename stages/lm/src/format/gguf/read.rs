@@ -7,22 +7,48 @@ use std::path::{Path, PathBuf};
 use super::groups;
 use super::info::TensorInfo;
 use super::quant::dequantise;
+use super::split;
 use super::types::{TensorType, foreign_name, supported};
 use super::write::Value;
 use crate::error::{Error, FormatError, Result};
 use crate::format::map::Mapped;
 
-/// A mapped GGUF file.
+/// A mapped GGUF file, or all parts of one that was split.
 pub struct GgufFile {
     path: PathBuf,
-    bytes: Mapped,
-    data: usize,
+    parts: Vec<Part>,
     /// Which of the two types with its id is meant.
     q2_0: TensorType,
     /// Metadata by key.
     pub keys: BTreeMap<String, Value>,
     /// Tensors in file order.
     pub tensors: Vec<TensorInfo>,
+}
+
+/// One of the files of a model. Places are counted over all of them, one after the other; offsets of tensors over their tensor
+/// data.
+struct Part {
+    bytes: Mapped,
+    /// Where it begins among all files.
+    start: usize,
+    /// Where its tensor data begins in it.
+    data: usize,
+    /// Offset of the first tensor.
+    offset: usize,
+}
+
+impl Part {
+    fn end(&self) -> usize {
+        self.start + self.bytes.len()
+    }
+    /// The offset after its last tensor.
+    fn last_offset(&self) -> usize {
+        self.offset + self.bytes.len().saturating_sub(self.data)
+    }
+    /// A place, in the file.
+    fn local(&self, place: Range<usize>) -> Range<usize> {
+        place.start - self.start..place.end - self.start
+    }
 }
 
 struct Cursor<'a> {
@@ -71,7 +97,11 @@ impl<'a> Cursor<'a> {
             1 => Value::I32((self.take(1)?[0] as i8).into()),
             2 => Value::U32(self.take(2).map(|b| u16::from_le_bytes([b[0], b[1]]))?.into()),
             3 => Value::I32(self.take(2).map(|b| i16::from_le_bytes([b[0], b[1]]))?.into()),
-            11 | 12 => Value::Other(format!("{:?}", self.take(8)?)),
+            11 => {
+                let v = self.u64()? as i64;
+                u64::try_from(v).map_or_else(|_| Value::Other(v.to_string()), Value::U64)
+            }
+            12 => Value::F64(f64::from_bits(self.u64()?)),
             9 => {
                 let (item, n) = (self.u32()?, self.count()?);
                 match item {
@@ -113,15 +143,106 @@ impl GgufFile {
         Self::read_within(path, usize::MAX)
     }
 
-    /// Reads a file whose header ends within the first `most` bytes: a damaged one of any size is found out at once.
+    /// Reads a file whose header ends within the first `most` bytes: a damaged one of any size is found out at once. The first
+    /// part of a file that was split stands for all of them.
     pub fn read_within(path: &Path, most: usize) -> Result<Self> {
+        let mut file =
+            Self { path: path.to_owned(), parts: Vec::new(), q2_0: TensorType::Q2_0, keys: BTreeMap::new(), tensors: Vec::new() };
+        let alignment = file.append(path, most)?;
+        let others = file.other_parts()?;
+        for (i, part) in others.iter().enumerate() {
+            let first = std::mem::take(&mut file.keys);
+            file.append(part, most)?;
+            let own = std::mem::replace(&mut file.keys, first);
+            if own.get("split.no").and_then(Value::whole) != Some(i as u64 + 1) {
+                let found = own.get("split.no").map_or("none".into(), |v| format!("{v:?}"));
+                return Err(FormatError::field(part, "split.no", format!("expected {}, found {found}", i + 1)));
+            }
+        }
+        let declared = file.whole("split.tensors.count")?.filter(|n| *n != file.tensors.len());
+        if let Some(declared) = declared {
+            return Err(file.wrong_field("split.tensors.count", format!("{declared} where its parts hold {}", file.tensors.len())));
+        }
+        let end = file.parts.last().map_or(0, Part::last_offset);
+        let unreadable = |why| unreadable(path, why);
+        file.q2_0 = groups::of_q2_0(&file.tensors, alignment, end).map_err(unreadable)?;
+        file.check_table().map_err(unreadable)?;
+        Ok(file)
+    }
+
+    /// Takes the keys and tensors of a file after those that are there; gives its alignment.
+    fn append(&mut self, path: &Path, most: usize) -> Result<u64> {
         let bytes = Mapped::open(path)?;
-        let header = Header::parse(&bytes, most).map_err(|what| {
-            Error::from(FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why: what })
-                .help("the file is damaged, cut short or of another format: fetch it again")
-        })?;
-        let Header { keys, tensors, data, q2_0 } = header;
-        Ok(Self { path: path.to_owned(), bytes, data, q2_0, keys, tensors })
+        if is_big_endian(&bytes) {
+            let why = "it is big-endian, and little-endian files are read".to_owned();
+            let wrong = FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why };
+            return Err(Error::from(wrong).help("convert it with llama.cpp's `gguf_convert_endian.py FILE little`, or fetch the other one"));
+        }
+        let header = Header::parse(&bytes, most).map_err(|why| unreadable(path, why))?;
+        let (start, offset) = self.parts.last().map_or((0, 0), |p| (p.end(), p.last_offset()));
+        let moved = |t: TensorInfo| TensorInfo { offset: t.offset.saturating_add(offset), ..t };
+        self.tensors.extend(header.tensors.into_iter().map(moved));
+        self.keys = header.keys;
+        self.parts.push(Part { bytes, start, data: header.data, offset });
+        Ok(header.alignment)
+    }
+
+    /// The files beside the first part of a split file.
+    fn other_parts(&self) -> Result<Vec<PathBuf>> {
+        let key = "split.count";
+        let Some(count) = self.whole(key)?.filter(|n| *n > 1) else { return Ok(Vec::new()) };
+        let named = split::parts(&self.path).filter(|(_, all)| all.len() == count);
+        let Some((number, all)) = named else {
+            let why = format!("{count} parts, whose names must end in `-00001-of-{count:05}.gguf`");
+            return Err(self.wrong_field(key, why).help("give the parts their names back, or merge them with `llama-gguf-split --merge`"));
+        };
+        if number != 1 {
+            let why = format!("this is part {number} of {count}");
+            return Err(self.unsupported(why).help(format!("give the first: {}", all[0].display())));
+        }
+        if let Some(missing) = all.iter().find(|p| !p.is_file()) {
+            let why = format!("{count} parts, and {} is not there", missing.display());
+            return Err(self.wrong_field(key, why).help("all parts lie in one folder: fetch the others"));
+        }
+        Ok(all.into_iter().skip(1).collect())
+    }
+
+    /// No name is there twice, and no tensor reaches into the next one: sizes, types and offsets of the table go together.
+    fn check_table(&self) -> Result<(), String> {
+        let mut names: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("tensor `{}` is there twice", twice[0]));
+        }
+        let mut order: Vec<&TensorInfo> = self.tensors.iter().collect();
+        order.sort_by_key(|t| (t.offset, t.values()));
+        for pair in order.windows(2) {
+            let room = (pair[1].offset - pair[0].offset) as u64;
+            let Some(ty) = TensorType::of(pair[0].ty) else { continue };
+            let ty = if ty == TensorType::Q2_0 { self.q2_0 } else { ty };
+            let size = ty.bytes(pair[0].values());
+            if size > room {
+                return Err(format!(
+                    "tensor `{}` {:?} of type {} takes {size} bytes, and {room} lie between it and `{}`",
+                    pair[0].name,
+                    pair[0].shape,
+                    ty.name(),
+                    pair[1].name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The part in which a place lies.
+    fn part(&self, place: &Range<usize>) -> &Part {
+        let after = self.parts.partition_point(|p| p.start <= place.start);
+        &self.parts[after.saturating_sub(1)]
+    }
+
+    /// Files that it was read from.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
     }
 
     /// Where it was read from.
@@ -155,15 +276,9 @@ impl GgufFile {
 
     /// A whole number, if it is there.
     pub fn whole(&self, key: &str) -> Result<Option<usize>> {
-        let number = match self.keys.get(key) {
-            None => return Ok(None),
-            Some(Value::U32(v)) => Some(u64::from(*v)),
-            Some(Value::I32(v)) => u64::try_from(*v).ok(),
-            Some(Value::U64(v)) => Some(*v),
-            Some(_) => None,
-        };
+        let Some(value) = self.keys.get(key) else { return Ok(None) };
         // No size of a model or a vocabulary reaches this, and products of two sizes stay far below 2^64.
-        match number.filter(|n| *n < 1 << 31) {
+        match value.whole().filter(|n| *n < 1 << 31) {
             Some(n) => Ok(Some(n as usize)),
             None => Err(self.wrong(key, "a whole number below 2^31", &self.keys[key])),
         }
@@ -174,7 +289,9 @@ impl GgufFile {
         match self.keys.get(key) {
             None => Ok(None),
             Some(Value::F32(v)) if v.is_finite() => Ok(Some(*v)),
-            Some(other) => Err(self.wrong(key, "a finite float32", other)),
+            Some(Value::F64(v)) if (*v as f32).is_finite() => Ok(Some(*v as f32)),
+            Some(whole) if whole.whole().is_some() => Ok(whole.whole().map(|v| v as f32)),
+            Some(other) => Err(self.wrong(key, "a finite number", other)),
         }
     }
 
@@ -207,21 +324,25 @@ impl GgufFile {
         if cols % ty.block() != 0 {
             return Err(fail(format!("has {cols} columns, which {} blocks of {} do not divide", ty.name(), ty.block())));
         }
-        let start = self.data.checked_add(info.offset);
+        let after = self.parts.partition_point(|p| p.offset <= info.offset);
+        let part = &self.parts[after.saturating_sub(1)];
+        let start = (info.offset - part.offset).checked_add(part.start + part.data);
         let bytes = start.zip(usize::try_from(ty.bytes(info.values())).ok()).and_then(|(s, len)| Some(s..s.checked_add(len)?));
-        let bytes = bytes.filter(|b| b.end <= self.bytes.len());
+        let bytes = bytes.filter(|b| b.end <= part.end());
         let bytes = bytes.ok_or_else(|| fail("ends beyond the file".into()).help("the file is cut short: fetch it again"))?;
         Ok((info, ty, bytes))
     }
 
     /// Bytes of a place in the file.
     pub fn bytes(&self, place: Range<usize>) -> &[u8] {
-        &self.bytes[place]
+        let part = self.part(&place);
+        &part.bytes[part.local(place)]
     }
 
     /// Lets the pages of a place go.
     pub fn forget(&self, place: Range<usize>) {
-        self.bytes.forget(place);
+        let part = self.part(&place);
+        part.bytes.forget(part.local(place));
     }
 
     /// Bytes of a tensor.
@@ -236,14 +357,28 @@ impl GgufFile {
     }
 }
 
+fn unreadable(path: &Path, why: String) -> Error {
+    Error::from(FormatError::Unreadable { file: path.to_owned(), format: "a readable GGUF file".into(), why })
+        .help("the file is damaged, cut short or of another format: fetch it again")
+}
+
+/// Whether the version that follows `GGUF` is one only when it is read from its other end.
+fn is_big_endian(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"GGUF") && bytes.get(4..8).is_some_and(|v| v[..3] == [0; 3] && (1..=3).contains(&v[3]))
+}
+
 /// What stands before the tensor data.
 struct Header {
     keys: BTreeMap<String, Value>,
     tensors: Vec<TensorInfo>,
     /// Where the tensor data begins.
     data: usize,
-    q2_0: TensorType,
+    alignment: u64,
 }
+
+/// Alignment of tensor data where a file does not say it, and the largest that one may say.
+const ALIGNMENT: u64 = 32;
+const MOST_ALIGNMENT: u64 = 1 << 20;
 
 impl Header {
     fn parse(bytes: &[u8], most: usize) -> Parsed<Self> {
@@ -260,15 +395,23 @@ impl Header {
         for _ in 0..key_count {
             let name = c.text()?;
             let ty = c.u32()?;
-            keys.insert(name, c.value(ty)?);
+            let value = c.value(ty)?;
+            if keys.contains_key(&name) {
+                return Err(format!("key `{name}` is there twice"));
+            }
+            keys.insert(name, value);
         }
         let tensors: Vec<_> = (0..tensor_count).map(|_| c.tensor()).collect::<Parsed<_>>()?;
         let alignment = match keys.get("general.alignment") {
-            Some(Value::U32(a)) if *a > 0 => *a as usize,
-            _ => 32,
+            None => ALIGNMENT,
+            Some(value) => value
+                .whole()
+                .filter(|a| a.is_power_of_two() && *a <= MOST_ALIGNMENT)
+                .ok_or_else(|| format!("`general.alignment` is {value:?}, expected a power of two up to {MOST_ALIGNMENT}"))?,
         };
-        let data = c.at.next_multiple_of(alignment);
-        let q2_0 = groups::of_q2_0(&tensors, alignment as u64, bytes.len().saturating_sub(data))?;
-        Ok(Self { keys, tensors, data, q2_0 })
+        if let Some(t) = tensors.iter().find(|t| !(t.offset as u64).is_multiple_of(alignment)) {
+            return Err(format!("tensor `{}` begins at {}, which is no multiple of the alignment {alignment}", t.name, t.offset));
+        }
+        Ok(Self { keys, tensors, data: c.at.next_multiple_of(alignment as usize), alignment })
     }
 }

@@ -22,7 +22,7 @@ pub fn of(file: &GgufFile) -> Result<Roles> {
     ends.dedup();
     // llama.cpp's defaults where the file does not say.
     let adds = match file.text("tokenizer.ggml.model")? {
-        Some("gpt2") => pieces::named(file.text("tokenizer.ggml.pre")?).is_some_and(|p| p.adds_bos),
+        Some("gpt2") => file.text("tokenizer.ggml.pre")?.and_then(pieces::named).is_some_and(|p| p.adds_bos),
         model => model == Some("llama"),
     };
     Ok(Roles { bos: id("bos_token_id")?, eos, ends, add_bos: file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(adds) })

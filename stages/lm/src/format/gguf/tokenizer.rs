@@ -59,9 +59,16 @@ fn merges(file: &GgufFile) -> Result<Vec<Json>> {
 
 /// How llama.cpp cuts the texts of this file.
 fn pieces(file: &GgufFile) -> Result<&'static Pieces> {
-    let pre = file.text("tokenizer.ggml.pre")?;
+    let key = "tokenizer.ggml.pre";
+    let pre = file.text(key)?.filter(|pre| !pre.is_empty()).ok_or_else(|| {
+        // llama.cpp goes on with `default`, by which no published model was trained.
+        file.missing_field(key).help(
+            "the file does not say how its texts are cut into pieces: it was converted before that was written down. Convert the \
+             model anew, or give a directory with `tokenizer.json`",
+        )
+    })?;
     pieces::named(pre).ok_or_else(|| {
-        file.wrong_field("tokenizer.ggml.pre", format!("`{}` is not built in", pre.unwrap_or_default()))
+        file.wrong_field(key, format!("`{pre}` is not built in"))
             .help(format!("pre-tokenizers that are read: {}; or give a directory with `tokenizer.json`", pieces::names()))
     })
 }

@@ -21,6 +21,8 @@ pub enum Value {
     U64(u64),
     /// float32.
     F32(f32),
+    /// float64.
+    F64(f64),
     /// bool.
     Bool(bool),
     /// UTF-8.
@@ -33,6 +35,18 @@ pub enum Value {
     F32s(Vec<f32>),
     /// A type that only the reader meets, as text.
     Other(String),
+}
+
+impl Value {
+    /// A whole number from 0 on, whatever its width.
+    pub fn whole(&self) -> Option<u64> {
+        match self {
+            Value::U32(v) => Some(u64::from(*v)),
+            Value::I32(v) => u64::try_from(*v).ok(),
+            Value::U64(v) => Some(*v),
+            _ => None,
+        }
+    }
 }
 
 /// A tensor to write.
@@ -127,6 +141,10 @@ fn put(out: &mut Vec<u8>, value: &Value) {
         }
         Value::F32(v) => {
             tag(6);
+            out.extend(v.to_le_bytes());
+        }
+        Value::F64(v) => {
+            tag(12);
             out.extend(v.to_le_bytes());
         }
         Value::Bool(v) => {
