@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use flow_lm::format::gguf::{Entry, GgufFile, GgufWriter, TensorType, Value};
 use flow_lm::format::tensors::TensorSource;
 use flow_lm::format::{finite, load};
+use flow_stages::kinds::kd_collect::CollectStage;
 use flow_stages::kinds::teacher_file::FileStage;
 use serde_json::{Value as Json, json};
 
@@ -342,4 +343,64 @@ fn weights_that_are_not_finite_are_found_when_a_teacher_is_opened() {
     assert!(error.contains("`blk.0.attn_q.weight`") && error.contains("at [2, "), "{error}");
     let sound = load(&student()).expect("loads");
     finite::check(&student(), &sound).expect("is finite");
+}
+
+/// The tiny Llama as a teacher with another tokenizer.
+fn teacher_with(tokenizer: &Json, dir: &Path) -> PathBuf {
+    let from = dir.join("model");
+    std::fs::create_dir_all(&from).expect("dir");
+    directory("tiny-llama", &from, |_| {});
+    std::fs::write(from.join("tokenizer.json"), tokenizer.to_string()).expect("writes");
+    harness::run(&FileStage, json!({"path": from, "seq": 64}), &[], dir).expect("runs")["teacher"].clone()
+}
+
+/// Letters, a space and full stops, by Unigram without a token for what it does not know.
+fn letters(normalizer: &Json) -> Json {
+    let all = ('a'..='z').chain(['▁', '.', 'é', '\n', 'A', 'U']).map(|c| json!([c.to_string(), -3.0]));
+    json!({
+        "version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
+        "normalizer": normalizer, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false},
+        "post_processor": null, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false},
+        "model": {"type": "Unigram", "unk_id": null, "vocab": std::iter::once(json!(["<s>", 0.0])).chain(all).collect::<Vec<_>>(), "byte_fallback": false},
+    })
+}
+
+/// What a tokenizer loses is named by its place, whatever the reason, and goes on only where that was asked for.
+#[test]
+fn a_text_that_its_tokens_do_not_give_back_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let text = dir.path().join("text");
+    let collect = |teacher: &Path, what: &str, lossy: Option<&str>| {
+        std::fs::write(&text, what).expect("writes");
+        let mut params = json!({"top_k": 4, "text_tokens": 40});
+        lossy.into_iter().for_each(|l| params["lossy"] = l.into());
+        let out = tempfile::tempdir().expect("dir");
+        harness::run(&CollectStage, params, &[("teacher", "Teacher", teacher), ("text", "Text", &text)], out.path()).map(drop)
+    };
+    let plain = teacher_with(&letters(&Json::Null), dir.path());
+    collect(&plain, "a union of states.\nand the people.", None).expect("comes back, but for a space before it");
+    let error = collect(&plain, "a union 🤗 of states and 🤗.", None).expect_err("is refused");
+    let said = format!("{error} {}", error.help.clone().unwrap_or_default());
+    assert!(said.contains("byte 8: \"🤗\"") && said.contains("byte 27") && said.contains("`lossy: accept`"), "{said}");
+    collect(&plain, "a union 🤗 of states.", Some("accept")).expect("goes on");
+
+    let other = |normalizer: Json| {
+        let dir = tempfile::tempdir().expect("dir");
+        let teacher = teacher_with(&letters(&normalizer), dir.path());
+        (dir, teacher)
+    };
+    let (_dir, lower) = other(json!({"type": "Lowercase"}));
+    let error = collect(&lower, "the Union of All states.", None).expect_err("is refused").to_string();
+    assert!(error.contains("byte 4: \"U\" comes back as \"u\"") && error.contains("byte 13: \"A\""), "{error}");
+    let (_dir, composed) = other(json!({"type": "NFC"}));
+    collect(&composed, "cafe\u{301} of the union.", None).expect("the same letters");
+    let mut pieces = letters(&Json::Null);
+    pieces["pre_tokenizer"] = json!({"type": "Whitespace"});
+    pieces["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+    let words: Vec<&str> = vec!["<s>", "[UNK]", "the", "union", "##s", "."];
+    pieces["model"] = json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": words.iter().enumerate().map(|(i, w)| ((*w).to_owned(), json!(i))).collect::<serde_json::Map<_, _>>()});
+    let pieces_dir = tempfile::tempdir().expect("dir");
+    let error = collect(&teacher_with(&pieces, pieces_dir.path()), "the unions.", None).expect_err("is refused").to_string();
+    assert!(error.contains("does not give the text back"), "{error}");
 }

@@ -76,7 +76,10 @@ struct Windows<'a> {
 
 impl<'a> Windows<'a> {
     fn of(text: &str, tokenizer: &'a Tokenizer, context: usize) -> Result<Self, StageError> {
-        let tokens = tokenizer.encode(text);
+        let (tokens, found) = tokenizer.encode_faithfully(text);
+        if !found.is_lossless() {
+            return Err(StageError::new(format!("the tokenizer does not give the text back: {found}")).help("compare on another text"));
+        }
         let len = context.min(tokens.len());
         if len < 4 {
             return Err(StageError::new(format!("{} tokens are too few to compare on", tokens.len())).help("give a longer text"));

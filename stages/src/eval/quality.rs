@@ -4,6 +4,7 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::Device;
 
 use crate::data::spread::spread_of;
+use crate::data::{Lossy, faithful};
 use crate::distil::{FirstToken, Projector, Rule};
 use crate::teacher::method::Method;
 use crate::teacher::scoring::{Keep, Scorer};
@@ -11,12 +12,31 @@ use crate::traces::{Origin, ProjectedRow, SequenceRow};
 use flow_lm::format::Checkpoint;
 use flow_lm::infer::{Session, Takes, Uses};
 use flow_lm::infer::{Window, score_batch, windows_together};
-use flow_lm::tokenizer::{TokenId, Tokenizer};
+use flow_lm::tokenizer::{Fidelity, TokenId, Tokenizer};
+
+/// A text in the tokens of a model, to be scored.
+pub struct Heldout {
+    /// Its tokens.
+    pub tokens: Vec<TokenId>,
+    /// Bytes of the text.
+    pub bytes: usize,
+    /// How it comes back from the tokens.
+    pub fidelity: Fidelity,
+    bos: TokenId,
+}
+
+impl Heldout {
+    /// Encodes a text by a tokenizer that belongs to `whose`.
+    pub fn of((tokenizer, whose): (&Tokenizer, &str), text: &str, lossy: Lossy, ctx: &TaskContext) -> Result<Self, StageError> {
+        let (tokens, fidelity) = faithful::encode((tokenizer, whose), text, lossy, ctx)?;
+        Ok(Self { tokens, bytes: text.len(), fidelity, bos: tokenizer.bos() })
+    }
+}
 
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
-pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
-    let tokens = tokenizer.encode(text);
+pub fn bits_per_byte(lm: &mut Session, text: &Heldout, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
+    let tokens = &text.tokens;
     let seq = lm.config().seq;
     let stride = if sliding { (seq / 2).max(1) } else { seq };
     let mut windows: Vec<(&[TokenId], usize)> = Vec::new();
@@ -34,7 +54,7 @@ pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, slidin
         if ctx.should_stop() {
             return Err(StageError::interrupted());
         }
-        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: tokenizer.bos(), targets: w.0 }).collect();
+        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: text.bos, targets: w.0 }).collect();
         let mut b = score_batch(&views, batch, seq);
         for (i, (_, skip)) in group.iter().enumerate() {
             b.labels[i * seq..i * seq + skip].fill(-1);
@@ -42,7 +62,7 @@ pub fn bits_per_byte(lm: &mut Session, tokenizer: &Tokenizer, text: &str, slidin
         let nll = lm.nll(&b.ids, &b.mask, &b.labels)?;
         nats += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
     }
-    Ok(nats / std::f64::consts::LN_2 / text.len().max(1) as f64)
+    Ok(nats / std::f64::consts::LN_2 / text.bytes.max(1) as f64)
 }
 
 /// A session that scores windows of the model's own length.
@@ -137,8 +157,7 @@ fn compare(
     }
     let losses = lm.losses(&b.ids, &b.mask, &b.labels, &ids, &logprobs, &meta)?;
     let best = lm.best()?;
-    for (r, m) in meta.iter().enumerate().filter(|(_, m)| m[1] > 0.0) {
-        debug_assert!(m[1] > 0.0);
+    for (r, _) in meta.iter().enumerate().filter(|(_, m)| m[1] > 0.0) {
         total.kl += f64::from(losses[r].0);
         total.top1 += f64::from(u8::from(ids[r * top_k] == best[r].signed()));
         total.tokens += 1;

@@ -6,14 +6,14 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::{Bits, ModelConfig, Weights};
 use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::infer::KvCache;
-use flow_lm::tokenizer::{TokenId, Tokenizer};
+use flow_lm::tokenizer::{Fidelity, TokenId, Tokenizer};
 use serde_json::{Value, json};
 
 use super::baseline::{Answer, Baseline, read_baseline};
-use super::quality::{Agreement, agreement, bits_per_byte, scorer};
+use super::quality::{Agreement, Heldout, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
-use crate::data::{Prompt, read_text};
+use crate::data::{Lossy, Prompt, read_text};
 use crate::task;
 use crate::teacher::continuations::{answers, bits_of};
 use crate::teacher::http::spec::Spec;
@@ -30,6 +30,8 @@ pub struct Asked {
     pub bits: Option<u32>,
     /// How keys and values are held while a model decodes.
     pub kv_cache: KvCache,
+    /// What happens where a tokenizer does not give the text back.
+    pub lossy: Lossy,
 }
 
 /// Measures what is wired to a task; the report.
@@ -45,19 +47,21 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
 
     let top_k = p.top_k.min(tokenizer.vocab_size());
     let mut lm_student = scorer(&device, &student, top_k)?;
+    let heldout = Heldout::of((&tokenizer, "the student's"), &text, p.lossy, ctx)?;
     let mut of_student = |bits: Bits, sliding: bool| {
         lm_student.set_bits(bits)?;
-        bits_per_byte(&mut lm_student, &tokenizer, &text, sliding, ctx)
+        bits_per_byte(&mut lm_student, &heldout, sliding, ctx)
     };
     let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(Bits::Eight, false)?, of_student(bits, true)?);
     ctx.progress(1, 4, "parts");
-    let of_teacher = match &teacher {
+    let (of_teacher, theirs) = match &teacher {
         Some((model, tokenizer)) => {
             let mut lm = scorer(&device, model, 0)?;
-            let plain = bits_per_byte(&mut lm, tokenizer, &text, false, ctx)?;
-            Some((plain, bits_per_byte(&mut lm, tokenizer, &text, true, ctx)?))
+            let theirs = Heldout::of((tokenizer, "the teacher's"), &text, p.lossy, ctx)?;
+            let plain = bits_per_byte(&mut lm, &theirs, false, ctx)?;
+            (Some((plain, bits_per_byte(&mut lm, &theirs, true, ctx)?)), Some(theirs.fidelity))
         }
-        None => None,
+        None => (None, None),
     };
     ctx.progress(2, 4, "parts");
     lm_student.set_bits(bits)?;
@@ -75,7 +79,7 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
         (None, Some(spec)) => OfTeacher::of_hosted(spec, &baseline),
         (None, None) => OfTeacher::default(),
     };
-    let of_token = text.len() as f64 / tokenizer.encode(&text).len().max(1) as f64;
+    let of_token = text.len() as f64 / heldout.tokens.len().max(1) as f64;
     let same = teacher.as_ref().is_some_and(|t| t.1.digest() == tokenizer.digest());
     let perplexity = perplexity(at_bits, of_teacher.bits_per_byte.filter(|_| same), of_token);
     let figures = Figures { at_bits, at_8, sliding, bits, agrees, perplexity, kl: teacher.as_ref().map(|_| agrees.kl) };
@@ -85,6 +89,8 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
         report["notes"] = json!(hosted::notes(spec));
     }
     report["compressors"] = json!(compressed);
+    report["text_fidelity"] = json!({"student": heldout.fidelity, "teacher": theirs});
+    report["comparable"] = [Some(&heldout.fidelity), theirs.as_ref()].into_iter().flatten().all(Fidelity::is_lossless).into();
     report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
     report["device"] = device.name().into();
     report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});

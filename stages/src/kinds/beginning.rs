@@ -146,6 +146,7 @@ pub(super) fn start(
         return Ok((start, said));
     };
     let calibration = if init.calibrates() {
+        // What it loses is refused where the student reads it.
         let text: Vec<TokenId> = theirs.encode(&read_text(ctx.input("text")?)?);
         let seq = config.seq.min(model.config.seq).min(model.config.window.unwrap_or(usize::MAX));
         Some(Calibration::of(device, &text, theirs.bos(), seq, init.calibration_tokens, seed).map_err(of_init)?)

@@ -5,6 +5,7 @@ use flow_lm::infer::KvCache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Lossy;
 use crate::eval::student::{Asked, evaluate};
 use crate::is_default;
 use crate::task;
@@ -22,11 +23,14 @@ pub struct EvalParams {
     /// How keys and values are held while a model decodes: `float16`, `int8` (a quarter of float32) or `float32`.
     #[serde(skip_serializing_if = "is_default")]
     pub kv_cache: KvCache,
+    /// Where a tokenizer does not give the held-out text back: `refuse`, or `accept`, which marks the figures as not comparable.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lossy: Lossy,
 }
 
 impl Default for EvalParams {
     fn default() -> Self {
-        Self { agreement_bytes: 40_000, top_k: 20, bits: None, kv_cache: KvCache::default() }
+        Self { agreement_bytes: 40_000, top_k: 20, bits: None, kv_cache: KvCache::default(), lossy: Lossy::default() }
     }
 }
 
@@ -36,7 +40,7 @@ pub struct EvalStage;
 impl Stage for EvalStage {
     type Params = EvalParams;
     const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 6;
+    const REVISION: u32 = 7;
     const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
     const HEAVY: bool = true;
 
@@ -65,7 +69,7 @@ impl Stage for EvalStage {
         Ok(Vec::new())
     }
     fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
-        let EvalParams { agreement_bytes, top_k, bits, kv_cache } = p;
-        task::write_json(ctx.output("report")?, &evaluate(Asked { agreement_bytes, top_k, bits, kv_cache }, ctx)?)
+        let EvalParams { agreement_bytes, top_k, bits, kv_cache, lossy } = p;
+        task::write_json(ctx.output("report")?, &evaluate(Asked { agreement_bytes, top_k, bits, kv_cache, lossy }, ctx)?)
     }
 }

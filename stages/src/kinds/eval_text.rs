@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::read_text;
-use crate::eval::quality::{bits_per_byte, scorer};
+use crate::data::{Lossy, read_text};
+use crate::eval::quality::{Heldout, bits_per_byte, scorer};
 use crate::task;
 use crate::teacher::continuations::bits_of;
 use crate::teacher::http::spec::Spec;
@@ -18,6 +18,9 @@ use crate::teacher::http::spec::Spec;
 pub struct TextEvalParams {
     /// Activation bits: those at which training ended where null. A full-precision model has none.
     pub bits: Option<u32>,
+    /// Where the model's tokenizer does not give the text back: `refuse`, or `accept`, which marks the figure as not comparable.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub lossy: Lossy,
 }
 
 /// `eval.text`.
@@ -26,7 +29,7 @@ pub struct TextEvalStage;
 impl Stage for TextEvalStage {
     type Params = TextEvalParams;
     const KIND: &'static str = "eval.text";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Measures the bits per byte of a model on a text.";
     const HEAVY: bool = true;
 
@@ -59,14 +62,16 @@ impl Stage for TextEvalStage {
         let bits = bits_of(p.bits, &model);
         let mut session = scorer(&task::device(ctx)?, &model, 0)?;
         session.set_bits(bits)?;
-        let plain = bits_per_byte(&mut session, &tokenizer, &text, false, ctx)?;
-        let sliding = bits_per_byte(&mut session, &tokenizer, &text, true, ctx)?;
+        let heldout = Heldout::of((&tokenizer, "the model's"), &text, p.lossy, ctx)?;
+        let plain = bits_per_byte(&mut session, &heldout, false, ctx)?;
+        let sliding = bits_per_byte(&mut session, &heldout, true, ctx)?;
         ctx.metric("bits_per_byte", plain);
         let report = json!({
             "bits_per_byte": plain, "bits_per_byte_sliding": sliding, "bytes": text.len(),
             "activation_bits": if float { serde_json::Value::Null } else { bits.count().into() },
             "weights": model.config.weights, "parameters": model.config.parameters(), "config": model.config,
             "tokenizer": {"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()},
+            "text_fidelity": heldout.fidelity, "comparable": heldout.fidelity.is_lossless(),
         });
         task::write_json(ctx.output("report")?, &report)
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::spread::spread_of;
-use crate::data::{Prompt, read_prompts};
+use crate::data::{Lossy, Prompt, faithful, read_prompts};
 use crate::eval::speed;
 use crate::is_default;
 use crate::task::{self, go_on};
@@ -37,6 +37,9 @@ pub struct BaselineParams {
     /// How keys and values are held while a teacher that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
     #[serde(skip_serializing_if = "is_default")]
     pub kv_cache: KvCache,
+    /// Where the tokenizer of a teacher that runs here does not give a prompt back: `refuse`, or `accept`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lossy: Lossy,
 }
 
 impl Default for BaselineParams {
@@ -48,6 +51,7 @@ impl Default for BaselineParams {
             locked: None,
             max_refused: MAX_REFUSED,
             kv_cache: KvCache::default(),
+            lossy: Lossy::default(),
         }
     }
 }
@@ -97,7 +101,8 @@ impl Stage for BaselineStage {
         check_lock(locked.as_ref(), &digests)?;
         let device = task::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
-        let inputs: Vec<Vec<TokenId>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
+        let inputs = faithful::encode_all((&tokenizer, "the teacher's"), &rendered, p.lossy, ctx)?;
+        let inputs: Vec<Vec<TokenId>> = inputs.into_iter().map(|ids| tokenizer.with_bos(ids)).collect();
         let (asked, read) = (inputs.len() as u64, inputs.iter().map(Vec::len).sum::<usize>());
         let how = (Bits::Eight, p.max_tokens, p.kv_cache);
         let held = held_validity(&device, (&teacher, &tokenizer), (&prompts, &inputs), how, || go_on(ctx))?;

@@ -10,8 +10,8 @@ use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{Beside, Evaluate, Loader, LossWeights, Recipe, Training, Windows};
 
 use super::shape::Shape;
-use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
-use crate::data::read_text;
+use super::training::{WHOSE, said_of_storage, said_of_text, said_of_validation, validation, validation_is_wired, wrong};
+use crate::data::{Lossy, faithful, read_text};
 use crate::estimate::{self, TrainingJob};
 use crate::task;
 
@@ -35,6 +35,9 @@ pub struct TeacherParams {
     /// Evaluation on the text in `validation`.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub eval: Evaluate,
+    /// Where the tokenizer does not give a text back: `refuse`, or `accept`.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub lossy: Lossy,
 }
 
 impl TeacherParams {
@@ -60,6 +63,7 @@ impl Default for TeacherParams {
             tokens: 400_000,
             recipe: Recipe::default(),
             eval: Evaluate::default(),
+            lossy: Lossy::default(),
         }
     }
 }
@@ -120,7 +124,8 @@ impl Stage for TeacherStage {
         let tokenizer = Tokenizer::load(tokenizer_path)?;
         let text = read_text(ctx.input("text")?)?;
         let config = p.config(tokenizer.vocab_size());
-        let windows = Windows::of_text(&tokenizer.encode(&text), config.seq, tokenizer.bos());
+        let (tokens, fidelity) = faithful::encode((&tokenizer, WHOSE), &text, p.lossy, ctx)?;
+        let windows = Windows::of_text(&tokens, config.seq, tokenizer.bos());
         let text_tokens = windows.targets();
         let mut loader = Loader::<StageError>::of(windows, p.recipe.seed);
         let job = Training {
@@ -131,7 +136,7 @@ impl Stage for TeacherStage {
             budget_tokens: p.tokens,
             flip_fraction: None,
             start: None,
-            validation: validation(ctx, p.eval, &tokenizer, (p.recipe.batch, config.seq, 0))?,
+            validation: validation(ctx, (p.eval, p.lossy), &tokenizer, (p.recipe.batch, config.seq, 0))?,
             ternary: Default::default(),
             teacher: None,
         };
@@ -143,6 +148,7 @@ impl Stage for TeacherStage {
             "recipe": Recipe { lr: Some(p.recipe.peak()), ..p.recipe.clone() }, "curve": trained.progress.curve, "health": trained.progress.health,
         });
         said_of_storage(&mut log, &p.recipe, &trained.progress);
+        said_of_text(&mut log, &fidelity);
         said_of_validation(&mut log, &trained.progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         format::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;

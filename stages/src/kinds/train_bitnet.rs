@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use flow_lm::config::{Activation, Activations, Group, ModelConfig, ScaleType, Weights};
 use flow_lm::format::{Checkpoint, load_with_tokenizer};
 use flow_lm::graph::HeldPacked;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{Fidelity, Tokenizer};
 use flow_lm::train::{
     Beside, Evaluate, InLoop, Loader, LossWeights, Recipe, Relation, TeacherShape, TernarySchedule, TokenWeight, Training, Windows,
 };
@@ -15,8 +15,8 @@ use flow_lm::train::{
 use super::beginning::{self, OwnTokenizer, TakenModel};
 use super::init::{self, Init, StudentPreset};
 use super::shape::Shape;
-use super::training::{said_of_storage, said_of_validation, validation, validation_is_wired, wrong};
-use crate::data::read_text;
+use super::training::{WHOSE, said_of_storage, said_of_text, said_of_validation, validation, validation_is_wired, wrong};
+use crate::data::{Lossy, faithful, read_text};
 use crate::distil::windows::{Totals, windows_of_traces};
 use crate::distil::{Distillation, KdScale};
 use crate::estimate::{self, TrainingJob};
@@ -96,6 +96,9 @@ pub struct StudentParams {
     /// Evaluation on the text in `validation`.
     #[serde(skip_serializing_if = "crate::is_default")]
     pub eval: Evaluate,
+    /// Where the student's tokenizer does not give a text back: `refuse`, or `accept`.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub lossy: Lossy,
 }
 
 fn is_one(x: &f32) -> bool {
@@ -185,6 +188,7 @@ impl Default for StudentParams {
             seed: None,
             recipe: Recipe::default(),
             eval: Evaluate::default(),
+            lossy: Lossy::default(),
         }
     }
 }
@@ -340,10 +344,14 @@ impl Stage for StudentStage {
         let ports: Vec<&str> = ctx.task().inputs.iter().map(|i| i.port.as_str()).collect();
         let teacher = ctx.input_opt("teacher").filter(|_| p.has_in_loop(&ports));
         let teacher = teacher.map(|dir| in_loop(dir, &config, tokenizer, &p)).transpose()?;
+        let mut fidelity = Fidelity::default();
         let ((mut loader, totals), said) = match ctx.input_opt("traces") {
             Some(traces) => (of_traces(&p, traces, tokenizer, config.seq, recipe.seed, ctx)?, given),
             None => {
-                let windows = Windows::of_text(&tokenizer.encode(&read_text(ctx.input("text")?)?), config.seq, tokenizer.bos());
+                let text = read_text(ctx.input("text")?)?;
+                let (tokens, found) = faithful::encode((tokenizer, WHOSE), &text, p.lossy, ctx)?;
+                fidelity = found;
+                let windows = Windows::of_text(&tokens, config.seq, tokenizer.bos());
                 let totals = Totals { targets: windows.targets(), ..Totals::default() };
                 // Nobody said what in a text is structure.
                 match &teacher {
@@ -364,7 +372,7 @@ impl Stage for StudentStage {
             budget_tokens: p.budget_tokens,
             flip_fraction: p.flips_at(),
             start,
-            validation: validation(ctx, p.eval, tokenizer, shape)?,
+            validation: validation(ctx, (p.eval, p.lossy), tokenizer, shape)?,
             ternary: p.ternary_schedule,
             teacher,
         };
@@ -385,6 +393,7 @@ impl Stage for StudentStage {
         };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
         said_of_storage(&mut log, &recipe, progress);
+        said_of_text(&mut log, &fidelity);
         if p.ternary_schedule.softens() {
             log["ternary_schedule"] = serde_json::json!(p.ternary_schedule);
         }

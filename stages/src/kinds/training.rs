@@ -2,11 +2,11 @@
 
 use flow_engine::plugin::{ParamError, StageError, TaskContext};
 use flow_lm::config::Refused;
-use flow_lm::tokenizer::Tokenizer;
+use flow_lm::tokenizer::{Fidelity, Tokenizer};
 use flow_lm::train::state::Progress;
 use flow_lm::train::{Evaluate, Evaluation, Recipe, Validation};
 
-use crate::data::read_text;
+use crate::data::{Lossy, faithful, read_text};
 use crate::is_default;
 
 /// A refused setting of the parameter `of`.
@@ -26,13 +26,24 @@ pub(super) fn validation_is_wired(when: &Evaluate, wired: &[&str]) -> Result<(),
 /// The text in the input `validation`, for a program of (batch, seq, top_k). Nothing where none is wired.
 pub(super) fn validation(
     ctx: &TaskContext,
-    when: Evaluate,
+    (when, lossy): (Evaluate, Lossy),
     tokenizer: &Tokenizer,
     shape: (usize, usize, usize),
 ) -> Result<Option<Validation>, StageError> {
     let Some(path) = ctx.input_opt("validation") else { return Ok(None) };
     let text = read_text(path).map_err(|e| e.help("give `data.text` a share for it: `validation: 0.05`"))?;
-    Ok(Some(Validation::of(&text, when, tokenizer, shape)))
+    let (tokens, _) = faithful::encode((tokenizer, WHOSE), &text, lossy, ctx)?;
+    Ok(Some(Validation::of((&tokens, text.len()), when, tokenizer.bos(), shape)))
+}
+
+/// Whose tokenizer it is, in messages.
+pub(super) const WHOSE: &str = "the model's";
+
+/// Says in a log how the text came back from its tokens, where it did not byte for byte.
+pub(super) fn said_of_text(log: &mut serde_json::Value, found: &Fidelity) {
+    if !found.is_exact() {
+        log["text_fidelity"] = serde_json::json!(found);
+    }
 }
 
 /// Says in a log what a recipe with smaller storage did; logs of others stay as they are.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use flow_lm::tokenizer::Fidelity;
 use flow_lm::train::skipped;
 
 /// `TrainLog` of a training stage.
@@ -34,6 +35,7 @@ pub struct TrainLog {
     pub ternary_schedule: Option<Value>,
     pub teacher_in_loop: Option<TeacherInLoop>,
     pub init: Option<Value>,
+    pub text_fidelity: Option<Fidelity>,
     pub curve: Vec<Point>,
 }
 
@@ -154,9 +156,27 @@ pub struct EvalReport {
     pub json_validity: Pair,
     /// Where both are held to the prompts' schemas.
     pub json_validity_constrained: Pair,
+    /// How the held-out text came back from each side's tokens.
+    pub text_fidelity: Fidelities,
     /// Why figures are missing.
     pub notes: Vec<String>,
     pub results: Vec<EvalResult>,
+}
+
+/// See [`EvalReport::text_fidelity`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Fidelities {
+    pub student: Option<Fidelity>,
+    pub teacher: Option<Fidelity>,
+}
+
+impl Fidelities {
+    /// Each side's name with what does not come back, where that is not nothing.
+    pub fn inexact(&self) -> impl Iterator<Item = (&'static str, &Fidelity)> {
+        let sides = [("student", &self.student), ("teacher", &self.teacher)];
+        sides.into_iter().filter_map(|(side, found)| Some((side, found.as_ref().filter(|f| !f.is_exact())?)))
+    }
 }
 
 /// Perplexity of tokens of both sides; the teacher's where it has the student's tokenizer.

@@ -96,6 +96,10 @@ pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> Quali
         |(stage, r): &(String, TextReport)| fact(format!("student over {stage}"), or_dash(over(b.student, r.bits_per_byte), change));
     facts.extend(beside.iter().map(against));
     known(&mut facts);
+    facts.extend(e.text_fidelity.inexact().map(|(side, found)| {
+        let comparable = if found.is_lossless() { "" } else { "; bits per byte are not comparable" };
+        fact(format!("held-out text by the {side}'s tokenizer"), format!("{found}{comparable}"))
+    }));
     let final_bits = b.student.zip(b.student_a8).map(|(s, a8)| change(s / a8 - 1.0));
     facts.extend(final_bits.map(|c| fact("cost of the final activation bits over A8", c)));
     Quality { bars: bits_per_byte(b, beside, e), facts }

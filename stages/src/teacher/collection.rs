@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::Method;
 use super::{MAX_REFUSED, POC_TEMPLATE};
+use crate::data::Lossy;
 use crate::is_default;
 use crate::traces::Sampling;
 
@@ -63,6 +64,9 @@ pub struct CollectParams {
     /// How keys and values are held while a model that runs here decodes: `float16`, `int8` (a quarter of float32) or `float32`.
     #[serde(skip_serializing_if = "is_default")]
     pub kv_cache: KvCache,
+    /// Where the teacher's tokenizer does not give a text back: `refuse`, or `accept`. Hosted teachers say the bytes themselves.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lossy: Lossy,
     /// Sequences decoded together; changes nothing but speed.
     #[schemars(extend("x-key" = false))]
     pub batch: usize,
@@ -88,6 +92,7 @@ impl Default for CollectParams {
             max_failed: 0.02,
             max_refused: MAX_REFUSED,
             kv_cache: KvCache::default(),
+            lossy: Lossy::default(),
             batch: 64,
         }
     }

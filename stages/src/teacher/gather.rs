@@ -7,7 +7,7 @@ use flow_engine::plugin::{StageError, TaskContext};
 use flow_lm::config::ModelConfig;
 use flow_lm::format::load_with_tokenizer;
 use flow_lm::infer::{Continuation, Decoding, Session, Uses, Window};
-use flow_lm::tokenizer::{TokenId, Tokenizer};
+use flow_lm::tokenizer::{Fidelity, TokenId, Tokenizer};
 
 use super::collection::{CollectParams, Precision};
 use super::continuations::{bits_of, draw};
@@ -16,9 +16,12 @@ use super::parts::Parts;
 use super::scoring::Keep;
 use super::template::Template;
 use crate::data::spread::{spread, spread_numbered};
-use crate::data::{read_prompts, read_text};
+use crate::data::{faithful, read_prompts, read_text};
 use crate::task::{self, go_on};
 use crate::traces::{Origin, RawRow, SequenceRow, TraceMeta};
+
+/// Whose tokenizer it is, in messages.
+const WHOSE: &str = "the teacher's";
 
 /// What a collection asks of a teacher.
 pub trait Teaches {
@@ -36,7 +39,8 @@ pub struct Wanted<'a> {
     ctx: &'a TaskContext,
     tokenizer: &'a Tokenizer,
     keep: Keep,
-    text: Option<String>,
+    /// The text in the teacher's tokens.
+    text: Option<Vec<TokenId>>,
     /// Places of the prompts in their file.
     places: Vec<i64>,
     /// The prompts as the teacher reads them, as text and as its tokens.
@@ -70,7 +74,11 @@ impl<'a> Wanted<'a> {
             return Err(StageError::new("`stop` is for teachers that keep their tokenizer to themselves: this one ends at its own EOS")
                 .help("leave it out"));
         }
-        let text = ctx.input_opt("text").map(read_text).transpose()?;
+        let whose = (tokenizer, WHOSE);
+        let text = match ctx.input_opt("text").map(read_text).transpose()? {
+            Some(text) => Some(faithful::encode(whose, &text, p.lossy, ctx)?.0),
+            None => None,
+        };
         // A prompt keeps its place in the file as its number, however many are taken.
         let (places, prompts): (Vec<i64>, Vec<String>) = match ctx.input_opt("prompts") {
             Some(path) => {
@@ -79,12 +87,13 @@ impl<'a> Wanted<'a> {
             None => Default::default(),
         };
         if p.method == Method::Full {
-            let of_text = text.as_deref().map_or(0, |t| tokenizer.encode(t).len() as u64).min(p.text_tokens.unwrap_or(u64::MAX));
+            let of_text = text.as_ref().map_or(0, |t| t.len() as u64).min(p.text_tokens.unwrap_or(u64::MAX));
             let of_prompts = (prompts.len() * p.samples * p.max_tokens) as u64;
             method::check_full(tokenizer.vocab_size(), of_text + of_prompts)?;
         }
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(q)).collect::<Result<_, _>>()?;
-        let contexts: Vec<Vec<TokenId>> = rendered.iter().map(|r| tokenizer.context(r)).collect();
+        let contexts =
+            faithful::encode_all(whose, &rendered, p.lossy, ctx)?.into_iter().map(|ids| tokenizer.with_bos(ids)).collect::<Vec<_>>();
         let asked = asked(p, &contexts, keep.seq, ctx);
         let student = ctx.input_opt("student").filter(|_| !prompts.is_empty());
         Ok(Self { p, ctx, tokenizer, keep, text, places, rendered, contexts, asked, student })
@@ -101,9 +110,9 @@ impl<'a> Wanted<'a> {
     }
 
     /// Asks the teacher, and writes the traces.
-    pub fn collect(self, teacher: impl Teaches, meta: &TraceMeta) -> Result<(), StageError> {
+    pub fn collect(mut self, teacher: impl Teaches, meta: &TraceMeta) -> Result<(), StageError> {
         let (ctx, places) = (self.ctx, self.places.last().map_or(0, |i| i + 1));
-        let text = self.text.clone();
+        let text = self.text.take();
         let mut job = Collection { parts: Parts::new(ctx.state_dir(), meta), wanted: self, teacher };
         if let Some(text) = text {
             // Windows of the text are numbered after the prompts, so that (prompt_idx, sample_idx) stays a key.
@@ -166,9 +175,8 @@ struct Collection<'a, T> {
 }
 
 impl<T: Teaches> Collection<'_, T> {
-    fn text(&mut self, text: &str, first: i64) -> Result<(), StageError> {
-        let tokens = self.wanted.tokenizer.encode(text);
-        let windows = self.wanted.windows(&tokens);
+    fn text(&mut self, tokens: &[TokenId], first: i64) -> Result<(), StageError> {
+        let windows = self.wanted.windows(tokens);
         let total: usize = windows.iter().map(|w| w.targets.len()).sum();
         let (keep, ctx, teacher) = (self.wanted.keep, self.wanted.ctx, &mut self.teacher);
         let (part, together) = (keep.part(), keep.batch);
@@ -266,11 +274,17 @@ impl Wanted<'_> {
         let mut session = Session::new(&device, student.config.clone(), &student.tensors, uses)?;
         session.set_bits(bits_of(None, &student))?;
         let answers = draw((self.p, self.ctx), &mut session, &theirs, inputs, &how)?;
+        // Rows are the bytes that the student wrote, or none.
+        let mut lost = Fidelity::default();
         let continued = self.asked.iter().zip(answers).map(|(asked, a)| {
-            let tokens = self.tokenizer.encode_bytes(&theirs.decode_bytes(&a.tokens));
+            let written = theirs.decode_bytes(&a.tokens);
+            let tokens = self.tokenizer.encode_bytes(&written);
+            lost.add(Fidelity::of(&written, &self.tokenizer.decode_bytes(&tokens)));
             self.continued(*asked, Origin::OnPolicy, &tokens, a.stopped)
         });
-        Ok(continued.collect())
+        let continued = continued.collect();
+        faithful::judge(&lost, WHOSE, self.p.lossy, self.ctx)?;
+        Ok(continued)
     }
 
     fn continued(&self, (prompt, sample): (usize, i32), source: Origin, answer: &[TokenId], stopped: bool) -> Continued {

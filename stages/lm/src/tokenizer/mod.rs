@@ -1,12 +1,15 @@
 //! Tokenizers by the `tokenizers` crate, with what it leaves open: exact bytes per token, encoding of bytes that are no
 //! complete UTF-8, and a digest of the content.
 //!
-//! `bytes`: how names stand for bytes; `chunks`: long texts in pieces; [`train()`]: learning one.
+//! `bytes`: how names stand for bytes; `chunks`: long texts in pieces; [`Fidelity`]: whether a text comes back; [`train()`]:
+//! learning one.
 
 mod bytes;
 mod chunks;
+mod fidelity;
 mod train;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -16,6 +19,7 @@ pub use crate::token::TokenId;
 pub use bytes::byte_chars;
 use bytes::{adds_prefix_space, byte_of_char, is_byte_level, push_sentencepiece};
 use chunks::{CHUNK, safe_pieces};
+pub use fidelity::{Difference, Fidelity};
 pub use train::train;
 
 use crate::error::{Error, Result, TokenizerError};
@@ -168,12 +172,30 @@ impl Tokenizer {
         self.chunkable
     }
 
-    pub(crate) fn encode_piece(&self, text: &str) -> Vec<TokenId> {
-        // The crate's errors come from truncation, padding and unknown tokens without `unk`; the first two are off.
-        self.inner.encode_fast(text, false).map(|e| e.get_ids().iter().map(|id| TokenId(*id)).collect()).unwrap_or_default()
+    /// Token ids of a text, and how it comes back from them.
+    pub fn encode_faithfully(&self, text: &str) -> (Vec<TokenId>, Fidelity) {
+        let ids = self.encode(text);
+        let fidelity = Fidelity::of(text.as_bytes(), &self.decode_bytes(&ids));
+        (ids, fidelity)
     }
 
-    /// Token ids of bytes: valid UTF-8 is encoded as text, any other byte becomes the token of that byte.
+    pub(crate) fn encode_piece(&self, text: &str) -> Vec<TokenId> {
+        self.encode_whole(text).unwrap_or_else(|| self.encode_around(text))
+    }
+
+    fn encode_whole(&self, text: &str) -> Option<Vec<TokenId>> {
+        // The crate's errors come from truncation, padding and unknown tokens without `unk`; the first two are off.
+        self.inner.encode_fast(text, false).ok().map(|e| e.get_ids().iter().map(|id| TokenId(*id)).collect())
+    }
+
+    /// What stands between the characters that have no token and no `unk`.
+    fn encode_around(&self, text: &str) -> Vec<TokenId> {
+        let mut known = HashMap::new();
+        let mut unknown = |c: char| !*known.entry(c).or_insert_with(|| self.encode_whole(c.encode_utf8(&mut [0; 4])).is_some());
+        text.split(|c| unknown(c)).filter(|part| !part.is_empty()).flat_map(|part| self.encode_whole(part).unwrap_or_default()).collect()
+    }
+
+    /// Token ids of bytes: valid UTF-8 is encoded as text, any other byte becomes the token of that byte, where there is one.
     pub fn encode_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
         if let Ok(text) = std::str::from_utf8(bytes) {
             return self.encode(text);

@@ -380,7 +380,7 @@ mod tests {
         let bytes = std::fs::read(file(dir.path())).expect("reads");
         let stored = SafeTensors::deserialize(&bytes).expect("a file of tensors");
         let metadata = SafeTensors::read_metadata(&bytes).expect("a header").1.metadata().clone();
-        let without_moments = stored.tensors().into_iter().filter(|(name, _)| !name.starts_with("optimizer.v.layers.0.down"));
+        let without_moments = stored.tensors().into_iter().filter(|(name, _)| name != "optimizer.layers.0.down.v");
         let broken = [
             ("of another shape", bytes.clone(), 48),
             ("cut off", bytes[..bytes.len() - 4].to_vec(), 32),

@@ -11,7 +11,7 @@ use super::trainer::Trainer;
 use super::windows::Windows;
 use crate::config::{Bits, Refused, is_default};
 use crate::error::Result;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::TokenId;
 
 /// When a training is evaluated on the text in its input `validation`: at the end, and where these say so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,9 +74,9 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// A text in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k` buckets.
-    pub fn of(text: &str, when: Evaluate, tokenizer: &Tokenizer, (batch, seq, top_k): (usize, usize, usize)) -> Self {
-        let windows = Windows::of_text(&tokenizer.encode(text), seq, tokenizer.bos());
+    /// A text of `bytes` in windows of `seq` tokens, `batch` of them at a time, for a program of `top_k` buckets.
+    pub fn of((tokens, bytes): (&[TokenId], usize), when: Evaluate, bos: TokenId, (batch, seq, top_k): (usize, usize, usize)) -> Self {
+        let windows = Windows::of_text(tokens, seq, bos);
         let weights = LossWeights { kd: 0.0, ce: 1.0, format: 0.0 };
         let micro = |first: usize| {
             let mut m = MicroBatch::default();
@@ -90,7 +90,7 @@ impl Validation {
             m
         };
         let micros = (0..windows.len()).step_by(batch).map(micro).collect();
-        Self { micros, bytes: text.len(), when }
+        Self { micros, bytes, when }
     }
 
     /// Bits per byte with the trainer's parameters, at these activation bits, with weights that are so ternary.
