@@ -80,6 +80,8 @@ fn a_plugin_runs_is_keyed_by_its_files_and_its_parameters_are_checked() {
 fn plugins_that_do_not_describe_themselves() {
     for (describe, message) in [
         ("exit 3", "failed to describe itself"),
+        ("yes $(printf %1000s | tr ' ' y)", "prints more than 4 MiB"),
+        ("echo $SOME_API_KEY >&2; exit ${#SOME_API_KEY}", "JSON that does not fit"),
         ("echo hello", "JSON that does not fit"),
         ("echo '{\"kinds\":[{\"kind\":\"my.kind\",\"revision\":1,\"summary\":\"\",\"outputs\":[]}]}'", "has no output"),
         (
@@ -87,7 +89,8 @@ fn plugins_that_do_not_describe_themselves() {
             "is there already",
         ),
     ] {
-        let ran = plugin(describe, GOOD).flow(&["plan", "p.yaml"]).expect(2);
+        let ran = plugin(describe, GOOD).flow_with(&["plan", "p.yaml"], &[("SOME_API_KEY", "very-secret")]).expect(2);
+        assert!(!ran.err.contains("very-secret"));
         assert!(ran.err.contains(message) && ran.err.contains("p.yaml:3"), "{message}: {}", ran.err);
     }
     let project = plugin(KIND, GOOD);

@@ -227,6 +227,45 @@ fn a_remote_that_misbehaves_costs_one_warning_and_nothing_else() {
     }
 }
 
+/// What hangs is the transfer of an object that is wanted for publishing, then that of an input: neither holds up a run that
+/// is to stop.
+#[test]
+fn a_run_that_waits_for_the_remote_hears_that_it_is_to_stop() {
+    let remote = tempfile::tempdir().unwrap();
+    run(&Project::new(CHAIN), &url(remote.path()));
+    let folder = remote.path().to_owned();
+    let (asked, wait) = std::sync::mpsc::channel();
+    let address = server(move |request, s| {
+        let name = request.split(' ').nth(1).and_then(|path| path.split_once("/prefix/")).map(|(_, name)| folder.join(name));
+        match name.filter(|name| name.starts_with(folder.join("actions"))).map(fs::read_to_string) {
+            Some(Ok(text)) => reply(s, "200 OK", "etag: x\r\nlast-modified: Tue, 24 Nov 2026 00:00:00 GMT\r\n", &text),
+            Some(Err(_)) => reply(s, "404 Not Found", "", ""),
+            None => {
+                asked.send(()).unwrap();
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        }
+    });
+    let vars = [
+        ("AWS_ENDPOINT_URL", address.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
+        ("AWS_REGION", "us-east-1"),
+        ("FLOW_REMOTE_TIMEOUT", "60"),
+    ];
+    for pipeline in [CHAIN.to_owned(), CHAIN.replace("cat $t > $out", "cat $t $t > $out")] {
+        let project = Project::new(&pipeline);
+        let child = project.start_with(&["--remote", "s3://bucket/prefix"], &vars);
+        wait.recv_timeout(Duration::from_secs(20)).expect("an object is asked for");
+        let began = Instant::now();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+        let ran = Project::wait(child);
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        assert!(ran.last()["interrupted"] == true, "{} {}", ran.out, ran.err);
+    }
+}
+
 #[test]
 fn a_remote_that_cannot_be_one_is_refused_before_anything_runs() {
     let project = Project::new(CHAIN);

@@ -87,28 +87,44 @@ impl Cache {
     /// Brings every object of an artifact here, if one is missing.
     pub fn fetch(&self, artifact: &Artifact) -> Result<(), CacheError> {
         let mut entered = Entered::default();
-        self.fetch_object(&artifact.digest, &mut entered)?;
+        self.fetch_object(&artifact.digest, (!artifact.tree).then_some(artifact.size), &mut entered)?;
         if artifact.tree {
             for entry in self.manifest(artifact)?.entries() {
-                self.fetch_object(&entry.digest, &mut entered)?;
+                self.fetch_object(&entry.digest, Some(entry.size), &mut entered)?;
             }
         }
         self.settle(&[&entered])
     }
 
-    fn fetch_object(&self, digest: &Digest, entered: &mut Entered) -> Result<(), CacheError> {
+    /// Whether every object of an artifact is here: nothing is asked of a remote cache.
+    pub fn is_here(&self, artifact: &Artifact) -> Result<bool, CacheError> {
+        let there = |digest: &Digest| self.layout().object(digest).exists();
+        if !there(&artifact.digest) {
+            return Ok(false);
+        }
+        Ok(!artifact.tree || self.manifest(artifact)?.entries().iter().all(|entry| there(&entry.digest)))
+    }
+
+    fn fetch_object(&self, digest: &Digest, size: Option<u64>, entered: &mut Entered) -> Result<(), CacheError> {
         if self.layout().object(digest).exists() {
             return Ok(());
         }
         match self.remote.get() {
-            Some(remote) => self.fetch_from(remote, digest, entered).map_err(|source| CacheError::NotFetched { digest: *digest, source }),
+            Some(remote) => {
+                self.fetch_from(remote, (digest, size), entered).map_err(|source| CacheError::NotFetched { digest: *digest, source })
+            }
             None => Err(CacheError::Damaged { digest: *digest }),
         }
     }
 
     /// Takes an object from a remote cache into the store.
-    pub(crate) fn fetch_from(&self, remote: &Remote, digest: &Digest, entered: &mut Entered) -> Result<(), FetchError> {
-        let file = remote.fetch(digest, &self.layout().tmp())?;
+    pub(crate) fn fetch_from(
+        &self,
+        remote: &Remote,
+        (digest, size): (&Digest, Option<u64>),
+        entered: &mut Entered,
+    ) -> Result<(), FetchError> {
+        let file = remote.fetch(digest, size, &self.layout().tmp())?;
         self.enter(file.path(), entered).map_err(|e| FetchError::Enter(Box::new(e)))?;
         Ok(())
     }

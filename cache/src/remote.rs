@@ -24,6 +24,10 @@ use crate::files;
 
 /// An answer, or the next piece of one, has to come within this time.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes a second that a transfer must make on the whole, beyond [`PATIENCE`]: a server that drips ends a run's waiting too.
+const SLOWEST: u64 = 128 << 10;
+/// No manifest of a directory, and nothing else whose size is not known beforehand, is larger.
+const LARGEST_UNKNOWN: u64 = 1 << 30;
 /// Larger objects are sent in parts.
 const PART: u64 = 16 << 20;
 /// No action entry is larger.
@@ -147,8 +151,8 @@ impl Remote {
         read_entry(key, &bytes)
     }
 
-    /// A temporary file in `tmp` with an object's bytes, checked against its name.
-    pub fn fetch(&self, digest: &Digest, tmp: &FilePath) -> Result<NamedTempFile, FetchError> {
+    /// A temporary file in `tmp` with an object's bytes, checked against its name and, where it is known, its size.
+    pub fn fetch(&self, digest: &Digest, size: Option<u64>, tmp: &FilePath) -> Result<NamedTempFile, FetchError> {
         if let Some(trouble) = self.trouble() {
             return Err(FetchError::LeftAlone(trouble));
         }
@@ -158,16 +162,19 @@ impl Remote {
         let patience = self.patience;
         let (sender, answer) = channel();
         self.runtime.spawn(async move {
-            let _ = sender.send(download(store, path, patience, &mut out).await);
+            let _ = sender.send(download(store, path, (patience, size), &mut out).await);
         });
         let got = answer.recv().unwrap_or_else(|_| Err(FetchError::Refused("its thread failed".into())));
-        if let Err(FetchError::Refused(why)) = &got {
-            self.give_up("fetch an object", why);
+        match &got {
+            Err(FetchError::Refused(why)) => self.give_up("fetch an object", why),
+            Ok(found) if found == digest => {}
+            Ok(_) | Err(FetchError::OtherBytes) => {
+                self.give_up("fetch an object", "it holds other bytes than its name says");
+                return Err(FetchError::OtherBytes);
+            }
+            Err(_) => {}
         }
-        if got? != *digest {
-            self.give_up("fetch an object", "it holds other bytes than its name says");
-            return Err(FetchError::OtherBytes);
-        }
+        got?;
         file.flush().map_err(FetchError::File)?;
         Ok(file)
     }
@@ -238,7 +245,25 @@ async fn create(store: &dyn ObjectStore, path: &Path, payload: PutPayload) -> Re
     }
 }
 
-async fn download(store: Arc<dyn ObjectStore>, path: Path, patience: Duration, out: &mut fs::File) -> Result<Digest, FetchError> {
+/// An object's bytes into `out`: within the time that its size gives it, and no byte more than it has.
+async fn download(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    (patience, size): (Duration, Option<u64>),
+    out: &mut fs::File,
+) -> Result<Digest, FetchError> {
+    let most = size.unwrap_or(LARGEST_UNKNOWN);
+    let limit = patience + Duration::from_secs(most / SLOWEST);
+    let late = |_| FetchError::Refused(format!("{most} bytes at the most did not come within {} s", limit.as_secs_f32()));
+    tokio::time::timeout(limit, stream(store, path, (patience, most), out)).await.map_err(late)?
+}
+
+async fn stream(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    (patience, most): (Duration, u64),
+    out: &mut fs::File,
+) -> Result<Digest, FetchError> {
     let late = |_| FetchError::Refused(format!("no answer within {} s", patience.as_secs_f32()));
     let found = match tokio::time::timeout(patience, store.get(&path)).await.map_err(late)? {
         Ok(found) => found,
@@ -247,8 +272,10 @@ async fn download(store: Arc<dyn ObjectStore>, path: Path, patience: Duration, o
     };
     let mut hasher = blake3::Hasher::new();
     let mut pieces = found.into_stream();
+    let mut left = most;
     while let Some(piece) = tokio::time::timeout(patience, pieces.next()).await.map_err(late)? {
         let piece = piece.map_err(|e| FetchError::Refused(e.to_string()))?;
+        left = left.checked_sub(piece.len() as u64).ok_or(FetchError::OtherBytes)?;
         hasher.update(&piece);
         out.write_all(&piece).map_err(FetchError::Write)?;
     }
@@ -260,6 +287,53 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    /// A server of one object: what it answers to each request, piece by piece.
+    fn serving(pieces: impl Fn(&mut std::net::TcpStream) + Send + 'static) -> Remote {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request);
+                pieces(&mut stream);
+            }
+        });
+        let allowed = [("allow_http".to_owned(), "true".to_owned())];
+        Remote::open(&format!("http://127.0.0.1:{port}/cache"), true, allowed).expect("opens").patience(Duration::from_secs(1))
+    }
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\netag: x\r\nlast-modified: Tue, 24 Nov 2026 00:00:00 GMT\r\n";
+
+    /// One byte now and then is always in time for the next, and never done.
+    #[test]
+    fn an_object_that_drips_has_the_time_that_its_size_gives_it() {
+        let remote = serving(|stream| {
+            let _ = write!(stream, "{HEAD}content-length: 1000\r\n\r\n");
+            for _ in 0..1000 {
+                std::thread::sleep(Duration::from_millis(100));
+                if stream.write_all(b"x").is_err() {
+                    return;
+                }
+            }
+        });
+        let (tmp, began) = (tempfile::tempdir().expect("dir"), std::time::Instant::now());
+        let error = remote.fetch(&Digest::of(b"x"), Some(1000), tmp.path()).expect_err("is too slow");
+        assert!(matches!(error, FetchError::Refused(_)) && began.elapsed() < Duration::from_secs(10), "{error}");
+        assert!(remote.trouble().is_some_and(|t| t.contains("1000 bytes")), "{:?}", remote.trouble());
+    }
+
+    /// Nothing beyond an object's size is taken in, however much there is.
+    #[test]
+    fn an_object_ends_where_its_size_says() {
+        let remote = serving(|stream| {
+            let _ = write!(stream, "{HEAD}content-length: 100000000000\r\n\r\n");
+            while stream.write_all(&[0; 1 << 16]).is_ok() {}
+        });
+        let tmp = tempfile::tempdir().expect("dir");
+        let error = remote.fetch(&Digest::of(b"x"), Some(10), tmp.path()).expect_err("is too long");
+        assert!(matches!(error, FetchError::OtherBytes), "{error}");
+    }
 
     /// This crate alone speaks TLS: a client hello is the first that a server of `https://` hears.
     #[test]

@@ -134,6 +134,6 @@ impl Cache {
 
     fn bring_back(&self, digest: &Digest) -> bool {
         let mut entered = Entered::default();
-        self.remote().is_some_and(|r| self.fetch_from(r, digest, &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
+        self.remote().is_some_and(|r| self.fetch_from(r, (digest, None), &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
     }
 }

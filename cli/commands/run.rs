@@ -126,6 +126,8 @@ fn execute(registry: &Registry, args: &RunArgs, memo: Option<flow_cache::Digest>
         run_plan(&context.plan, cache.clone(), &selected, options, sink, stop.clone()).await
     });
     drop(listening);
+    // What the run left alone when it stopped (a server that does not answer) is not waited for.
+    runtime.shutdown_background();
     let outcome = outcome?;
     sink.close();
     finish_upload(args, uploader, &cache);

@@ -6,15 +6,16 @@
 //! ends with `result.json`. Both run in a private directory that holds the plugin's declared files.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flow_cache::{Cache, Digest};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::command::run::{Ended, MARK, run};
+use crate::command::run::{Ended, MARK, confined, run};
 use crate::command::{sandbox, workdir};
 use crate::kind::{Checked, Kind, Refused};
 use crate::pipeline::{Pipeline, PluginDecl};
@@ -26,8 +27,11 @@ use crate::schema;
 use crate::worker::result::TaskResult;
 use crate::worker::tail::Tail;
 
-/// How long a plugin may take to describe itself.
+/// How long a plugin may take to describe itself, and how much it may print then.
 const PATIENCE: Duration = Duration::from_secs(20);
+const LONGEST: u64 = 4 << 20;
+/// What it sees of the environment then: nothing that could be a secret.
+const SEEN: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH"];
 
 #[derive(Deserialize)]
 struct Described {
@@ -130,28 +134,37 @@ fn describe(decl: &PluginDecl, tmp: &Path) -> Result<Vec<u8>, StageError> {
     let errors = dir.path().join("errors");
     let error_file = std::fs::File::create(&errors).map_err(|e| StageError::io("create", &errors, &e))?;
     let mut command = command_of(&decl.command, &work);
-    command.arg("describe").stdin(Stdio::null()).stdout(file).stderr(error_file);
+    command.arg("describe").stdout(file).stderr(error_file).env_clear().env("TMPDIR", &work);
+    command.envs(SEEN.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     let failed =
         |what: String| StageError::new(format!("plugin `{}` {what}", decl.name)).help(format!("try `{} describe`", decl.command.join(" ")));
-    let mut child = command.spawn().map_err(|e| failed(format!("cannot be started: {e}")))?;
-    let began = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(failed(format!("did not describe itself within {} s", PATIENCE.as_secs())));
-            }
-        }
-    };
+    let mut child = confined(command, &work).map_err(|e| failed(format!("cannot be started: {e}")))?;
+    let ended = describing(&mut child, [&out, &errors]);
+    // Nothing that it started outlives it.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait();
+    let status = ended.map_err(failed)?;
     if !status.success() {
         let said = std::fs::read(&errors).map(|b| String::from_utf8_lossy(&b).trim().to_owned()).unwrap_or_default();
         let last = said.lines().last().unwrap_or_default();
         return Err(failed(format!("failed to describe itself ({status}): {last}")));
     }
     std::fs::read(&out).map_err(|e| StageError::io("read", &out, &e))
+}
+
+/// Waits for a plugin that describes itself into two files; why it is not waited for any longer.
+fn describing(child: &mut Child, files: [&Path; 2]) -> Result<ExitStatus, String> {
+    let began = Instant::now();
+    loop {
+        let printed = files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).max().unwrap_or(0);
+        match child.try_wait() {
+            _ if printed > LONGEST => return Err(format!("prints more than {} MiB to describe itself", LONGEST >> 20)),
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => return Err(format!("did not describe itself within {} s", PATIENCE.as_secs())),
+            Err(e) => return Err(format!("cannot be waited for: {e}")),
+        }
+    }
 }
 
 fn command_of(words: &[String], work: &Path) -> Command {

@@ -43,12 +43,18 @@ pub(super) fn run(command: Command, dir: &Path, ctx: &TaskContext, tick: &mut dy
     result
 }
 
-/// Starts the command from a thread of its own: Landlock confines a thread for good, and what it starts inherits that.
 fn start(mut command: Command, dir: &Path, writer: OwnedFd) -> Result<Child, StageError> {
+    let second = writer.try_clone().map_err(|e| StageError::new(format!("pipe: {e}")))?;
+    command.stdout(writer).stderr(second);
+    confined(command, dir)
+}
+
+/// Starts a command without input in a process group of its own, where it writes below `dir` only. From a thread of its own:
+/// Landlock confines a thread for good, and what it starts inherits that.
+pub(super) fn confined(mut command: Command, dir: &Path) -> Result<Child, StageError> {
     use std::os::unix::process::CommandExt;
     let program = command.get_program().to_string_lossy().into_owned();
-    let second = writer.try_clone().map_err(|e| StageError::new(format!("pipe: {e}")))?;
-    command.stdin(Stdio::null()).stdout(writer).stderr(second).process_group(0);
+    command.stdin(Stdio::null()).process_group(0);
     let started = std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             if let Err(e) = sandbox::restrict(dir) {

@@ -56,5 +56,7 @@ pub(crate) enum Outcome {
     Reused(Box<ActionEntry>),
     /// It was executed again, and this differs.
     Checked(Box<ActionEntry>, Option<Difference>),
+    /// The remote cache could not give what it promised.
+    NotBrought,
     Failed(Failure),
 }

@@ -94,22 +94,44 @@ async fn from_remote(job: &Execution, env: &Env) -> Result<Option<Box<ActionEntr
     if env.cache.remote().is_none() || !env.trusts(&job.key) {
         return Ok(None);
     }
-    let (env, key, wanted) = (env.clone(), job.key, job.wanted.clone());
-    blocking(move || {
-        let Lookup::Hit(entry) = env.cache.lookup_remote(&key, &env.lease)? else { return Ok(None) };
-        for artifact in wanted.iter().filter_map(|port| entry.outputs.get(port)) {
-            match env.cache.fetch(artifact) {
-                Ok(()) => {}
-                Err(CacheError::NotFetched { .. }) => {
-                    env.distrust(&key)?;
-                    return Ok(None);
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(Some(entry))
+    let (of, key, wanted) = (env.clone(), job.key, job.wanted.clone());
+    unless_stopped(env, move || {
+        let Lookup::Hit(entry) = of.cache.lookup_remote(&key, &of.lease)? else { return Ok(None) };
+        fetched(&of, entry, &wanted)
     })
     .await
+}
+
+/// Brings what is wanted of a result of the remote cache.
+pub(crate) async fn bring(entry: Box<ActionEntry>, wanted: Vec<String>, env: Env) -> Outcome {
+    let of = env.clone();
+    match unless_stopped(&env, move || fetched(&of, entry, &wanted)).await {
+        Ok(Some(entry)) => Outcome::Reused(entry),
+        Ok(None) => Outcome::NotBrought,
+        Err(failure) => Outcome::Failed(failure),
+    }
+}
+
+fn fetched(env: &Env, entry: Box<ActionEntry>, wanted: &[String]) -> Result<Option<Box<ActionEntry>>, Failure> {
+    for artifact in wanted.iter().filter_map(|port| entry.outputs.get(port)) {
+        match env.cache.fetch(artifact) {
+            Ok(()) => {}
+            Err(CacheError::NotFetched { .. }) => {
+                env.distrust(&entry.key)?;
+                return Ok(None);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(Some(entry))
+}
+
+/// Work that waits for the network. A run that stops does not wait for it: what comes later is for nobody.
+async fn unless_stopped<T: Send + 'static>(env: &Env, work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::select! {
+        done = blocking(work) => done,
+        () = env.stop.reached(1) => Err(ExecuteError::Interrupted.into()),
+    }
 }
 
 async fn attempt(job: &Execution, env: &Env) -> Result<Finished, Failure> {
@@ -122,7 +144,9 @@ async fn attempt(job: &Execution, env: &Env) -> Result<Finished, Failure> {
     let (task, inputs) = {
         let (cache, dir, heavy) = (env.cache.clone(), dir.clone(), job.stage.kind.heavy());
         let placed: Vec<_> = job.inputs.iter().zip(&draft.inputs).map(|((artifact, _), input)| (*artifact, input.path.clone())).collect();
-        blocking(move || Ok(prepare(&cache, &dir, draft, &placed, heavy)?)).await?
+        let prepare = move || Ok(prepare(&cache, &dir, draft, &placed, heavy)?);
+        // Inputs may have to come from the remote cache first.
+        if env.cache.remote().is_some() { unless_stopped(env, prepare).await? } else { blocking(prepare).await? }
     };
     let mut heard = Told::new(&job.stage.name, env.sink.clone());
     let ran = match (&env.options.worker, job.stage.kind.heavy()) {

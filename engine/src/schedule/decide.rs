@@ -16,6 +16,8 @@ use crate::schedule::states::{State, States};
 pub(super) enum Next {
     /// Its result is in the cache.
     Reuse(Box<ActionEntry>),
+    /// The remote cache has of its result what is wanted here.
+    Bring(Box<ActionEntry>),
     /// It has to be executed, for these causes.
     Run(Why, Vec<String>),
     /// Another stage of this run is the same action.
@@ -38,13 +40,11 @@ pub(super) fn decide(
     let forced = env.options.force.contains(&id) || reask;
     Ok(match env.cache.lookup_leased(&key, &env.lease)? {
         Lookup::Hit(entry) if env.options.check && !forced => Next::Run(Why::Check(entry), vec!["checked (--check)".to_owned()]),
-        Lookup::Hit(entry) if !forced && gives_what_is_wanted(plan, env, id, &entry)? => Next::Reuse(entry),
+        Lookup::Hit(entry) if !forced && has_what_is_wanted(plan, env, id, &entry)? => Next::Reuse(entry),
+        Lookup::Hit(entry) if !forced => Next::Bring(entry),
         _ if reask => Next::Run(Why::Force, vec![REASKED.to_owned()]),
         _ if forced => Next::Run(Why::Force, vec!["forced (--force)".to_owned()]),
-        Lookup::Hit(_) => {
-            env.distrust(&key)?;
-            Next::Run(Why::Make, vec!["the remote cache could not give its result".to_owned()])
-        }
+        _ if !env.trusts(&key) => Next::Run(Why::Make, vec!["the remote cache could not give its result".to_owned()]),
         found => {
             let ran = |other: StageId| matches!(states[other], State::Done { reused: false, .. });
             let causes = explain::causes(&env.cache, plan, id, parts, &found, &ran)?;
@@ -62,16 +62,14 @@ pub(super) fn wanted(plan: &Plan, id: StageId) -> Vec<String> {
     outputs.chain(plan.publish.iter().filter(|(_, stage, _)| *stage == id).map(|(_, _, port)| port.clone())).collect()
 }
 
-/// Whether what is wanted of a result is here, or could be brought from the remote cache.
-fn gives_what_is_wanted(plan: &Plan, env: &Env, id: StageId, entry: &ActionEntry) -> Result<bool, CacheError> {
+/// Whether what is wanted of a result is here.
+fn has_what_is_wanted(plan: &Plan, env: &Env, id: StageId, entry: &ActionEntry) -> Result<bool, CacheError> {
     if env.cache.remote().is_none() {
         return Ok(true);
     }
     for artifact in wanted(plan, id).iter().filter_map(|port| entry.outputs.get(port)) {
-        match env.cache.fetch(artifact) {
-            Ok(()) => {}
-            Err(CacheError::NotFetched { .. }) => return Ok(false),
-            Err(e) => return Err(e),
+        if !env.cache.is_here(artifact)? {
+            return Ok(false);
         }
     }
     Ok(true)

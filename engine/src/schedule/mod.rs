@@ -17,19 +17,20 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use flow_cache::{ActionEntry, ActionKey, CacheError};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::check::Difference;
 use crate::commit::Committer;
 use crate::events::RunEvent;
 use crate::execute::env::Env;
-use crate::execute::execute;
 use crate::execute::execution::Outcome;
 use crate::execute::failure::Failure;
+use crate::execute::{bring, execute};
 use crate::plan::{Plan, StageId};
 use crate::stop::Stop;
 use assemble::assemble;
-use decide::{Next, decide};
+use decide::{Next, decide, wanted};
 use inputs::{Bar, inputs};
 use key::key;
 use pools::Pools;
@@ -46,6 +47,9 @@ pub(crate) struct Settled {
 /// Stages that are keyed before running ones are looked after again.
 const KEY_AT_ONCE: usize = 64;
 
+/// Results that are brought from the remote cache at once.
+const BRING_AT_ONCE: usize = 16;
+
 /// A stage, its action, and what came of it.
 type Ran = (StageId, ActionKey, Outcome);
 
@@ -60,6 +64,10 @@ pub(crate) struct Schedule<'a> {
     known: VecDeque<StageId>,
     /// Executions that wait for tokens.
     queue: Queue,
+    /// Results that the remote cache has, to be brought.
+    elsewhere: Vec<(StageId, Box<ActionEntry>)>,
+    /// One for each that is brought at once.
+    lines: Arc<Semaphore>,
     pools: Pools,
     /// Why stages run that wait or run.
     causes: HashMap<StageId, Vec<String>>,
@@ -82,6 +90,8 @@ impl<'a> Schedule<'a> {
             selected,
             committer: Some(Committer::start(env.clone())),
             queue: Queue::of(plan),
+            elsewhere: Vec::new(),
+            lines: Arc::new(Semaphore::new(BRING_AT_ONCE)),
             pools: Pools::new(&env.options),
             env,
             states,
@@ -180,6 +190,11 @@ impl<'a> Schedule<'a> {
                 self.reused(id, key);
                 self.done(id, entry, true);
             }
+            Next::Bring(entry) => {
+                self.in_flight.insert(key, (id, Vec::new()));
+                self.states.ready(id);
+                self.elsewhere.push((id, entry));
+            }
             Next::Wait => {
                 self.in_flight.entry(key).or_insert((id, Vec::new())).1.push(id);
                 self.states.ready(id);
@@ -216,6 +231,14 @@ impl<'a> Schedule<'a> {
 
     /// Starts every ready stage that gets its tokens, longest path first.
     fn dispatch(&mut self, running: &mut JoinSet<Ran>) {
+        for (id, entry) in self.elsewhere.drain(..) {
+            let (env, wanted, lines, key) = (self.env.clone(), wanted(self.plan, id), self.lines.clone(), entry.key);
+            running.spawn(async move {
+                // Never closed.
+                let _line = lines.acquire().await;
+                (id, key, bring(entry, wanted, env).await)
+            });
+        }
         while let Some((id, tokens, execution)) = self.queue.pop(&self.pools) {
             self.pools.take(id, tokens);
             self.states.started(id);
@@ -248,6 +271,10 @@ impl<'a> Schedule<'a> {
             Outcome::Reused(entry) => {
                 self.reused(id, entry.key);
                 self.done(id, entry, true);
+            }
+            Outcome::NotBrought => {
+                self.states.on_its_own(id);
+                self.known.push_back(id);
             }
             Outcome::Failed(failure) => self.settle_failure(id, failure),
         }

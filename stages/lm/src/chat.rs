@@ -54,7 +54,7 @@ impl ChatTemplate {
     }
 
     /// Messages (objects with `role` and `content`), and the beginning of the answer. White space is that of Hugging Face's
-    /// `apply_chat_template`, and as there `tools` is `none` where there are none. The clock (`strftime_now`) stands
+    /// `apply_chat_template`, and as there `tools` and `documents` are `none` where there are none. The clock (`strftime_now`) stands
     /// still or is not given, so that the same messages stay the same text.
     pub fn render(&self, messages: &[Value], tools: Option<&[Value]>) -> Result<String> {
         self.fill(messages, tools).map_err(|e| {
@@ -67,8 +67,10 @@ impl ChatTemplate {
         let source = jinja::without_marks(&self.source);
         let jinja = jinja::environment(&source)?;
         let (messages, tools) = (Serde(messages), tools.map(Serde));
-        let values =
-            context! { messages, tools, add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str() };
+        let documents = ();
+        let values = context! {
+            messages, tools, documents, add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str()
+        };
         jinja.template_from_str(&source)?.render(values)
     }
 }

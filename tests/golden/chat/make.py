@@ -44,7 +44,7 @@ CONVERSATIONS = [
 def rendered(source, conversation):
     template = _compile_jinja_template(source)
     template.environment.globals.pop("strftime_now", None)
-    values = {"messages": conversation["messages"], "tools": conversation.get("tools"), "add_generation_prompt": True,
+    values = {"messages": conversation["messages"], "tools": conversation.get("tools"), "documents": None, "add_generation_prompt": True,
               "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     if "strftime_now is defined" not in source:
         values["strftime_now"] = lambda form: datetime.datetime(2024, 7, 26).strftime(form)

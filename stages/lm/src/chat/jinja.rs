@@ -53,14 +53,13 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let between: Option<(String, String)> =
         options.get::<Option<Vec<String>>>("separators")?.and_then(|s| <[String; 2]>::try_from(s).ok()).map(Into::into);
-    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(refusal("`tojson` has no `ensure_ascii`"));
-    }
+    let ascii = options.get::<Option<bool>>("ensure_ascii")? == Some(true);
+    let sorted = options.get::<Option<bool>>("sort_keys")? == Some(true);
     options.assert_all_used()?;
     let (item, key) = between.unwrap_or_else(|| (if indent.is_some() { "," } else { ", " }.into(), ": ".into()));
     let json = serde_json::to_value(value).map_err(|e| refusal("not JSON").with_source(e))?;
     let mut out = String::new();
-    Dump { indent, item: &item, key: &key }.put(&json, 0, &mut out);
+    Dump { indent, item: &item, key: &key, ascii, sorted }.put(&json, 0, &mut out);
     Ok(out)
 }
 
@@ -68,6 +67,8 @@ struct Dump<'a> {
     indent: Option<usize>,
     item: &'a str,
     key: &'a str,
+    ascii: bool,
+    sorted: bool,
 }
 
 impl Dump<'_> {
@@ -79,13 +80,32 @@ impl Dump<'_> {
             }
             serde_json::Value::Object(fields) if !fields.is_empty() => {
                 let put = |(name, value): (&String, &serde_json::Value), out: &mut String| {
-                    out.push_str(&serde_json::Value::from(name.as_str()).to_string());
+                    self.text(name, out);
                     out.push_str(self.key);
                     self.put(value, depth + 1, out);
                 };
+                let mut fields: Vec<_> = fields.iter().collect();
+                if self.sorted {
+                    fields.sort_by_key(|(name, _)| *name);
+                }
                 self.all(['{', '}'], fields, put, depth, out);
             }
+            serde_json::Value::String(text) => self.text(text, out),
+            serde_json::Value::Number(number) => out.push_str(&as_python_writes(&number.to_string())),
             other => out.push_str(&other.to_string()),
+        }
+    }
+
+    fn text(&self, text: &str, out: &mut String) {
+        let json = serde_json::Value::from(text).to_string();
+        if !self.ascii {
+            return out.push_str(&json);
+        }
+        for c in json.chars() {
+            match c {
+                c if c.is_ascii() => out.push(c),
+                c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+            }
         }
     }
 
@@ -108,6 +128,16 @@ impl Dump<'_> {
             out.extend(std::iter::repeat_n(' ', indent * depth));
         }
     }
+}
+
+/// A number as JSON with Python's exponents: a sign, and two digits at least.
+fn as_python_writes(number: &str) -> String {
+    let Some((mantissa, exponent)) = number.split_once('e') else { return number.to_owned() };
+    let (sign, digits) = match exponent.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', exponent.trim_start_matches('+')),
+    };
+    format!("{mantissa}e{sign}{digits:0>2}")
 }
 
 /// `strftime` of midnight on 26 July 2024, the date that Llama's templates fall back on.

@@ -13,6 +13,8 @@ pub(super) const MAGIC: [u8; 4] = *b"flA1";
 pub(super) const PREFIX: usize = 4 + 4 + 16;
 /// Key, flags and milliseconds before an answer.
 const FIXED: usize = 32 + 1 + 4;
+/// What is looked through at once for the next frame behind a damaged one.
+const PIECE: usize = 64 << 10;
 /// An answer beyond this is refused.
 const MOST: u32 = 1 << 30;
 /// Answers from this size on are compressed.
@@ -71,21 +73,40 @@ impl Scan {
 
     /// The first whole frame after a place where none begins; nothing where the segment is torn there.
     fn behind_damage(&mut self) -> std::io::Result<Option<(AnswerKey, u64, u32)>> {
-        if self.at >= self.length {
-            return Ok(None);
-        }
-        let mut rest = vec![0; (self.length - self.at) as usize];
-        self.file.seek(SeekFrom::Start(self.at))?;
-        self.file.read_exact(&mut rest)?;
-        for i in (1..rest.len().saturating_sub(PREFIX + FIXED)).filter(|i| rest[*i..].starts_with(&MAGIC)) {
-            let len = length_of(&rest[i..]);
-            let Some(frame) = rest.get(i..i + PREFIX + len as usize) else { continue };
-            if let Some((key, _)) = checked(frame) {
-                self.damaged += 1;
-                let found = self.step(key, self.at + i as u64, len);
-                self.file.seek(SeekFrom::Start(self.at))?;
-                return Ok(Some(found));
+        let mut from = self.at + 1;
+        while let Some(at) = self.magic_from(from)? {
+            let mut prefix = [0; PREFIX];
+            if at + (PREFIX + FIXED) as u64 > self.length {
+                break;
             }
+            self.file.seek(SeekFrom::Start(at))?;
+            self.file.read_exact(&mut prefix)?;
+            let len = length_of(&prefix);
+            if at + PREFIX as u64 + u64::from(len) <= self.length {
+                let mut frame = prefix.to_vec();
+                frame.resize(PREFIX + len as usize, 0);
+                self.file.read_exact(&mut frame[PREFIX..])?;
+                if let Some((key, _)) = checked(&frame) {
+                    self.damaged += 1;
+                    return Ok(Some(self.step(key, at, len)));
+                }
+            }
+            from = at + 1;
+        }
+        Ok(None)
+    }
+
+    /// The next place from which a frame may begin, piece by piece: no more is read than lies before it.
+    fn magic_from(&mut self, mut from: u64) -> std::io::Result<Option<u64>> {
+        let mut piece = vec![0; PIECE];
+        while from + MAGIC.len() as u64 <= self.length {
+            let n = PIECE.min((self.length - from) as usize);
+            self.file.seek(SeekFrom::Start(from))?;
+            self.file.read_exact(&mut piece[..n])?;
+            if let Some(i) = piece[..n].windows(MAGIC.len()).position(|w| w == MAGIC) {
+                return Ok(Some(from + i as u64));
+            }
+            from += (n - MAGIC.len() + 1) as u64;
         }
         Ok(None)
     }

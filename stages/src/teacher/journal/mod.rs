@@ -225,6 +225,31 @@ mod tests {
         }
     }
 
+    /// Each damaged frame of many loses its own answer, and the letters of a frame within an answer begin none.
+    #[test]
+    fn every_second_frame_may_be_damaged() {
+        let dir = tempfile::tempdir().expect("directory");
+        let journal = Journal::open(dir.path()).expect("open");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let body = |n: u32| [&MAGIC[..], &[1, 0, 0, 0], format!("{n}").as_bytes(), &MAGIC].concat();
+        (0..200).for_each(|n| runtime.block_on(journal.append(key(n), &body(n), n)).expect("append"));
+        drop(journal);
+        let path = segment(dir.path(), 0);
+        let mut bytes = std::fs::read(&path).expect("segment");
+        let (mut at, mut n) = (HEADER.len(), 0);
+        while at < bytes.len() {
+            let len = u32::from_le_bytes([bytes[at + 4], bytes[at + 5], bytes[at + 6], bytes[at + 7]]) as usize;
+            if n % 2 == 0 {
+                bytes[at + 9] ^= 1;
+            }
+            (at, n) = (at + PREFIX + len, n + 1);
+        }
+        std::fs::write(&path, &bytes).expect("write");
+        let journal = Journal::open(dir.path()).expect("open");
+        assert_eq!((n, journal.len(), journal.damaged()), (200, 100, 100));
+        (0..200).for_each(|n| assert_eq!(journal.get(&key(n)).expect("read").is_some(), n % 2 == 1, "{n}"));
+    }
+
     #[test]
     fn a_changed_byte_loses_one_answer_and_a_stranger_is_left_alone() {
         let dir = tempfile::tempdir().expect("directory");

@@ -30,6 +30,8 @@ pub(super) struct Own {
     /// Its place in the shelf.
     segment: usize,
     end: u64,
+    /// Whether something that was not wholly written could not be cut off.
+    torn: bool,
 }
 
 impl Own {
@@ -49,7 +51,7 @@ impl Own {
             }
             let mut shelf = shelf.write().unwrap_or_else(PoisonError::into_inner);
             let segment = shelf.catch_up(&path)?;
-            let mut own = Self { end: shelf.segments[segment].read, path, file, segment };
+            let mut own = Self { end: shelf.segments[segment].read, path, file, segment, torn: false };
             if own.end == 0 && own.file.metadata().is_ok_and(|m| m.len() > HEADER.len() as u64) {
                 // Not ours, or damaged at its very start: nothing is cut that might be an answer.
                 continue;
@@ -74,16 +76,26 @@ impl Own {
         File::open(dir).and_then(|d| d.sync_all()).map_err(JournalError::io("cannot sync", dir))
     }
 
-    /// Writes frames and syncs them; after a failure the segment ends where it did before.
-    fn commit(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            self.file.set_len(self.end)?;
-            self.file.seek(SeekFrom::Start(self.end))?;
-        } else {
-            self.end += bytes.len() as u64;
+    /// Writes frames and syncs them; gives where they begin. After a failure the segment ends where it did before; where that
+    /// fails too, what comes next goes behind what is torn, over which readers go on.
+    fn commit(&mut self, bytes: &[u8]) -> std::io::Result<u64> {
+        if self.torn {
+            self.cut().or_else(|_| self.file.seek(SeekFrom::End(0)).map(|end| self.end = end))?;
+            self.torn = false;
         }
-        written
+        let start = self.end;
+        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
+        if let Err(e) = written {
+            self.torn = self.cut().is_err();
+            return Err(e);
+        }
+        self.end += bytes.len() as u64;
+        Ok(start)
+    }
+
+    fn cut(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.end)?;
+        self.file.seek(SeekFrom::Start(self.end)).map(drop)
     }
 }
 
@@ -95,9 +107,8 @@ pub(super) fn write(dir: &Path, shelf: &RwLock<Shelf>, mut own: Own, inbox: &Rec
         group.extend(inbox.try_iter().take(65_535));
         bytes.clear();
         group.iter().for_each(|w| bytes.extend_from_slice(&w.frame));
-        let start = own.end;
         let result = own.commit(&bytes).map_err(|e| format!("cannot write {}: {e}", own.path.display()));
-        if result.is_ok() {
+        if let Ok(start) = result {
             let mut shelf = shelf.write().unwrap_or_else(PoisonError::into_inner);
             let mut at = start;
             for w in &group {
@@ -109,12 +120,42 @@ pub(super) fn write(dir: &Path, shelf: &RwLock<Shelf>, mut own: Own, inbox: &Rec
         }
         for w in group {
             // Who no longer waits was interrupted; the answer is kept all the same.
-            let _ = w.done.send(result.clone());
+            let _ = w.done.send(result.clone().map(drop));
         }
         if own.end >= SEGMENT
             && let Ok(next) = Own::take(dir, shelf)
         {
             own = next;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+    use super::super::AnswerKey;
+    use super::super::frame::pack;
+    use super::*;
+
+    /// A file that may not shrink stands for a disk that refuses: what was torn stays, and what comes after it is found.
+    #[test]
+    fn what_follows_a_torn_frame_that_cannot_be_cut_is_found_again() {
+        let mut file = File::from(memfd_create("journal", MemfdFlags::ALLOW_SEALING).expect("a file"));
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let frame = |n: u8| pack(&AnswerKey([n; 32]), format!("answer {n}").as_bytes(), 1).expect("packs");
+        let torn = &frame(1)[..30];
+        file.write_all(&[HEADER, torn].concat()).expect("writes");
+        fcntl_add_seals(&file, SealFlags::SHRINK).expect("seals");
+        let mut own = Own { path: path.clone(), file, segment: 0, end: HEADER.len() as u64, torn: true };
+        assert_eq!(own.commit(&frame(2)).expect("writes"), (HEADER.len() + torn.len()) as u64);
+        assert_eq!(own.commit(&frame(3)).expect("writes"), own.end - frame(3).len() as u64);
+        let mut shelf = Shelf::default();
+        shelf.catch_up(&path).expect("reads");
+        let places = [1u8, 2, 3].map(|n| shelf.index.get(&AnswerKey([n; 32])).map(|p| p.at));
+        assert_eq!(places, [None, Some((HEADER.len() + torn.len()) as u64), Some(own.end - frame(3).len() as u64)]);
+        assert_eq!((shelf.damaged, shelf.segments[0].read), (1, own.end));
     }
 }
