@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 /// Its filters and functions, for a template.
 pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     let mut jinja = Environment::new();
     jinja.set_undefined_behavior(UndefinedBehavior::Lenient);
     jinja.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    jinja.set_unknown_method_callback(python_method);
     jinja.add_filter("tojson", to_json);
     jinja.add_function("raise_exception", |message: String| -> Result<String, Error> { Err(refusal(message)) });
     // Without a clock the same messages stay the same text. Templates that ask whether there is one have a date of their own.
@@ -42,6 +42,36 @@ pub(super) fn without_marks(source: &str) -> Cow<'_, str> {
     }
     out.push_str(rest);
     Cow::Owned(out)
+}
+
+/// Methods of Python's strings: those that the crate has, and a few more.
+fn python_method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let ours = match (value.as_str(), args.first().and_then(|by| by.as_str())) {
+        (Some(own), Some(by)) => of_text(own, method, by, args.get(1).and_then(|most| most.as_i64())),
+        _ => None,
+    };
+    match ours {
+        Some(value) => Ok(value),
+        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    }
+}
+
+fn of_text(own: &str, method: &str, by: &str, most: Option<i64>) -> Option<Value> {
+    Some(match method {
+        "rsplit" if !by.is_empty() => {
+            let parts = most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
+            let mut parts: Vec<Value> = own.rsplitn(parts, by).map(Value::from).collect();
+            parts.reverse();
+            Value::from(parts)
+        }
+        "removeprefix" => Value::from(own.strip_prefix(by).unwrap_or(own)),
+        "removesuffix" => Value::from(own.strip_suffix(by).unwrap_or(own)),
+        "partition" => {
+            let (before, by, after) = own.split_once(by).map_or((own, "", ""), |(before, after)| (before, by, after));
+            Value::from([before, by, after].map(Value::from).to_vec())
+        }
+        _ => return None,
+    })
 }
 
 fn refusal(message: impl Into<Cow<'static, str>>) -> Error {
