@@ -197,7 +197,7 @@ fn a_full_disk_is_a_clean_failure_and_the_cache_stays_whole() {
         "{flow} run {root}/full.yaml --json --cache-dir cache > {root}/first; echo $? > {root}/code; mount -o remount,size=200m . ; {flow} run {root}/full.yaml --json --cache-dir cache > {root}/second; echo $? >> {root}/code"
     );
     if on_small_disk(&disk, "4m", &script).is_none() {
-        eprintln!("SKIPPED: no tmpfs can be mounted here");
+        support::skipped("no tmpfs can be mounted here");
         return;
     }
     assert_eq!(project.read("code"), "1\n0\n", "{:.3000}\n{:.3000}", project.read("first"), project.read("second"));
@@ -228,7 +228,7 @@ fn a_disk_that_fills_at_any_size_never_tears_the_cache() {
             "FLOW_DEVICE=cpu {flow} run {root}/p.yaml --json --cache-dir cache > {root}/first 2>&1; echo $? > {root}/code; mount -o remount,size=100m . ; FLOW_DEVICE=cpu {flow} run {root}/p.yaml --json --cache-dir cache > {root}/second 2>&1; echo $? >> {root}/code"
         );
         if on_small_disk(&project.path("disk"), &format!("{size}k"), &script).is_none() {
-            eprintln!("SKIPPED: no tmpfs can be mounted here");
+            support::skipped("no tmpfs can be mounted here");
             return;
         }
         let code = project.read("code");

@@ -45,7 +45,7 @@ fn the_examples_run() {
     let python = std::process::Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
     let target = if python { "counts" } else { "sorted" };
     if !python {
-        eprintln!("SKIPPED: no python3 here; the Bash plugin is tested alone");
+        support::skipped("no python3 here; the Bash plugin is tested alone");
         let text = project.read("pipeline.yaml").lines().filter(|l| !l.contains("words")).collect::<Vec<_>>().join("\n");
         project.write("pipeline.yaml", &text.replace("targets: [counts]", ""));
     }

@@ -94,7 +94,7 @@ fn writes_outside_its_directory_are_refused() {
     let outside = std::env::temp_dir().join(format!("flow-test-escape-{}", std::process::id()));
     let project = stage(&format!("run: 'echo x > $out; echo x > {}'", outside.display()));
     if !flow_engine::command::sandbox::is_enforced() {
-        eprintln!("SKIPPED: this kernel has no Landlock, and the plan says so");
+        support::skipped("this kernel has no Landlock, and the plan says so");
         assert!(project.flow(&["plan", "p.yaml"]).expect(0).out.contains("no Landlock"));
         return;
     }

@@ -300,7 +300,7 @@ fn an_adapter_makes_what_the_cpu_reuses() {
     let project = Project::new("adapter");
     let devices = project.flow(&["devices"]).expect(0).out;
     if !devices.contains("(vulkan") && !devices.contains("(metal") && !devices.contains("(dx12") {
-        eprintln!("SKIPPED: no adapter here");
+        support::skipped("no adapter here");
         return;
     }
     let small = [

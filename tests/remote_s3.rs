@@ -79,7 +79,7 @@ const PIPELINE: &str = "flow: 1\nstages:\n  a: { use: shell, with: { run: 'mkdir
 #[test]
 fn over_a_real_endpoint() {
     let Some(s3) = S3::start() else {
-        eprintln!("SKIPPED: no S3 server can be started here (tests/s3_server.sh)");
+        support::skipped("no S3 server can be started here (tests/s3_server.sh)");
         assert!(std::env::var_os("FLOW_REQUIRE_SERVERS").is_none(), "FLOW_REQUIRE_SERVERS is set");
         return;
     };

@@ -1,5 +1,8 @@
 //! Compiled pipelines are kept on the disk, and a damaged file is only a loss of time.
 
+#[path = "../../tests/support/skipped.rs"]
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +14,7 @@ use flow_shaders::program::Program;
 
 /// A device of its own, with every pipeline compiled, computes a product.
 fn compute() -> Option<Vec<u32>> {
-    let device = open("gpu", 0).inspect_err(|e| eprintln!("SKIPPED: {e}")).ok()?;
+    let device = open("gpu", 0).inspect_err(|e| skip::skipped(e)).ok()?;
     let mut program = Program::default();
     let [a, b, c] = ["a", "b", "c"].map(|name| program.persistent(name, 64));
     let list = program.list("product");
@@ -42,7 +45,7 @@ fn pipelines_are_kept_and_damage_is_mended() {
     pipelines::keep_in(&kept);
     let Some(first) = compute() else { return };
     // A backend that gives none out keeps none.
-    let [file] = &files(&kept)[..] else { return eprintln!("SKIPPED: this adapter gives no pipelines out") };
+    let [file] = &files(&kept)[..] else { return skip::skipped("this adapter gives no pipelines out") };
     let bytes = std::fs::read(file).unwrap();
     assert!(bytes.len() > 32 && blake3::hash(&bytes[32..]).as_bytes() == &bytes[..32]);
     let written = std::fs::metadata(file).unwrap().modified().unwrap();

@@ -30,7 +30,7 @@ fn teacher() -> Option<PathBuf> {
         Some((dir, out["teacher"].clone()))
     });
     if made.is_none() {
-        eprintln!("skipped: FLOW_TEST_TEACHER names no model file; `export FLOW_TEST_TEACHER=$(tests/teacher_server.sh path)`");
+        common::skipped("FLOW_TEST_TEACHER names no model file; `export FLOW_TEST_TEACHER=$(tests/teacher_server.sh path)`");
     }
     made.as_ref().map(|m| m.1.clone())
 }

@@ -1,5 +1,9 @@
 //! A project directory in which the fixture `flow` is run.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
+
+mod skipped;
+
+pub use skipped::skipped;
 
 use std::fs;
 use std::path::{Path, PathBuf};

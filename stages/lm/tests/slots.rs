@@ -8,6 +8,9 @@ use flow_lm::train::initial_values;
 use flow_shaders::device::{Device, open};
 use std::collections::BTreeMap;
 
+#[path = "../../../tests/support/skipped.rs"]
+mod skip;
+
 const VOCAB: usize = 211;
 
 fn model(weights: Weights) -> (ModelConfig, BTreeMap<String, Vec<f32>>) {
@@ -29,7 +32,7 @@ fn model(weights: Weights) -> (ModelConfig, BTreeMap<String, Vec<f32>>) {
 }
 
 fn devices() -> Vec<Device> {
-    open("cpu", 2).into_iter().chain(open("gpu", 0).map_err(|e| eprintln!("SKIPPED on wgpu: {e}"))).collect()
+    open("cpu", 2).into_iter().chain(open("gpu", 0).map_err(|e| skip::skipped(format_args!("on wgpu: {e}")))).collect()
 }
 
 /// Requests of many kinds: lengths of prompts, ways to choose, ends.

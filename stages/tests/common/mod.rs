@@ -9,6 +9,10 @@ use flow_lm::train::Hyper;
 use flow_shaders::device::{Device, open};
 use safetensors::SafeTensors;
 
+#[path = "../../../tests/support/skipped.rs"]
+mod skip;
+pub use skip::skipped;
+
 /// `FLOW_GOLDEN_DIR`, or the repository's own copy.
 pub fn golden_dir() -> PathBuf {
     std::env::var_os("FLOW_GOLDEN_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from)
@@ -22,7 +26,7 @@ pub fn devices() -> Vec<Device> {
             let mut all = vec![open("cpu", 0).expect("the CPU is always there")];
             match open("gpu", 0) {
                 Ok(gpu) => all.push(gpu),
-                Err(e) => eprintln!("SKIPPED on wgpu: {e}"),
+                Err(e) => skipped(format_args!("on wgpu: {e}")),
             }
             all
         }

@@ -5,13 +5,14 @@ use crate::kernels::halves::rows::to_floats;
 
 /// `out[j, i] = Σ_k a[i, k]·b[j, k]` over 16 lanes, then a tree (see `simd::math::dot`), for rows of length `k`.
 pub(crate) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
+    assert!(k > 0 && a.len().is_multiple_of(k) && b.len().is_multiple_of(k), "whole rows of {k}: {} and {}", a.len(), b.len());
     #[cfg(target_arch = "x86_64")]
     if crate::simd::avx2() && is_x86_feature_detected!("f16c") && k.is_multiple_of(crate::simd::math::LANES) {
         if crate::simd::avx512() {
-            // SAFETY: the features were just detected.
+            // SAFETY: the features were just detected; whole rows of whole lanes, as asserted and asked above.
             return unsafe { wide512::dots(a, b, k, out) };
         }
-        // SAFETY: the features were just detected.
+        // SAFETY: the features were just detected; whole rows of whole lanes, as asserted and asked above.
         return unsafe { wide::dots(a, b, k, out) };
     }
     let m = a.len() / k;
@@ -51,9 +52,12 @@ pub(crate) mod wide {
     }
 
     /// As [`super::dots`].
+    ///
+    /// # Safety
+    /// `a` and `b` are whole rows of `k` values, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
-        // SAFETY: `blocks` gives the rows that it says.
+    pub(super) unsafe fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
+        // SAFETY: `blocks` gives the rows that it says, of those that the caller promised.
         super::blocks::<3>(a, b, k, out, |shape, a, b, out, ld| unsafe { any(shape, a, b, (k, k), out, (1, ld)) });
     }
 
@@ -123,8 +127,11 @@ mod wide512 {
     };
 
     /// As [`super::dots`].
+    ///
+    /// # Safety
+    /// `a` and `b` are whole rows of `k` values, a multiple of the lanes.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
-    pub(super) fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
+    pub(super) unsafe fn dots(a: &[f32], b: &[u16], k: usize, out: &mut [f32]) {
         super::blocks::<4>(a, b, k, out, |shape, a, b, out, ld| {
             // SAFETY (all): the features are there as in this function, and `blocks` gives the rows that it says.
             match shape {

@@ -2,6 +2,7 @@
 //! `neon`); many tokens on VNNI, and the portable version, unpack the codes of a block of outputs once into a panel
 //! `[k/4, outputs]` of four codes a word, then multiply and add unsigned codes with signed activations for several tokens
 //! at a time. Row sums are subtracted once. All paths are exact integers.
+#![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
@@ -72,7 +73,8 @@ fn panels(tile: Tile, s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
             for r0 in (0..rows).step_by(ROWS) {
                 let m = ROWS.min(rows - r0);
                 (tile.run)(words * 4, m, &ops.q[r0 * words * 4..(r0 + m) * words * 4], panel, &mut acc);
-                y.put(s, ops, r0..r0 + m, (first, n), &acc);
+                // SAFETY: these outputs are this block's, and each block is one task's.
+                unsafe { y.put(s, ops, r0..r0 + m, (first, n), &acc) };
             }
         });
     });

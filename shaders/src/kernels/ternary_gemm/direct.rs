@@ -14,9 +14,10 @@ const STRETCH: usize = 16;
 /// Words that are fetched ahead of their use.
 const AHEAD: usize = 256;
 
-/// The product; the caller has checked that AVX2 is there.
+/// The product, where there is AVX2.
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
-    // SAFETY: the caller detected AVX2.
+    assert!(is_x86_feature_detected!("avx2"));
+    // SAFETY: as asserted.
     packed::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
 }
 
@@ -40,7 +41,7 @@ fn tokens(block: &Block<'_>, sums: &mut Sums) {
 fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums: &mut Sums) {
     use std::arch::x86_64::{_mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
     let blocks = words.div_ceil(LANES);
-    assert!(arranged.len() >= R * blocks * 4 * LANES);
+    assert!(arranged.len() >= R * blocks * 4 * LANES && codes.len() <= OUTS * words);
     // Few tokens: codes come from memory, row by row. Many: the activations of a stretch stay in the nearest cache.
     let at_once = if R <= FEW { blocks } else { STRETCH };
     // Made once: the first stretch of a row overwrites what the last group left.
@@ -60,7 +61,7 @@ fn stretches<const R: usize>(codes: &[u32], words: usize, arranged: &[u32], sums
         }
         for (r, line) in sums.chunks_exact_mut(OUTS).enumerate().take(R) {
             let sum = reduce(std::array::from_fn(|i| totals[i][r]));
-            // SAFETY: there are at most OUTS / 8 groups of eight.
+            // SAFETY: there are at most OUTS / 8 groups of eight, as many as codes were asserted to be.
             unsafe { _mm256_storeu_si256(line.as_mut_ptr().add(group * 8).cast(), sum) };
         }
     }

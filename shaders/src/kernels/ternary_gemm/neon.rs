@@ -24,13 +24,14 @@ type Fields = [int8x16_t; 4];
 trait Add: Fn(int32x4_t, Fields, Fields) -> int32x4_t + Copy {}
 impl<F: Fn(int32x4_t, Fields, Fields) -> int32x4_t + Copy> Add for F {}
 
-/// The product with the dot-product extension; the caller has checked that it is there.
+/// The product, where there is the dot-product extension.
 pub(crate) fn dotprod(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
     #[target_feature(enable = "neon,dotprod")]
     fn sum(block: &Block<'_>, sums: &mut Sums) {
         tokens(block, sums, |total, codes, q| dots(total, codes, q));
     }
-    // SAFETY: the caller detected the feature.
+    assert!(std::arch::is_aarch64_feature_detected!("dotprod"));
+    // SAFETY: as asserted.
     packed::product::<LANES>(s, ops, y, |block, sums| unsafe { sum(block, sums) });
 }
 

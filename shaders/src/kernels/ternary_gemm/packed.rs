@@ -1,5 +1,6 @@
 //! What the products straight over the packed words share: tokens in groups, their activations arranged as a vector of
 //! words meets them, outputs in blocks over the threads.
+#![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
@@ -71,7 +72,8 @@ pub(super) fn product<const LANES: usize>(s: &Shape, ops: &Product<'_>, y: &Targ
                 for r0 in (0..rows).step_by(ROWS) {
                     let m = ROWS.min(rows - r0);
                     sum(&Block { codes, words, arranged: &arranged[r0 * width..(r0 + m) * width], rows: m }, &mut sums);
-                    y.put(s, ops, r0..r0 + m, (first, n), &sums);
+                    // SAFETY: these outputs belong to this part, and each part to one task.
+                    unsafe { y.put(s, ops, r0..r0 + m, (first, n), &sums) };
                 }
             }
         });

@@ -28,8 +28,11 @@ impl<'a> Target<'a> {
     pub(crate) fn new(y: &'a mut [f32], outs: usize) -> Self {
         Self { y: y.as_mut_ptr(), len: y.len(), outs, life: std::marker::PhantomData }
     }
-    /// Turns integer sums `[rows, OUTS]` of some tokens into `n` outputs of each from `first` on, which no other task touches.
-    pub(crate) fn put(&self, s: &Shape, ops: &Product<'_>, rows: std::ops::Range<usize>, (first, n): (usize, usize), sums: &[i32]) {
+    /// Turns integer sums `[rows, OUTS]` of some tokens into `n` outputs of each from `first` on.
+    ///
+    /// # Safety
+    /// No other task touches these outputs of these tokens meanwhile.
+    pub(crate) unsafe fn put(&self, s: &Shape, ops: &Product<'_>, rows: std::ops::Range<usize>, (first, n): (usize, usize), sums: &[i32]) {
         put_rows(self, &ops.scales[rows.clone()], &ops.scale[first..first + n], sums, s.add == 1, rows.start, first);
     }
 }
@@ -39,7 +42,7 @@ crate::simd! {
         for (i, (RowScale { step, sum: offset }, sums)) in rows.iter().zip(sums.chunks_exact(OUTS)).enumerate() {
             let at = (row + i) * to.outs + first;
             assert!(first + scale.len() <= to.outs && at + scale.len() <= to.len);
-            // SAFETY: within the slice; outputs are written by one task each (see `Sync`).
+            // SAFETY: within the slice, as asserted; outputs are written by one task each (promised to `put`, the one caller).
             let y = unsafe { std::slice::from_raw_parts_mut(to.y.add(at), scale.len()) };
             for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
                 let value = ((sum - offset) as f32 * step) * scale;

@@ -15,9 +15,10 @@ pub(crate) fn here() -> bool {
     crate::simd::avx512() && is_x86_feature_detected!("avx512vnni")
 }
 
-/// The product; the caller has checked [`here`].
+/// The product, where [`here`] says that it can be computed.
 pub(crate) fn product(s: &Shape, ops: &Product<'_>, y: &Target<'_>) {
-    // SAFETY: the caller detected the features.
+    assert!(here());
+    // SAFETY: as asserted.
     packed::product::<LANES>(s, ops, y, |block, sums| unsafe { tokens(block, sums) });
 }
 
@@ -42,7 +43,7 @@ fn rows<const R: usize>(block: &Block<'_>, sums: &mut Sums) {
         __m512i, _mm256_add_epi32, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_extracti64x4_epi64,
     };
     let Block { codes, words, arranged, .. } = *block;
-    assert!(arranged.len() >= R * words.div_ceil(LANES) * 4 * LANES);
+    assert!(arranged.len() >= R * words.div_ceil(LANES) * 4 * LANES && codes.len() <= OUTS * words);
     let halves = |sum: __m512i| _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum));
     // Made once: a row overwrites what the last group left.
     let mut totals = [[_mm256_setzero_si256(); R]; 8];
@@ -55,7 +56,7 @@ fn rows<const R: usize>(block: &Block<'_>, sums: &mut Sums) {
         }
         for (r, line) in sums.chunks_exact_mut(OUTS).enumerate().take(R) {
             let sum = reduce(std::array::from_fn(|i| totals[i][r]));
-            // SAFETY: there are at most OUTS / 8 groups of eight.
+            // SAFETY: there are at most OUTS / 8 groups of eight, as many as codes were asserted to be.
             unsafe { _mm256_storeu_si256(line.as_mut_ptr().add(group * 8).cast(), sum) };
         }
     }

@@ -26,9 +26,13 @@ impl Mapped {
 
 impl Mapped {
     /// Lets pages go that were read and will not be for a while: they count as this process's memory until then.
+    ///
+    /// # Panics
+    /// Where the part is not within the file.
     pub fn forget(&self, part: std::ops::Range<usize>) {
+        assert!(part.start <= part.end && part.end <= self.0.len(), "{part:?} of {} bytes", self.0.len());
         #[cfg(unix)]
-        // SAFETY: a private mapping of a file that is only read: pages that are dropped come back from the file.
+        // SAFETY: within the mapping, as asserted; private, of a file that is only read: pages that are dropped come back from it.
         let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len()) };
     }
 }

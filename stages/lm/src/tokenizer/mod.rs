@@ -191,8 +191,8 @@ impl Tokenizer {
     /// What stands between the characters that have no token and no `unk`.
     fn encode_around(&self, text: &str) -> Vec<TokenId> {
         let mut known = HashMap::new();
-        let mut unknown = |c: char| !*known.entry(c).or_insert_with(|| self.encode_whole(c.encode_utf8(&mut [0; 4])).is_some());
-        text.split(|c| unknown(c)).filter(|part| !part.is_empty()).flat_map(|part| self.encode_whole(part).unwrap_or_default()).collect()
+        let unknown = |c: char| !*known.entry(c).or_insert_with(|| self.encode_whole(c.encode_utf8(&mut [0; 4])).is_some());
+        text.split(unknown).filter(|part| !part.is_empty()).flat_map(|part| self.encode_whole(part).unwrap_or_default()).collect()
     }
 
     /// Token ids of bytes: valid UTF-8 is encoded as text, any other byte becomes the token of that byte, where there is one.
