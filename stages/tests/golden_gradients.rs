@@ -37,6 +37,7 @@ fn draw(stream: &mut Stream, role: Role) -> f32 {
         match role {
             Role::Norm => return 1.0 + k as f32 / 2048.0,
             Role::Bias => return k as f32 / 2048.0,
+            Role::Scale => return 0.125 + k as f32 / 8192.0,
             _ if !(97..=159).contains(&k.abs()) => return k as f32 / 2048.0,
             _ => {}
         }
@@ -188,6 +189,61 @@ fn golden_gradients() {
             assert!(loss_apart < 2e-6, "{what}: a loss of {loss} against {}", case.loss);
             assert!(worst < TOLERANCE, "{what}: the gradient of {name} is {worst} apart");
         }
+    }
+}
+
+/// Largest difference of a training from PyTorch's: of losses and gradient norms, relative, and of parameters, relative to the
+/// largest change of one.
+const TRAINING_TOLERANCE: (f64, f64) = (5e-5, 5e-3);
+
+/// Steps of a whole training, whatever the optimizer and the rule of weights: losses, norms and what is left of the parameters.
+#[test]
+fn golden_trainings() {
+    let text = std::fs::read(common::golden_dir().join("gradients/trainings.json")).expect("trainings.json");
+    let about: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let (adamw, muon) = (&about["adamw"], &about["muon"]);
+    let hyper = |step: usize| Hyper {
+        lr: number(&adamw["lr"]) as f32,
+        muon_lr: number(&muon["lr"]) as f32,
+        betas: (number(&adamw["betas"][0]) as f32, number(&adamw["betas"][1]) as f32, number(&adamw["eps"]) as f32),
+        weight_decay: number(&adamw["decay"]) as f32,
+        muon: (number(&muon["momentum"]) as f32, number(&muon["decay"]) as f32),
+        clip: number(&about["clip"]) as f32,
+        ..hyper(step as u64, 1.0, 8)
+    };
+    for (device, (name, case)) in devices().iter().flat_map(|d| about["cases"].as_object().expect("cases").iter().map(move |c| (d, c))) {
+        let what = format!("{name} on {}", device.name());
+        let mut described = case.clone();
+        (described["bits"], described["batch_seed"], described["loss"]) = (8.into(), 1.into(), 0.0.into());
+        let case_of = Case::of(name, &described, &about);
+        let optimizer = if case["optimizer"] == "muon" { Optimizer::Muon } else { Optimizer::Adamw };
+        let mut trainer =
+            Trainer::new(device, case_of.config.clone(), shape(case_of.sequences, case_of.config.seq), optimizer).expect("fits");
+        trainer.load(&case_of.tensors).expect("parameters");
+        let padded = about["padded"].as_u64().expect("a count") as usize;
+        let mut worst = 0f64;
+        for (step, want) in case["history"].as_array().expect("steps").iter().enumerate() {
+            let micro = micro(&case_of.config, case_of.sequences, padded, step as u64 + 1);
+            let stats = trainer.step(&[micro], &hyper(step + 1)).expect("a step");
+            for (got, want) in [stats.total(), stats.grad_norm].into_iter().zip([&want[0], &want[1]].map(number)) {
+                worst = worst.max((f64::from(got) / want - 1.0).abs());
+            }
+        }
+        let golden = Golden::file(&format!("gradients/trained_{name}.safetensors"), "gradients/trainings.json");
+        let last = trainer.tensors().expect("parameters");
+        let mut parameters = (0f64, String::new());
+        for spec in case_of.config.tensors() {
+            let (first, last) = (&case_of.tensors[&spec.name], &last[&spec.name]);
+            let moved = first.iter().zip(last).fold(0f64, |m, (a, b)| m.max(f64::from((a - b).abs())));
+            let off = apart(&golden, &spec, case_of.each, last) * largest(last) / moved;
+            if off > parameters.0 {
+                parameters = (off, spec.name);
+            }
+        }
+        println!("{what}: losses and norms {worst:.1e} apart, parameters {:.1e} of their way ({})", parameters.0, parameters.1);
+        assert!(worst < TRAINING_TOLERANCE.0, "{what}: {worst}");
+        assert!(parameters.0 < TRAINING_TOLERANCE.1, "{what}: {parameters:?}");
     }
 }
 

@@ -91,6 +91,8 @@ def shapes(c):
             yield f"layers.{l}.{name}", (out, width), "linear"
             if c.get("qkv_bias") and name in "qkv":
                 yield f"layers.{l}.{name}_bias", (out,), "bias"
+            if c["weights"] == "threshold":
+                yield f"layers.{l}.{name}_scale", (out,), "scale"
     yield "norm", (c["dim"],), "norm"
     if not c["tied"]:
         yield "head", (c["vocab"], c["dim"]), "head"
@@ -102,6 +104,8 @@ def draw(stream, role):
         k = stream.next(10) - 512
         if role == "norm":
             return 1 + k / 2048
+        if role == "scale":
+            return 0.125 + k / 8192
         if role == "bias" or not 97 <= abs(k) <= 159:
             return k / 2048
 
@@ -118,12 +122,12 @@ def is_ternary(c, role):
     return c["weights"] == "absmean" and said.get(role, False)
 
 
-def scales(c, w):
-    """The scale of each weight, in the arithmetic of float32, where the sums are exact."""
+def scales(c, w, exact=True):
+    """The scale of each weight, in the arithmetic of float32, where the sums are exact; in a training they are not."""
     group = c.get("group", "tensor")
     per = {"tensor": w.numel(), "row": w.shape[1]}.get(group, group)
     sums = w.abs().reshape(-1, per).sum(1).numpy()
-    assert (sums.astype(np.float32) == sums).all(), "a sum that float32 does not hold"
+    assert not exact or (sums.astype(np.float32) == sums).all(), "a sum that float32 does not hold"
     s = np.maximum(sums.astype(np.float32) / np.float32(per), np.float32(1e-5))
     if group != "tensor" or c.get("scale") == "f16":
         s = s.astype(np.float16)
@@ -133,16 +137,19 @@ def scales(c, w):
 class Model:
     """A decoder of the definitions; `margins` collects how far from ties it rounded."""
 
-    def __init__(self, c, params, soft=None):
-        self.soft = soft
+    def __init__(self, c, params, soft=None, exact=True):
+        self.soft, self.exact = soft, exact
         self.c, self.p, self.margins = c, params, {"weight": math.inf, "code": math.inf}
         self.roles = {name: role for name, _, role in shapes(c)}
 
     def weight(self, name):
         w = self.p[name]
+        if self.c["weights"] == "threshold" and self.roles[name] == "linear":
+            codes = (w.sign() * (w.abs() > 0.7 * w.abs().mean())).detach()
+            return self.p[name + "_scale"].unsqueeze(-1) * (codes + w - w.detach())
         if not is_ternary(self.c, self.roles[name]):
             return w
-        s = scales(self.c, w.detach())
+        s = scales(self.c, w.detach(), self.exact)
         apart = ((w.detach() / s).abs() - 0.5).abs().min().item() / 0.5
         self.margins["weight"] = min(self.margins["weight"], apart)
         pressure, inverse = self.soft or (1.0, 0.0)
@@ -299,7 +306,70 @@ def make(number, options):
     return about, {k: v for name, g in grads.items() for k, v in stored(name, g).items()}
 
 
+# Whole trainings: what each tensor's optimizer makes of the gradients, step after step.
+ADAMW = dict(lr=3e-3, betas=[0.9, 0.95], eps=1e-8, decay=0.1)
+MUON = dict(lr=0.02, momentum=0.95, decay=0.1, coefficients=[3.4445, -4.7750, 2.0315], iterations=5)
+CLIP, STEPS = 1.0, 8
+TRAININGS = {
+    "muon_absmean": (dict(FLOAT, sub_norm=True, tied=False), "muon"),
+    "muon_float": (dict(weights="float"), "muon"),
+    "adamw_threshold": (dict(weights="threshold", activations="float", sub_norm=True), "adamw"),
+    "muon_threshold": (dict(weights="threshold", activations="float"), "muon"),
+}
+
+
+def orthogonal(u):
+    """Newton–Schulz steps of K. Jordan and others on the matrix itself."""
+    x, (a, b, c) = u / (u.norm() + 1e-7), MUON["coefficients"]
+    x = x.T if u.shape[0] > u.shape[1] else x
+    for _ in range(MUON["iterations"]):
+        g = x @ x.T
+        x = a * x + (b * g + c * g @ g) @ x
+    return x.T if u.shape[0] > u.shape[1] else x
+
+
+def train(c, optimizer, seed):
+    params = {name: p.requires_grad_() for name, p in parameters(c, seed)}
+    model = Model(c, params, exact=False)
+    state = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in params.items()}
+    history = []
+    for step in range(1, STEPS + 1):
+        loss = model.loss(*batch(c, step), 8)
+        grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()))))
+        norm = torch.stack([g.pow(2).sum() for g in grads.values()]).sum().sqrt()
+        history.append([loss.item(), norm.item()])
+        with torch.no_grad():
+            for name, p in params.items():
+                g, role, (m, v) = grads[name] * min(1.0, CLIP / (norm.item() + 1e-6)), model.roles[name], state[name]
+                if optimizer == "muon" and role == "linear":
+                    m.mul_(MUON["momentum"]).add_(g)
+                    update = orthogonal(g + MUON["momentum"] * m) * math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
+                    p.mul_(1 - MUON["lr"] * MUON["decay"]).sub_(MUON["lr"] * update)
+                    continue
+                b1, b2 = ADAMW["betas"]
+                p.mul_(1 - ADAMW["lr"] * ADAMW["decay"] * (role in ("linear", "head")))
+                m.mul_(b1).add_((1 - b1) * g)
+                v.mul_(b2).add_((1 - b2) * g * g)
+                p.sub_(ADAMW["lr"] * (m / (1 - b1**step)) / ((v / (1 - b2**step)).sqrt() + ADAMW["eps"]))
+    return history, {name: p.detach() for name, p in params.items()}
+
+
+def trainings():
+    said = {}
+    for number, (name, (options, optimizer)) in enumerate(TRAININGS.items()):
+        c, seed = {**BASE, **options}, 500 + number
+        history, final = train(c, optimizer, seed)
+        save_file({k: v for n, p in final.items() for k, v in stored(n, p).items()}, os.path.join(HERE, f"trained_{name}.safetensors"))
+        said[name] = {"config": c, "optimizer": optimizer, "seed": seed, "history": history}
+        print(name, [round(loss, 4) for loss, _ in history], flush=True)
+    about = {"sequences": SEQUENCES, "seq": SEQ, "padded": PADDED, "each": EACH, "clip": CLIP, "adamw": ADAMW, "muon": MUON, "cases": said}
+    with open(os.path.join(HERE, "trainings.json"), "w") as f:
+        json.dump(about, f, indent=1)
+        f.write("\n")
+
+
 def main():
+    trainings()
     cases = {}
     for number, (name, options) in enumerate(CASES.items()):
         cases[name], tensors = make(number, options)
