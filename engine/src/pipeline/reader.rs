@@ -34,11 +34,13 @@ impl Part {
 }
 
 /// Reads the parts of a pipeline, the main file first.
-pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
+pub(crate) fn read(mut parts: Vec<Part>) -> Result<Pipeline, Problems> {
     let mut vars = Fields::new();
     for part in parts.iter().rev() {
         vars.extend(part.map("vars").into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
     }
+    // Values are needed until declarations are made of them; what stays of a document says where things stand.
+    let roots: Vec<Node> = parts.iter_mut().map(|part| std::mem::replace(&mut part.document.root, Node::null())).collect();
     let main = &parts[0];
     let stem = main.file.file_stem().map_or_else(|| "pipeline".into(), |s| s.to_string_lossy().into_owned());
     let mut out = Pipeline {
@@ -58,10 +60,11 @@ pub(crate) fn read(parts: Vec<Part>) -> Result<Pipeline, Problems> {
         overrides: Overrides::default(),
     };
     let mut problems = Vec::new();
-    for (i, part) in parts.into_iter().enumerate() {
+    for (i, (part, root)) in parts.into_iter().zip(roots).enumerate() {
         let dir: Arc<Path> = part.dir().into();
-        let mut reader = Reader { document: Arc::new(part.document), dir, vars: &vars, problems: Vec::new() };
-        reader.file(i == 0, &mut out);
+        let document = if i == 0 { out.document.clone() } else { Arc::new(part.document) };
+        let mut reader = Reader { document, dir, vars: &vars, problems: Vec::new() };
+        reader.file(i == 0, &root, &mut out);
         problems.extend(reader.problems);
     }
     problems.extend(misspelt_pools(&out));
@@ -144,9 +147,9 @@ impl Reader<'_> {
         }
     }
 
-    fn file(&mut self, main: bool, out: &mut Pipeline) {
+    fn file(&mut self, main: bool, root: &Node, out: &mut Pipeline) {
         let document = self.document.clone();
-        let Node::Map(top) = &document.root else {
+        let Node::Map(top) = root else {
             return self.wrong(&[], "a pipeline is a mapping with `flow: 1` and `stages:`");
         };
         if main {

@@ -21,7 +21,7 @@ pub use stage::{Origin, ParamSource, PlannedStage, StageId, Wire};
 
 /// A linked pipeline.
 pub struct Plan {
-    /// The file that it was made from.
+    /// The file that it was made from, without the declarations of its stages.
     pub pipeline: Pipeline,
     /// Stages; [`StageId`] indexes them.
     pub stages: Vec<PlannedStage>,
@@ -35,7 +35,7 @@ pub struct Plan {
 
 impl Plan {
     /// Links a pipeline against the kinds of a registry.
-    pub fn link(pipeline: Pipeline, registry: &Registry) -> Result<Self, Problems> {
+    pub fn link(mut pipeline: Pipeline, registry: &Registry) -> Result<Self, Problems> {
         let linker = Linker::new(&pipeline, registry);
         let (stages, publish, targets) = linker.link()?;
         let mut graph = DiGraph::new();
@@ -46,6 +46,8 @@ impl Plan {
             }
         }
         let Ok(order) = toposort(&graph, None) else { return Err(cycle(&pipeline, &stages, &graph).into()) };
+        // Declarations have become stages.
+        pipeline.stages = Vec::new();
         let order = order.into_iter().map(|n| graph[n]).collect();
         let by_name = stages.iter().enumerate().map(|(i, s)| (s.name.clone(), StageId(i))).collect();
         Ok(Self { pipeline, stages, graph, order, by_name, publish, targets })
