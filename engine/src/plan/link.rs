@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::document::Document;
 use crate::kind::{Kind, Refused, show_path};
+use crate::node::Node;
 use crate::outputs::VERDICT;
 use crate::pipeline::{Pipeline, PortRef, StageDecl};
 use crate::plan::stage::{Origin, ParamSource, PlannedStage, StageId, Wire, json_pointer};
@@ -82,19 +83,22 @@ pub(crate) struct Linker<'a> {
     by_name: HashMap<&'a str, usize>,
     /// Kinds in the order of the stages, with the parameters read by their types; `None` where either is wrong.
     kinds: Vec<Option<Arc<dyn Kind>>>,
+    /// `with:` of each stage, until it is read.
+    with: Vec<Node>,
     raw: Vec<Value>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Linker<'a> {
-    pub fn new(pipeline: &'a Pipeline, registry: &'a Registry) -> Self {
+    /// `with` are the parameters of the stages of the pipeline, which are let go one by one.
+    pub fn new(pipeline: &'a Pipeline, with: Vec<Node>, registry: &'a Registry) -> Self {
         let by_name = pipeline.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
-        Self { pipeline, registry, by_name, kinds: Vec::new(), raw: Vec::new(), problems: Vec::new() }
+        Self { pipeline, registry, by_name, with, kinds: Vec::new(), raw: Vec::new(), problems: Vec::new() }
     }
 
     pub fn link(mut self) -> Result<Linked, Problems> {
-        for decl in &self.pipeline.stages {
-            let (kind, raw) = self.kind(decl).unzip();
+        for (decl, with) in self.pipeline.stages.iter().zip(std::mem::take(&mut self.with)) {
+            let (kind, raw) = self.kind(decl, &with).unzip();
             self.kinds.push(kind);
             self.raw.push(raw.unwrap_or_default());
         }
@@ -127,7 +131,7 @@ impl<'a> Linker<'a> {
     }
 
     /// The kind of a stage, and its parameters by the kind's types.
-    fn kind(&mut self, decl: &StageDecl) -> Option<(Arc<dyn Kind>, Value)> {
+    fn kind(&mut self, decl: &StageDecl, with: &Node) -> Option<(Arc<dyn Kind>, Value)> {
         let Some(kind) = self.registry.get(&decl.kind) else {
             let help = match nearest(&decl.kind, self.registry.names()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -138,7 +142,7 @@ impl<'a> Linker<'a> {
             return None;
         };
         let inputs: Vec<_> = decl.inputs.iter().map(|(port, refs, list)| (port.clone(), *list || self.several(refs))).collect();
-        let read = typed::read(kind.schema(), &decl.with);
+        let read = typed::read(kind.schema(), with);
         match read.and_then(|raw| Ok((kind.shape(&inputs, &raw)?.unwrap_or_else(|| kind.clone()), raw))) {
             Ok(found) => Some(found),
             Err(refused) => {

@@ -12,6 +12,7 @@ use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::estimate::{Estimate, Maker, Makers, Wired};
+use crate::node::Node;
 use crate::pipeline::{Pipeline, PortRef};
 use crate::problem::{Problem, Problems, suggest};
 use crate::registry::Registry;
@@ -36,7 +37,8 @@ pub struct Plan {
 impl Plan {
     /// Links a pipeline against the kinds of a registry.
     pub fn link(mut pipeline: Pipeline, registry: &Registry) -> Result<Self, Problems> {
-        let linker = Linker::new(&pipeline, registry);
+        let with = pipeline.stages.iter_mut().map(|decl| std::mem::replace(&mut decl.with, Node::null())).collect();
+        let linker = Linker::new(&pipeline, with, registry);
         let (stages, publish, targets) = linker.link()?;
         let mut graph = DiGraph::new();
         let nodes: Vec<NodeIndex> = (0..stages.len()).map(|i| graph.add_node(StageId(i))).collect();
