@@ -181,6 +181,18 @@ fn serve(mut stream: TcpStream, answer: &impl Fn(&str, &mut TcpStream)) -> Optio
     }
 }
 
+/// The environment in which an endpoint is an S3 that has so many seconds for an answer.
+fn as_s3<'a>(address: &'a str, seconds: &'a str) -> [(&'static str, &'a str); 6] {
+    [
+        ("AWS_ENDPOINT_URL", address),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
+        ("AWS_REGION", "us-east-1"),
+        ("FLOW_REMOTE_TIMEOUT", seconds),
+    ]
+}
+
 fn reply(stream: &mut TcpStream, status: &str, more: &str, body: &str) {
     // Who asked may be gone.
     let _ = write!(stream, "HTTP/1.1 {status}\r\n{more}content-length: {}\r\n\r\n{body}", body.len());
@@ -210,14 +222,7 @@ fn a_remote_that_misbehaves_costs_one_warning_and_nothing_else() {
         let project = Project::new(CHAIN);
         let began = Instant::now();
         let address = server(answer);
-        let vars = [
-            ("AWS_ENDPOINT_URL", address.as_str()),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "very-secret"),
-            ("AWS_REGION", "us-east-1"),
-            ("FLOW_REMOTE_TIMEOUT", "1"),
-        ];
+        let vars = as_s3(&address, "1");
         let ran = project.flow_with(&["run", "p.yaml", "--json", "--remote", "s3://bucket/prefix"], &vars).expect(0);
         assert_eq!(ran.names("executed"), ["a", "b", "c"], "{what}");
         assert_eq!(warnings(&ran), 1, "{what}: {}", ran.err);
@@ -246,14 +251,7 @@ fn a_run_that_waits_for_the_remote_hears_that_it_is_to_stop() {
             }
         }
     });
-    let vars = [
-        ("AWS_ENDPOINT_URL", address.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
-        ("AWS_REGION", "us-east-1"),
-        ("FLOW_REMOTE_TIMEOUT", "60"),
-    ];
+    let vars = as_s3(&address, "60");
     for pipeline in [CHAIN.to_owned(), CHAIN.replace("cat $t > $out", "cat $t $t > $out")] {
         let project = Project::new(&pipeline);
         let child = project.start_with(&["--remote", "s3://bucket/prefix"], &vars);

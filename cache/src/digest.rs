@@ -104,3 +104,10 @@ pub struct Artifact {
     /// Bytes of the file, or of all files of the directory.
     pub size: u64,
 }
+
+impl Artifact {
+    /// Bytes of the object that its digest names; nobody wrote down those of a manifest.
+    pub(crate) fn object_size(&self) -> Option<u64> {
+        (!self.tree).then_some(self.size)
+    }
+}

@@ -87,7 +87,7 @@ impl Cache {
     /// Brings every object of an artifact here, if one is missing.
     pub fn fetch(&self, artifact: &Artifact) -> Result<(), CacheError> {
         let mut entered = Entered::default();
-        self.fetch_object(&artifact.digest, (!artifact.tree).then_some(artifact.size), &mut entered)?;
+        self.fetch_object(&artifact.digest, artifact.object_size(), &mut entered)?;
         if artifact.tree {
             for entry in self.manifest(artifact)?.entries() {
                 self.fetch_object(&entry.digest, Some(entry.size), &mut entered)?;

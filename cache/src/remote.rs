@@ -26,8 +26,8 @@ use crate::files;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes a second that a transfer must make on the whole, beyond [`PATIENCE`]: a server that drips ends a run's waiting too.
 const SLOWEST: u64 = 128 << 10;
-/// No manifest of a directory, and nothing else whose size is not known beforehand, is larger.
-const LARGEST_UNKNOWN: u64 = 1 << 30;
+/// No manifest of a directory is larger: of all objects these alone have a size that nobody wrote down.
+const LARGEST_MANIFEST: u64 = 64 << 20;
 /// Larger objects are sent in parts.
 const PART: u64 = 16 << 20;
 /// No action entry is larger.
@@ -151,7 +151,7 @@ impl Remote {
         read_entry(key, &bytes)
     }
 
-    /// A temporary file in `tmp` with an object's bytes, checked against its name and, where it is known, its size.
+    /// A temporary file in `tmp` with an object's bytes, checked against its name and its size, which a manifest alone has not.
     pub fn fetch(&self, digest: &Digest, size: Option<u64>, tmp: &FilePath) -> Result<NamedTempFile, FetchError> {
         if let Some(trouble) = self.trouble() {
             return Err(FetchError::LeftAlone(trouble));
@@ -252,7 +252,7 @@ async fn download(
     (patience, size): (Duration, Option<u64>),
     out: &mut fs::File,
 ) -> Result<Digest, FetchError> {
-    let most = size.unwrap_or(LARGEST_UNKNOWN);
+    let most = size.unwrap_or(LARGEST_MANIFEST);
     let limit = patience + Duration::from_secs(most / SLOWEST);
     let late = |_| FetchError::Refused(format!("{most} bytes at the most did not come within {} s", limit.as_secs_f32()));
     tokio::time::timeout(limit, stream(store, path, (patience, most), out)).await.map_err(late)?

@@ -96,7 +96,7 @@ impl Cache {
                 continue;
             };
             let elsewhere = self.remote().is_some() && self.index.is_remote(&file.entry.key.0)?;
-            let mut there = |digest: &Digest, report: &mut VerifyReport| {
+            let mut there = |digest: &Digest, size: Option<u64>, report: &mut VerifyReport| {
                 if elsewhere && !report.damaged.contains(digest) {
                     return true;
                 }
@@ -104,7 +104,7 @@ impl Cache {
                     if self.layout().object(digest).exists() {
                         return true;
                     }
-                    let healed = self.bring_back(digest);
+                    let healed = self.bring_back(digest, size);
                     if healed {
                         report.healed.push(*digest);
                     } else {
@@ -115,12 +115,12 @@ impl Cache {
             };
             let mut whole = true;
             for artifact in file.entry.outputs.values() {
-                whole &= there(&artifact.digest, report);
+                whole &= there(&artifact.digest, artifact.object_size(), report);
                 if artifact.tree
                     && let Ok(manifest) = self.manifest(artifact)
                 {
                     for entry in manifest.entries() {
-                        whole &= there(&entry.digest, report);
+                        whole &= there(&entry.digest, Some(entry.size), report);
                     }
                 }
             }
@@ -132,8 +132,8 @@ impl Cache {
         Ok(())
     }
 
-    fn bring_back(&self, digest: &Digest) -> bool {
+    fn bring_back(&self, digest: &Digest, size: Option<u64>) -> bool {
         let mut entered = Entered::default();
-        self.remote().is_some_and(|r| self.fetch_from(r, (digest, None), &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
+        self.remote().is_some_and(|r| self.fetch_from(r, (digest, size), &mut entered).is_ok()) && self.settle(&[&entered]).is_ok()
     }
 }

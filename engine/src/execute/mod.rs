@@ -144,9 +144,20 @@ async fn attempt(job: &Execution, env: &Env) -> Result<Finished, Failure> {
     let (task, inputs) = {
         let (cache, dir, heavy) = (env.cache.clone(), dir.clone(), job.stage.kind.heavy());
         let placed: Vec<_> = job.inputs.iter().zip(&draft.inputs).map(|((artifact, _), input)| (*artifact, input.path.clone())).collect();
-        let prepare = move || Ok(prepare(&cache, &dir, draft, &placed, heavy)?);
-        // Inputs may have to come from the remote cache first.
-        if env.cache.remote().is_some() { unless_stopped(env, prepare).await? } else { blocking(prepare).await? }
+        if env.cache.remote().is_some() {
+            // Into the store, which is whole whenever it is left alone; what is not to be had is named below.
+            let (cache, wanted): (_, Vec<_>) = (cache.clone(), placed.iter().map(|(artifact, _)| *artifact).collect());
+            let bring = move || {
+                for artifact in &wanted {
+                    if cache.fetch(artifact).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            unless_stopped(env, bring).await?;
+        }
+        blocking(move || Ok(prepare(&cache, &dir, draft, &placed, heavy)?)).await?
     };
     let mut heard = Told::new(&job.stage.name, env.sink.clone());
     let ran = match (&env.options.worker, job.stage.kind.heavy()) {

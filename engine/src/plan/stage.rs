@@ -54,18 +54,20 @@ impl ParamSource {
     /// What stands for it in the key; `None` where the parameter itself does.
     pub fn content(&self, cache: &Cache) -> Result<Option<Value>, CacheError> {
         Ok(Some(match &self.of {
-            Origin::Path(path) if sources::parts(path).is_some() => {
-                let mut parts = Map::new();
-                for part in sources::parts(path).into_iter().flatten().filter(|p| p.is_file()) {
-                    let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    parts.insert(name, json!(cache.digest_source_file(&part)?.0));
+            Origin::Path(path) => match sources::parts(path) {
+                Some(all) => {
+                    let mut parts = Map::new();
+                    for part in all.iter().filter(|p| p.is_file()) {
+                        let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                        parts.insert(name, json!(cache.digest_source_file(part)?.0));
+                    }
+                    json!({ "parts": parts })
                 }
-                json!({ "parts": parts })
-            }
-            Origin::Path(path) => {
-                let artifact = cache.digest_source(path)?;
-                json!({ if artifact.tree { "dir" } else { "file" }: artifact.digest })
-            }
+                None => {
+                    let artifact = cache.digest_source(path)?;
+                    json!({ if artifact.tree { "dir" } else { "file" }: artifact.digest })
+                }
+            },
             Origin::Glob(dir, pattern) => {
                 let found = sources::expand(dir, pattern).map_err(CacheError::io("read", &dir.join(pattern)))?;
                 let mut files = Map::new();

@@ -59,8 +59,7 @@ pub fn judge(found: &Fidelity, whose: &str, lossy: Lossy, ctx: &TaskContext) -> 
     Ok(())
 }
 
-/// A text that does not come back.
-pub fn refused(found: &Fidelity, whose: &str) -> StageError {
+fn refused(found: &Fidelity, whose: &str) -> StageError {
     StageError::new(format!("{whose} tokenizer does not give the text back: {found}")).help(
         "take a tokenizer that has a token for every byte (byte-level BPE, or SentencePiece with byte fallback), leave these \
          characters out of the text, or go on with `lossy: accept`: figures then say that they are not comparable",

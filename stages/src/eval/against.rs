@@ -14,7 +14,7 @@ use flow_shaders::device::Device;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::quality::{agreement, scorer_taking};
+use super::quality::{Heldout, agreement, scorer_taking};
 
 /// Candidates of a distribution where tokenizers differ.
 const CANDIDATES: usize = 50;
@@ -260,7 +260,8 @@ fn across(
     let takes = fitting(how.takes, model)?;
     let mut session = scorer_taking(device, &ours_short, top_k, takes)?;
     session.set_bits(takes.bits())?;
-    let agrees = agreement(device, (&theirs_short, &other.tokenizer), (&mut session, &model.tokenizer), (text, text.len()), top_k)?;
+    let read = Heldout::unjudged(&other.tokenizer, text);
+    let agrees = agreement(device, (&theirs_short, &other.tokenizer), (&mut session, &model.tokenizer), (&read, read.bytes), top_k)?;
     Ok(Comparison {
         perplexity_ratio: libm::exp2(ours.bits_per_byte - theirs.bits_per_byte),
         model: ours,

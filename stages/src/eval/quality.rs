@@ -28,8 +28,15 @@ pub struct Heldout {
 impl Heldout {
     /// Encodes a text by a tokenizer that belongs to `whose`.
     pub fn of((tokenizer, whose): (&Tokenizer, &str), text: &str, lossy: Lossy, ctx: &TaskContext) -> Result<Self, StageError> {
-        let (tokens, fidelity) = faithful::encode((tokenizer, whose), text, lossy, ctx)?;
-        Ok(Self { tokens, bytes: text.len(), fidelity, bos: tokenizer.bos() })
+        let all = Self::unjudged(tokenizer, text);
+        faithful::judge(&all.fidelity, whose, lossy, ctx)?;
+        Ok(all)
+    }
+
+    /// Encodes a text whose fidelity the caller judges.
+    pub fn unjudged(tokenizer: &Tokenizer, text: &str) -> Self {
+        let (tokens, fidelity) = tokenizer.encode_faithfully(text);
+        Self { tokens, bytes: text.len(), fidelity, bos: tokenizer.bos() }
     }
 }
 
@@ -88,12 +95,12 @@ pub struct Agreement {
 }
 
 /// Compares the student with the teacher's distributions on some `bytes` of a text, in windows spread over the whole of it,
-/// projected onto the student's tokens.
+/// projected onto the student's tokens. The text is in the teacher's.
 pub fn agreement(
     device: &Device,
     teacher: (&Checkpoint, &Tokenizer),
     student: (&mut Session, &Tokenizer),
-    (text, bytes): (&str, usize),
+    (text, bytes): (&Heldout, usize),
     top_k: usize,
 ) -> Result<Agreement, StageError> {
     let (model, tokenizer) = teacher;
@@ -106,9 +113,8 @@ pub fn agreement(
     let first = FirstToken::new(student_tokenizer);
     let rule = if tokenizer.digest() == student_tokenizer.digest() { Rule::Same } else { Rule::ByteAligned };
     let projector = Projector::new(&first, rule, top_k, Some(tokenizer.eos().signed()));
-    let tokens = tokenizer.encode(text);
-    let all: Vec<Window<'_>> = tokens.chunks(t_seq).map(|targets| Window { first: tokenizer.bos(), targets }).collect();
-    let wanted = (all.len() as f64 * bytes as f64 / text.len().max(1) as f64).ceil() as usize;
+    let all: Vec<Window<'_>> = text.tokens.chunks(t_seq).map(|targets| Window { first: text.bos, targets }).collect();
+    let wanted = (all.len() as f64 * bytes as f64 / text.bytes.max(1) as f64).ceil() as usize;
     let windows = spread_of(all, Some(wanted), 0);
     let seq = lm.config().seq;
     let mut total = Agreement::default();

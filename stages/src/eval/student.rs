@@ -13,7 +13,7 @@ use super::baseline::{Answer, Baseline, read_baseline};
 use super::quality::{Agreement, Heldout, agreement, bits_per_byte, scorer};
 use super::speed::{self, Speed};
 use super::{compressors, hosted};
-use crate::data::{Lossy, Prompt, read_text};
+use crate::data::{Lossy, Prompt, faithful, read_text};
 use crate::task;
 use crate::teacher::continuations::{answers, bits_of};
 use crate::teacher::http::spec::Spec;
@@ -54,23 +54,29 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
     };
     let (at_bits, at_8, sliding) = (of_student(bits, false)?, of_student(Bits::Eight, false)?, of_student(bits, true)?);
     ctx.progress(1, 4, "parts");
-    let (of_teacher, theirs) = match &teacher {
-        Some((model, tokenizer)) => {
+    let theirs = match &teacher {
+        Some((model, tokenizer)) => Some((model, tokenizer, Heldout::of((tokenizer, "the teacher's"), &text, p.lossy, ctx)?)),
+        None => None,
+    };
+    let of_teacher = match &theirs {
+        Some((model, _, text)) => {
             let mut lm = scorer(&device, model, 0)?;
-            let theirs = Heldout::of((tokenizer, "the teacher's"), &text, p.lossy, ctx)?;
-            let plain = bits_per_byte(&mut lm, &theirs, false, ctx)?;
-            (Some((plain, bits_per_byte(&mut lm, &theirs, true, ctx)?)), Some(theirs.fidelity))
+            let plain = bits_per_byte(&mut lm, text, false, ctx)?;
+            Some((plain, bits_per_byte(&mut lm, text, true, ctx)?))
         }
-        None => (None, None),
+        None => None,
     };
     ctx.progress(2, 4, "parts");
     lm_student.set_bits(bits)?;
-    let agrees = match &teacher {
-        Some((model, theirs)) => agreement(&device, (model, theirs), (&mut lm_student, &tokenizer), (&text, p.agreement_bytes), top_k)?,
+    let agrees = match &theirs {
+        Some((model, of, text)) => agreement(&device, (model, of), (&mut lm_student, &tokenizer), (text, p.agreement_bytes), top_k)?,
         None => hosted::agreement(&mut lm_student, &tokenizer, &baseline)?,
     };
     ctx.progress(3, 4, "parts");
-    let samples = samples(&student, &tokenizer, &device, &baseline, (bits, baseline.max_tokens, p.kv_cache))?;
+    let rendered: Vec<String> = baseline.results.iter().map(|a| a.rendered(&baseline.template)).collect();
+    let prompts = faithful::encode_all((&tokenizer, "the student's"), &rendered, p.lossy, ctx)?;
+    let prompts = prompts.into_iter().map(|ids| tokenizer.with_bos(ids)).collect();
+    let samples = samples((&student, &tokenizer), &device, (&baseline, prompts), (bits, baseline.max_tokens, p.kv_cache))?;
     let models: Vec<_> = [(&student, bits)].into_iter().chain(teacher.as_ref().map(|t| (&t.0, Bits::Eight))).collect();
     let speeds = speed::compare(&device, &models, p.kv_cache)?;
     ctx.metric("bits_per_byte", at_bits);
@@ -89,8 +95,9 @@ pub fn evaluate(p: Asked, ctx: &TaskContext) -> Result<Value, StageError> {
         report["notes"] = json!(hosted::notes(spec));
     }
     report["compressors"] = json!(compressed);
-    report["text_fidelity"] = json!({"student": heldout.fidelity, "teacher": theirs});
-    report["comparable"] = [Some(&heldout.fidelity), theirs.as_ref()].into_iter().flatten().all(Fidelity::is_lossless).into();
+    let of_theirs = theirs.as_ref().map(|(.., text)| &text.fidelity);
+    report["text_fidelity"] = json!({"student": heldout.fidelity, "teacher": of_theirs});
+    report["comparable"] = [Some(&heldout.fidelity), of_theirs].into_iter().flatten().all(Fidelity::is_lossless).into();
     report["timestamp"] = ctx.now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).into();
     report["device"] = device.name().into();
     report["tokenizer"] = json!({"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()});
@@ -172,14 +179,12 @@ struct Samples {
 }
 
 fn samples(
-    student: &Checkpoint,
-    tokenizer: &Tokenizer,
+    (student, tokenizer): (&Checkpoint, &Tokenizer),
     device: &flow_shaders::device::Device,
-    baseline: &Baseline,
+    (baseline, prompts): (&Baseline, Vec<Vec<TokenId>>),
     how: (Bits, usize, KvCache),
 ) -> Result<Samples, StageError> {
     let asked: Vec<Prompt> = baseline.results.iter().map(Answer::asked).collect();
-    let prompts: Vec<Vec<TokenId>> = baseline.results.iter().map(|a| tokenizer.context(&a.rendered(&baseline.template))).collect();
     let held = held_validity(device, (student, tokenizer), (&asked, &prompts), how, || Ok(()))?;
     let answers = answers(device, student, tokenizer, (prompts, Vec::new()), how, |_| Ok(()))?;
     let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();

@@ -323,7 +323,8 @@ fn read(bytes: &[u8]) -> Option<(Progress, SafeTensors<'_>)> {
 mod tests {
     use super::*;
     use crate::config::ModelConfig;
-    use crate::train::TrainShape;
+    use crate::graph::Optimizer;
+    use crate::train::{Recipe, TrainShape};
 
     fn stats(skipped: bool, overflowed: bool) -> StepStats {
         StepStats { ce: 2.0, grad_norm: 1.0, skipped, overflowed, ..StepStats::default() }
@@ -342,21 +343,12 @@ mod tests {
     }
 
     fn trainer(mlp: usize) -> Trainer {
-        use crate::graph::{Moments, NewtonSchulz, Optimizer, Storage};
+        let recipe = Recipe { optimizer: Optimizer::Adamw, batch: 1, ..Recipe::default() };
         let config =
             ModelConfig { vocab: 16, dim: 16, layers: 1, heads: 1, kv_heads: 1, head_dim: 16, mlp, seq: 4, ..ModelConfig::plain() };
-        let shape = TrainShape {
-            batch: 1,
-            seq: 4,
-            top_k: 0,
-            ns: NewtonSchulz::quintic(5),
-            recompute: false,
-            moments: Moments::Float32,
-            storage: Storage::Float32,
-            evaluates: false,
-        };
+        let shape = TrainShape::of(&recipe, 4, 0, false);
         let cpu = flow_shaders::device::open("cpu", 1).expect("the CPU is always there");
-        let mut trainer = Trainer::new(&cpu, config, shape, Optimizer::Adamw).expect("fits");
+        let mut trainer = Trainer::new(&cpu, config, shape, recipe.optimizer).expect("fits");
         trainer.load_with(|t| (0..t.len()).map(|i| i as f32).collect()).expect("loads");
         trainer
     }
