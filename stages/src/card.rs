@@ -7,6 +7,8 @@ use flow_lm::format::hf_config::rounds;
 use flow_lm::format::hf_export::FloatType;
 use serde_json::Value;
 
+use crate::measurements::Report;
+
 /// Its file.
 pub const CARD: &str = "README.md";
 
@@ -52,8 +54,8 @@ pub struct Card<'a> {
     pub chat: bool,
     /// How it was made.
     pub made: Made<'a>,
-    /// `EvalReport` or `TextReport`.
-    pub report: Option<&'a Value>,
+    /// What was measured of it.
+    pub report: Option<&'a Report>,
 }
 
 impl Card<'_> {
@@ -141,17 +143,20 @@ impl Card<'_> {
     }
 
     fn figures(&self) -> Option<String> {
-        let r = self.report?;
-        let number = |v: &Value| v.as_f64().map(|x| format!("{x:.4}"));
-        let own = &r["bits_per_byte"];
-        let rows: Vec<(&str, Option<String>)> = vec![
-            ("bits per byte of held-out text", number(own).or_else(|| number(&own["student"]))),
-            ("bits per byte, the teacher's", number(&own["teacher"])),
-            ("KL from the teacher, nats a token", number(&r["kl"])),
-            ("same most likely token as the teacher", r["top1_agreement"].as_f64().map(|x| format!("{:.2} %", 100.0 * x))),
-            ("bytes in memory while it runs", r["qei_metrics"]["student_memory_bytes"].as_u64().map(|b| b.to_string())),
-            ("bytes in memory, the teacher's", r["qei_metrics"]["teacher_memory_bytes"].as_u64().map(|b| b.to_string())),
-        ];
+        let number = |v: Option<f64>| v.map(|x| format!("{x:.4}"));
+        let count = |v: Option<u64>| v.map(|n| n.to_string());
+        let own = "bits per byte of held-out text";
+        let rows: Vec<(&str, Option<String>)> = match self.report? {
+            Report::Text(r) => vec![(own, number(r.bits_per_byte))],
+            Report::Eval(r) => vec![
+                (own, number(r.bits_per_byte.student)),
+                ("bits per byte, the teacher's", number(r.bits_per_byte.teacher)),
+                ("KL from the teacher, nats a token", number(r.kl)),
+                ("same most likely token as the teacher", r.top1_agreement.map(|x| format!("{:.2} %", 100.0 * x))),
+                ("planned bytes in memory while it runs", count(r.qei_metrics.student_memory_planned_bytes)),
+                ("bytes in memory, the teacher's", count(r.qei_metrics.teacher_memory())),
+            ],
+        };
         let rows: Vec<_> = rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         (!rows.is_empty()).then(|| "## Measured\n\n".to_owned() + &table(("figure", ""), rows))
     }

@@ -16,6 +16,7 @@ pub mod estimate;
 pub mod eval;
 mod fingerprints;
 pub mod kinds;
+pub mod measurements;
 pub mod report;
 pub mod task;
 pub mod teacher;

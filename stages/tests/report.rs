@@ -38,12 +38,12 @@ fn log(flip_at: f64) -> Value {
     let curve: Vec<Value> = (0..700)
         .map(|i| {
             let seen = f64::from(i) * 500.0;
-            json!({"step": i, "seen_tokens": seen, "loss": 6.0 / (1.0 + f64::from(i) / 90.0) + 2.0, "kl": 1.2, "ce": 3.4, "format": 0.4,
+            json!({"step": i, "seen_tokens": seen as u64, "loss": 6.0 / (1.0 + f64::from(i) / 90.0) + 2.0, "kl": 1.2, "ce": 3.4, "format": 0.4,
                    "grad_norm": if i == 7 { Value::Null } else { json!(1.4) }, "grad_norm_clipped": 1.0, "lr": 0.02, "bits": if seen < flip_at * 350_000.0 { 8 } else { 4 }})
         })
         .collect();
     json!({"preset": "poc", "config": {}, "parameters": 4_400_000, "optimizer": "muon", "tau": 1.0, "budget_tokens": 350_000, "seen_tokens": 350_000,
-           "steps": 700, "flip": {"step": 630, "seen_tokens": flip_at * 350_000.0}, "skipped_steps": 0, "nan_steps": 0, "trace_tokens": 350_000, "curve": curve})
+           "steps": 700, "flip": {"step": 630, "seen_tokens": (flip_at * 350_000.0) as u64}, "skipped_steps": 0, "nan_steps": 0, "trace_tokens": 350_000, "curve": curve})
 }
 
 fn stats() -> Value {
@@ -295,7 +295,7 @@ fn texts_of_others_come_out_exactly_and_as_texts() {
         "compressors": texts.map(|name| json!({"name": name, "bits_per_byte": 2.0}))});
     let criterion = |name| json!({"name": name, "value": 1.0, "threshold": 2.0, "op": ">=", "pass": false, "note": texts[2]});
     let verdict = json!({"accepted": false, "warnings": texts, "criteria": texts.map(criterion)});
-    let log = json!({"preset": texts[3], "optimizer": texts[2], "curve": [{"seen_tokens": 0, "loss": 8}, {"seen_tokens": 1, "loss": 7}]});
+    let log = json!({"preset": texts[3], "curve": [{"seen_tokens": 0, "loss": 8}, {"seen_tokens": 1, "loss": 7}]});
     let parts = [("eval", "EvalReport", eval), ("gate", "Verdict", verdict), ("<i>{{ title }}&'", "TrainLog", log)];
     let (page, _) = report(dir.path(), &parts);
     let answers: Vec<&String> = (0..6).flat_map(|i| [&shown[i % 4], &shown[(i + 1) % 4], &shown[(i + 2) % 4]]).collect();

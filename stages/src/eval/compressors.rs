@@ -3,18 +3,8 @@
 use std::io::Write;
 
 use flow_engine::plugin::StageError;
-use serde::Serialize;
 
-/// A compressor's figure.
-#[derive(Clone, Debug, Serialize)]
-pub struct Figure {
-    /// Program and level.
-    pub name: &'static str,
-    /// Compressed bits per byte of the held-out text.
-    pub bits_per_byte: f64,
-    /// Whether it had read the training text before.
-    pub primed: bool,
-}
+use crate::measurements::Compressor;
 
 fn bzip2(data: &[u8]) -> std::io::Result<usize> {
     let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
@@ -29,18 +19,19 @@ fn xz(data: &[u8]) -> std::io::Result<usize> {
 }
 
 /// Figures of bzip2 -9 and xz -9 on the held-out text alone and, given it, after the training text.
-pub fn figures(holdout: &[u8], train: Option<&[u8]>) -> Result<Vec<Figure>, StageError> {
+pub fn figures(holdout: &[u8], train: Option<&[u8]>) -> Result<Vec<Compressor>, StageError> {
     let failed = |e: std::io::Error| StageError::new(format!("compressing the held-out text failed: {e}"));
     let bits = |n: usize| (8.0 * n as f64 / holdout.len().max(1) as f64 * 1e4).round() / 1e4;
-    type Compressor = fn(&[u8]) -> std::io::Result<usize>;
-    let programs: [(&'static str, Compressor); 2] = [("bzip2 -9", bzip2), ("xz -9", xz)];
+    type Program = fn(&[u8]) -> std::io::Result<usize>;
+    let programs: [(&'static str, Program); 2] = [("bzip2 -9", bzip2), ("xz -9", xz)];
     let mut all = Vec::new();
     for (name, compress) in programs {
-        all.push(Figure { name, bits_per_byte: bits(compress(holdout).map_err(failed)?), primed: false });
+        let figure = |n: usize, primed| Compressor { name: name.into(), bits_per_byte: Some(bits(n)), primed };
+        all.push(figure(compress(holdout).map_err(failed)?, false));
         if let Some(train) = train {
             let both = compress(&[train, holdout].concat()).map_err(failed)?;
             let before = compress(train).map_err(failed)?;
-            all.push(Figure { name, bits_per_byte: bits(both.saturating_sub(before)), primed: true });
+            all.push(figure(both.saturating_sub(before), true));
         }
     }
     Ok(all)

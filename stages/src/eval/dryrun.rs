@@ -49,7 +49,7 @@ fn plans((batch, seq, top_k): (usize, usize, usize), config: &ModelConfig, besid
 }
 
 /// Bytes that the process holds, now and at most so far (Linux), or what the adapter's allocator counts.
-fn memory(device: &Device) -> Option<(u64, u64)> {
+pub(super) fn memory(device: &Device) -> Option<(u64, u64)> {
     if let Device::Gpu(gpu) = device {
         return gpu.allocated_bytes().map(|b| (b, b));
     }

@@ -4,8 +4,8 @@
 use flow_engine::plugin::StageError;
 use serde_json::{Value, json};
 
-use super::baseline::Baseline;
 use super::quality::Agreement;
+use crate::measurements::Baseline;
 use crate::teacher::http::spec::Spec;
 use flow_lm::infer::Session;
 use flow_lm::infer::{Window, score_batch, windows_together};

@@ -3,6 +3,7 @@
 use flow_engine::plugin::{StageError, TaskContext};
 use flow_shaders::device::Device;
 
+use super::windows::{self, Read};
 use crate::data::spread::spread_of;
 use crate::data::{Lossy, faithful};
 use crate::distil::{FirstToken, Projector, Rule};
@@ -43,28 +44,24 @@ impl Heldout {
 /// Bits per byte of a text: every byte scored once, in windows of the model's length, the first token of each from BOS.
 /// With `sliding`, windows overlap by half and only what has at least half a window before it is taken (but for the first).
 pub fn bits_per_byte(lm: &mut Session, text: &Heldout, sliding: bool, ctx: &TaskContext) -> Result<f64, StageError> {
-    let tokens = &text.tokens;
     let seq = lm.config().seq;
     let stride = if sliding { (seq / 2).max(1) } else { seq };
-    let mut windows: Vec<(&[TokenId], usize)> = Vec::new();
-    let mut scored = 0;
-    for start in (0..tokens.len()).step_by(stride) {
-        let end = tokens.len().min(start + seq);
-        if end > scored {
-            windows.push((&tokens[start..end], scored - start));
-            scored = end;
-        }
-    }
+    bits_of(lm, text, &windows::strided(text.tokens.len(), seq, stride), ctx)
+}
+
+/// The same of given windows.
+pub fn bits_of(lm: &mut Session, text: &Heldout, windows: &[Read], ctx: &TaskContext) -> Result<f64, StageError> {
+    let seq = lm.config().seq;
     let batch = windows_together(lm.config());
     let mut nats = 0f64;
     for group in windows.chunks(batch) {
         if ctx.should_stop() {
             return Err(StageError::interrupted());
         }
-        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: text.bos, targets: w.0 }).collect();
+        let views: Vec<Window<'_>> = group.iter().map(|w| Window { first: text.bos, targets: &text.tokens[w.tokens.clone()] }).collect();
         let mut b = score_batch(&views, batch, seq);
-        for (i, (_, skip)) in group.iter().enumerate() {
-            b.labels[i * seq..i * seq + skip].fill(-1);
+        for (i, w) in group.iter().enumerate() {
+            b.labels[i * seq..i * seq + w.skip].fill(-1);
         }
         let nll = lm.nll(&b.ids, &b.mask, &b.labels)?;
         nats += nll.iter().map(|n| f64::from(*n)).sum::<f64>();

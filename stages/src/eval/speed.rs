@@ -1,10 +1,12 @@
-//! Measured speed and memory of a model: prefill of whole windows, decoding of one sequence.
+//! Measured speed of a model: prefill of whole windows, decoding of one sequence; and what its session takes.
 
 use std::time::Instant;
 
 use flow_engine::plugin::StageError;
 use flow_shaders::device::Device;
 
+use super::dryrun;
+use super::sides::decoding;
 use crate::bench::figures::median;
 use flow_lm::config::Bits;
 use flow_lm::format::Checkpoint;
@@ -13,35 +15,47 @@ use flow_lm::infer::{Session, Uses};
 use flow_lm::tokenizer::TokenId;
 
 /// Medians over a few rounds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Speed {
     /// Tokens per second, one sequence, greedy.
     pub decode: f64,
     /// Tokens per second, scoring one window.
     pub prefill: f64,
-    /// Bytes allocated for weights, cache and activations of decoding.
-    pub bytes: u64,
+    /// How both were measured.
+    pub how: String,
+    /// Bytes that were planned for the session.
+    pub planned_bytes: u64,
+    /// Bytes that this process took for it, where they are counted.
+    pub measured_bytes: Option<u64>,
 }
+
+/// Rounds that count, after one that does not.
+const ROUNDS: usize = 5;
+/// Tokens that are decoded in a round, at most.
+const DECODED: usize = 64;
 
 struct Bench {
     session: Session,
-    /// Bytes of a session that only decodes.
-    bytes: u64,
+    measured_bytes: Option<u64>,
     seq: usize,
 }
 
 impl Bench {
     fn new(device: &Device, model: &Checkpoint, bits: Bits, cache: KvCache) -> Result<Self, StageError> {
         let seq = model.config.seq;
-        let decoding = Uses { decode: Some((1, seq)), cache: cache.form(), ..Uses::default() }.for_tensors(&model.config, &model.tensors);
-        let bytes = Session::planned_bytes(model.config.clone(), &decoding);
-        let uses = Uses { score: Some((1, seq)), ..decoding };
+        let before = dryrun::memory(device);
+        let uses = Uses { score: Some((1, seq)), ..decoding(model, cache) };
         let mut session = Session::new(device, model.config.clone(), &model.tensors, uses)?;
         session.set_bits(bits)?;
-        Ok(Self { session, bytes, seq })
+        let mut bench = Self { session, measured_bytes: None, seq };
+        // What was never touched is not there yet.
+        bench.prefill()?;
+        bench.decode()?;
+        bench.measured_bytes = before.zip(dryrun::memory(device)).map(|(before, after)| after.0.saturating_sub(before.0));
+        Ok(bench)
     }
     fn decode(&mut self) -> Result<f64, StageError> {
-        let n = self.seq.min(64);
+        let n = self.seq.min(DECODED);
         let start = Instant::now();
         let mut id = vec![TokenId(0)];
         for t in 0..n {
@@ -61,7 +75,7 @@ impl Bench {
 pub fn compare(device: &Device, models: &[(&Checkpoint, Bits)], cache: KvCache) -> Result<Vec<Speed>, StageError> {
     let mut benches = models.iter().map(|(m, bits)| Bench::new(device, m, *bits, cache)).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![(Vec::new(), Vec::new()); benches.len()];
-    for round in 0..6 {
+    for round in 0..=ROUNDS {
         for (bench, (decode, prefill)) in benches.iter_mut().zip(&mut times) {
             let (d, p) = (bench.decode()?, bench.prefill()?);
             if round > 0 {
@@ -70,7 +84,21 @@ pub fn compare(device: &Device, models: &[(&Checkpoint, Bits)], cache: KvCache) 
             }
         }
     }
-    Ok(benches.iter().zip(times).map(|(b, (d, p))| Speed { decode: median(d), prefill: median(p), bytes: b.bytes }).collect())
+    let turns = if benches.len() > 1 { "in turn with the other side, " } else { "" };
+    let speed = |(b, (d, p)): (&Bench, (Vec<f64>, Vec<f64>))| Speed {
+        decode: median(d),
+        prefill: median(p),
+        how: format!(
+            "{turns}median of {ROUNDS} rounds: {} tokens of one sequence decoded greedily, one window of {} read; {} on {}",
+            b.seq.min(DECODED),
+            b.seq,
+            cache.words(),
+            device.name()
+        ),
+        planned_bytes: b.session.bytes(),
+        measured_bytes: b.measured_bytes,
+    };
+    Ok(benches.iter().zip(times).map(speed).collect())
 }
 
 /// Speed of one model.

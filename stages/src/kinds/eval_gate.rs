@@ -1,13 +1,11 @@
 //! `eval.gate`: a verdict on a student from measured values.
 
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, TaskContext};
-use serde_json::json;
 
 use crate::distil::TraceStats;
+use crate::measurements::{self, Baseline, ComparedWith, EvalReport, TrainLog, Verdict, read};
 use crate::report::criteria::Criterion;
 use crate::report::gate::{Floor, GateParams, beaten_by, judge, same_prompts};
-use crate::report::parts::{Baseline, EvalReport, TrainLog, read};
-use crate::task;
 
 /// `eval.gate`.
 pub struct GateStage;
@@ -58,14 +56,18 @@ impl Stage for GateStage {
         let reasons: Vec<String> = criteria.iter().filter(|c| c.pass != Some(true)).map(Criterion::failing).collect();
         let warnings: Vec<String> = beaten_by(&p, &report).into_iter().collect();
         warnings.iter().for_each(|warning| ctx.warn(warning.clone()));
-        let verdict = json!({
-            "accepted": reasons.is_empty(),
-            "reasons": reasons,
-            "warnings": warnings,
-            "criteria": criteria,
-            "not_checked": not_checked,
-            "baseline": {"teacher_digest": baseline.teacher_digest, "prompts_digest": baseline.prompts_digest, "template": baseline.template},
-        });
-        task::write_json(ctx.output("verdict")?, &verdict)
+        let verdict = Verdict {
+            accepted: reasons.is_empty(),
+            reasons,
+            warnings,
+            criteria,
+            not_checked: not_checked.into_iter().map(str::to_owned).collect(),
+            baseline: ComparedWith {
+                teacher_digest: baseline.teacher_digest,
+                prompts_digest: baseline.prompts_digest,
+                template: baseline.template,
+            },
+        };
+        measurements::write(ctx.output("verdict")?, &verdict)
     }
 }

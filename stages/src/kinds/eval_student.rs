@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Lossy;
 use crate::eval::student::{Asked, evaluate};
-use crate::is_default;
-use crate::task;
+use crate::{is_default, measurements};
 
 /// Parameters of `eval.student`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +39,7 @@ pub struct EvalStage;
 impl Stage for EvalStage {
     type Params = EvalParams;
     const KIND: &'static str = "eval.student";
-    const REVISION: u32 = 7;
+    const REVISION: u32 = 8;
     const SUMMARY: &'static str = "Measures a student against its teacher: bits per byte, KL, JSON validity, speed, memory, QEI.";
     const HEAVY: bool = true;
 
@@ -70,6 +69,6 @@ impl Stage for EvalStage {
     }
     fn run(&self, p: EvalParams, ctx: &TaskContext) -> Result<(), StageError> {
         let EvalParams { agreement_bytes, top_k, bits, kv_cache, lossy } = p;
-        task::write_json(ctx.output("report")?, &evaluate(Asked { agreement_bytes, top_k, bits, kv_cache, lossy }, ctx)?)
+        measurements::write(ctx.output("report")?, &evaluate(Asked { agreement_bytes, top_k, bits, kv_cache, lossy }, ctx)?)
     }
 }

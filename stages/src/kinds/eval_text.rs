@@ -4,10 +4,11 @@ use flow_engine::plugin::{InputPort, OutputPort, ParamError, Stage, StageError, 
 use flow_lm::format::load_with_tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::data::{Lossy, read_text};
 use crate::eval::quality::{Heldout, bits_per_byte, scorer};
+use crate::eval::sides::tokenizer_of;
+use crate::measurements::{self, TextReport};
 use crate::task;
 use crate::teacher::continuations::bits_of;
 use crate::teacher::http::spec::Spec;
@@ -58,7 +59,6 @@ impl Stage for TextEvalStage {
         }
         let (model, tokenizer) = load_with_tokenizer(ctx.input("model")?)?;
         let text = read_text(ctx.input("text")?)?;
-        let float = !model.config.quantises();
         let bits = bits_of(p.bits, &model);
         let mut session = scorer(&task::device(ctx)?, &model, 0)?;
         session.set_bits(bits)?;
@@ -66,13 +66,18 @@ impl Stage for TextEvalStage {
         let plain = bits_per_byte(&mut session, &heldout, false, ctx)?;
         let sliding = bits_per_byte(&mut session, &heldout, true, ctx)?;
         ctx.metric("bits_per_byte", plain);
-        let report = json!({
-            "bits_per_byte": plain, "bits_per_byte_sliding": sliding, "bytes": text.len(),
-            "activation_bits": if float { serde_json::Value::Null } else { bits.count().into() },
-            "weights": model.config.weights, "parameters": model.config.parameters(), "config": model.config,
-            "tokenizer": {"digest": tokenizer.digest(), "vocab": tokenizer.vocab_size()},
-            "text_fidelity": heldout.fidelity, "comparable": heldout.fidelity.is_lossless(),
-        });
-        task::write_json(ctx.output("report")?, &report)
+        let report = TextReport {
+            bits_per_byte: Some(plain),
+            bits_per_byte_sliding: Some(sliding),
+            bytes: text.len() as u64,
+            activation_bits: model.config.quantises().then(|| bits.count()),
+            weights: Some(model.config.weights),
+            parameters: Some(model.config.parameters() as u64),
+            config: serde_json::json!(model.config),
+            tokenizer: tokenizer_of(&tokenizer),
+            comparable: heldout.fidelity.is_lossless(),
+            text_fidelity: heldout.fidelity,
+        };
+        measurements::write(ctx.output("report")?, &report)
     }
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::card::{CARD, Card, Made, Said};
+use crate::measurements::Report;
 
 /// Parameters of `export.safetensors`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -56,7 +57,7 @@ impl Stage for SafetensorsStage {
         let tokenizer = TokenizerFile::given_or_own(ctx.input_opt("tokenizer"), student, &model)?;
         let template = if student.is_dir() { in_directory(student)?.map(|(_, template)| template) } else { None };
         let bytes = export(&model, &tokenizer, template.as_deref(), p.dtype, to)?;
-        let report = ctx.input_opt("report").map(format::json_or_none).transpose()?.flatten();
+        let report = ctx.inputs("report").next().map(Report::read).transpose()?;
         let inputs = &ctx.task().inputs;
         let card = Card {
             said: Said { name: p.name, author: p.author, licence: p.licence, teacher: p.teacher, text: p.text },

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use crate::data::spread::spread_of;
 use crate::data::{Lossy, Prompt, faithful, read_prompts};
+use crate::eval::sides::memory;
 use crate::eval::speed;
 use crate::is_default;
+use crate::measurements::{self, Answer, Baseline, Usage};
 use crate::task::{self, go_on};
 use crate::teacher::continuations::answers;
 use crate::teacher::json::{Said, held_validity, json_validity};
@@ -62,7 +64,7 @@ pub struct BaselineStage;
 impl Stage for BaselineStage {
     type Params = BaselineParams;
     const KIND: &'static str = "teacher.baseline";
-    const REVISION: u32 = 7;
+    const REVISION: u32 = 8;
     const SUMMARY: &'static str = "Answers fixed prompts greedily and measures the teacher.";
     const HEAVY: bool = true;
     const NEEDS_SECRETS: bool = true;
@@ -90,14 +92,14 @@ impl Stage for BaselineStage {
         let prompts = chosen(read_prompts(ctx.input("prompts")?)?, &p, locked.as_ref());
         if let Some(asker) = hosted::open(ctx)? {
             let template = template::of_hosted(&p.template)?;
-            let digests = digests(&prompts, asker.spec().digest(), template);
+            let digests = Digests::new(&prompts, asker.spec().digest(), template);
             check_lock(locked.as_ref(), &digests)?;
             let out = hosted::baseline::baseline((&p.template, p.max_tokens, p.max_refused), ctx, &asker, &prompts)?;
-            return write(ctx, out, digests);
+            return measurements::write(ctx.output("baseline")?, &digests.of(out));
         }
         let (teacher, tokenizer) = load_with_tokenizer(dir)?;
         let template = Template::of(&p.template, dir, &tokenizer)?;
-        let digests = digests(&prompts, task::digest(dir)?, template.source());
+        let digests = Digests::new(&prompts, task::digest(dir)?, template.source());
         check_lock(locked.as_ref(), &digests)?;
         let device = task::device(ctx)?;
         let rendered: Vec<String> = prompts.iter().map(|q| template.render(&q.prompt)).collect::<Result<_, _>>()?;
@@ -113,47 +115,49 @@ impl Stage for BaselineStage {
         let texts: Vec<String> = answers.iter().map(|a| tokenizer.decode_lossy(&a.tokens)).collect();
         let measured = speed::measure(&device, &teacher, Bits::Eight, p.kv_cache)?;
         ctx.metric("decode_tokens_per_second", measured.decode);
-        let results: Vec<Value> = prompts
-            .iter()
-            .zip(&answers)
-            .zip(&texts)
-            .zip(&rendered)
-            .map(|(((q, a), text), rendered)| {
-                let mut result = json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "rendered": rendered, "text": text,
-                    "tokens": a.tokens.len(), "finish_reason": if a.stopped { "stop" } else { "length" }});
-                if let Some(schema) = &q.schema {
-                    result["schema"] = schema.clone();
-                }
-                result
-            })
-            .collect();
-        let said = prompts.iter().zip(answers.iter().zip(&texts)).map(|(q, (a, text))| (q, Said { text, whole: a.stopped }));
-        let out = json!({
-            "teacher": {"config": teacher.config, "parameters": teacher.config.parameters()},
-            "parameters": teacher.config.parameters(),
-            "max_tokens": p.max_tokens,
-            "decode_tokens_per_second": measured.decode,
-            "prefill_tokens_per_second": measured.prefill,
-            "memory_bytes": measured.bytes,
-            "json_validity": json_validity(said),
-            "json_validity_constrained": held,
-            "usage": {"prompt_tokens": read, "completion_tokens": answers.iter().map(|a| a.tokens.len()).sum::<usize>()},
-            "results": results,
+        let results = prompts.iter().zip(&answers).zip(texts.iter().zip(rendered)).map(|((q, a), (text, rendered))| Answer {
+            rendered: Some(rendered),
+            tokens: Some(a.tokens.len() as u64),
+            finish_reason: Some(if a.stopped { "stop" } else { "length" }.into()),
+            ..Answer::of(q, text.clone())
         });
-        write(ctx, out, digests)
+        let said = prompts.iter().zip(answers.iter().zip(&texts)).map(|(q, (a, text))| (q, Said { text, whole: a.stopped }));
+        let parameters = teacher.config.parameters();
+        let out = Baseline {
+            teacher: json!({"config": teacher.config, "parameters": parameters}),
+            parameters: Some(parameters as u64),
+            max_tokens: p.max_tokens,
+            decode_tokens_per_second: Some(measured.decode),
+            prefill_tokens_per_second: Some(measured.prefill),
+            speed_measured: Some(measured.how),
+            memory_planned_bytes: Some(memory(&teacher, dir, p.kv_cache)?.planned),
+            json_validity: json_validity(said),
+            json_validity_constrained: held,
+            usage: Usage { prompt_tokens: read as u64, completion_tokens: answers.iter().map(|a| a.tokens.len() as u64).sum() },
+            results: results.collect(),
+            ..Baseline::default()
+        };
+        measurements::write(ctx.output("baseline")?, &digests.of(out))
     }
-}
-
-fn write(ctx: &TaskContext, mut out: Value, digests: [(&str, String); 3]) -> Result<(), StageError> {
-    for (name, value) in digests {
-        out[name] = value.into();
-    }
-    task::write_json(ctx.output("baseline")?, &out)
 }
 
 /// What a baseline is locked to.
-fn digests(prompts: &[Prompt], teacher: String, template: &str) -> [(&'static str, String); 3] {
-    [("prompts_digest", prompts_digest(prompts)), ("teacher_digest", teacher), ("template", template.to_owned())]
+struct Digests {
+    prompts_digest: String,
+    teacher_digest: String,
+    template: String,
+}
+
+impl Digests {
+    fn new(prompts: &[Prompt], teacher_digest: String, template: &str) -> Self {
+        Self { prompts_digest: prompts_digest(prompts), teacher_digest, template: template.to_owned() }
+    }
+
+    /// A baseline with them.
+    fn of(self, out: Baseline) -> Baseline {
+        let Self { prompts_digest, teacher_digest, template } = self;
+        Baseline { prompts_digest, teacher_digest, template, ..out }
+    }
 }
 
 fn prompts_digest(prompts: &[Prompt]) -> String {
@@ -179,9 +183,10 @@ fn chosen(all: Vec<Prompt>, p: &BaselineParams, locked: Option<&(&std::path::Pat
     spread_of(all, p.max_prompts, 0)
 }
 
-fn check_lock(locked: Option<&(&std::path::Path, Value)>, digests: &[(&str, String)]) -> Result<(), StageError> {
+fn check_lock(locked: Option<&(&std::path::Path, Value)>, digests: &Digests) -> Result<(), StageError> {
     let Some((path, locked)) = locked else { return Ok(()) };
-    for (name, value) in digests {
+    let Digests { prompts_digest, teacher_digest, template } = digests;
+    for (name, value) in [("prompts_digest", prompts_digest), ("teacher_digest", teacher_digest), ("template", template)] {
         if locked[name] != **value {
             return Err(StageError::new(format!(
                 "{}: the baseline is locked with `{name}` {}, this run has {value}",

@@ -10,9 +10,10 @@ use flow_lm::tokenizer::Tokenizer;
 use flow_lm::train::{Beside, Evaluate, Loader, LossWeights, Recipe, Training, Windows};
 
 use super::shape::Shape;
-use super::training::{WHOSE, said_of_storage, said_of_text, said_of_validation, validation, validation_is_wired, wrong};
+use super::training::{self, WHOSE, validation, validation_is_wired, wrong};
 use crate::data::{Lossy, faithful, read_text};
 use crate::estimate::{self, TrainingJob};
+use crate::measurements::{self, TrainLog};
 use crate::task;
 
 /// Parameters of `teacher.train`.
@@ -141,17 +142,11 @@ impl Stage for TeacherStage {
             teacher: None,
         };
         let trained = task::train(&job, &mut loader, &task::device(ctx)?, ctx)?;
-        let mut log = serde_json::json!({
-            "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": p.recipe.optimizer,
-            "budget_tokens": p.tokens, "text_tokens": text_tokens, "seen_tokens": trained.progress.seen_tokens,
-            "steps": trained.progress.step, "skipped_steps": trained.progress.skipped, "nan_steps": trained.progress.nan_steps,
-            "recipe": Recipe { lr: Some(p.recipe.peak()), ..p.recipe.clone() }, "curve": trained.progress.curve, "health": trained.progress.health,
-        });
-        said_of_storage(&mut log, &p.recipe, &trained.progress);
-        said_of_text(&mut log, &fidelity);
-        said_of_validation(&mut log, &trained.progress.evaluations, trained.evaluation);
+        let recipe = Recipe { lr: Some(p.recipe.peak()), ..p.recipe.clone() };
+        let log = training::log((p.preset.name(), &config), (&recipe, p.tokens), fidelity, &trained);
+        let log = TrainLog { text_tokens: Some(text_tokens), ..log };
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         format::save(ctx.output("teacher")?, &config, tensors, Some(tokenizer_path), &serde_json::json!({"preset": p.preset.name()}))?;
-        task::write_json(ctx.output("log")?, &log)
+        measurements::write(ctx.output("log")?, &log)
     }
 }

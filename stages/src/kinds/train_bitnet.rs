@@ -15,11 +15,12 @@ use flow_lm::train::{
 use super::beginning::{self, OwnTokenizer, TakenModel};
 use super::init::{self, Init, StudentPreset};
 use super::shape::Shape;
-use super::training::{WHOSE, said_of_storage, said_of_text, said_of_validation, validation, validation_is_wired, wrong};
+use super::training::{self, WHOSE, validation, validation_is_wired, wrong};
 use crate::data::{Lossy, faithful, read_text};
 use crate::distil::windows::{Totals, windows_of_traces};
 use crate::distil::{Distillation, KdScale};
 use crate::estimate::{self, TrainingJob};
+use crate::measurements::{self, TeacherInLoop, TrainLog};
 use crate::task;
 use crate::teacher::http::spec::Spec;
 use crate::traces::{ProjectedRow, TraceReader};
@@ -360,8 +361,10 @@ impl Stage for StudentStage {
                 }
             }
         };
-        let taught_by = teacher.as_ref().map(|t| {
-            serde_json::json!({"parameters": t.model.config.parameters(), "targets": "every batch, whole distributions", "token_weight": p.token_weight})
+        let taught_by = teacher.as_ref().map(|t| TeacherInLoop {
+            parameters: Some(t.model.config.parameters() as u64),
+            targets: "every batch, whole distributions".into(),
+            token_weight: p.token_weight,
         });
         let shape = (recipe.batch, config.seq, loader.top_k());
         let job = Training {
@@ -378,35 +381,32 @@ impl Stage for StudentStage {
         };
         let trained = task::train(&job, &mut loader, &device, ctx)?;
         let progress = &trained.progress;
-        let mut log = serde_json::json!({
-            "preset": p.preset.name(), "config": config, "parameters": config.parameters(), "optimizer": recipe.optimizer,
-            "tau": p.tau, "kd_scale": p.kd_scale, "kd_weight": said.kd, "ce_weight": said.ce, "format_weight": said.format,
-            "kd_rows": totals.tails.rows, "exact_tail_share": totals.tails.share(),
-            "budget_tokens": p.budget_tokens, "seen_tokens": progress.seen_tokens, "steps": progress.step, "flip": progress.flip,
-            "flip_fraction": p.flips_at(), "skipped_steps": progress.skipped, "nan_steps": progress.nan_steps,
-            "trace_tokens": totals.targets, "left_out_tokens": totals.left_out, "recipe": recipe, "curve": progress.curve, "health": progress.health,
-        });
+        let log = TrainLog {
+            tau: Some(p.tau),
+            kd_scale: Some(p.kd_scale),
+            kd_weight: Some(said.kd),
+            ce_weight: Some(said.ce),
+            format_weight: Some(said.format),
+            kd_rows: Some(totals.tails.rows),
+            exact_tail_share: Some(totals.tails.share()),
+            flip: Some(progress.flip),
+            flip_fraction: Some(p.flips_at()),
+            trace_tokens: Some(totals.targets),
+            left_out_tokens: Some(totals.left_out),
+            ternary_schedule: Some(p.ternary_schedule).filter(TernarySchedule::softens),
+            teacher_in_loop: taught_by,
+            init: started,
+            ..training::log((p.preset.name(), &config), (&recipe, p.budget_tokens), fidelity, &trained)
+        };
         let bits = match progress.flip {
             _ if p.activations == Some(Taken::Float) => None,
             Some(_) => Some(4),
             None => Some(8),
         };
         let extra = serde_json::json!({"preset": p.preset.name(), "activation_bits": bits, "health": progress.health.last()});
-        said_of_storage(&mut log, &recipe, progress);
-        said_of_text(&mut log, &fidelity);
-        if p.ternary_schedule.softens() {
-            log["ternary_schedule"] = serde_json::json!(p.ternary_schedule);
-        }
-        if let Some(taught) = taught_by {
-            log["teacher_in_loop"] = taught;
-        }
-        if let Some(started) = started {
-            log["init"] = started;
-        }
-        said_of_validation(&mut log, &progress.evaluations, trained.evaluation);
         let tensors = trained.tensors.iter().map(|(n, v)| (n.as_str(), v.as_slice()));
         own.save(ctx.output("student")?, &config, tensors, extra)?;
-        task::write_json(ctx.output("log")?, &log)
+        measurements::write(ctx.output("log")?, &log)
     }
 }
 

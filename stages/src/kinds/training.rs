@@ -1,13 +1,14 @@
 //! What the two kinds that train share: their `eval`, and what their logs say.
 
 use flow_engine::plugin::{ParamError, StageError, TaskContext};
-use flow_lm::config::Refused;
+use flow_lm::config::{ModelConfig, Refused};
 use flow_lm::tokenizer::{Fidelity, Tokenizer};
-use flow_lm::train::state::Progress;
-use flow_lm::train::{Evaluate, Evaluation, Recipe, Validation};
+use flow_lm::train::{Evaluate, Evaluation, Recipe, Trained, Validation};
+use serde_json::json;
 
 use crate::data::{Lossy, faithful, read_text};
 use crate::is_default;
+use crate::measurements::{TrainLog, ValidationLog};
 
 /// A refused setting of the parameter `of`.
 pub(super) fn wrong(of: &str, e: Refused) -> ParamError {
@@ -39,28 +40,39 @@ pub(super) fn validation(
 /// Whose tokenizer it is, in messages.
 pub(super) const WHOSE: &str = "the model's";
 
-/// Says in a log how the text came back from its tokens, where it did not byte for byte.
-pub(super) fn said_of_text(log: &mut serde_json::Value, found: &Fidelity) {
-    if !found.is_exact() {
-        log["text_fidelity"] = serde_json::json!(found);
+/// What the logs of all trainings say: of the shape that a word names, by this recipe for so many targets, over a text that came
+/// back like this.
+pub(super) fn log(
+    (preset, config): (&str, &ModelConfig),
+    (recipe, budget_tokens): (&Recipe, u64),
+    found: Fidelity,
+    trained: &Trained,
+) -> TrainLog {
+    let p = &trained.progress;
+    TrainLog {
+        preset: Some(preset.to_owned()),
+        config: json!(config),
+        parameters: Some(config.parameters() as u64),
+        optimizer: Some(recipe.optimizer),
+        recipe: json!(recipe),
+        budget_tokens: Some(budget_tokens),
+        seen_tokens: Some(p.seen_tokens),
+        steps: Some(p.step),
+        skipped_steps: Some(p.skipped),
+        nan_steps: Some(p.nan_steps),
+        moments: Some(recipe.moments).filter(|m| !is_default(m)),
+        storage: Some(recipe.storage).filter(|s| !is_default(s)),
+        overflow_steps: (!is_default(&recipe.storage)).then_some(p.overflows),
+        text_fidelity: Some(found).filter(|f| !f.is_exact()),
+        validation: evaluated(&p.evaluations, trained.evaluation),
+        curve: p.curve.clone(),
+        health: p.health.clone(),
+        ..TrainLog::default()
     }
 }
 
-/// Says in a log what a recipe with smaller storage did; logs of others stay as they are.
-pub(super) fn said_of_storage(log: &mut serde_json::Value, r: &Recipe, p: &Progress) {
-    if !is_default(&r.moments) {
-        log["moments"] = serde_json::json!(r.moments);
-    }
-    if !is_default(&r.storage) {
-        log["storage"] = serde_json::json!(r.storage);
-        log["overflow_steps"] = p.overflows.into();
-    }
-}
-
-/// Says in a log what was evaluated; logs of trainings without a validation text stay as they are.
-pub(super) fn said_of_validation(log: &mut serde_json::Value, evaluations: &[Evaluation], chosen: Option<Evaluation>) {
-    if let Some(last) = evaluations.last() {
-        let of = chosen.unwrap_or(*last);
-        log["validation"] = serde_json::json!({"bits_per_byte": of.bits_per_byte, "step": of.step, "bits": of.bits, "curve": evaluations});
-    }
+/// What was evaluated; nothing of trainings without a validation text.
+fn evaluated(all: &[Evaluation], chosen: Option<Evaluation>) -> Option<ValidationLog> {
+    let of = chosen.or(all.last().copied())?;
+    Some(ValidationLog { bits_per_byte: Some(of.bits_per_byte), step: Some(of.step), bits: Some(of.bits), curve: all.to_vec() })
 }

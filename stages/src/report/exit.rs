@@ -3,8 +3,8 @@
 use flow_lm::train::skipped::MAX_SKIPPED_SHARE;
 
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
-use super::parts::{EvalReport, TrainLog};
 use crate::distil::TraceStats;
+use crate::measurements::{EvalReport, TrainLog, figure};
 
 /// The proof of concept's own list (facts: exit criteria), from what was measured.
 pub fn exit_criteria(stats: Option<&TraceStats>, log: Option<&TrainLog>, eval: Option<&EvalReport>) -> Vec<Criterion> {
@@ -18,8 +18,8 @@ pub fn exit_criteria(stats: Option<&TraceStats>, log: Option<&TrainLog>, eval: O
     let mut all = vec![
         no_stats(Criterion::new("kd_tokens", tokens, Op::AtLeast, 500_000.0)).group("data"),
         no_stats(Criterion::new("invalid_rows", invalid, Op::Below, 0.02)).group("data"),
-        no_log(Criterion::new("seen_tokens", log.and_then(|l| l.seen_tokens), Op::AtLeast, 1_000_000.0)).group("training"),
-        no_log(Criterion::new("nan_steps", log.and_then(|l| l.nan_steps), Op::AtMost, 0.0)).group("training"),
+        no_log(Criterion::new("seen_tokens", log.and_then(|l| figure(l.seen_tokens)), Op::AtLeast, 1_000_000.0)).group("training"),
+        no_log(Criterion::new("nan_steps", log.and_then(|l| figure(l.nan_steps)), Op::AtMost, 0.0)).group("training"),
         no_log(Criterion::new("skipped_steps", skipped, Op::AtMost, may_be_skipped)).group("training"),
         no_log(Criterion::new("flip_at", log.and_then(TrainLog::flip_share), Op::AtLeast, 0.9)).group("training"),
         no_log(Criterion::new("grad_norm_clipped", log.and_then(TrainLog::largest_clipped_norm), Op::AtMost, CLIP_LIMIT)).group("training"),

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::criteria::{CLIP_LIMIT, Criterion, Op};
-use super::parts::{Baseline, EvalReport, TrainLog};
 use crate::distil::TraceStats;
+use crate::measurements::{Baseline, EvalReport, TrainLog, figure};
 use flow_lm::train::skipped::MAX_SKIPPED_SHARE;
 
 /// Whether a student must be better than a compressor.
@@ -138,9 +138,9 @@ pub(crate) fn judge(
     let (skipped, may_be_skipped) = log.map_or((None, 0.0), |l| l.skipped_of(share.unwrap_or(0.0)));
     let of_log = [
         ("flip_at", log.and_then(TrainLog::flip_share), Op::AtLeast, p.flip_at),
-        ("seen_tokens", log.and_then(|l| l.seen_tokens), Op::AtLeast, p.min_seen_tokens),
+        ("seen_tokens", log.and_then(|l| figure(l.seen_tokens)), Op::AtLeast, p.min_seen_tokens),
         ("skipped_steps", skipped, Op::AtMost, share.map(|_| may_be_skipped)),
-        ("nan_steps", log.and_then(|l| l.nan_steps), Op::AtMost, p.max_nan_steps),
+        ("nan_steps", log.and_then(|l| figure(l.nan_steps)), Op::AtMost, p.max_nan_steps),
         ("grad_norm_clipped", log.and_then(TrainLog::largest_clipped_norm), Op::AtMost, p.max_grad_norm),
     ];
     let of_stats = [
@@ -181,7 +181,7 @@ mod tests {
     fn skipped_steps_are_judged_by_the_rule_of_the_training() {
         let p = GateParams::default();
         for (skipped, steps, overflows, wanted) in
-            [(1.0, 19.0, 0.0, true), (2.0, 19.0, 0.0, false), (1.0, 49.0, 0.0, false), (1.0, 50.0, 0.0, true), (1.0, 60.0, 20.0, false)]
+            [(1, 19, 0, true), (2, 19, 0, false), (1, 49, 0, false), (1, 50, 0, true), (1, 60, 20, false)]
         {
             let (skipped_steps, steps, overflow_steps) = (Some(skipped), Some(steps), Some(overflows));
             let log = TrainLog { skipped_steps, steps, overflow_steps, ..TrainLog::default() };
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_student_that_a_compressor_beats_is_warned_of_or_refused() {
         let compressor =
-            |name: &str, bits, primed| super::super::parts::Compressor { name: name.into(), bits_per_byte: Some(bits), primed };
+            |name: &str, bits, primed| crate::measurements::Compressor { name: name.into(), bits_per_byte: Some(bits), primed };
         let mut report =
             EvalReport { compressors: vec![compressor("xz -9", 2.4, false), compressor("bzip2 -9", 1.93, true)], ..EvalReport::default() };
         for (student, asked, refused, warned) in [
@@ -227,10 +227,10 @@ mod tests {
     #[test]
     fn another_baseline_is_refused() {
         let (mut report, mut baseline) = (EvalReport::default(), Baseline::default());
-        report.results.push(super::super::parts::EvalResult { id: 3.into(), prompt: "a".into(), ..Default::default() });
-        baseline.results.push(super::super::parts::BaselineResult { id: 4.into(), prompt: "a".into(), ..Default::default() });
+        report.results.push(crate::measurements::EvalResult { id: 3, prompt: "a".into(), ..Default::default() });
+        baseline.results.push(crate::measurements::Answer { id: 4, prompt: "a".into(), ..Default::default() });
         assert!(same_prompts(&report, &baseline).expect_err("other prompts").message.contains("prompt 3"));
-        baseline.results[0].id = 3.into();
+        baseline.results[0].id = 3;
         assert!(same_prompts(&report, &baseline).is_ok());
     }
 }

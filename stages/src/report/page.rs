@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::criteria::Criterion;
 use super::exit::exit_criteria;
-use super::parts::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, read};
 use super::sections::{self, Card, Efficiency, Gates, Pipeline, Quality, Sample, Shape, Traces, Training};
 use super::templates;
 use super::text::{bytes, number, or_dash, whole};
 use crate::distil::TraceStats;
+use crate::measurements::{Baseline, DryRun, EvalReport, TextReport, TrainLog, Verdict, figure, read};
 
 /// Everything that was wired, by the stage that made it.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Parts {
     /// The student's log: the one with distillation behind it, else the last.
     fn student(&self) -> Option<&TrainLog> {
         let taught = |l: &&(String, TrainLog)| l.1.kd_weight.is_some_and(|w| w > 0.0);
-        let distilled = |l: &&(String, TrainLog)| l.1.flip.is_some() || l.1.trace_tokens.is_some_and(|t| t > 0.0);
+        let distilled = |l: &&(String, TrainLog)| l.1.flip().is_some() || l.1.trace_tokens.is_some_and(|t| t > 0);
         self.logs.iter().rfind(taught).or_else(|| self.logs.iter().rfind(distilled)).or(self.logs.last()).map(|l| &l.1)
     }
     fn eval(&self) -> Option<&EvalReport> {
@@ -145,7 +145,8 @@ fn headline(parts: &Parts) -> Map<String, Value> {
             say("best compressor", format!("{} {}{primed}", or_dash(c.bits_per_byte, number), c.name));
         }
         say("QEI", format!("{} (with speed {})", or_dash(q.qei, number), or_dash(q.qei_speed, number)));
-        say("memory", format!("student {}, teacher {}", or_dash(q.student_memory_bytes, bytes), or_dash(q.teacher_memory_bytes, bytes)));
+        let held = |of: Option<u64>| or_dash(figure(of), bytes);
+        say("planned memory", format!("student {}, teacher {}", held(q.student_memory_planned_bytes), held(q.teacher_memory())));
         say(
             "decode tokens/s",
             format!("student {}, teacher {}", or_dash(q.student_tokens_per_second, number), or_dash(q.teacher_tokens_per_second, number)),
@@ -157,7 +158,7 @@ fn headline(parts: &Parts) -> Map<String, Value> {
         say(stage, format!("{}{over}", or_dash(r.bits_per_byte, number)));
     }
     if let Some(l) = parts.student() {
-        say("tokens trained on", or_dash(l.seen_tokens, whole));
+        say("tokens trained on", or_dash(figure(l.seen_tokens), whole));
     }
     if let Some(accepted) = parts.accepted() {
         let failing: Vec<&str> =

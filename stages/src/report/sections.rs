@@ -5,9 +5,14 @@ use serde::Serialize;
 
 use super::charts::{Bar, Bars, Chart, Dag, LineChart, Node, Series};
 use super::criteria::Criterion;
-use super::parts::{Baseline, BitsPerByte, DryRun, EvalReport, Point, TextReport, TrainLog, ValidationPoint, Verdict};
 use super::text::{bytes, number, or_dash, percent, seconds, short, whole};
-use crate::distil::TraceStats;
+use crate::distil::{KdScale, TraceStats};
+use crate::measurements::{Baseline, BitsPerByte, DryRun, EvalReport, Side, TextReport, TrainLog, Verdict, figure};
+use flow_lm::config::Weights;
+use flow_lm::graph::Optimizer;
+use flow_lm::train::Evaluation;
+use flow_lm::train::TokenWeight;
+use flow_lm::train::state::Point;
 
 /// Several figures in one line.
 const BETWEEN: &str = " · ";
@@ -61,12 +66,13 @@ pub fn cards(eval: Option<&EvalReport>, log: Option<&TrainLog>) -> Vec<Card> {
         out.push(card("QEI × speed", or_dash(q.qei_speed, number), Some("QEI times the ratio of tokens per second".into())));
         let note = ratio(q.student_tokens_per_second, q.teacher_tokens_per_second).map(|r| format!("{r:.2} × the teacher"));
         out.push(card("Decode, tokens/s", or_dash(q.student_tokens_per_second, number), note));
-        let note = ratio(q.teacher_memory_bytes, q.student_memory_bytes).map(|r| format!("{r:.1} × less than the teacher"));
-        out.push(card("Memory", or_dash(q.student_memory_bytes, bytes), note));
+        let (ours, theirs) = (figure(q.student_memory_planned_bytes), figure(q.teacher_memory()));
+        let note = ratio(ours, theirs).map(|r| format!("{r:.2} × the teacher as it would be run"));
+        out.push(card("Planned memory", or_dash(ours, bytes), note));
     }
     if let Some(l) = log {
-        let note = l.parameters.map(|p| format!("{} parameters", short(p)));
-        out.push(card("Tokens trained on", or_dash(l.seen_tokens, whole), note));
+        let note = figure(l.parameters).map(|p| format!("{} parameters", short(p)));
+        out.push(card("Tokens trained on", or_dash(figure(l.seen_tokens), whole), note));
     }
     out
 }
@@ -100,6 +106,10 @@ pub fn quality(e: Option<&EvalReport>, beside: &[(String, TextReport)]) -> Quali
         let comparable = if found.is_lossless() { "" } else { "; bits per byte are not comparable" };
         fact(format!("held-out text by the {side}'s tokenizer"), format!("{found}{comparable}"))
     }));
+    facts.extend(b.equal_context.map(|c| {
+        let gap = or_dash(over(Some(c.student), Some(c.teacher)), change);
+        fact("student over teacher, equal context", format!("{gap} in windows of {} bytes", whole(c.mean_bytes)))
+    }));
     let final_bits = b.student.zip(b.student_a8).map(|(s, a8)| change(s / a8 - 1.0));
     facts.extend(final_bits.map(|c| fact("cost of the final activation bits over A8", c)));
     Quality { bars: bits_per_byte(b, beside, e), facts }
@@ -113,12 +123,17 @@ fn bits_per_byte(b: &BitsPerByte, beside: &[(String, TextReport)], e: &EvalRepor
         ("student, sliding window", b.student_sliding, "b0"),
         ("teacher", b.teacher, "b1"),
         ("teacher, sliding window", b.teacher_sliding, "b1"),
+        ("student, equal context", b.equal_context.map(|e| e.student), "b0"),
+        ("teacher, equal context", b.equal_context.map(|e| e.teacher), "b1"),
     ];
     let own = own.into_iter().filter_map(|(name, bits, colour)| bar(name.into(), bits, colour));
     let beside = beside.iter().filter_map(|(stage, r)| {
-        let kind = match (r.weights.as_deref(), r.activation_bits) {
-            (Some("float"), _) => "full precision".to_owned(),
-            (weights, bits) => format!("{}, A{}", weights.unwrap_or("ternary"), or_dash(bits.map(f64::from), whole)),
+        let kind = match (r.weights, r.activation_bits) {
+            (Some(Weights::Float), _) => "full precision".to_owned(),
+            (weights, bits) => {
+                let rule = if weights == Some(Weights::Threshold) { "threshold" } else { "absmean" };
+                format!("{rule}, {}", bits.map_or_else(|| "float activations".into(), |b| format!("A{b}")))
+            }
         };
         bar(format!("{stage} ({kind})"), r.bits_per_byte, "b1")
     });
@@ -132,8 +147,12 @@ fn bits_per_byte(b: &BitsPerByte, beside: &[(String, TextReport)], e: &EvalRepor
 /// Memory, speed, quality and QEI of both sides.
 #[derive(Serialize)]
 pub struct Efficiency<'a> {
+    /// What stands on each side: figure, student, teacher.
+    sides: Vec<[String; 3]>,
+    /// How each side's speed was measured.
+    speeds: Vec<(&'static str, &'a str)>,
     /// Figure, student, teacher, ratio.
-    rows: [[String; 4]; 5],
+    rows: Vec<[String; 4]>,
     /// Locked baselines: stage, facts.
     baselines: Vec<(&'a str, String)>,
     notes: &'a [String],
@@ -148,10 +167,13 @@ pub fn efficiency<'a>(e: &'a EvalReport, baselines: &'a [(String, Baseline)]) ->
     };
     let qei = |name: &str, v| [name.into(), or_dash(v, number), "1".into(), String::new()];
     let quality = format!("quality ({})", q.quality_metric.as_deref().unwrap_or("not named"));
+    let speeds = [("Student", &q.student_speed_measured), ("Teacher", &q.teacher_speed_measured)];
     Efficiency {
-        rows: [
+        sides: sides(&e.compared.student, e.compared.teacher.as_ref()),
+        speeds: speeds.into_iter().filter_map(|(side, how)| Some((side, how.as_deref()?))).collect(),
+        rows: vec![
             both(&quality, number, q.student_quality, q.teacher_quality),
-            both("memory", bytes, q.student_memory_bytes, q.teacher_memory_bytes),
+            both("planned memory", bytes, figure(q.student_memory_planned_bytes), figure(q.teacher_memory())),
             both("decode, tokens per second", number, q.student_tokens_per_second, q.teacher_tokens_per_second),
             qei("QEI", q.qei),
             qei("QEI_speed", q.qei_speed),
@@ -162,12 +184,23 @@ pub fn efficiency<'a>(e: &'a EvalReport, baselines: &'a [(String, Baseline)]) ->
     }
 }
 
+/// What was compared with what; nothing of reports that do not say it.
+fn sides(student: &Side, teacher: Option<&Side>) -> Vec<[String; 3]> {
+    let row = |name: &str, of: &dyn Fn(&Side) -> String| [name.to_owned(), of(student), teacher.map_or_else(|| or_dash(None, number), of)];
+    let all = vec![
+        row("weights", &|s| s.weights.clone()),
+        row("activations of ternary linears", &|s| s.activation_bits.map_or_else(|| "float".into(), |b| format!("{b} bits"))),
+        row("window and stride, tokens", &|s| format!("{}, {}", s.window, s.stride)),
+        row("weights as they would be run", &|s| bytes(s.weights_bytes as f64)),
+        row("planned for the session that was measured", &|s| bytes(s.session_planned_bytes as f64)),
+        row("measured of it", &|s| or_dash(figure(s.session_measured_bytes), bytes)),
+    ];
+    if student.weights.is_empty() { Vec::new() } else { all }
+}
+
 fn locked(b: &Baseline) -> String {
     let facts = [
-        b.parameters.map(|p| format!("{} parameters", whole(p))),
-        b.memory_bytes.map(bytes),
-        b.decode_tokens_per_second.map(|v| format!("decode {} tokens/s", number(v))),
-        b.prefill_tokens_per_second.map(|v| format!("prefill {} tokens/s", number(v))),
+        figure(b.parameters).map(|p| format!("{} parameters", whole(p))),
         Some(format!("{} answers", b.results.len())),
         b.json_validity.map(|v| format!("valid JSON {}", percent(v))),
     ];
@@ -237,20 +270,20 @@ pub struct Training<'a> {
 pub fn training<'a>(stage: &'a str, log: &TrainLog) -> Training<'a> {
     let facts = [
         log.preset.as_ref().map(|p| format!("preset {p}")),
-        log.parameters.map(|p| format!("{} parameters", whole(p))),
-        log.optimizer.clone(),
-        log.tau.map(|t| format!("τ {}", number(t))),
-        log.kd_scale.as_ref().map(|s| format!("KL × {}", if s == "tau2" { "τ²" } else { "1" })),
+        figure(log.parameters).map(|p| format!("{} parameters", whole(p))),
+        log.optimizer.map(|o| if o == Optimizer::Muon { "muon".into() } else { "adamw".into() }),
+        log.tau.map(|t| format!("τ {}", number(f64::from(t)))),
+        log.kd_scale.map(|s| format!("KL × {}", if s == KdScale::Tau2 { "τ²" } else { "1" })),
         log.exact_tail_share.map(|s| format!("{} of the rows with their exact tail", percent(s))),
         targets(log),
-        log.ternary_schedule.as_ref().map(|s| format!("ternary by {}", schedule(s))),
-        log.steps.map(|s| format!("{} steps", whole(s))),
-        log.seen_tokens.map(|s| format!("{} tokens seen", whole(s))),
+        log.ternary_schedule.as_ref().map(|s| format!("ternary by {}", s.name())),
+        figure(log.steps).map(|s| format!("{} steps", whole(s))),
+        figure(log.seen_tokens).map(|s| format!("{} tokens seen", whole(s))),
         log.flip_share().map(|s| format!("flip at {} of the budget", percent(s))),
-        log.validation.bits_per_byte.map(|b| format!("{} validation bits per byte", number(b))),
-        log.skipped_steps.map(|s| format!("{} steps skipped", whole(s))),
-        log.nan_steps.map(|s| format!("{} for NaN", whole(s))),
-        log.overflow_steps.map(|s| format!("{} overflows of the loss scale", whole(s))),
+        log.validation.as_ref().and_then(|v| v.bits_per_byte).map(|b| format!("{} validation bits per byte", number(b))),
+        figure(log.skipped_steps).map(|s| format!("{} steps skipped", whole(s))),
+        figure(log.nan_steps).map(|s| format!("{} for NaN", whole(s))),
+        figure(log.overflow_steps).map(|s| format!("{} overflows of the loss scale", whole(s))),
     ];
     Training { stage, facts: facts.into_iter().flatten().collect::<Vec<_>>().join(BETWEEN), charts: curves(log) }
 }
@@ -258,25 +291,20 @@ pub fn training<'a>(stage: &'a str, log: &TrainLog) -> Training<'a> {
 /// Where the targets of its KL came from.
 fn targets(log: &TrainLog) -> Option<String> {
     if let Some(t) = &log.teacher_in_loop {
-        let weighed = if t.token_weight.as_deref() == Some("teacher_ce") { ", tokens weighed by its cross-entropy" } else { "" };
-        return Some(format!("targets: a teacher of {} parameters in the loop{weighed}", or_dash(t.parameters, whole)));
+        let weighed = if t.token_weight == TokenWeight::TeacherCe { ", tokens weighed by its cross-entropy" } else { "" };
+        return Some(format!("targets: a teacher of {} parameters in the loop{weighed}", or_dash(figure(t.parameters), whole)));
     }
     let traces = log.kd_weight.is_some_and(|w| w > 0.0) && log.trace_tokens.is_some();
     traces.then(|| "targets: stored traces".to_owned())
 }
 
-/// The word of a schedule.
-fn schedule(s: &serde_json::Value) -> &str {
-    s.as_str().or_else(|| s.as_object()?.keys().next().map(String::as_str)).unwrap_or("–")
-}
-
 /// Curves over the tokens seen; KL, CE and format loss only of a training that has them.
 fn curves(log: &TrainLog) -> Vec<Chart> {
-    let line = |name, pick: fn(&Point) -> Option<f64>| Series {
+    let line = |name, pick: fn(&Point) -> f64| Series {
         name,
-        points: log.curve.iter().filter_map(|p| Some((p.seen_tokens?, pick(p)?))).collect(),
+        points: log.curve.iter().map(|p| (p.seen_tokens as f64, pick(p))).filter(|p| p.1.is_finite()).collect(),
     };
-    let marks: Vec<(f64, String)> = log.flip.and_then(|f| f.seen_tokens).map(|at| (at, flip_label(log))).into_iter().collect();
+    let marks: Vec<(f64, String)> = log.flip().map(|f| (f.seen_tokens as f64, flip_label(log))).into_iter().collect();
     let chart = |title, series, from_zero| LineChart { title, x_label: "tokens seen", series, marks: &marks, from_zero }.layout();
     let some = |line: &Series| line.points.iter().any(|p| p.1 != 0.0);
     let mut losses = vec![line("total", |p| p.loss)];
@@ -285,12 +313,13 @@ fn curves(log: &TrainLog) -> Vec<Chart> {
         losses.extend([kl, line("CE", |p| p.ce)]);
     }
     let norms = vec![line("before clipping", |p| p.grad_norm), line("after clipping", |p| p.grad_norm_clipped)];
-    let evaluations = |pick: fn(&ValidationPoint) -> Option<f64>| {
-        log.validation.curve.iter().filter_map(|v| Some((v.seen_tokens?, pick(v)?))).collect::<Vec<_>>()
+    let evaluations = |pick: fn(&Evaluation) -> Option<f64>| {
+        let all = log.validation.iter().flat_map(|v| &v.curve);
+        all.filter_map(|v| Some((v.seen_tokens as f64, pick(v)?))).collect::<Vec<_>>()
     };
-    let soft = evaluations(|v| v.soft?.bits_per_byte);
+    let soft = evaluations(|v| v.soft.map(|s| s.bits_per_byte));
     let mut validation =
-        vec![Series { name: if soft.is_empty() { "validation" } else { "hard codes" }, points: evaluations(|v| v.bits_per_byte) }];
+        vec![Series { name: if soft.is_empty() { "validation" } else { "hard codes" }, points: evaluations(|v| Some(v.bits_per_byte)) }];
     if !soft.is_empty() {
         validation.push(Series { name: "as it trains", points: soft });
     }
@@ -308,9 +337,9 @@ fn curves(log: &TrainLog) -> Vec<Chart> {
 }
 
 fn flip_label(log: &TrainLog) -> String {
-    let mut bits = log.curve.iter().filter_map(|p| p.bits);
+    let mut bits = log.curve.iter().map(|p| p.bits);
     match (bits.next(), bits.next_back()) {
-        (Some(a), Some(b)) if a != b => format!("A{a:.0} → A{b:.0}"),
+        (Some(a), Some(b)) if a != b => format!("A{a} → A{b}"),
         _ => "activation flip".into(),
     }
 }

@@ -34,6 +34,15 @@ fn model_file(dir: &Path) -> PathBuf {
     dir.join(first.as_deref().unwrap_or(MODEL_GGUF))
 }
 
+/// The GGUF file that a path is, or whose directory it is.
+pub(super) fn is_around_gguf(path: &Path) -> Result<Option<PathBuf>> {
+    if path.is_file() {
+        return Ok(Some(path.to_owned()));
+    }
+    let (_, json) = config_of(path)?;
+    Ok((json["model_type"] == GGUF_TYPE).then(|| model_file(path)))
+}
+
 /// `config.json` is no longer than this.
 const LONGEST_CONFIG: u64 = 16 << 20;
 

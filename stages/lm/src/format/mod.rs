@@ -5,7 +5,7 @@
 //!   directories, whose `config.json` is written by [`hf_config`];
 //!   [`gguf`]: GGUF files, read and written; [`directory`]: what such a directory says about tokens; [`tokenizer_file`]: a
 //!   tokenizer that goes along;
-//! - [`family`]: the families of models; [`finite`]: whether all weights are; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
+//! - [`family`]: the families of models; [`finite`]: whether all weights are; [`stored`]: as what files hold them; [`ternary`]: codes of a matrix; `map`: files that are read where they are touched.
 
 pub mod checkpoint;
 pub mod directory;
@@ -19,6 +19,7 @@ pub mod hf_export;
 mod load;
 pub(crate) mod map;
 mod safetensors;
+pub mod stored;
 pub mod tensors;
 pub mod ternary;
 pub mod tokenizer_file;

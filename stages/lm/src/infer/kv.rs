@@ -18,6 +18,15 @@ pub enum KvCache {
 }
 
 impl KvCache {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32 keys and values",
+            Self::Float16 => "float16 keys and values",
+            Self::Int8 => "int8 keys and values",
+        }
+    }
+
     /// The form in a program.
     pub fn form(self) -> Cached {
         match self {

@@ -11,7 +11,7 @@ use super::sampling::Sampling;
 use crate::config::{Bits, ModelConfig};
 use crate::error::{Error, Result, ShapeError};
 use crate::format::tensors::TensorSource;
-use crate::graph::Graph;
+use crate::graph::{Graph, Tensor};
 use crate::tokenizer::TokenId;
 
 /// How the next token of a slot is chosen.
@@ -99,6 +99,13 @@ impl Session {
     /// Bytes that such a session needs, without allocating anything.
     pub fn planned_bytes(config: ModelConfig, uses: &Uses) -> u64 {
         build(config, uses).program.plan().bytes()
+    }
+
+    /// Those of them that are weights.
+    pub fn weight_bytes(config: ModelConfig, uses: &Uses) -> u64 {
+        let Built { program, graph, .. } = build(config, uses);
+        let held = |t: &Tensor| [t.master, t.half, t.packed.map(|p| p.codes), t.packed.map(|p| p.scale)];
+        graph.tensors.iter().flat_map(held).flatten().map(|b| 4 * program.words(b) as u64).sum()
     }
 
     /// As [`Self::planned_bytes`], with what the device's kernels need beside the buffers.

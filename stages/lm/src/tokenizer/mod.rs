@@ -62,6 +62,13 @@ pub struct Tokenizer {
     digest: String,
 }
 
+/// What is looked at before the library reads a file.
+#[derive(serde::Deserialize)]
+struct Parts {
+    #[serde(default, rename = "decoder")]
+    _decoder: serde_json::Value,
+}
+
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn load(path: &Path) -> Result<Self> {
@@ -74,6 +81,8 @@ impl Tokenizer {
 
     /// Parses the content of a `tokenizer.json`.
     pub fn from_bytes(raw: &[u8]) -> Result<Self, String> {
+        // The library panics where a decoder is no JSON.
+        serde_json::from_slice::<Parts>(raw).map_err(|e| format!("it is no JSON: {e}"))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(raw).map_err(|e| e.to_string())?;
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);

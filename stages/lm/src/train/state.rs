@@ -16,30 +16,43 @@ use crate::format::map::Mapped;
 
 /// A point of the loss curve: means over the steps since the last one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Point {
     /// Optimizer step.
     pub step: u64,
     /// Targets seen so far.
     pub seen_tokens: u64,
     /// Total loss.
+    #[serde(deserialize_with = "nan_where_null")]
     pub loss: f64,
     /// KL part.
+    #[serde(deserialize_with = "nan_where_null")]
     pub kl: f64,
     /// Cross-entropy part, unweighted where its weight is not 0.
+    #[serde(deserialize_with = "nan_where_null")]
     pub ce: f64,
     /// Format part, unweighted where its weight is not 0.
+    #[serde(deserialize_with = "nan_where_null")]
     pub format: f64,
     /// KL of relations, unweighted, where they are learned.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub relation: f64,
     /// Gradient norm before clipping.
+    #[serde(deserialize_with = "nan_where_null")]
     pub grad_norm: f64,
     /// Largest gradient norm after clipping.
+    #[serde(deserialize_with = "nan_where_null")]
     pub grad_norm_clipped: f64,
     /// AdamW's learning rate.
+    #[serde(deserialize_with = "nan_where_null")]
     pub lr: f64,
     /// Activation bits; 0 for full precision.
     pub bits: u32,
+}
+
+/// A number that JSON has no word for.
+fn nan_where_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 fn is_zero(x: &f64) -> bool {

@@ -1,10 +1,11 @@
 //! `teacher.baseline` from a hosted teacher: its greedy answers, and its speed as seen from here.
 
 use flow_engine::plugin::{StageError, TaskContext};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::refusals::Refusals;
 use crate::data::Prompt;
+use crate::measurements::{self, Baseline, Usage};
 use crate::teacher::http::ask::{Asker, Questions};
 use crate::teacher::http::shape::{Answer, Call, Draw, Finish, call};
 use crate::teacher::http::spec::Endpoint;
@@ -18,7 +19,7 @@ pub fn baseline(
     ctx: &TaskContext,
     asker: &Asker,
     prompts: &[Prompt],
-) -> Result<Value, StageError> {
+) -> Result<Baseline, StageError> {
     let draw = Draw { max_tokens, temperature: 0.0, top_p: 1.0, seed: Some(0), stop: Vec::new(), logprobs: false };
     let request = |n: usize| -> Call {
         let rendered = render(template, &prompts[n].prompt);
@@ -52,28 +53,25 @@ pub fn baseline(
     if let Some(rate) = decode {
         ctx.metric("decode_tokens_per_second", rate);
     }
-    let results: Vec<Value> = prompts
-        .iter()
-        .zip(&answers)
-        .map(|(q, a)| {
-            json!({"id": q.id, "kind": q.kind, "prompt": q.prompt, "text": a.text().unwrap_or_default(), "tokens": a.usage.map(|u| u.1),
-                   "finish_reason": a.finish, "schema": q.schema})
-        })
-        .collect();
+    let results = prompts.iter().zip(&answers).map(|(q, a)| measurements::Answer {
+        tokens: a.usage.map(|u| u.1),
+        finish_reason: Some(a.finish.clone()),
+        ..measurements::Answer::of(q, a.text().unwrap_or_default().to_owned())
+    });
     let sum = |of: fn((u64, u64)) -> u64| answers.iter().filter_map(|a| a.usage).map(of).sum::<u64>();
-    Ok(json!({
-        "teacher": asker.spec(),
-        "parameters": null,
-        "max_tokens": max_tokens,
-        "decode_tokens_per_second": decode,
-        "decode_measured": "as the server says, else answer tokens over the time of the request, median over the answers",
-        "prefill_tokens_per_second": null,
-        "memory_bytes": asker.spec().memory_bytes,
-        "memory_measured": asker.spec().memory_bytes.map(|_| "given by a person: `memory_bytes` of teacher.http"),
-        "json_validity": json_validity(prompts.iter().zip(&answers).filter_map(|(q, a)| Some((q, a.said()?)))),
-        "usage": {"prompt_tokens": sum(|u| u.0), "completion_tokens": sum(|u| u.1)},
-        "results": results,
-    }))
+    Ok(Baseline {
+        teacher: json!(asker.spec()),
+        max_tokens,
+        decode_tokens_per_second: decode,
+        speed_measured: Some(
+            "over the network: as the server says, else answer tokens over the time of the request, median over the answers".into(),
+        ),
+        memory_given_bytes: asker.spec().memory_bytes,
+        json_validity: json_validity(prompts.iter().zip(&answers).filter_map(|(q, a)| Some((q, a.said()?)))),
+        usage: Usage { prompt_tokens: sum(|u| u.0), completion_tokens: sum(|u| u.1) },
+        results: results.collect(),
+        ..Baseline::default()
+    })
 }
 
 /// What came for a prompt.

@@ -309,6 +309,15 @@ impl GgufFile {
         self.wrong_field(key, format!("expected {expected}, found {found}"))
     }
 
+    /// Type and bytes of every tensor whose type is known.
+    pub fn sizes(&self) -> impl Iterator<Item = (TensorType, u64)> + '_ {
+        self.tensors.iter().filter_map(|t| {
+            let ty = TensorType::of(t.ty)?;
+            let ty = if ty == TensorType::Q2_0 { self.q2_0 } else { ty };
+            Some((ty, ty.bytes(t.values())))
+        })
+    }
+
     /// Where a tensor's bytes lie, for [`Self::bytes`].
     pub fn place(&self, name: &str) -> Result<(&TensorInfo, TensorType, Range<usize>)> {
         let fail = |why: String| FormatError::tensor(&self.path, name, why);
