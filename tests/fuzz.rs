@@ -24,11 +24,13 @@ enum Edit {
     Alike(usize, u8),
     /// A number that is too large, in so many bytes.
     Number(usize, usize, usize),
+    /// The same in digits, in the place of the next ones.
+    Digits(usize, usize),
     End(usize),
 }
 
 /// Numbers at which counts, offsets and sizes turn over.
-const NUMBERS: [u64; 9] = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 40, u64::MAX >> 1, u64::MAX];
+const NUMBERS: [u64; 10] = [0, 1, 1 << 27, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 40, u64::MAX >> 1, u64::MAX];
 
 /// Places are drawn from the beginning of a file, where it says what it is, as often as from all of it.
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
@@ -40,6 +42,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
         1 => (place(), any::<u8>()).prop_map(|(at, b)| Edit::Byte(at, b)),
         3 => (place(), any::<u8>()).prop_map(|(at, b)| Edit::Alike(at, b)),
         1 => (place(), 0..NUMBERS.len(), prop_oneof![Just(4usize), Just(8)]).prop_map(|(at, n, width)| Edit::Number(at, n, width)),
+        2 => (place(), 0..NUMBERS.len()).prop_map(|(at, n)| Edit::Digits(at, n)),
         1 => place().prop_map(Edit::End),
     ];
     prop::collection::vec(one, 1..4)
@@ -75,6 +78,14 @@ fn edited(seed: &[u8], edits: &[Edit], pieces: &[&[u8]]) -> Vec<u8> {
                 let place = within(at, width);
                 let number = &NUMBERS[n].to_le_bytes()[..place.len()];
                 bytes[place].copy_from_slice(number);
+            }
+            Edit::Digits(at, n) => {
+                let from = (at % len).min(bytes.len());
+                let is_digit = |b: &u8| b.is_ascii_digit();
+                if let Some(start) = bytes[from..].iter().position(is_digit).map(|i| from + i) {
+                    let digits = bytes[start..].iter().take_while(|b| is_digit(b)).count();
+                    bytes.splice(start..start + digits, NUMBERS[n].to_string().into_bytes());
+                }
             }
             Edit::End(at) => bytes.truncate(at % len),
         }

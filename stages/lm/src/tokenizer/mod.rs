@@ -95,6 +95,10 @@ impl Tokenizer {
         if size == 0 {
             return Err("its vocabulary is empty".into());
         }
+        // There may be holes, as many as models are padded with; a table is made of all.
+        if size > 16 * vocab.len() + (1 << 16) {
+            return Err(format!("its {} tokens have ids up to {}", vocab.len(), size - 1));
+        }
         let mut names: Vec<Option<&str>> = vec![None; size];
         for (name, id) in &vocab {
             names[*id as usize] = Some(name);
