@@ -30,7 +30,7 @@ enum Edit {
 }
 
 /// Numbers at which counts, offsets and sizes turn over.
-const NUMBERS: [u64; 10] = [0, 1, 1 << 27, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 40, u64::MAX >> 1, u64::MAX];
+const NUMBERS: [u64; 10] = [0, 1, 1 << 20, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 27, 1 << 40, u64::MAX >> 1, u64::MAX];
 
 /// Places are drawn from the beginning of a file, where it says what it is, as often as from all of it.
 fn edits() -> impl Strategy<Value = Vec<Edit>> {

@@ -98,9 +98,10 @@ impl Cache {
     }
 
     /// Writes the record of a run.
-    pub fn record_run(&self, id: &str, record: &serde_json::Value) -> Result<(), CacheError> {
-        let text = format!("{record:#}");
-        files::write_atomic(&self.layout.tmp(), &self.layout.runs().join(format!("{id}.json")), text.as_bytes())?;
+    pub fn record_run(&self, id: &str, record: &impl serde::Serialize) -> Result<(), CacheError> {
+        let path = self.layout.runs().join(format!("{id}.json"));
+        let text = serde_json::to_string_pretty(record).map_err(|e| CacheError::io("write", &path)(e.into()))?;
+        files::write_atomic(&self.layout.tmp(), &path, text.as_bytes())?;
         self.index.set_run(id, &text)
     }
 

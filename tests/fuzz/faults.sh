@@ -12,7 +12,8 @@ trap 'git worktree remove --force "$copy/tree" 2>/dev/null; rm -rf "$copy"' EXIT
 git worktree add --detach --quiet "$copy/tree" HEAD
 cd "$copy/tree"
 for patch in "$root"/tests/fuzz/faults/*.patch; do git apply "$patch"; done
-export CARGO_TARGET_DIR=${FLOW_FAULTS_TARGET:-$root/target}
+# Its own: cargo would take libraries with faults for those of the tree.
+export CARGO_TARGET_DIR=${FLOW_FAULTS_TARGET:-$root/target/faults}
 cargo test --release --locked --workspace --test fuzz --no-run
 missed=0
 for patch in "$root"/tests/fuzz/faults/*.patch; do

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use flow_lm::config::{Activations, Group, ModelConfig, Weights};
 use flow_lm::format::gguf::export::{About, How, Storage, export};
 use flow_lm::format::gguf::{Entry, GgufFile, GgufWriter, TensorType};
+use flow_lm::format::hf_export::{self, FloatType};
 use flow_lm::format::tokenizer_file::TokenizerFile;
 use flow_lm::format::{self, load};
 use flow_lm::rng::Rng;
@@ -83,21 +84,22 @@ fn retyped(source: &Path, ty: TensorType, out: &Path) -> Vec<u8> {
     std::fs::read(out).expect("reads")
 }
 
-/// Model directories as the target takes them: `flow`'s own and others'.
+/// Model directories as the target takes them: `flow`'s own and Hugging Face's.
 pub fn safetensors() -> Vec<Vec<u8>> {
     let joined = |config: &[u8], weights: &[u8]| [&(config.len() as u16).to_le_bytes(), config, weights].concat();
+    let read = |dir: &Path| {
+        let file = |name: &str| std::fs::read(dir.join(name)).expect("reads");
+        joined(&file("config.json"), &file("model.safetensors"))
+    };
     let mut all = Vec::new();
     for config in [shape(32, Weights::Float), ModelConfig { group: Group::Of(64), ..shape(64, Weights::Absmean) }] {
-        let dir = tempfile::tempdir().expect("a folder");
+        let (dir, of_others) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         write(&config, dir.path());
-        let read = |name: &str| std::fs::read(dir.path().join(name)).expect("reads");
-        all.push(joined(&read("config.json"), &read("model.safetensors")));
+        let model = load(dir.path()).expect("loads");
+        let tokenizer = TokenizerFile::given_or_own(None, dir.path(), &model).expect("a tokenizer");
+        hf_export::export(&model, &tokenizer, None, FloatType::Bfloat16, of_others.path()).expect("exports");
+        all.extend([read(dir.path()), read(of_others.path())]);
     }
-    let of_others: [(&[u8], &[u8]); 2] = [
-        (include_bytes!("../golden/models/tiny-llama/config.json"), include_bytes!("../golden/models/tiny-llama/model.safetensors")),
-        (include_bytes!("../golden/models/tiny-bitnet/config.json"), include_bytes!("../golden/models/tiny-bitnet/model.safetensors")),
-    ];
-    all.extend(of_others.map(|(config, weights)| joined(config, weights)));
     all
 }
 
