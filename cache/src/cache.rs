@@ -100,9 +100,9 @@ impl Cache {
     /// Writes the record of a run.
     pub fn record_run(&self, id: &str, record: &impl serde::Serialize) -> Result<(), CacheError> {
         let path = self.layout.runs().join(format!("{id}.json"));
-        let text = serde_json::to_string_pretty(record).map_err(|e| CacheError::io("write", &path)(e.into()))?;
-        files::write_atomic(&self.layout.tmp(), &path, text.as_bytes())?;
-        self.index.set_run(id, &text)
+        let unwritten = |e: serde_json::Error| CacheError::io("write", &path)(e.into());
+        files::write_atomic(&self.layout.tmp(), &path, &serde_json::to_vec_pretty(record).map_err(unwritten)?)?;
+        self.index.set_run(id, &serde_json::to_string(record).map_err(unwritten)?)
     }
 
     /// The last `limit` run records, newest first.
