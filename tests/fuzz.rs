@@ -195,10 +195,20 @@ fn task_results() {
 #[test]
 fn what_was_found_before() {
     limited();
-    let found: [(&str, &[u8]); 2] =
-        [("yaml", "a\n#\né".as_bytes()), ("yaml", b"flow: 1\nbase: &b { use: data.text }\nstages:\n  a: { <<: *b }\n# \xfc\x80n\n")];
+    let words = String::from_utf8(fuzz::seeds::tokenizer().remove(1)).expect("text");
+    let far = words.replace("\"the\":1", "\"the\":4294967295");
+    let broken = words.replace("\"prefix\":\"##\"", "\"prefix\":\"\\ud800\"");
+    assert!(far != words && broken != words);
+    let found: [(&str, &[u8]); 4] = [
+        // An id for which a table of 64 GiB was made, and a decoder that is no JSON, at which the library panicked.
+        ("tokenizer", far.as_bytes()),
+        ("tokenizer", broken.as_bytes()),
+        // A place within a character.
+        ("yaml", "a\n#\né".as_bytes()),
+        ("yaml", b"flow: 1\nbase: &b { use: data.text }\nstages:\n  a: { <<: *b }\n# \xfc\x80n\n"),
+    ];
     for (name, data) in found {
-        run(name, target(name).2, data);
+        assert_eq!(run(name, target(name).2, data), Came::Refused, "{name}");
     }
 }
 

@@ -129,3 +129,18 @@ fn both_sides_see_the_same_bytes_in_the_windows_of_equal_context() {
         }
     });
 }
+
+#[test]
+fn tokens_end_where_their_bytes_do_also_behind_a_space_that_a_tokenizer_adds() {
+    let json = serde_json::json!({"version": "1.0", "added_tokens": [], "pre_tokenizer": null,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "fuse_unk": true, "ignore_merges": false,
+                  "vocab": {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4}, "merges": ["▁ a"]}});
+    let adds = Tokenizer::from_bytes(json.to_string().as_bytes()).expect("reads");
+    let of = |text: &str| windows::ends(&adds, &Heldout::unjudged(&adds, text));
+    // ▁a b ▁a: the first space is nobody's.
+    assert_eq!(of("ab a"), Some(vec![1, 2, 4]));
+    assert_eq!(of("ab c"), None, "c is lost");
+}

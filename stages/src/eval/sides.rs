@@ -27,13 +27,13 @@ pub fn decoding(model: &Checkpoint, cache: KvCache) -> Uses {
     uses.for_tensors(&model.config, &model.tensors)
 }
 
-/// The memory of a model in `files` as it would be run. A file of 4-bit blocks is run in 4 bits by those who use it, whatever
+/// The memory of a model as it would be run, in files that hold it like this. A file of 4-bit blocks is run in 4 bits by those who use it, whatever
 /// form `flow` computes in.
-pub fn memory(model: &Checkpoint, files: &Path, cache: KvCache) -> Result<Memory, StageError> {
+pub fn memory(model: &Checkpoint, stored: &Stored, cache: KvCache) -> Memory {
     let uses = decoding(model, cache);
     let (all, held) = (Session::planned_bytes(model.config.clone(), &uses), Session::weight_bytes(model.config.clone(), &uses));
-    let weights = held.min(Stored::of(files)?.bytes());
-    Ok(Memory { weights, planned: all - held + weights })
+    let weights = held.min(stored.bytes());
+    Memory { weights, planned: all - held + weights }
 }
 
 /// One side: a model at activation `bits`, in `files`.
@@ -43,9 +43,10 @@ pub fn side(
     measured: &Speed,
 ) -> Result<Side, StageError> {
     let config = &model.config;
-    let memory = memory(model, files, cache)?;
+    let stored = Stored::of(files)?;
+    let memory = memory(model, &stored, cache);
     Ok(Side {
-        weights: weights(config, files)?,
+        weights: weights(config, &stored),
         activation_bits: config.quantises().then(|| bits.count()),
         window: config.seq,
         stride: config.seq,
@@ -63,9 +64,9 @@ pub fn tokenizer_of(tokenizer: &Tokenizer) -> TokenizerOf {
 }
 
 /// Weights in words.
-fn weights(config: &ModelConfig, files: &Path) -> Result<String, StageError> {
+fn weights(config: &ModelConfig, stored: &Stored) -> String {
     if config.weights == Weights::Float {
-        return Ok(format!("float, stored as {}", Stored::of(files)?));
+        return format!("float, stored as {stored}");
     }
     let of = match config.group {
         Group::Tensor => "a scale for each matrix".to_owned(),
@@ -78,5 +79,5 @@ fn weights(config: &ModelConfig, files: &Path) -> Result<String, StageError> {
         (false, true) => ", the head too",
         (false, false) => "",
     };
-    Ok(format!("ternary, {of}{tables}"))
+    format!("ternary, {of}{tables}")
 }

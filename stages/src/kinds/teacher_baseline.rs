@@ -3,6 +3,7 @@
 use flow_engine::plugin::{InputPort, OutputPort, ParamError, SourceFile, Stage, StageError, TaskContext};
 use flow_lm::config::Bits;
 use flow_lm::format::load_with_tokenizer;
+use flow_lm::format::stored::Stored;
 use flow_lm::infer::KvCache;
 use flow_lm::tokenizer::TokenId;
 use schemars::JsonSchema;
@@ -130,7 +131,7 @@ impl Stage for BaselineStage {
             decode_tokens_per_second: Some(measured.decode),
             prefill_tokens_per_second: Some(measured.prefill),
             speed_measured: Some(measured.how),
-            memory_planned_bytes: Some(memory(&teacher, dir, p.kv_cache)?.planned),
+            memory_planned_bytes: Some(memory(&teacher, &Stored::of(dir)?, p.kv_cache).planned),
             json_validity: json_validity(said),
             json_validity_constrained: held,
             usage: Usage { prompt_tokens: read as u64, completion_tokens: answers.iter().map(|a| a.tokens.len() as u64).sum() },

@@ -7,20 +7,23 @@ use crate::data::Prompt;
 use crate::teacher::render;
 
 /// A teacher's greedy answers to fixed prompts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Baseline {
     /// Its shape and size, or what is asked where.
+    #[serde(default)]
     pub teacher: Value,
     /// Of a teacher that runs here.
     pub parameters: Option<u64>,
     /// How prompts are put to it.
     pub template: String,
     /// Of all prompts.
+    #[serde(default)]
     pub prompts_digest: String,
     /// Of the teacher.
+    #[serde(default)]
     pub teacher_digest: String,
     /// Tokens of an answer, at most.
+    #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
     /// Tokens per second.
     pub decode_tokens_per_second: Option<f64>,
@@ -40,32 +43,15 @@ pub struct Baseline {
     /// The same of answers that are held to these.
     pub json_validity_constrained: Option<f64>,
     /// Tokens of all prompts and answers.
+    #[serde(default)]
     pub usage: Usage,
     /// The answers.
     pub results: Vec<Answer>,
 }
 
-impl Default for Baseline {
-    fn default() -> Self {
-        Self {
-            teacher: Value::Null,
-            parameters: None,
-            template: String::new(),
-            prompts_digest: String::new(),
-            teacher_digest: String::new(),
-            // Of baselines that do not say it.
-            max_tokens: 128,
-            decode_tokens_per_second: None,
-            prefill_tokens_per_second: None,
-            speed_measured: None,
-            memory_planned_bytes: None,
-            memory_given_bytes: None,
-            json_validity: None,
-            json_validity_constrained: None,
-            usage: Usage::default(),
-            results: Vec::new(),
-        }
-    }
+/// Of baselines that do not say it.
+fn default_max_tokens() -> usize {
+    128
 }
 
 /// Tokens.
@@ -80,7 +66,6 @@ pub struct Usage {
 
 /// An answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Answer {
     /// Of the prompt.
     pub id: i64,

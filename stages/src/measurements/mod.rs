@@ -70,8 +70,11 @@ mod tests {
         .expect("reads");
         let q = &report.qei_metrics;
         assert_eq!((q.student_memory_planned_bytes, q.teacher_memory(), q.qei), (Some(3), Some(4), Some(0.5)));
+        for less in [json!({}), json!({"template": "{prompt}", "results": [{"id": 1, "prompt": "a"}]})] {
+            assert!(serde_json::from_value::<Baseline>(less.clone()).is_err(), "{less} is no baseline: it says nothing to compare with");
+        }
         let baseline: Baseline =
-            serde_json::from_value(json!({"memory_bytes": 7, "decode_measured": "so", "results": [{"id": 1, "prompt": "a", "text": "b"}]}))
+            serde_json::from_value(json!({"memory_bytes": 7, "decode_measured": "so", "template": "{prompt}", "results": [{"id": 1, "kind": "prose", "prompt": "a", "text": "b"}]}))
                 .expect("reads");
         assert_eq!((baseline.memory_planned_bytes, baseline.speed_measured.as_deref(), baseline.max_tokens), (Some(7), Some("so"), 128));
     }

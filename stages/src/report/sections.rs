@@ -152,7 +152,7 @@ pub struct Efficiency<'a> {
     /// How each side's speed was measured.
     speeds: Vec<(&'static str, &'a str)>,
     /// Figure, student, teacher, ratio.
-    rows: Vec<[String; 4]>,
+    rows: [[String; 4]; 5],
     /// Locked baselines: stage, facts.
     baselines: Vec<(&'a str, String)>,
     notes: &'a [String],
@@ -171,7 +171,7 @@ pub fn efficiency<'a>(e: &'a EvalReport, baselines: &'a [(String, Baseline)]) ->
     Efficiency {
         sides: sides(&e.compared.student, e.compared.teacher.as_ref()),
         speeds: speeds.into_iter().filter_map(|(side, how)| Some((side, how.as_deref()?))).collect(),
-        rows: vec![
+        rows: [
             both(&quality, number, q.student_quality, q.teacher_quality),
             both("planned memory", bytes, figure(q.student_memory_planned_bytes), figure(q.teacher_memory())),
             both("decode, tokens per second", number, q.student_tokens_per_second, q.teacher_tokens_per_second),
