@@ -5,9 +5,29 @@ set -uo pipefail
 cd "$(dirname "$0")"
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-cargo test --release --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log"
-status=${PIPESTATUS[0]}
+trap 'rm -f "$log" "$log.rest"' EXIT
+tests() { cargo test --release --workspace --locked --no-fail-fast "$@" 2>&1; }
+if [ $# -gt 0 ]; then
+    tests "$@" | tee "$log"
+    status=${PIPESTATUS[0]}
+else
+    # Two halves side by side, once all is built: cargo runs one binary after the other, and the last test of each leaves cores idle.
+    # The second half is shown when the first is over.
+    tests --no-run | tee "$log"
+    status=${PIPESTATUS[0]}
+    [ "$status" -eq 0 ] || { echo "cargo test failed ($status)"; exit "$status"; }
+    {
+        tests --test '[q-z]*' --lib --bins
+        half=$?
+        tests --doc || half=$?
+        exit "$half"
+    } >"$log.rest" &
+    rest=$!
+    tests --test '[!q-z]*' | tee -a "$log"
+    status=${PIPESTATUS[0]}
+    wait "$rest" || status=$?
+    tee -a "$log" <"$log.rest"
+fi
 
 sum() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" word) n += $(i - 1) } END { print n + 0 }' "$log"; }
 # One line for each test and reason, however often it said so.

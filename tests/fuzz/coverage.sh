@@ -21,7 +21,7 @@ gguf/read.rs other_parts
 gguf/model.rs load
 gguf/packed.rs rows
 gguf/packed.rs shared_scale
-gguf/quant.rs dequantise
+gguf/quant/mod.rs dequantise
 gguf/tokenizer.rs json
 gguf/roles.rs of
 format/hf.rs read_directory
@@ -34,7 +34,7 @@ tokenizer/mod.rs wrap
 lm/src/chat.rs render
 shape/scoring.rs generate
 shape/openai.rs drawn
-hosted/mod.rs rows_of
+hosted/rows.rs rows_of
 engine/src/walk.rs places
 plan/link.rs link
 engine/src/document.rs at_bytes

@@ -14,7 +14,7 @@ mod quantise;
 mod relation;
 mod rows;
 
-#[path = "../../../tests/support/skipped.rs"]
+#[path = "../support/skipped.rs"]
 mod skip;
 
 use flow_shaders::device::{Device, DeviceError, DeviceKind, open};
