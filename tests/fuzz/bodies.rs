@@ -89,15 +89,15 @@ pub fn gguf(data: &[u8]) -> Came {
     model(&path)
 }
 
-/// A model directory: two bytes of length, `config.json`, then `model.safetensors`. Its tokenizer is well.
+/// A model directory: `config.json`, a zero, `model.safetensors`. Its tokenizer is well.
 pub fn safetensors(data: &[u8]) -> Came {
     let dir = folder().join("model");
     if !dir.exists() {
         std::fs::create_dir_all(&dir).expect("a folder");
         std::fs::write(dir.join("tokenizer.json"), super::seeds::tokenizer_json()).expect("writes");
     }
-    let Some((len, rest)) = data.split_first_chunk::<2>() else { return Came::Refused };
-    let (config, weights) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
+    let (config, weights) = data.split_at(data.iter().position(|b| *b == 0).unwrap_or(data.len()));
+    let weights = weights.get(1..).unwrap_or_default();
     std::fs::write(dir.join("config.json"), config).expect("writes");
     std::fs::write(dir.join("model.safetensors"), weights).expect("writes");
     model(&dir)

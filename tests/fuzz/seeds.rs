@@ -86,7 +86,7 @@ fn retyped(source: &Path, ty: TensorType, out: &Path) -> Vec<u8> {
 
 /// Model directories as the target takes them: `flow`'s own and Hugging Face's.
 pub fn safetensors() -> Vec<Vec<u8>> {
-    let joined = |config: &[u8], weights: &[u8]| [&(config.len() as u16).to_le_bytes(), config, weights].concat();
+    let joined = |config: &[u8], weights: &[u8]| [config, b"\0", weights].concat();
     let read = |dir: &Path| {
         let file = |name: &str| std::fs::read(dir.join(name)).expect("reads");
         joined(&file("config.json"), &file("model.safetensors"))
