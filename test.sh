@@ -6,6 +6,8 @@ cd "$(dirname "$0")"
 
 log=$(mktemp)
 trap 'rm -f "$log" "$log.rest"' EXIT
+# What runs beside would not hear of an interruption.
+trap 'rm -f "$log" "$log.rest"; trap - TERM; kill 0' INT TERM
 tests() { cargo test --release --workspace --locked --no-fail-fast "$@" 2>&1; }
 if [ $# -gt 0 ]; then
     tests "$@" | tee "$log"

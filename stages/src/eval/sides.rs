@@ -27,8 +27,8 @@ pub fn decoding(model: &Checkpoint, cache: KvCache) -> Uses {
     uses.for_tensors(&model.config, &model.tensors)
 }
 
-/// The memory of a model as it would be run, in files that hold it like this. A file of 4-bit blocks is run in 4 bits by those who use it, whatever
-/// form `flow` computes in.
+/// The memory of a model as it would be run, in files that hold it like this. A file of 4-bit blocks is run in 4 bits by those
+/// who use it, whatever form `flow` computes in.
 pub fn memory(model: &Checkpoint, stored: &Stored, cache: KvCache) -> Memory {
     let uses = decoding(model, cache);
     let (all, held) = (Session::planned_bytes(model.config.clone(), &uses), Session::weight_bytes(model.config.clone(), &uses));
