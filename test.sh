@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 log=$(mktemp)
 trap 'rm -f "$log" "$log.rest"' EXIT
 # What runs beside would not hear of an interruption.
-trap 'rm -f "$log" "$log.rest"; trap - TERM; kill 0' INT TERM
+trap 'rm -f "$log" "$log.rest"; kill 0' INT
 tests() { cargo test --release --workspace --locked --no-fail-fast "$@" 2>&1; }
 if [ $# -gt 0 ]; then
     tests "$@" | tee "$log"
